@@ -1,0 +1,1 @@
+"""Variational autoencoders in Pyro: four parts, each swappable without touching the others."""
