@@ -1,7 +1,7 @@
 """From the encoder's raw output to the scale of a Normal: log-variance and its rivals.
 
-An encoder may output any real number, a Normal's scale sigma must be positive. Each class below is
-one map from the first to the second. All of them take ``initial``, the sigma that the raw output 0
+An encoder may output any real number, a Normal's scale σ must be positive. Each class below is
+one map from the first to the second. All of them take ``initial``, the σ that the raw output 0
 stands for, so that rivals can be compared from the same start:
 
     >>> SCALES["log-scale"](initial=0.1)(torch.zeros(1))
@@ -17,20 +17,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pyro_vae.parts import InputError
+from .parts import InputError
 
 
 class Scale(nn.Module, ABC):
-    """A map from raw encoder output to sigma; the base of all below.
+    """A map from raw encoder output to σ; the base of all below.
 
     A subclass gives ``sigma(raw)`` and ``raw(sigma)``, inverse to each other inside ``range``, and
-    ``log_variance(raw)`` where it is known without computing sigma.
+    ``log_variance(raw)`` where it is known without computing σ.
 
     Args:
-        initial: sigma at raw output 0; None leaves the map as its equation stands.
+        initial: σ at raw output 0; None leaves the map as its equation stands.
 
     Attributes:
-        range: the smallest and the largest sigma, in the unit of z.
+        range: the smallest and the largest σ, in the unit of z.
 
     Raises:
         InputError: if ``initial`` lies outside ``range``.
@@ -45,11 +45,11 @@ class Scale(nn.Module, ABC):
             self.offset = self.inverse(torch.tensor(initial, dtype=torch.float64)).item()
 
     def forward(self, raw: Tensor) -> Tensor:
-        """sigma, elementwise, of the shape of ``raw``."""
+        """σ, elementwise, of the shape of ``raw``."""
         return self.sigma(self.shift(raw))
 
     def logvar(self, raw: Tensor) -> Tensor:
-        """log sigma^2, elementwise: what the closed-form KL needs next to sigma^2."""
+        """log σ², elementwise: what the closed-form KL needs next to σ²."""
         return self.log_variance(self.shift(raw))
 
     def inverse(self, scale: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class Scale(nn.Module, ABC):
 
 
 class Raw(Scale):
-    """sigma = raw: no constraint at all, and an error at the first scale that is not positive.
+    """σ = raw: no constraint at all, and an error at the first scale that is not positive.
 
     Range: all reals. Source: the question itself, "why won't we output the standard deviation?"
     (Data Science Stack Exchange, question 117317).
@@ -113,9 +113,10 @@ class Raw(Scale):
 
 
 class Absolute(Scale):
-    """sigma = abs(raw): positive but for raw = 0, where the gradient jumps.
+    """σ = abs(raw): positive but for raw = 0, where the gradient jumps.
 
-    Range: [0, inf). Two raw outputs give each sigma; the inverse is the positive one.
+    Range: [0, inf). Two raw outputs give each σ; the inverse is the positive one. Source: public
+    code, without a paper that we know of.
     """
 
     def sigma(self, raw: Tensor) -> Tensor:
@@ -126,9 +127,9 @@ class Absolute(Scale):
 
 
 class ReLU(Scale):
-    """sigma = max(raw, 0) + 1e-6: no gradient wherever the raw output is negative.
+    """σ = max(raw, 0) + 1e-6: no gradient wherever the raw output is negative.
 
-    Range: [1e-6, inf).
+    Range: [1e-6, inf). Source: public code, without a paper that we know of.
     """
 
     range = (1e-6, math.inf)
@@ -141,10 +142,9 @@ class ReLU(Scale):
 
 
 class Softplus(Scale):
-    """sigma = log(1 + exp(raw)): exponential below 0, linear above.
+    """σ = log(1 + exp(raw)): exponential below 0, linear above.
 
-    Range: (0, inf). Source: Blundell et al. 2015, Weight uncertainty in neural networks,
-    section 3.2.
+    Range: (0, inf). Source: Blundell et al. 2015, Weight uncertainty in neural networks.
     """
 
     def sigma(self, raw: Tensor) -> Tensor:
@@ -157,9 +157,9 @@ class Softplus(Scale):
 
 
 class SoftplusVariance(Softplus):
-    """sigma^2 = log(1 + exp(raw)): softplus gives the variance.
+    """σ² = log(1 + exp(raw)): softplus gives the variance.
 
-    Range: (0, inf). Source: Sonderby et al. 2016, Ladder variational autoencoders, equation 8.
+    Range: (0, inf). Source: Sønderby et al. 2016, Ladder variational autoencoders.
     """
 
     def sigma(self, raw: Tensor) -> Tensor:
@@ -173,10 +173,10 @@ class SoftplusVariance(Softplus):
 
 
 class LogScale(Scale):
-    """sigma = exp(raw): the encoder gives log sigma.
+    """σ = exp(raw): the encoder gives log σ.
 
     Range: (0, inf). Source: Kucukelbir et al. 2017, Automatic differentiation variational
-    inference, section 2.4.
+    inference.
     """
 
     def sigma(self, raw: Tensor) -> Tensor:
@@ -190,7 +190,7 @@ class LogScale(Scale):
 
 
 class LogVariance(Scale):
-    """sigma = exp(raw / 2): the encoder gives log sigma^2 (the default).
+    """σ = exp(raw / 2): the encoder gives log σ² (the default).
 
     Range: (0, inf). Source: Kingma and Welling 2014, Auto-encoding variational Bayes, appendix C.2.
     """
@@ -206,7 +206,7 @@ class LogVariance(Scale):
 
 
 class LogVarianceClamped(LogVariance):
-    """sigma = exp(clamp(raw, -30, 20) / 2): log-variance that can neither vanish nor overflow.
+    """σ = exp(clamp(raw, -30, 20) / 2): log-variance that can neither vanish nor overflow.
 
     Range: [exp(-15), exp(10)], about 3e-7 to 2e4; no gradient outside. Source: Rombach et al. 2022,
     High-resolution image synthesis with latent diffusion models (the released code).
@@ -223,7 +223,7 @@ class LogVarianceClamped(LogVariance):
 
 
 class LogVarianceHardtanh(LogVarianceClamped):
-    """sigma = exp(clamp(raw, -6, 2) / 2): log-variance held to a narrow range.
+    """σ = exp(clamp(raw, -6, 2) / 2): log-variance held to a narrow range.
 
     Range: [exp(-3), exp(1)], about 0.05 to 2.7; no gradient outside. Source: Tomczak and
     Welling 2018, VAE with a VampPrior (the released code).
@@ -233,7 +233,7 @@ class LogVarianceHardtanh(LogVarianceClamped):
 
 
 class SoftClamped(Scale):
-    """sigma = exp(5 tanh(raw / 5)) + 0.01: log-scale bent to stay within (-5, 5), plus a floor.
+    """σ = exp(5 tanh(raw / 5)) + 0.01: log-scale bent to stay within (-5, 5), plus a floor.
 
     Range: (exp(-5) + 0.01, exp(5) + 0.01), about 0.017 to 148. Source: Vahdat and Kautz 2020, NVAE
     (the released code).
