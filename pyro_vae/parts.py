@@ -20,13 +20,17 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, TypeVar
 
 Row = TypeVar("Row")
 
 
-class InputError(ValueError):
-    """A mistake in what the user gave, told in one sentence that says what would fit."""
+class InputError(Exception):
+    """A mistake in what the user gave, told in one sentence that says what would fit.
+
+    It is no ValueError, because Pyro adds a table of shapes to the text of those.
+    """
 
 
 def lookup(kind: str, name: str, table: Mapping[str, Row]) -> Row:
@@ -74,6 +78,35 @@ def imported(kind: str, path: str) -> Callable[..., Any]:
         raise InputError(f"{kind} {path!r}: module {module!r} has no {name!r}") from None
 
 
+def resolve(
+    kind: str, spec: Any, table: Mapping[str, Callable[..., Any]]
+) -> tuple[Any, dict[str, Any] | None]:
+    """What ``spec`` names, and its options; None for options means that it is built already."""
+    if isinstance(spec, str):
+        name, options = parse(spec)
+        return imported(kind, name) if ":" in name else lookup(kind, name, table), options
+    if inspect.isclass(spec) or inspect.isfunction(spec) or isinstance(spec, partial):
+        return spec, {}
+    return spec, None
+
+
+def make(kind: str, factory: Any, options: dict[str, Any] | None, **context: Any) -> Any:
+    """Call ``factory`` with its options and with those of ``context`` that its arguments name."""
+    if options is None:
+        return factory
+    name = getattr(factory, "__name__", str(factory))
+    takes = inspect.signature(factory).parameters
+    own = [p for p in takes if p not in context]
+    for option in options:
+        if option not in own:
+            known = f"takes {', '.join(own)}" if own else "takes no options"
+            raise InputError(f"the {kind} {name} has no option {option!r}; it {known}")
+    missing = [p for p in own if takes[p].default is inspect.Parameter.empty and p not in options]
+    if missing:
+        raise InputError(f"the {kind} {name} needs a value for {', '.join(missing)}")
+    return factory(**{k: v for k, v in context.items() if k in takes}, **options)
+
+
 def build(kind: str, spec: Any, table: Mapping[str, Callable[..., Any]], **context: Any) -> Any:
     """Build the part that ``spec`` names.
 
@@ -84,26 +117,9 @@ def build(kind: str, spec: Any, table: Mapping[str, Callable[..., Any]], **conte
         context: what a part may ask for by the name of an argument.
 
     Raises:
-        InputError: an unknown name or option, or an option whose value does not fit.
+        InputError: an unknown name or option, or an option that lacks its value.
     """
-    options: dict[str, Any] = {}
-    if isinstance(spec, str):
-        name, options = parse(spec)
-        factory = imported(kind, name) if ":" in name else lookup(kind, name, table)
-    elif inspect.isclass(spec) or inspect.isfunction(spec):
-        name, factory = spec.__name__, spec
-    else:
-        return spec
-    takes = inspect.signature(factory).parameters
-    own = [p for p in takes if p not in context]
-    for option in options:
-        if option not in own:
-            known = f"takes {', '.join(own)}" if own else "takes no options"
-            raise InputError(f"{kind} {name!r} has no option {option!r}; it {known}")
-    missing = [p for p in own if takes[p].default is inspect.Parameter.empty and p not in options]
-    if missing:
-        raise InputError(f"{kind} {name!r} needs a value for {', '.join(missing)}")
-    return factory(**{k: v for k, v in context.items() if k in takes}, **options)
+    return make(kind, *resolve(kind, spec, table), **context)
 
 
 def summary(row: Any) -> str:

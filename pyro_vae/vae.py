@@ -1,0 +1,249 @@
+"""A VAE: two Pyro programs, the model p(z) p(x | z) and the guide q(z | x), and what one does
+with them.
+
+Both programs are torch modules and take the same arguments, so that they go wherever Pyro takes a
+model and a guide:
+
+    >>> vae = VAE((1, 28, 28), latent_size=20)
+    >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=Trace_ELBO())
+    >>> svi.step(x)                                     # x: [B, 1, 28, 28]
+
+or, with an optimizer of torch's own:
+
+    >>> elbo = Trace_ELBO()(vae.model, vae.guide)
+    >>> optimizer = torch.optim.Adam(elbo.parameters(), lr=1e-3)
+    >>> elbo(x).backward()
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Distribution
+from pyro.infer.util import is_validation_enabled
+from torch import Tensor, nn
+
+from .guides import GUIDES
+from .likelihoods import LIKELIHOODS, Likelihood
+from .networks import NETWORKS, Shape
+from .parts import InputError, build, make, resolve
+from .priors import PRIORS
+
+_names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_numbers = count(1)
+
+
+def register(module: nn.Module, label: str) -> None:
+    """Give a module's parameters to Pyro under a name that no other module has had.
+
+    Pyro's parameter store is global and keeps the first tensor that a name is given: a second
+    module under the same name would compute with its own weights while the optimizer moves the
+    first one's. So each module, copies included, gets a number of its own; and should the store
+    hold another tensor all the same (a store loaded from a file), the module's own weights stand.
+    """
+    name = _names.get(module)
+    if name is None:
+        name = _names[module] = f"{label}_{next(_numbers)}"
+    for key, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        full = f"{name}$$${key}"  # as pyro.module writes it
+        if pyro.param(full, parameter) is not parameter:
+            warnings.warn(
+                f"Pyro's parameter store held other values for {full}; the module's own are used "
+                "(weights are loaded with load_state_dict)",
+                stacklevel=3,
+            )
+            pyro.get_param_store()[full] = parameter
+            pyro.param(full, parameter)
+
+
+def latents(part: Any) -> Any:
+    """Sample a prior or a guide: a distribution is the one site "z"; a part of several sites has
+    sampled them itself and gives their values."""
+    return pyro.sample("z", part) if isinstance(part, torch.distributions.Distribution) else part
+
+
+class Model(nn.Module):
+    """The generative program: z ~ p(z), x ~ p(x | z), for each image on its own.
+
+    Args:
+        shape: ``(C, H, W)`` of an image.
+        prior: module; ``forward()`` gives a distribution over z.
+        likelihood: module; ``forward(z)`` gives a distribution over x.
+    """
+
+    likelihood: Likelihood
+
+    def __init__(self, shape: Shape, prior: nn.Module, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.prior = prior
+        self.likelihood = likelihood
+
+    def forward(self, x: Tensor | None = None, n: int = 1) -> Tensor:
+        """Score the images ``x`` ``[B, C, H, W]``, or draw ``n`` new ones if ``x`` is None."""
+        register(self, "model")
+        if x is not None:
+            n = len(expect(self.shape, x))
+            if is_validation_enabled():
+                self.likelihood.check(x)
+        with pyro.plate("data", n, dim=-1):
+            z = latents(self.prior())  # [*, B, Z]
+            return pyro.sample("x", self.likelihood(z), obs=x)  # [*, B, C, H, W]
+
+
+class Guide(nn.Module):
+    """The inference program: z ~ q(z | x), for each image on its own.
+
+    Args:
+        shape: ``(C, H, W)`` of an image.
+        posterior: module; ``forward(x)`` gives a distribution over z.
+    """
+
+    def __init__(self, shape: Shape, posterior: nn.Module) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.posterior = posterior
+
+    def forward(self, x: Tensor, n: int = 1) -> Any:
+        """Draw z for the images ``x`` ``[B, C, H, W]``; ``n`` is there for the model alone."""
+        register(self, "guide")
+        with pyro.plate("data", len(expect(self.shape, x)), dim=-1):
+            return latents(self.posterior(x))  # [*, B, Z]
+
+
+def expect(shape: Sequence[int], x: Tensor) -> Tensor:
+    """``x`` if it is a batch of images of ``shape``; an :class:`InputError` if not."""
+    if x is None or x.dim() != 4 or tuple(x.shape[1:]) != tuple(shape):
+        given = "None" if x is None else list(x.shape)
+        raise InputError(f"expected images of shape [B, {', '.join(map(str, shape))}], not {given}")
+    return x
+
+
+class VAE(nn.Module):
+    """A variational autoencoder made of a prior, a likelihood and a guide.
+
+    Equation: log p(x) ≥ E_q(z|x)[log p(x | z)] - KL(q(z | x) || p(z)).
+
+    Args:
+        shape: ``(C, H, W)`` of an image.
+        latent_size: number of latent dimensions Z.
+        prior, likelihood, guide: a name of :data:`~pyro_vae.priors.PRIORS`,
+            :data:`~pyro_vae.likelihoods.LIKELIHOODS`, :data:`~pyro_vae.guides.GUIDES`, or
+            whatever else :mod:`~pyro_vae.parts` takes: a class of your own, a built module.
+        network: what encoder and decoder are made of, from
+            :data:`~pyro_vae.networks.NETWORKS`.
+        hidden: the network's layer sizes; None leaves the network's own.
+
+    Attributes:
+        model, guide: the two Pyro programs.
+
+    Raises:
+        InputError: an unknown name, or parts that do not fit each other.
+
+    Paper: Kingma & Welling 2014, Auto-Encoding Variational Bayes.
+
+    Example:
+        >>> vae = VAE((1, 28, 28), latent_size=2, guide="mean-field(scale='softplus')")
+        >>> vae.sample(3).shape
+        torch.Size([3, 1, 28, 28])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        latent_size: int = 20,
+        *,
+        prior: Any = "standard-normal",
+        likelihood: Any = "bernoulli",
+        guide: Any = "mean-field",
+        network: Any = "mlp",
+        hidden: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if len(shape) != 3 or min(shape) < 1:
+            raise InputError(f"an image's shape is (C, H, W), not {tuple(shape)}")
+        if not isinstance(latent_size, int) or latent_size < 1:
+            raise InputError(f"the latent size is a whole number above 0, not {latent_size}")
+        c, h, w = self.shape = tuple(shape)
+        self.latent_size = latent_size
+        self.config = {
+            "shape": list(shape),
+            "latent_size": latent_size,
+            "prior": prior,
+            "likelihood": likelihood,
+            "guide": guide,
+            "network": network,
+            "hidden": None if hidden is None else list(hidden),
+        }
+        sizes = {"shape": (c, h, w), "latent_size": latent_size}
+        layers = {} if hidden is None else {"hidden": hidden}
+        net = build("network", network, NETWORKS, **sizes, **layers)
+        row, options = resolve("likelihood", likelihood, LIKELIHOODS)
+        decoder = net.decoder(latent_size, getattr(row, "outputs", 1))
+        p_x = make("likelihood", row, options, **sizes, decoder=decoder)
+        q_z = build("guide", guide, GUIDES, **sizes, encoder=net.encoder())
+        p_z = build("prior", prior, PRIORS, **sizes, posterior=q_z)
+        self.model = Model((c, h, w), p_z, p_x)
+        self.guide = Guide((c, h, w), q_z)
+
+    def encode(self, x: Tensor) -> Distribution:
+        """The posterior q(z | x) of the images ``x``, batch ``[B]``, event ``[Z]``."""
+        return self.guide.posterior(expect(self.shape, x))
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean image of p(x | z), z drawn from the guide at ``x``; ``[B, C, H, W]``."""
+        z = poutine.trace(self.guide).get_trace(x)
+        # Given x itself, the model would hand back what it observes.
+        return mean_image(poutine.replay(self.model, trace=z), len(x))
+
+    @torch.no_grad()
+    def sample(self, n: int = 1) -> Tensor:
+        """The mean images of p(x | z) for ``n`` draws of z from the prior; ``[n, C, H, W]``."""
+        return mean_image(self.model, n)
+
+    @torch.no_grad()
+    def interpolate(self, a: Tensor, b: Tensor, steps: int = 12) -> Tensor:
+        """Mean images along the straight line from ``a``'s z to ``b``'s z, both drawn from the
+        guide.
+
+        Args:
+            a, b: two images, ``[C, H, W]``.
+            steps: images along the line, both ends included.
+
+        Returns:
+            ``[steps, C, H, W]``.
+        """
+        if steps < 2:
+            raise InputError(f"a path has at least 2 steps, not {steps}")
+        ends = poutine.trace(self.guide).get_trace(torch.stack([a, b]))
+        t = torch.linspace(0, 1, steps, device=a.device)
+        line = {}
+        for name, site in ends.nodes.items():
+            if is_latent(site):
+                start, end = site["value"]  # each [Z]
+                line[name] = torch.lerp(start, end, t[:, None])  # [steps, Z]
+        return mean_image(poutine.condition(self.model, data=line), steps)
+
+
+def is_latent(site: Any) -> bool:
+    """Whether a site of a trace is a latent variable: sampled, not observed, no plate's own."""
+    return (
+        site["type"] == "sample"
+        and not site["is_observed"]
+        and type(site["fn"]).__name__ != "_Subsample"
+    )
+
+
+def mean_image(model: Any, n: int) -> Tensor:
+    """Run a model for ``n`` images and give the mean of its site "x"; ``[n, C, H, W]``."""
+    return poutine.trace(model).get_trace(None, n).nodes["x"]["fn"].mean
