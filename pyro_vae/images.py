@@ -1,0 +1,186 @@
+"""Images in memory: bytes, cut into batches of floats in [0, 1] by a binarisation protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.parts import InputError
+
+BINARIZE = {
+    "none": "the grey pixels as they are",
+    "dynamic": "Bernoulli draws, anew each time an image is asked for",
+    "static": "Bernoulli draws, made once with a seed",
+    "threshold": "1 where the pixel is at least half bright",
+}
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images, with what is known about each.
+
+    Args:
+        pixels: ``[N, C, H, W]``, uint8; or float32 in [0, 1] when the user's array held values
+            that 8 bits cannot. Under ``static`` and ``threshold`` they are 0 or 255 already.
+        labels: ``[N]`` int64, index into ``classes``; None when there are none.
+        classes: the names of the classes.
+        files: the name of each image's file; None when the images are no files.
+        binarize: the protocol that :meth:`batch` follows.
+    """
+
+    pixels: Tensor
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    files: tuple[str, ...] | None = None
+    binarize: str = "none"
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of one image."""
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
+
+    def to(self, device: str | torch.device) -> Images:
+        """The same images on another device; batches are then cut there."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, pixels=self.pixels.to(device), labels=labels)
+
+    def subset(self, index: Tensor) -> Images:
+        """The images at ``index`` (int64), in that order, with their labels and files."""
+        where = index.to(self.pixels.device)
+        return replace(
+            self,
+            pixels=self.pixels.index_select(0, where),
+            labels=None if self.labels is None else self.labels.index_select(0, where),
+            files=None if self.files is None else tuple(self.files[i] for i in index.tolist()),
+        )
+
+    def split(self, test_fraction: float, seed: int) -> tuple[Images, Images]:
+        """Hold out a share of the images: ``(train, test)``.
+
+        With labels the split is stratified: each class gives its share, to within one image.
+        Each part is in random order, so that its first dozen is a fair picture of it. With
+        ``test_fraction`` 0 the test set is empty and the images keep their order.
+
+        Raises:
+            InputError: a fraction outside [0, 1), or fewer than two images to split.
+        """
+        count = len(self)
+        if not 0 <= test_fraction < 1:
+            raise InputError(f"test fraction {test_fraction} does not lie in [0, 1)")
+        if test_fraction == 0:
+            return self, self.subset(torch.arange(0))
+        if count < 2:
+            raise InputError("1 image cannot be split into train and test; give at least 2")
+        held = min(max(round(count * test_fraction), 1), count - 1)
+        # numpy keeps the stream of RandomState the same for ever, so that a split does too.
+        random = np.random.RandomState(seed)
+        order = random.permutation(count)
+        if self.labels is not None:
+            order = order[np.argsort(self.labels.numpy()[order], kind="stable")]
+        # Evenly spaced places in the order by class: every class gives its share.
+        test = np.zeros(count, dtype=bool)
+        test[((np.arange(held) + 0.5) * count / held).astype(int)] = True
+        parts = (random.permutation(order[~test]), random.permutation(order[test]))
+        train, rest = (self.subset(torch.from_numpy(part)) for part in parts)
+        return train, rest
+
+    def binarized(self, protocol: str, random: np.random.RandomState) -> Images:
+        """The same images under a protocol; ``random`` feeds the draws of ``static``."""
+        pixels = self.pixels
+        if protocol == "threshold":
+            half = 128 if pixels.dtype == torch.uint8 else 0.5
+            pixels = (pixels >= half).to(torch.uint8) * 255
+        elif protocol == "static":
+            size = tuple(pixels.shape)
+            if pixels.dtype == torch.uint8:
+                noise = torch.from_numpy(random.randint(255, size=size, dtype=np.uint8))
+            else:
+                noise = torch.from_numpy(random.random_sample(size))
+            pixels = (noise < pixels).to(torch.uint8) * 255
+        return replace(self, pixels=pixels, binarize=protocol)
+
+    def batch(
+        self, index: Tensor | slice | Sequence[int], generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Cut a batch: float32 ``[B, C, H, W]`` in [0, 1], binarised by the protocol.
+
+        ``generator`` feeds the draws of ``dynamic``, on the device that it lives on; without one
+        they come from torch's global generator of the pixels' device.
+        """
+        if isinstance(index, slice):
+            pixels = self.pixels[index]
+        else:
+            where = torch.as_tensor(index, dtype=torch.int64, device=self.pixels.device)
+            pixels = self.pixels.index_select(0, where)  # [B, C, H, W]
+        if self.binarize == "dynamic":
+            # By way of uint8, because bool to float takes six times as long.
+            return bernoulli(pixels, generator).view(torch.uint8).float()
+        return pixels / 255 if pixels.dtype == torch.uint8 else pixels.clone()
+
+    def batches(
+        self, batch_size: int, generator: torch.Generator | None = None, *, shuffle: bool = False
+    ) -> Iterator[Tensor]:
+        """One epoch of batches; the last is smaller when ``batch_size`` does not divide N."""
+        order = None
+        if shuffle:
+            device = self.pixels.device if generator is None else generator.device
+            order = torch.randperm(len(self), generator=generator, device=device)
+            order = order.to(self.pixels.device)
+        for start in range(0, len(self), batch_size):
+            cut = slice(start, start + batch_size)
+            yield self.batch(cut if order is None else order[cut], generator)
+
+    def levels(self, limit: int = 256) -> int:
+        """How many different values the pixels of :meth:`batch` take, counted up to ``limit``."""
+        if self.binarize == "dynamic":
+            return 2
+        if self.pixels.dtype == torch.uint8:
+            counts = np.bincount(self.pixels.cpu().numpy().ravel(), minlength=256)
+            return min(limit, int(np.count_nonzero(counts)))
+        # To sort all pixels is slow, and a few images tell when there are many levels.
+        few = len(self.pixels[:64].unique())
+        return limit if few >= limit else min(limit, len(self.pixels.unique()))
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether every pixel of :meth:`batch` is 0 or 1, as a Bernoulli likelihood needs."""
+        if self.binarize == "dynamic":
+            return True
+        white = 255 if self.pixels.dtype == torch.uint8 else 1
+        return bool(((self.pixels == 0) | (self.pixels == white)).all())
+
+
+def bernoulli(pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    r"""Draw x ~ Bernoulli(p) as bool, p = pixel / 255 (uint8) or p = pixel (float32).
+
+    For uint8, :math:`x = [r < \text{pixel}]` with r uniform on 0, …, 254: p is exact, and 0 and
+    255 are certain.
+    """
+    device = pixels.device if generator is None else generator.device
+    if pixels.dtype != torch.uint8:
+        noise = torch.rand(pixels.shape, generator=generator, device=device)
+    elif device.type != "cpu":
+        noise = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
+        noise.random_(0, 255, generator=generator)
+    else:
+        # On a CPU the time goes into the generator. Eight bytes from each of its words, uniform
+        # on 0, …, 255, take a third of it; the 1 in 256 that comes out as 255 is drawn again.
+        count = pixels.numel()
+        words = torch.empty((count + 7) // 8, dtype=torch.int64)
+        words.random_(-(2**63), None, generator=generator)
+        noise = words.view(torch.uint8)[:count]
+        values = noise.numpy()
+        again = np.flatnonzero(values == 255)
+        values[again] = torch.empty(len(again), dtype=torch.uint8).random_(
+            0, 255, generator=generator
+        )
+        noise = noise.view(pixels.shape)
+    return noise.to(pixels.device) < pixels

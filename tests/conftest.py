@@ -1,0 +1,49 @@
+"""What every test starts from: one thread, an empty parameter store, a seed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from PIL import Image
+
+torch.set_num_threads(1)
+
+FOLDER = os.environ.get("PYRO_VAE_DATA_DIR")
+MNIST = "train-images-idx3-ubyte"
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what is marked ``mnist`` where the full MNIST is not on disk."""
+    if FOLDER is None:
+        reason = "PYRO_VAE_DATA_DIR is not set, so the full MNIST is not there"
+    elif not (Path(FOLDER) / "MNIST" / "raw" / MNIST).is_file():
+        reason = f"the folder of PYRO_VAE_DATA_DIR, {FOLDER}, holds no MNIST/raw/{MNIST}"
+    else:
+        return
+    for item in items:
+        if item.get_closest_marker("mnist"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def fresh_start():
+    """No test sees another's parameters or random numbers."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """A folder of twelve 6 x 5 grey images in two class sub-folders, and its pixels."""
+    pixels = np.random.RandomState(0).randint(256, size=(12, 6, 5), dtype=np.uint8)
+    folder = tmp_path / "pictures"
+    for i, image in enumerate(pixels):
+        file = folder / ("cats" if i < 8 else "dogs") / f"{i:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    return folder, pixels
