@@ -1,0 +1,99 @@
+"""What every experiment of the laboratory is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+from matplotlib.figure import Figure
+
+from ..scales import SCALES
+
+Numbers = dict[str, Any]  # what JSON can hold
+
+COLOURS = dict(
+    zip(
+        SCALES,
+        (
+            *("#000000", "#0072b2", "#d55e00", "#e69f00", "#56b4e9"),
+            *("#009e73", "#cc79a7", "#8c564b", "#7f7f7f", "#bcbd22"),
+        ),
+        strict=True,
+    )
+)
+
+
+def silent(items: Iterable[Any], description: str) -> Iterable[Any]:
+    """The items themselves; :func:`rich.progress.track` takes its place on a terminal."""
+    return items
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How much to measure.
+
+    Args:
+        quick: about a minute in all, on two cores, instead of the full protocol.
+        seeds: repetitions of what is random, at least 2 for an interval.
+        track: wraps a sequence to show progress, as :func:`rich.progress.track` does.
+    """
+
+    quick: bool = False
+    seeds: int = 5
+    track: Callable[..., Iterable[Any]] = silent
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the numbers say of a claim, by a rule that the experiment's docstring states."""
+
+    word: Literal["holds", "holds only where", "does not hold"]
+    evidence: str  # one or two sentences with the numbers
+    region: str = ""  # where it holds, if only somewhere
+
+    def __str__(self) -> str:
+        return f"{self.word} {self.region}".strip()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A claim, the measurement that settles it, the rule, and the figure.
+
+    Args:
+        claim: as the public answers put it.
+        measure: setting -> numbers.
+        judge: numbers of all the experiments by name -> verdict.
+        draw: numbers of this one, empty figure -> None.
+    """
+
+    claim: str
+    measure: Callable[[Setting], Numbers]
+    judge: Callable[[dict[str, Numbers]], Verdict]
+    draw: Callable[[Numbers, Figure], None]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % interval by Student's t.
+
+    Raises:
+        ValueError: fewer than two values, from which no spread can be told.
+    """
+    # 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom, then the normal's.
+    table = (
+        *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+        *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+        *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+    )
+    freedom = len(values) - 1
+    if freedom < 1:
+        raise ValueError(f"an interval takes at least 2 values, not {len(values)}")
+    quantile = table[freedom - 1] if freedom <= len(table) else 1.96
+    return fmean(values), quantile * stdev(values) / len(values) ** 0.5
+
+
+def listed(words: Iterable[str]) -> str:
+    """``a, b and c``."""
+    *most, last = list(words) or ["none"]
+    return f"{', '.join(most)} and {last}" if most else last

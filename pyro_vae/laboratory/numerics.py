@@ -1,0 +1,259 @@
+"""Claims 2 and 3: what floating point makes of the scale, of the KL and of their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.benchmark import Timer
+
+from ..scales import SCALES, Scale
+from .base import COLOURS, Numbers, Setting, Verdict, listed
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def kl_direct(scale: Scale, raw: Tensor) -> Tensor:
+    """KL(N(0, σ²) || N(0, 1)) from log σ², which no σ was computed for."""
+    logvar = scale.logvar(raw)
+    return 0.5 * (logvar.exp() - 1 - logvar)
+
+
+def kl_of_square(scale: Scale, raw: Tensor) -> Tensor:
+    """The same from σ, through log(σ²), as ``torch.distributions`` has it."""
+    variance = scale.sigma(scale.shift(raw)).square()
+    return 0.5 * (variance - 1 - variance.log())
+
+
+def kl_of_scale(scale: Scale, raw: Tensor) -> Tensor:
+    """The same from σ, through log σ."""
+    sigma = scale.sigma(scale.shift(raw))
+    return 0.5 * (sigma.square() - 1) - sigma.log()
+
+
+FORMULAS = {"log σ²": kl_direct, "log(σ²)": kl_of_square, "log σ": kl_of_scale}
+
+
+def sweep(per_decade: int) -> Tensor:
+    """σ from 1e-12 to 1e12, float64."""
+    return 10.0 ** torch.linspace(-12, 12, 24 * per_decade + 1, dtype=torch.float64)
+
+
+def reachable(scale: Scale, sigma: Tensor) -> Tensor:
+    low, high = scale.range
+    return sigma[(sigma > low * 1.001) & (sigma < high * 0.999)]
+
+
+def with_gradient(function: Callable[[Tensor], Tensor], raw: Tensor) -> tuple[Tensor, Tensor]:
+    """f(raw) and df/draw, elementwise."""
+    raw = raw.detach().requires_grad_()
+    value = function(raw)
+    (gradient,) = torch.autograd.grad(value.sum(), raw)
+    return value.detach(), gradient
+
+
+def deviation(found: Tensor, exact: Tensor, unit: float) -> Tensor:
+    """|found - exact| / max(|exact|, unit); infinite where ``found`` is no finite number."""
+    error = (found.double() - exact).abs() / exact.abs().clamp(min=unit)
+    return torch.where(found.isfinite(), error, torch.inf)
+
+
+def stability(setting: Setting) -> Numbers:
+    """Claim 2: error of σ, of the KL and of their gradients over σ = 1e-12 … 1e12.
+
+    The raw output is what a network in the given precision would hold: the exact one, rounded.
+    ``rounding`` is the relative error of σ that this alone brings; the other numbers compare what
+    is computed from the rounded output with float64 from the same output. Errors of σ and dσ/draw
+    are relative; those of the KL and its gradient are relative to max(value, 1).
+
+    Rule: a σ is served if the KL and its gradient are finite and within 32 roundings of exact. The
+    claim holds if in every precision log σ² serves some σ < 1 that neither log(σ²) nor log σ does,
+    the two taken from a σ = exp(½ log σ²) that was computed first.
+    """
+    sigma = sweep(4 if setting.quick else 24)
+    numbers: Numbers = {"sigma": sigma.tolist(), "precisions": {}}
+    for precision, dtype in setting.track(list(DTYPES.items()), description="2 precision"):
+        numbers["precisions"][precision] = {
+            name: floating(cls(), sigma, dtype) for name, cls in SCALES.items()
+        }
+    return numbers
+
+
+def floating(scale: Scale, sigma: Tensor, dtype: torch.dtype) -> Numbers:
+    """One rival in one precision, over the σ that it can reach."""
+    sigma = reachable(scale, sigma)
+    raw = scale.inverse(sigma).to(dtype)
+    exact_raw = raw.double()
+    exact_sigma, exact_slope = with_gradient(scale.sigma, exact_raw)
+    found_sigma, found_slope = with_gradient(scale.sigma, raw)
+    # Finite is not enough: a Normal takes no scale of 0.
+    found_sigma = torch.where(found_sigma == 0, torch.nan, found_sigma)
+    row: Numbers = {
+        "sigma": sigma.tolist(),
+        "rounding": deviation(exact_sigma, sigma, 0.0).tolist(),
+        "scale": deviation(found_sigma, exact_sigma, 0.0).tolist(),
+        "slope": deviation(found_slope, exact_slope, torch.finfo(dtype).tiny).tolist(),
+        "kl": {},
+    }
+    exact_kl, exact_gradient = with_gradient(
+        lambda r: 0.5 * (torch.expm1(scale.logvar(r)) - scale.logvar(r)), exact_raw
+    )
+    for formula, kl in FORMULAS.items():
+        found_kl, found_gradient = with_gradient(partial(kl, scale), raw)
+        error = torch.maximum(
+            deviation(found_kl, exact_kl, 1.0), deviation(found_gradient, exact_gradient, 1.0)
+        )
+        served = sigma[error <= 32 * torch.finfo(dtype).eps].tolist()
+        row["kl"][formula] = {
+            "error": error.tolist(),
+            "finite": error.isfinite().double().mean().item(),
+            "served": [min(served), max(served)] if served else None,
+        }
+    return row
+
+
+def judge_stability(results: dict[str, Numbers]) -> Verdict:
+    precisions = results["stability"]["precisions"]
+    regions, words = [], []
+    for precision, rows in precisions.items():
+        lowest = {f: k["served"][0] for f, k in rows["log-variance"]["kl"].items()}
+        words.append(
+            f"in {precision} the KL and its gradient are right down to σ = {lowest['log σ²']:.1e} "
+            f"from log σ², {lowest['log(σ²)']:.1e} through log(σ²), {lowest['log σ']:.1e} "
+            "through log σ"
+        )
+        if lowest["log σ²"] < min(lowest["log(σ²)"], lowest["log σ"]):
+            regions.append(f"{precision} with σ below {lowest['log σ']:.1e}")
+    worst = {
+        p: {n: max(rows[n]["rounding"]) for n in ("log-variance", "softplus")}
+        for p, rows in precisions.items()
+    }
+    evidence = (
+        f"Over σ = 1e-12 to 1e12: {'; '.join(words)}. Holding log σ² instead of σ costs accuracy: "
+        + "; ".join(
+            f"rounding it in {p} moves σ by up to {w['log-variance']:.1%}" for p, w in worst.items()
+        )
+        + "."
+    )
+    if len(regions) == len(precisions):
+        return Verdict("holds", evidence)
+    if regions:
+        return Verdict("holds only where", evidence, f"the arithmetic is {listed(regions)}")
+    return Verdict("does not hold", evidence)
+
+
+def draw_stability(numbers: Numbers, figure: Figure) -> None:
+    axes = figure.subplots(2, 3, sharex=True, sharey="row")
+    heights = {"log σ²": 300.0, "log(σ²)": 60.0, "log σ": 12.0}
+    for (above, below), (precision, rows) in zip(
+        axes.T, numbers["precisions"].items(), strict=True
+    ):
+        row = rows["log-variance"]
+        for colour, (formula, height) in zip(("C0", "C3", "C1"), heights.items(), strict=True):
+            sigma, error = torch.tensor(row["sigma"]), torch.tensor(row["kl"][formula]["error"])
+            fine = error.isfinite()
+            above.plot(sigma[fine], error[fine], color=colour, lw=1.2, label=f"through {formula}")
+            above.plot(sigma[~fine], torch.full_like(sigma[~fine], height), "s", ms=2, color=colour)
+        for name in ("softplus", "raw", "log-scale", "log-variance"):
+            sigma, error = torch.tensor(rows[name]["sigma"]), torch.tensor(rows[name]["rounding"])
+            below.plot(sigma, error, ".", ms=3, color=COLOURS[name], label=name)
+        above.set(title=precision, yscale="log", xscale="log", ylim=(1e-9, 2e3))
+        below.set(yscale="log", xlabel="σ", ylim=(1e-9, 1))
+    axes[0, 0].set_ylabel("error of KL and gradient\n(squares on top: inf or NaN)")
+    axes[1, 0].set_ylabel("relative error of σ\nfrom rounding the raw output")
+    axes[0, 0].legend(fontsize=8, loc="center right")
+    axes[1, 0].legend(fontsize=8, markerscale=3)
+
+
+class Count(TorchDispatchMode):
+    """Counts the operations that torch carries out, gradients included; views are free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.total += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def divergence(setting: Setting) -> Numbers:
+    """Claim 3: the KL without log σ²: error, operations and time.
+
+    Each rival computes the KL of a batch [128, 20], from log σ² where it has that without σ (the
+    four whose names begin with log) and from its σ otherwise, in float32, forward and backward.
+    The error is the largest over the σ in 1e-12 … 1e12 that the rival reaches, of the KL and its
+    gradient, relative to max(value, 1).
+
+    Rule: log σ² is needed if no rival that does not hold a logarithm comes within ten times its
+    error; the claim does not hold if any does, over at least as many decades.
+    """
+    sigma = sweep(4 if setting.quick else 24)
+    numbers: Numbers = {}
+    for name in setting.track(list(SCALES), description="3 divergence"):
+        scale = SCALES[name]()
+        formula = "log σ²" if name.startswith("log-") else "log σ"
+        row = floating(scale, sigma, torch.float32)
+        raw = scale.inverse(torch.rand(128, 20) + 0.5)
+        kl = partial(FORMULAS[formula], scale)
+        with Count() as count:
+            with_gradient(kl, raw)
+        work = {"step": with_gradient, "kl": kl, "raw": raw}
+        timer = Timer("step(kl, raw)", globals=work, num_threads=1)
+        times = timer.blocked_autorange(min_run_time=0.1 if setting.quick else 1.0)
+        error = row["kl"][formula]["error"]
+        numbers[name] = {
+            "from": formula,
+            "error": max(error),
+            "decades": len(error) / len(sigma) * 24,
+            "operations": count.total,
+            "microseconds": 1e6 * times.median,
+            "microseconds_iqr": 1e6 * times.iqr,
+        }
+    return numbers
+
+
+def judge_divergence(results: dict[str, Numbers]) -> Verdict:
+    rows = results["divergence"]
+    held = rows["log-variance"]
+    free = {n: r for n, r in rows.items() if not n.startswith("log-") and n != "soft-clamped"}
+    equal = [
+        n
+        for n, r in free.items()
+        if r["error"] <= 10 * held["error"] and r["decades"] >= 0.7 * held["decades"]
+    ]
+    evidence = (
+        f"From log σ² the KL is off by at most {held['error']:.1e} in float32 and takes "
+        f"{held['operations']} operations and {held['microseconds']:.0f} µs for [128, 20] with its "
+        "gradient; "
+        + "; ".join(
+            f"{n}: {r['error']:.1e}, {r['operations']} and {r['microseconds']:.0f} µs"
+            for n, r in free.items()
+        )
+        + "."
+    )
+    if not equal:
+        return Verdict("holds", evidence)
+    return Verdict("does not hold", f"{listed(equal)} give the same KL. {evidence}")
+
+
+def draw_divergence(numbers: Numbers, figure: Figure) -> None:
+    axes = figure.subplots(1, 3, sharey=True)
+    names = list(numbers)[::-1]
+    for ax, key, label in zip(
+        axes,
+        ("error", "operations", "microseconds"),
+        ("largest error (float32)", "operations", "µs, [128, 20], with gradient"),
+        strict=True,
+    ):
+        spread = [numbers[n]["microseconds_iqr"] / 2 for n in names] if "micro" in key else None
+        ax.barh(
+            names, [numbers[n][key] for n in names], xerr=spread, color=[COLOURS[n] for n in names]
+        )
+        ax.set_xlabel(label)
+    axes[0].set_xscale("log")
