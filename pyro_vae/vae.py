@@ -26,7 +26,6 @@ from weakref import WeakKeyDictionary
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Distribution
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
@@ -195,9 +194,15 @@ class VAE(nn.Module):
         self.model = Model((c, h, w), p_z, p_x)
         self.guide = Guide((c, h, w), q_z)
 
-    def encode(self, x: Tensor) -> Distribution:
-        """The posterior q(z | x) of the images ``x``, batch ``[B]``, event ``[Z]``."""
-        return self.guide.posterior(expect(self.shape, x))
+    def encode(self, x: Tensor) -> Any:
+        """The posterior q(z | x) of the images ``x``: a distribution, batch ``[B]``, event ``[Z]``.
+
+        Where the latent has several sites, a dict of them by name, each at a draw of those that
+        it depends on.
+        """
+        sites = poutine.trace(self.guide).get_trace(x).nodes
+        q = {name: site["fn"] for name, site in sites.items() if is_latent(site)}
+        return q["z"] if q.keys() == {"z"} else q
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:

@@ -1,0 +1,89 @@
+"""Pictures: grids of images, and the curves of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .training import Epoch
+
+COLUMNS = 12
+
+
+def grid(images: Tensor, columns: int = COLUMNS) -> Tensor:
+    """Images side by side, ``columns`` to a row, small ones enlarged; ``[C, H', W']``.
+
+    Args:
+        images: ``[N, C, H, W]`` in [0, 1]; values outside are cut off.
+    """
+    from torchvision.utils import make_grid
+
+    zoom = max(1, round(56 / images.shape[-1]))  # whole steps keep the pixels square
+    large = images.clamp(0, 1).repeat_interleave(zoom, -2).repeat_interleave(zoom, -1)
+    return make_grid(large, nrow=columns, padding=2, pad_value=0.5)
+
+
+def save_grid(images: Tensor, path: Path, columns: int = COLUMNS) -> None:
+    """Write :func:`grid` as a picture; the ending of ``path`` says in which format."""
+    from torchvision.utils import save_image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_image(grid(images, columns), path)
+
+
+def pairs(originals: Tensor, reconstructions: Tensor, columns: int = COLUMNS) -> Tensor:
+    """Rows of originals, each with the row of its reconstructions under it; ``[2N, C, H, W]``."""
+    rows = zip(originals.split(columns), reconstructions.split(columns), strict=True)
+    return torch.cat([row for pair in rows for row in pair])
+
+
+def walk(vae: Any, side: int = 15, device: str | torch.device = "cpu") -> Tensor:
+    """Mean images over a square of a two-dimensional latent space, ``[side², C, H, W]``.
+
+    The square's points are the quantiles 0.02 to 0.98 of the standard Normal in each direction,
+    so that each cell stands for the same share of the prior.
+    """
+    from pyro import poutine
+
+    from .vae import mean_image
+
+    q = torch.linspace(0.02, 0.98, side, device=device)
+    points = torch.distributions.Normal(0.0, 1.0).icdf(q)
+    z = torch.cartesian_prod(points.flip(0), points).flip(-1)  # [side², 2], z_2 upwards
+    with torch.no_grad():
+        return mean_image(poutine.condition(vae.model, data={"z": z}), len(z))
+
+
+def training_curves(history: Sequence[Epoch]) -> Any:
+    """The bound over the epochs, training and test, beside its two parts; a matplotlib figure."""
+    from matplotlib.figure import Figure
+
+    epochs = [e.epoch for e in history]
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(epochs, [e.train_elbo for e in history], label="training images")
+    left.plot(epochs, [e.test_elbo for e in history], label="test images")
+    left.set(title="ELBO", xlabel="epoch", ylabel="nats per image")
+    best = max(history, key=lambda e: e.test_elbo)
+    left.annotate(
+        f"{history[-1].test_elbo:.1f}",
+        (epochs[-1], history[-1].test_elbo),
+        xytext=(0, -12),
+        textcoords="offset points",
+        ha="right",
+    )
+    # The first epochs of a run fall off the picture of all that follows.
+    lowest = sorted(e.test_elbo for e in history)[len(history) // 10]
+    left.set_ylim(bottom=lowest - 0.1 * abs(best.test_elbo - lowest))
+    left.legend(frameon=False, loc="lower right")
+    right.plot(epochs, [-e.test_reconstruction for e in history], label="distortion, -log p(x | z)")
+    right.plot(epochs, [e.test_kl for e in history], label="rate, KL(q || p)")
+    right.set(title="Its two parts on the test images", xlabel="epoch", ylim=(0, None))
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

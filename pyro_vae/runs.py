@@ -1,0 +1,272 @@
+"""What the command line does with a run, without its options: begin, continue, train, and use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from . import checkpoints, figures
+from .data import BINARIZE, DATASETS, Data, Images, load
+from .evaluation import elbo
+from .guides import GUIDES
+from .likelihoods import LIKELIHOODS
+from .networks import ACTIVATIONS, NETWORKS
+from .objectives import OBJECTIVES
+from .parts import InputError, build, parse, resolve, summary
+from .priors import PRIORS
+from .scales import SCALES
+from .training import Epoch, adam, fit
+from .vae import VAE
+
+DEFAULTS: dict[str, Any] = {
+    "data": "mnist-5k",
+    "binarize": None,
+    "prior": "standard-normal",
+    "likelihood": "bernoulli",
+    "guide": "mean-field",
+    "scale": None,
+    "objective": "monte-carlo",
+    "latent": 20,
+    "network": "mlp",
+    "hidden": None,
+    "epochs": 100,
+    "batch_size": 128,
+    "lr": 1e-3,
+    "seed": 0,
+}
+
+
+@dataclass
+class Run:
+    """A VAE in training, and the folder that it is kept in."""
+
+    folder: Path
+    vae: VAE
+    data: Data
+    training: dict[str, Any]
+    optimizer: torch.optim.Optimizer
+    start: int = 0
+
+
+def begin(
+    given: Mapping[str, Any], out: Path | None, device: torch.device, data_dir: Path | None
+) -> Run:
+    """Build what the settings name; the folder is made last, when all of it has been found good.
+
+    Raises:
+        InputError: whatever is wrong with a setting, or with several of them together.
+    """
+    settings = {**DEFAULTS, **given}
+    folder = vacant_folder(settings["data"]) if out is None else out
+    checkpoints.vacant(folder)
+    binary = getattr(resolve("likelihood", settings["likelihood"], LIKELIHOODS)[0], "binary", False)
+    protocol = settings["binarize"] or ("dynamic" if binary else "none")
+    data = load(settings["data"], data_dir=data_dir, binarize=protocol)
+    torch.manual_seed(settings["seed"])
+    vae = VAE(
+        data.shape,
+        settings["latent"],
+        guide=with_scale(settings["guide"], settings["scale"]),
+        **{part: settings[part] for part in ("prior", "likelihood", "network", "hidden")},
+    )
+    if binary and not data.train.is_binary:
+        raise InputError(
+            f"--binarize {protocol} leaves {data.train.levels()} levels of grey, and the "
+            f"{settings['likelihood']} likelihood scores pixels that are 0 or 1; take --binarize "
+            "dynamic, static or threshold, or --likelihood continuous-bernoulli"
+        )
+    training = {key: settings[key] for key in ("objective", "epochs", "batch_size", "lr", "seed")}
+    build("objective", training["objective"], OBJECTIVES)  # refused here, before there is a folder
+    source = {"name": name_of(settings["data"]), "binarize": protocol}
+    vae.to(device)
+    run = Run(folder, vae, data.to(device), training, adam(vae, settings["lr"]))
+    checkpoints.create(folder, {"vae": vae.config, "data": source, "training": training})
+    return run
+
+
+def resume(folder: Path, epochs: int | None, device: torch.device, data_dir: Path | None) -> Run:
+    """Take up a run where its last epoch left it, to go on to ``epochs`` in all."""
+    vae, config = checkpoints.load(folder, device)
+    training = config["training"]
+    done = len(checkpoints.history(folder))
+    training["epochs"] = epochs or training["epochs"]
+    if training["epochs"] <= done:
+        raise InputError(
+            f"the run {str(folder)!r} has {done} epochs already; give --epochs a larger number"
+        )
+    optimizer = adam(vae, training["lr"])
+    checkpoints.load_optimizer(folder, optimizer)
+    data = load(**config["data"], data_dir=data_dir).to(device)
+    checkpoints.write_config(folder, config)
+    return Run(folder, vae, data, training, optimizer, done)
+
+
+def train(run: Run, pictures: int, console: Console) -> list[Epoch]:
+    """Train to the end, showing progress; weights and metrics are written after each epoch,
+    pictures after every ``pictures`` of them and the last."""
+    epochs = run.training["epochs"]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        steps = (epochs - run.start) * len(run.data.train)
+        task = progress.add_task(f"epoch {run.start + 1}/{epochs}", total=steps)
+
+        def on_epoch(record: Epoch) -> None:
+            checkpoints.save(run.folder, run.vae, run.optimizer)
+            checkpoints.log(run.folder, record)
+            progress.update(
+                task,
+                description=f"epoch {record.epoch}/{epochs}, nats per image: "
+                f"train {record.train_elbo:.2f}, test {record.test_elbo:.2f}",
+            )
+            if record.epoch % pictures == 0 or record.epoch == epochs:
+                draw(run, record.epoch)
+
+        fit(
+            run.vae,
+            run.data,
+            **run.training,
+            optimizer=run.optimizer,
+            start=run.start,
+            on_epoch=on_epoch,
+            on_step=lambda n: progress.advance(task, n),
+        )
+    history = checkpoints.history(run.folder)
+    figures.training_curves(history).savefig(run.folder / "training.png", dpi=120)
+    last = history[-1]
+    console.print(
+        f"test ELBO {last.test_elbo:.2f} nats per image (reconstruction "
+        f"{last.test_reconstruction:.2f}, KL {last.test_kl:.2f}) after {last.epoch} epochs in "
+        f"{sum(e.seconds for e in history):.0f} s",
+        highlight=False,
+    )
+    name = f"epoch_{last.epoch:04d}.png"
+    for picture in ("training.png", f"reconstructions/{name}", f"samples/{name}"):
+        console.print(f"  {run.folder / picture}", highlight=False, soft_wrap=True)
+    return history
+
+
+def draw(run: Run, epoch: int) -> None:
+    """The pictures of an epoch: the same test images and the same draws of z each time."""
+    device = run.data.test.pixels.device
+    with torch.random.fork_rng():
+        torch.manual_seed(run.training["seed"])
+        x = run.data.test.batch(slice(0, 4 * figures.COLUMNS)).to(device)
+        name = f"epoch_{epoch:04d}.png"
+        recon = figures.pairs(x, run.vae.reconstruct(x))
+        figures.save_grid(recon, run.folder / "reconstructions" / name)
+        figures.save_grid(run.vae.sample(144), run.folder / "samples" / name)
+
+
+def images(config: dict[str, Any], name: str | None, split: str, data_dir: Path | None) -> Images:
+    """The images that a command on a run works on, under the run's own protocol.
+
+    Raises:
+        InputError: images of another shape than the run's, or a split with none in it.
+    """
+    own = config["data"]
+    source = {**own, "name": name_of(name) if name else own["name"]}
+    whole = split == "all" and source["name"] not in DATASETS
+    data = load(**source, data_dir=data_dir, **({"test_fraction": 0} if whole else {}))
+    if list(data.shape) != config["vae"]["shape"]:
+        raise InputError(
+            f"the run was trained on images of shape {config['vae']['shape']}, and those of "
+            f"{source['name']!r} have {list(data.shape)}"
+        )
+    chosen = joined(data.train, data.test) if split == "all" else getattr(data, split)
+    if len(chosen) == 0:
+        raise InputError(f"there are no {split} images in {source['name']!r}")
+    return chosen
+
+
+def joined(a: Images, b: Images) -> Images:
+    """The images of ``a``, then those of ``b``, of one data set."""
+    return replace(
+        a,
+        pixels=torch.cat([a.pixels, b.pixels]),
+        labels=None if a.labels is None or b.labels is None else torch.cat([a.labels, b.labels]),
+        files=None if a.files is None or b.files is None else a.files + b.files,
+    )
+
+
+@torch.no_grad()
+def latents(vae: VAE, data: Images, seed: int, batch_size: int = 500) -> dict[str, np.ndarray]:
+    """μ and σ of the posterior of each image, with labels and file names where there are some."""
+    generator = torch.Generator(data.pixels.device).manual_seed(seed)
+    moments = [
+        torch.stack([q.mean, q.stddev])
+        for x in data.batches(batch_size, generator)
+        for q in [vae.encode(x)]
+    ]
+    loc, scale = torch.cat(moments, 1).cpu().numpy()
+    arrays = {"loc": loc, "scale": scale}
+    if data.labels is not None:
+        arrays["labels"] = data.labels.cpu().numpy()
+    if data.files is not None:
+        arrays["files"] = np.array(data.files)
+    return arrays
+
+
+def bounds(vae: VAE, data: Images, seed: int) -> dict[str, Any]:
+    """The test ELBO and its parts by either KL; ``analytic`` is None where there is none."""
+    result: dict[str, Any] = {"images": len(data), "seed": seed}
+    for way, analytic in (("monte_carlo", False), ("analytic", True)):
+        try:
+            bound = elbo(vae.model, vae.guide, data, seed=seed, analytic=analytic)
+        except InputError as error:
+            result |= {way: None, "why": str(error)}
+            continue
+        parts = {name: getattr(bound, name) for name in bound.errors}
+        result[way] = parts | {f"{name}_error": e for name, e in bound.errors.items()}
+    return result
+
+
+def tables() -> dict[str, dict[str, str]]:
+    """All names that there are, each with its line, by kind."""
+    parts: dict[str, Mapping[str, Any]] = {
+        "priors": PRIORS,
+        "likelihoods": LIKELIHOODS,
+        "guides": GUIDES,
+        "scales": SCALES,
+        "objectives": OBJECTIVES,
+        "networks": NETWORKS,
+    }
+    return {
+        "data": {name: row.summary for name, row in DATASETS.items()},
+        "binarize": BINARIZE,
+        **{kind: {n: summary(row) for n, row in t.items()} for kind, t in parts.items()},
+        "activations": {name: summary(row) for name, row in ACTIVATIONS.items()},
+    }
+
+
+def with_scale(guide: str, scale: str | None) -> str:
+    """The guide's spec with its option ``scale`` set."""
+    if scale is None:
+        return guide
+    name, options = parse(guide)
+    if "scale" in options:
+        raise InputError(f"--scale {scale} and --guide {guide!r} both name a scale; give one")
+    return f"{name}({', '.join(f'{k}={v!r}' for k, v in {**options, 'scale': scale}.items())})"
+
+
+def name_of(data: str) -> str:
+    """A data set's name, or the whole path of the user's own images, good from any folder."""
+    return data if data in DATASETS else str(Path(data).resolve())
+
+
+def vacant_folder(data: str) -> Path:
+    """``runs/DATA-1``, or the first number that is free."""
+    free = (Path("runs") / f"{Path(data).stem}-{n}" for n in count(1))
+    return next(folder for folder in free if not folder.exists())
