@@ -95,5 +95,7 @@ def _path(name: str | Path) -> Path:
     try:
         lookup("data set", str(name), DATASETS)
     except InputError as error:
-        raise InputError(f"{error}; or a folder of images, or a .npy or .npz file") from None
+        raise InputError(
+            f"{error}; or the path of a folder of images, a .npy or a .npz file"
+        ) from None
     return path

@@ -46,7 +46,9 @@ class DataSet:
         size = " x ".join(map(str, self.shape))
         train, test = self.sizes
         where = "embedded" if self.embedded else "downloaded"
-        return f"{self.about}: {train:,} + {test:,} images, {size}, {self.classes} classes, {where}"
+        return (
+            f"{self.about}: {train:,} + {test:,} images, {size}, {self.classes:,} classes, {where}"
+        )
 
 
 def data_folder(data_dir: str | Path | None = None) -> Path:
@@ -186,8 +188,14 @@ DATASETS = {
         _torchvision("Omniglot", {"background": True}, {"background": False}),
     ),
     "usps": DataSet("digits on envelopes", (1, 16, 16), (7291, 2007), 10, _halves("USPS")),
-    "cifar10": DataSet("photographs", COLOUR, (50000, 10000), 10, _halves("CIFAR10")),
-    "cifar100": DataSet("photographs", COLOUR, (50000, 10000), 100, _halves("CIFAR100")),
+    "cifar10": DataSet(
+        "small photographs, 10 kinds of thing", COLOUR, (50000, 10000), 10, _halves("CIFAR10")
+    ),
+    "cifar100": DataSet(
+        "small photographs, 100 kinds of thing", COLOUR, (50000, 10000), 100, _halves("CIFAR100")
+    ),
     "svhn": DataSet("house numbers", COLOUR, (73257, 26032), 10, _named("SVHN")),
-    "stl10": DataSet("photographs", (3, 96, 96), (5000, 8000), 10, _named("STL10")),
+    "stl10": DataSet(
+        "photographs, 10 kinds of thing", (3, 96, 96), (5000, 8000), 10, _named("STL10")
+    ),
 }

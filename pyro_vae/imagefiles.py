@@ -134,10 +134,14 @@ def read_array(path: Path) -> Images:
     if path.suffix.lower() not in (".npy", ".npz"):
         raise InputError(f"{str(path)!r} is neither a folder of images nor a .npy or .npz file")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (OSError, ValueError, EOFError, BadZipFile, ZlibError) as error:
-        raise InputError(f"array file {str(path)!r} is unreadable ({error})") from None
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+    except (OSError, ValueError, EOFError, BadZipFile, ZlibError):
+        raise InputError(
+            f"the array file {str(path)!r} is unreadable: damaged, not of that format, "
+            "or holding objects and not numbers"
+        ) from None
     labels = arrays.pop("labels", None)
     if "images" not in arrays and len(arrays) != 1:
         raise InputError(
