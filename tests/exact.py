@@ -1,0 +1,203 @@
+"""Linear-Gaussian VAEs: the models whose log p(x), posterior and gaps are known, in float64.
+
+    z_L ~ N(0, I),   z_{l-1} | z_l ~ N(W_l z_l + b_l, s² I),   x | z_1 ~ N(W z_1 + b, s² I).
+
+With one layer the latent is the site "z"; with more, "z_1" (next to x) to "z_L".
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from pyro_vae.likelihoods import Normal
+from pyro_vae.vae import VAE
+
+
+class LinearGaussian(nn.Module):
+    """The generative model, and all that is known of it.
+
+    Args:
+        pixels: D; an image is [1, 1, D].
+        latents: sizes of z_1, ..., z_L.
+        scale: s, the standard deviation of every conditional.
+        seed: of the weights.
+    """
+
+    def __init__(self, pixels=5, latents=(2,), scale=0.5, seed=0):
+        super().__init__()
+        self.shape, self.pixels, self.scale = (1, 1, pixels), pixels, scale
+        self.latents = tuple(latents)
+        sizes = [*reversed(self.latents), pixels]
+        self.layers = nn.ModuleList(nn.Linear(a, b).double() for a, b in pairwise(sizes))
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.parameters():
+            parameter.data.normal_(generator=generator)
+        depth = len(self.latents)
+        self.names = ["z"] if depth == 1 else [f"z_{i}" for i in range(depth, 0, -1)]  # top first
+        self.where, start = {}, 0
+        for name, size in zip([*self.names, "x"], sizes, strict=True):
+            self.where[name] = slice(start, start := start + size)
+
+    def joint(self) -> tuple[Tensor, Tensor]:
+        """Mean and covariance of (z_L, ..., z_1, x), differentiable in the weights."""
+        top = self.latents[-1]
+        mean, cov = torch.zeros(top).double(), torch.eye(top).double()
+        for layer in self.layers:
+            above = slice(-layer.in_features, None)
+            cross = layer.weight @ cov[above]
+            own = cross[:, above] @ layer.weight.T + self.scale**2 * torch.eye(len(cross)).double()
+            mean = torch.cat([mean, layer(mean[above])])
+            cov = torch.cat([torch.cat([cov, cross.T], 1), torch.cat([cross, own], 1)])
+        return mean, cov
+
+    def conditional(self, of, given) -> tuple[Tensor, Tensor, Tensor]:
+        """``A, a, S`` with p(of | given) = N(A given + a, S); names of sites, in the order of
+        their concatenation."""
+        mean, cov = self.joint()
+        o, g = (torch.cat([torch.arange(len(mean))[self.where[n]] for n in k]) for k in (of, given))
+        gain = torch.linalg.solve(cov[g][:, g], cov[g][:, o]).T
+        rest = cov[o][:, o] - gain @ cov[g][:, o]
+        return gain, mean[o] - gain @ mean[g], (rest + rest.T) / 2
+
+    def log_evidence(self, x: Tensor) -> Tensor:
+        """log p(x) of each image, [B] nats."""
+        mean, cov = self.joint()
+        at = self.where["x"]
+        return MultivariateNormal(mean[at], cov[at, at]).log_prob(x.flatten(-3))
+
+    def posterior(self, x: Tensor) -> MultivariateNormal:
+        """p(z_L, ..., z_1 | x): batch [B]; the latents concatenated, top first."""
+        gain, offset, cov = self.conditional(self.names, ["x"])
+        return MultivariateNormal(x.flatten(-3) @ gain.T + offset, cov)
+
+    def best_mean_field(self, x: Tensor) -> dist.Distribution:
+        """The member of the mean-field family that is nearest to the posterior in KL(q || p)."""
+        p = self.posterior(x)
+        scale = p.precision_matrix.diagonal(dim1=-2, dim2=-1).rsqrt()
+        return dist.Normal(p.mean, scale).to_event(1)
+
+    def gap(self, q, x: Tensor) -> Tensor:
+        """log p(x) - ELBO of each image, which is KL(q || p(z | x)), for a Normal q over all
+        latents; [B] nats."""
+        if not isinstance(q, MultivariateNormal):
+            q = MultivariateNormal(q.mean, scale_tril=q.stddev.diag_embed())
+        return kl_divergence(q, self.posterior(x))
+
+    @torch.no_grad()
+    def images(self, n: int, seed: int = 0) -> Tensor:
+        """``n`` draws of x, [n, 1, 1, D]."""
+        mean, cov = self.joint()
+        noise = torch.randn(
+            n, len(mean), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )
+        draws = mean + noise @ torch.linalg.cholesky(cov).T
+        return draws[:, self.where["x"]].reshape(n, *self.shape)
+
+    def vae(self, guide: nn.Module | None = None) -> VAE:
+        """A VAE of this model in float64; the guide is the exact posterior unless given."""
+        return VAE(
+            self.shape,
+            self.latents[0],
+            prior="standard-normal" if self.names == ["z"] else ChainPrior(self),
+            likelihood=LinearNormal(self),
+            guide=guide or ExactPosterior(self),
+        ).double()
+
+
+class LinearNormal(Normal):
+    """x | z_1, with pixels of any size."""
+
+    def __init__(self, exact: LinearGaussian):
+        decoder = nn.Sequential(exact.layers[-1], nn.Unflatten(-1, exact.shape))
+        super().__init__(decoder, exact.scale)
+
+    def check(self, x):
+        pass
+
+
+class ChainPrior(nn.Module):
+    """z_L -> ... -> z_1, for two layers or more."""
+
+    def __init__(self, exact: LinearGaussian):
+        super().__init__()
+        self.layers = exact.layers[:-1]
+        self.names, self.scale = exact.names, exact.scale
+
+    def forward(self):
+        top = torch.zeros(self.layers[0].in_features, dtype=torch.float64)
+        z = pyro.sample(self.names[0], dist.Normal(top, torch.ones_like(top)).to_event(1))
+        for name, layer in zip(self.names[1:], self.layers, strict=True):
+            loc = layer(z)
+            z = pyro.sample(name, dist.Normal(loc, self.scale * torch.ones_like(loc)).to_event(1))
+        return z
+
+
+class ExactPosterior(nn.Module):
+    """The posterior as a guide: q(z_l | x, the layers drawn before), each a full Normal.
+
+    Args:
+        exact: the model, whose weights as they are now are used.
+        upwards: draw z_1 first; else z_L first.
+    """
+
+    def __init__(self, exact: LinearGaussian, upwards: bool = False):
+        super().__init__()
+        self.names = exact.names[::-1] if upwards else exact.names
+        with torch.no_grad():
+            self.parts = [
+                exact.conditional([name], ["x", *self.names[:i]])
+                for i, name in enumerate(self.names)
+            ]
+
+    def forward(self, x):
+        known = x.flatten(-3)  # [B, D]
+        values = {}
+        for name, (gain, offset, cov) in zip(self.names, self.parts, strict=True):
+            q = dist.MultivariateNormal(known @ gain.T + offset, cov)
+            if len(self.names) == 1:
+                return q
+            z = values[name] = pyro.sample(name, q)  # [*, B, Z]
+            known = torch.cat([known.expand(*z.shape[:-1], -1), z], -1)
+        return values
+
+
+class LinearMeanField(nn.Module):
+    """q(z | x) = N(A x + a, diag(exp(logvar))), for one layer; ready to be trained.
+
+    It starts at the best mean-field guide: the mean is exact, the variances are the inverses of
+    the posterior precision's diagonal. ``shift`` moves all its parameters off by Normal noise of
+    that size.
+    """
+
+    def __init__(self, exact: LinearGaussian, shift: float = 0.0, seed: int = 1):
+        super().__init__()
+        gain, offset, cov = (t.detach() for t in exact.conditional(["z"], ["x"]))
+        self.loc = nn.Linear(exact.pixels, len(offset)).double()
+        self.loc.weight.data, self.loc.bias.data = gain.clone(), offset.clone()
+        self.logvar = nn.Parameter(-torch.linalg.inv(cov).diagonal().log())
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.data += shift * noise
+
+    def forward(self, x):
+        loc = self.loc(x.flatten(-3))  # [B, Z]
+        return dist.Normal(loc, (0.5 * self.logvar).exp().expand_as(loc)).to_event(1)
+
+
+def exact_elbo(exact: LinearGaussian, q, x: Tensor) -> Tensor:
+    """The ELBO of each image without any draw, [B], for a mean-field Normal q of one layer;
+    differentiable in the weights of both."""
+    layer = exact.layers[-1]
+    residual = x.flatten(-3) - layer(q.mean)  # [B, D]
+    spread = (layer.weight**2 @ q.variance.unsqueeze(-1)).squeeze(-1)  # [B, D]
+    normal = dist.Normal(torch.zeros((), dtype=torch.float64), exact.scale)
+    log_likelihood = (normal.log_prob(residual) - 0.5 * spread / exact.scale**2).sum(-1)
+    kl = 0.5 * (q.variance + q.mean**2 - 1 - q.variance.log()).sum(-1)
+    return log_likelihood - kl
