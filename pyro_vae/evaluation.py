@@ -1,35 +1,20 @@
-"""How good a model and a guide are: bounds on log p(x), in nats per image.
+"""How good a model and a guide are: the evidence lower bound of each image, in nats.
 
-Everything here takes two Pyro programs, ours or the user's, and looks at their sites alone:
-
-- both have one plate over images, at dim -1, and every latent site lies inside it;
-- the guide samples every latent site of the model;
-- neither carries a weight (``poutine.scale``, a subsampled plate): what is measured is the bound
-  itself and not what was trained.
-
-A program that does not fit is refused. Draws are made in blocks of a fixed number of images, so
-that no result depends on how much is computed at once.
+log p(x) itself is estimated in :mod:`~pyro_vae.importance` and :mod:`~pyro_vae.annealing`, where
+the bound is lost in :mod:`~pyro_vae.gaps`, and what the latents hold in :mod:`~pyro_vae.latents`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 import torch
-from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
 from .images import Images
 from .objectives import AnalyticKL
-from .parts import InputError
-from .vae import is_latent
-
-Sites = dict[str, Any]
-"""The records that Pyro keeps of a program's sites, by name."""
+from .scoring import at_least_one, blocks, draw, log_ratio, measuring, pieces, score, values
 
 
 @dataclass(frozen=True)
@@ -38,11 +23,17 @@ class Bound:
 
     Args:
         reconstructions: E_q[log p(x | z)] of each image, ``[N]``: minus the distortion.
-        kls: KL(q(z | x) || p(z)) of each image, ``[N]``: the rate.
+        kl_of_sites: KL(q(z | x) || p(z)) of each image by latent site, each ``[N]``; for a
+            hierarchy, that of a site given the sites before it.
     """
 
     reconstructions: Tensor
-    kls: Tensor
+    kl_of_sites: dict[str, Tensor]
+
+    @property
+    def kls(self) -> Tensor:
+        """The KL of each image, ``[N]``: the rate."""
+        return torch.stack(list(self.kl_of_sites.values())).sum(0)
 
     @property
     def elbos(self) -> Tensor:
@@ -74,9 +65,9 @@ class Bound:
         }
 
 
-def standard_error(values: Tensor) -> float:
-    """The standard error of the mean of ``values`` ``[N]``; NaN for a single one."""
-    return (values.std() / len(values) ** 0.5).item() if len(values) > 1 else float("nan")
+def standard_error(each: Tensor) -> float:
+    """The standard error of the mean of ``each`` ``[N]``; NaN for a single one."""
+    return (each.std() / len(each) ** 0.5).item() if len(each) > 1 else float("nan")
 
 
 def elbo(
@@ -93,15 +84,15 @@ def elbo(
     Equation: L(x) = E_q[log p(x | z)] - KL(q(z | x) || p(z)).
 
     Args:
-        model, guide: Pyro programs with one plate over images.
+        model, guide: Pyro programs that fit :mod:`~pyro_vae.scoring`.
         images: what to evaluate on; ``dynamic`` pixels are drawn once, by ``seed``.
         samples: draws of z for each image.
         seed: of the draws of pixels and of z; the global generators are left as they were.
         analytic: take each site's KL in closed form instead of log q(z) - log p(z) at the draws.
 
     Raises:
-        InputError: no images, ``samples`` below 1, programs that do not fit (see the top of this
-            module), or ``analytic`` where there is no closed form.
+        InputError: no images, ``samples`` below 1, programs that do not fit, or ``analytic`` where
+            there is no closed form.
 
     Paper: Kingma & Welling 2014, Auto-Encoding Variational Bayes.
 
@@ -110,108 +101,21 @@ def elbo(
     """
     at_least_one("samples", samples)
     kl_of = AnalyticKL().kl
-    reconstructions, kls = [], []
+    reconstructions: list[Tensor] = []
+    kls: dict[str, list[Tensor]] = {}
     with measuring(model, guide, seed=seed, device=images.pixels.device):
         for x in blocks(images, 500, seed):
-            reconstruction = kl = x.new_zeros(len(x))
+            reconstruction = x.new_zeros(len(x))
+            kl: dict[str, Tensor] = {}
             for draws in pieces(samples, 10):
                 q = draw(guide, x, draws)
-                p, likelihood = score(model, x, {name: site["value"] for name, site in q.items()})
+                p, likelihood = score(model, x, values(q))
                 reconstruction = reconstruction + likelihood.sum(0) / samples  # [B]
                 for name, site in q.items():
                     each = kl_of(name, p[name], site) if analytic else log_ratio(site, p[name])
-                    kl = kl + each.expand(draws, -1).sum(0) / samples  # [B]
+                    each = each.expand(draws, -1).sum(0) / samples  # [B]
+                    kl[name] = kl[name] + each if name in kl else each
             reconstructions.append(reconstruction)
-            kls.append(kl)
-    return Bound(torch.cat(reconstructions), torch.cat(kls))
-
-
-def draw(guide: Any, x: Tensor, draws: int) -> Sites:
-    """Run the guide: its latent sites, with values and ``log_prob`` for each draw and image,
-    ``[K, B]``."""
-    with pyro.plate("_draws", draws, dim=-2):
-        trace = poutine.trace(guide).get_trace(x)
-    return {
-        name: scored(name, site, x, draws) for name, site in trace.nodes.items() if is_latent(site)
-    }
-
-
-def score(model: Any, x: Tensor, latents: dict[str, Tensor]) -> tuple[Sites, Tensor]:
-    """Run the model with latents given: its latent sites, with ``log_prob`` ``[K, B]``, and
-    log p(x | z), ``[K, B]``."""
-    draws = len(next(iter(latents.values())))
-    with pyro.plate("_draws", draws, dim=-2):
-        trace = poutine.trace(poutine.condition(model, data=latents)).get_trace(x)
-    for name, site in trace.nodes.items():
-        if is_latent(site):
-            raise InputError(f"the model samples {name!r}, which the guide does not")
-    if lacking := latents.keys() - trace.nodes.keys():
-        raise InputError(f"the guide samples {min(lacking)!r}, which the model does not")
-    likelihood = x.new_zeros(draws, len(x))
-    for name in trace.observation_nodes:
-        site = trace.nodes[name]
-        if name not in latents and not (site["infer"] or {}).get("_deterministic"):
-            likelihood = likelihood + scored(name, site, x, draws)["log_prob"]
-    return {name: scored(name, trace.nodes[name], x, draws) for name in latents}, likelihood
-
-
-def scored(name: str, site: Any, x: Tensor, draws: int) -> Any:
-    """A site's record with its ``log_prob``, ``[K, B]``, if it has one for each image."""
-    if not any(f.dim == -1 and f.size == len(x) for f in site["cond_indep_stack"]):
-        raise InputError(
-            f"site {name!r} lies outside the plate over images (dim -1), so that log p(x) is not a "
-            "sum over images; only models with latents for each image can be evaluated"
-        )
-    if site["scale"] != 1:
-        raise InputError(
-            f"site {name!r} carries a scale of {float(site['scale']):g}; evaluate the program "
-            "without the weight or the subsampling"
-        )
-    if "log_prob" not in site:
-        log_prob = site["fn"].log_prob(site["value"])  # [K, B]
-        if site["mask"] is not None:
-            log_prob = torch.where(torch.as_tensor(site["mask"]), log_prob, 0.0)
-        site["log_prob"] = log_prob.expand(draws, len(x))
-    return site
-
-
-def log_ratio(q: Any, p: Any) -> Tensor:
-    """log q(z | x) - log p(z) of a site, ``[K, B]``: its KL is the mean over draws."""
-    return q["log_prob"] - p["log_prob"]
-
-
-def at_least_one(option: str, value: int) -> None:
-    if value < 1:
-        raise InputError(f"{option} takes a whole number of at least 1, not {value}")
-
-
-def pieces(total: int, size: int) -> Iterator[int]:
-    """``total`` cut into pieces of ``size``, the last one smaller if need be."""
-    for start in range(0, total, size):
-        yield min(size, total - start)
-
-
-def blocks(images: Images, size: int, seed: int) -> Iterator[Tensor]:
-    """The images in order, ``[B, C, H, W]``; ``dynamic`` pixels depend on ``seed`` alone."""
-    if len(images) == 0:
-        raise InputError("there are no images to evaluate on; the asked split of the set is empty")
-    generator = torch.Generator(images.pixels.device).manual_seed(seed)
-    yield from images.batches(size, generator)
-
-
-@contextmanager
-def measuring(*programs: Any, seed: int, device: torch.device) -> Iterator[None]:
-    """No gradients, modules in evaluation mode, and random numbers that ``seed`` alone decides;
-    afterwards all is as it was."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        for program in programs:
-            if isinstance(program, nn.Module):
-                for module in program.modules():
-                    stack.callback(setattr, module, "training", module.training)
-                program.eval()
-        torch.manual_seed(
-            seed + 2**40
-        )  # Another stream than the one that the pixels are drawn from.
-        yield
+            for name, each in kl.items():
+                kls.setdefault(name, []).append(each)
+    return Bound(torch.cat(reconstructions), {name: torch.cat(each) for name, each in kls.items()})

@@ -1,0 +1,261 @@
+"""log p(x) by importance sampling: the estimate, its error bar, and whether to trust it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .evaluation import standard_error
+from .images import Images
+from .scoring import at_least_one, blocks, draw, measuring, score, values
+
+CURVE = (1, 10, 100, 1000, 5000)
+"""The numbers of draws at which the literature reports, and the curve is drawn."""
+DRAWS = 500
+"""Draws of z that the guide makes of an image at once."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """log p(x) of each image, estimated with ``samples`` draws from the guide; in nats.
+
+    Args:
+        samples: draws of z for each image, K.
+        log_p: the estimate log 1/K Σ_k w_k, w = p(x, z) / q(z | x), ``[N]``. Its expectation is a
+            lower bound on log p(x), which it reaches as K grows.
+        errors: the standard error of each estimate, by the spread of its own weights, ``[N]``.
+        effective: effective sample size (Σ w)² / Σ w² of each image, ``[N]``, 1 to K.
+        pareto_k: shape of the weights' tail for each image, ``[N]``.
+        elbos: mean of log w, the guide's own bound at the same draws, ``[N]``.
+        elbo_errors: its standard error, ``[N]``.
+        curve: the estimate with the first 1, 10, 100, … of the draws, each ``[N]``.
+    """
+
+    samples: int
+    log_p: Tensor
+    errors: Tensor
+    effective: Tensor
+    pareto_k: Tensor
+    elbos: Tensor
+    elbo_errors: Tensor
+    curve: dict[int, Tensor]
+
+    @property
+    def mean(self) -> float:
+        """log p(x), mean over images."""
+        return self.log_p.mean().item()
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean over images: of the images drawn and of the draws of z."""
+        return standard_error(self.log_p)
+
+    @property
+    def monte_carlo_error(self) -> float:
+        """Standard error of the mean for these very images: of the draws of z alone."""
+        return (self.errors.square().sum().sqrt() / len(self.errors)).item()
+
+    @property
+    def limit(self) -> float:
+        """The largest Pareto k at which K draws give an estimate that can be trusted."""
+        return min(1 - 1 / math.log10(self.samples), 0.7) if self.samples > 1 else -math.inf
+
+    @property
+    def trusted(self) -> Tensor:
+        """Whether each image's estimate can be trusted: Pareto k within :attr:`limit`; ``[N]``."""
+        return self.pareto_k <= self.limit
+
+    @property
+    def untrusted_share(self) -> float:
+        """Share of the images whose estimate is not to be trusted, 0 to 1."""
+        return 1 - self.trusted.double().mean().item()
+
+
+def importance(
+    model: Any,
+    guide: Any,
+    images: Images,
+    *,
+    samples: int = 5000,
+    seed: int = 0,
+    chunk: int | None = None,
+) -> Importance:
+    """log p(x) of each image by importance sampling, with the guide as the proposal.
+
+    Equation: log p̂(x) = log 1/K Σ_k p(x, z_k) / q(z_k | x), z_k ~ q(z | x).
+
+    The draws are streamed: what is kept of an image is a few sums and its largest weights, so that
+    memory grows neither with K nor, but for the results, with the number of images.
+
+    Args:
+        model, guide: Pyro programs that fit :mod:`~pyro_vae.scoring`.
+        images: what to evaluate on; ``dynamic`` pixels are drawn once, by ``seed``.
+        samples: draws of z for each image, K; 5,000 is the literature's number.
+        seed: of the draws of pixels and of z; the global generators are left as they were.
+        chunk: draws (of all images together) that the model scores at once. The result does not
+            depend on it; the default suits the caches of a CPU, or the memory of a GPU.
+
+    Raises:
+        InputError: no images, ``samples`` or ``chunk`` below 1, or programs that do not fit.
+
+    Paper: Burda, Grosse & Salakhutdinov 2016, Importance Weighted Autoencoders; Vehtari et al.
+    2024, Pareto Smoothed Importance Sampling.
+
+    Example:
+        >>> result = importance(vae.model, vae.guide, data.test, samples=1000)
+        >>> print(f"{result.mean:.2f} ± {result.standard_error:.2f} nats")
+    """
+    at_least_one("samples", samples)
+    device = images.pixels.device
+    size = 20 if device.type == "cpu" else 100
+    with measuring(model, guide, seed=seed, device=device):
+        parts = [weigh(model, guide, x, samples, chunk) for x in blocks(images, size, seed)]
+    return gathered(parts)
+
+
+def gathered(parts: list[Weights]) -> Importance:
+    """The results of all images from those of the blocks."""
+
+    def cat(of: Callable[[Weights], Tensor]) -> Tensor:
+        return torch.cat([of(part) for part in parts])
+
+    return Importance(
+        samples=parts[0].samples,
+        log_p=cat(Weights.log_mean),
+        errors=cat(Weights.error),
+        effective=cat(Weights.effective),
+        pareto_k=cat(Weights.pareto_k),
+        elbos=cat(Weights.mean_log),
+        elbo_errors=cat(Weights.error_of_mean_log),
+        curve={k: torch.cat([part.curve[k] for part in parts]) for k in parts[0].curve},
+    )
+
+
+class Weights:
+    """What is kept of a stream of importance weights, for each image of a block.
+
+    Args:
+        samples: how many draws are to come.
+    """
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self.marks = sorted({k for k in CURVE if k < samples} | {samples})
+        self.tail = math.ceil(min(samples / 5, 3 * math.sqrt(samples)))
+        self.count = 0
+        self.curve: dict[int, Tensor] = {}
+
+    def add(self, log_w: Tensor) -> None:
+        """Take in the next draws: their log-weights, ``[k, B]``."""
+        log_w = log_w.double()
+        if self.count == 0:
+            self.log_sum = self.log_squares = log_w.new_full(log_w.shape[1:], -math.inf)  # [B]
+            self.shift = log_w[0].nan_to_num(neginf=0.0)
+            self.sum = self.squares = torch.zeros_like(self.shift)
+            self.largest = log_w[:0]
+        cuts = [k - self.count for k in self.marks if self.count < k < self.count + len(log_w)]
+        for part in log_w.tensor_split(cuts):
+            self.log_sum = torch.logaddexp(self.log_sum, part.logsumexp(0))
+            self.log_squares = torch.logaddexp(self.log_squares, (2 * part).logsumexp(0))
+            self.count += len(part)
+            if self.count in self.marks:
+                self.curve[self.count] = self.log_mean()
+        moved = log_w - self.shift  # Near 0, so that the squares lose no digits.
+        self.sum = self.sum + moved.sum(0)
+        self.squares = self.squares + moved.square().sum(0)
+        largest = torch.cat([self.largest, log_w])
+        self.largest = largest.topk(min(self.tail + 1, len(largest)), 0).values
+
+    def log_mean(self) -> Tensor:
+        """log 1/K Σ w, ``[B]``."""
+        return self.log_sum - math.log(self.count)
+
+    def error(self) -> Tensor:
+        """The standard error of log 1/K Σ w: that of the mean of w, divided by it; ``[B]``."""
+        if self.count == 1:
+            return torch.full_like(self.log_sum, math.nan)
+        ratio = self.count * (self.log_squares - 2 * self.log_sum).exp()  # mean w² / (mean w)²
+        return ((ratio - 1).clamp_min(0) / (self.count - 1)).sqrt()
+
+    def effective(self) -> Tensor:
+        """(Σ w)² / Σ w², ``[B]``."""
+        return (2 * self.log_sum - self.log_squares).exp()
+
+    def mean_log(self) -> Tensor:
+        """Mean of log w, ``[B]``."""
+        return self.shift + self.sum / self.count
+
+    def error_of_mean_log(self) -> Tensor:
+        """The standard error of the mean of log w, ``[B]``."""
+        if self.count == 1:
+            return torch.full_like(self.sum, math.nan)
+        variance = (self.squares - self.sum**2 / self.count).clamp_min(0) / (self.count - 1)
+        return (variance / self.count).sqrt()
+
+    def pareto_k(self) -> Tensor:
+        """The shape of the weights' tail, ``[B]``."""
+        return pareto_k(self.largest)
+
+
+def weigh(model: Any, guide: Any, x: Tensor, samples: int, chunk: int | None = None) -> Weights:
+    """Draw and weigh: the importance weights of the images ``x`` ``[B, C, H, W]``, summed up."""
+    if chunk is None:
+        chunk = 2000 if x.device.type == "cpu" else 100_000
+    at_least_one("chunk", chunk)
+    weights = Weights(samples)
+    rows = max(1, chunk // len(x))
+    for start in range(0, samples, DRAWS):
+        # Always a whole block of draws, so that the first k of them are the same for every K.
+        q = draw(guide, x, DRAWS)
+        stop = min(DRAWS, samples - start)
+        for a in range(0, stop, rows):
+            cut = slice(a, min(a + rows, stop))
+            p, log_w = score(model, x, {name: z[cut] for name, z in values(q).items()})
+            for name, site in q.items():
+                log_w = log_w + p[name]["log_prob"] - site["log_prob"][cut]  # [k, B]
+            weights.add(log_w)
+    return weights
+
+
+def pareto_k(largest: Tensor) -> Tensor:
+    """The shape k of the generalized Pareto distribution fitted to the largest weights.
+
+    With k below 0.5 the weights have a finite variance; above 0.7 no number of draws that anyone
+    waits for makes the estimate reliable.
+
+    Equation: the profile posterior mean of Zhang and Stephens with a weak prior at k = 0.5.
+
+    Args:
+        largest: the largest log-weights in falling order, ``[M + 1, B]``; the last one is the
+            threshold that the M others exceed.
+
+    Returns:
+        k for each image, ``[B]``; +inf where M < 5 are too few to tell, -inf where all M equal the
+        threshold.
+
+    Paper: Zhang & Stephens 2009, A new and efficient estimation method for the generalized Pareto
+    distribution; Vehtari et al. 2024, Pareto Smoothed Importance Sampling.
+    """
+    tail, threshold = largest[:-1].flip(0), largest[-1]  # rising, [M, B]
+    count = len(tail)
+    if count < 5:
+        return torch.full_like(threshold, math.inf)
+    top = tail[-1]
+    excess = (tail - top).exp() - (threshold - top).exp()  # [M, B], of the largest weight
+    flat = excess[-1] <= 0
+    excess = excess.clamp_min(1e-12)
+    # The density is 1/σ (1 - θx)^(-1 + 1/k); for a given θ the best k is the mean of log(1 - θx).
+    grid = 30 + int(math.sqrt(count))
+    steps = torch.arange(1, grid + 1, device=excess.device, dtype=excess.dtype)
+    quartile = excess[int(count / 4 + 0.5) - 1]
+    theta = 1 / excess[-1] + (1 - (grid / (steps - 0.5)).sqrt())[:, None] / (3 * quartile)  # [G, B]
+    shape = torch.stack([(-t * excess).log1p().mean(0) for t in theta])  # [G, B]
+    profile = count * ((-theta / shape).log() - shape - 1)
+    best = (profile.softmax(0) * theta).sum(0)
+    k = (-best * excess).log1p().mean(0)
+    return torch.where(flat, -math.inf, (count * k + 10 * 0.5) / (count + 10))
