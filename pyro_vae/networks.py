@@ -56,6 +56,16 @@ def dense(sizes: Sequence[int], activation: str, last: bool) -> Layers:
     return layers
 
 
+def features(encoder: nn.Module) -> int:
+    """How many features an encoder ends in."""
+    if not isinstance(size := getattr(encoder, "out_features", None), int):
+        raise InputError(
+            f"the encoder {type(encoder).__name__} does not say how many features it ends in; give "
+            "it an attribute out_features"
+        )
+    return size
+
+
 class MLP:
     """Fully connected layers on the flattened image.
 

@@ -34,6 +34,7 @@ from .likelihoods import LIKELIHOODS, Likelihood
 from .networks import NETWORKS, Shape
 from .parts import InputError, build, make, resolve
 from .priors import PRIORS
+from .sites import fitting_prior, is_latent, latents, refuse_misfits
 
 _names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _numbers = count(1)
@@ -62,12 +63,6 @@ def register(module: nn.Module, label: str) -> None:
             )
             pyro.get_param_store()[full] = parameter
             pyro.param(full, parameter)
-
-
-def latents(part: Any) -> Any:
-    """Sample a prior or a guide: a distribution is the one site "z"; a part of several sites has
-    sampled them itself and gives their values."""
-    return pyro.sample("z", part) if isinstance(part, torch.distributions.Distribution) else part
 
 
 class Model(nn.Module):
@@ -124,6 +119,10 @@ def expect(shape: Sequence[int], x: Tensor) -> Tensor:
     if x is None or x.dim() != 4 or tuple(x.shape[1:]) != tuple(shape):
         given = "None" if x is None else list(x.shape)
         raise InputError(f"expected images of shape [B, {', '.join(map(str, shape))}], not {given}")
+    if is_validation_enabled() and not ((x >= 0) & (x <= 1)).all():
+        raise InputError(
+            f"pixels are numbers in [0, 1]; the given ones reach from {x.min():.3g} to {x.max():.3g}"
+        )
     return x
 
 
@@ -137,7 +136,8 @@ class VAE(nn.Module):
         latent_size: number of latent dimensions Z.
         prior, likelihood, guide: a name of :data:`~pyro_vae.priors.PRIORS`,
             :data:`~pyro_vae.likelihoods.LIKELIHOODS`, :data:`~pyro_vae.guides.GUIDES`, or
-            whatever else :mod:`~pyro_vae.parts` takes: a class of your own, a built module.
+            whatever else :mod:`~pyro_vae.parts` takes: a class of your own, a built module. A
+            prior of None is the one that fits the guide: the standard Normal for most.
         network: what encoder and decoder are made of, from
             :data:`~pyro_vae.networks.NETWORKS`.
         hidden: the network's layer sizes; None leaves the network's own.
@@ -161,7 +161,7 @@ class VAE(nn.Module):
         shape: Sequence[int],
         latent_size: int = 20,
         *,
-        prior: Any = "standard-normal",
+        prior: Any = None,
         likelihood: Any = "bernoulli",
         guide: Any = "mean-field",
         network: Any = "mlp",
@@ -190,9 +190,14 @@ class VAE(nn.Module):
         decoder = net.decoder(latent_size, getattr(row, "outputs", 1))
         p_x = make("likelihood", row, options, **sizes, decoder=decoder)
         q_z = build("guide", guide, GUIDES, **sizes, encoder=net.encoder())
+        if prior is None:
+            prior = self.config["prior"] = fitting_prior(q_z)
         p_z = build("prior", prior, PRIORS, **sizes, posterior=q_z)
         self.model = Model((c, h, w), p_z, p_x)
         self.guide = Guide((c, h, w), q_z)
+        if hasattr(q_z, "attach"):
+            q_z.attach(self.model)
+        refuse_misfits((c, h, w), q_z, p_z)
 
     def encode(self, x: Tensor) -> Any:
         """The posterior q(z | x) of the images ``x``: a distribution, batch ``[B]``, event ``[Z]``.
@@ -238,15 +243,6 @@ class VAE(nn.Module):
                 start, end = site["value"]  # each [Z]
                 line[name] = torch.lerp(start, end, t[:, None])  # [steps, Z]
         return mean_image(poutine.condition(self.model, data=line), steps)
-
-
-def is_latent(site: Any) -> bool:
-    """Whether a site of a trace is a latent variable: sampled, not observed, no plate's own."""
-    return (
-        site["type"] == "sample"
-        and not site["is_observed"]
-        and type(site["fn"]).__name__ != "_Subsample"
-    )
 
 
 def mean_image(model: Any, n: int) -> Tensor:

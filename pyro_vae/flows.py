@@ -1,0 +1,230 @@
+"""Guides made of normalizing flows: planar, inverse autoregressive, spline.
+
+A flow draws noise and pushes it through invertible maps that depend on the image's features. What
+it has drawn itself it scores in the same pass. Any other z is scored as well, exactly but more
+slowly: an autoregressive map is inverted in Z passes, a planar one by bisection.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.contrib.zuko import ZukoToPyro
+from pyro.distributions import Distribution, constraints
+from pyro.distributions.transforms.planar import ConditionedPlanar
+from pyro.distributions.util import is_validation_enabled
+from torch import Tensor, nn
+from torch.distributions import AffineTransform
+from zuko.distributions import DiagNormal, NormalizingFlow
+from zuko.flows.autoregressive import MaskedAutoregressiveTransform
+from zuko.transforms import ComposedTransform, MonotonicAffineTransform, MonotonicRQSTransform
+from zuko.utils import bisection
+
+from .networks import features
+from .parts import InputError, build
+from .scales import SCALES
+
+# Importing zuko turns off torch's checks of arguments for the whole process; what Pyro was told
+# about them stands.
+dist.enable_validation(is_validation_enabled())
+
+
+class Flow(ZukoToPyro):
+    """A flow of zuko's as a Pyro distribution over real vectors."""
+
+    support = constraints.real_vector
+
+    @property
+    def event_shape(self) -> torch.Size:
+        noise: Any = self.dist
+        return noise.base.event_shape  # torch's affine map would count its batch in as well
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return self(torch.Size(sample_shape))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Flow:
+        return Flow(self.dist.expand(torch.Size(batch_shape)))
+
+
+class PlanarMap(ConditionedPlanar):
+    """Pyro's planar map, and its inverse for points that it has not drawn.
+
+    Equation: y = x + û tanh(wᵀx + b); a = wᵀx + b solves a + wᵀû tanh(a) = wᵀy + b.
+    """
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        bias, u, w = self._params
+        u_hat = self.u_hat(u, w)
+        slope = (w * u_hat).sum(-1, keepdim=True)  # above -1, so that the left side increases in a
+        target = (w * y).sum(-1, keepdim=True) + bias  # [*, B, 1]
+        slope, target = torch.broadcast_tensors(slope, target)
+        reach = slope.detach().abs()
+        a = bisection(
+            lambda a: a + slope * a.tanh(),
+            target,
+            target.detach() - reach,
+            target.detach() + reach,
+            n=60 if y.dtype == torch.float64 else 30,
+            phi=(slope,),
+        )
+        x = y - u_hat * a.tanh()
+        self._call(x)  # which keeps log |det ∂y/∂x|, as Pyro's map asks of whoever fills its cache
+        return x
+
+
+class Planar(nn.Module):
+    """A Normal pushed through planar maps; the encoder gives μ, log σ² and every map.
+
+    Equation: z_0 ~ N(μ(x), σ(x)²), z_t = z_{t-1} + u_t(x) tanh(w_t(x)ᵀ z_{t-1} + b_t(x)).
+
+    Args:
+        encoder: network to features.
+        latent_size: number of latent dimensions Z.
+        layers: number of planar maps.
+        scale: how the encoder's second output becomes σ, a name of
+            :data:`~pyro_vae.scales.SCALES`.
+
+    Raises:
+        InputError: fewer than 1 layer.
+
+    Paper: Rezende & Mohamed 2015, Variational inference with normalizing flows.
+
+    Example:
+        >>> q = Planar(MLP((1, 28, 28)).encoder(), 20)(torch.rand(8, 1, 28, 28))
+        >>> q.log_prob(q.rsample()).shape
+        torch.Size([8])
+    """
+
+    def __init__(
+        self, encoder: nn.Module, latent_size: int, layers: int = 8, scale: Any = "log-variance"
+    ) -> None:
+        super().__init__()
+        at_least_one("layers", layers)
+        self.encoder = encoder
+        self.sizes = [1, latent_size, latent_size]
+        outputs = 2 * latent_size + layers * sum(self.sizes)
+        self.head = nn.Linear(features(encoder), outputs)
+        self.scale = build("scale", scale, SCALES)
+
+    def forward(self, x: Tensor) -> Distribution:
+        outputs = self.head(self.encoder(x))
+        loc, raw = outputs[..., : 2 * self.sizes[1]].chunk(2, -1)  # each [B, Z]
+        layers = outputs[..., 2 * self.sizes[1] :].split(sum(self.sizes), -1)
+        # The maps remember their last draw, so they live as long as one distribution.
+        maps = [PlanarMap(layer.split(self.sizes, -1)) for layer in layers]
+        base = dist.Normal(loc, self.scale(raw)).to_event(1)
+        return dist.TransformedDistribution(base, maps)
+
+
+class Autoregressive(nn.Module):
+    """Base of the guides whose maps are autoregressive: a layer's map of dimension d depends on
+    the dimensions before it, in an order that turns around from layer to layer.
+
+    A subclass says which map of one number each layer is made of: ``univariate`` and the shapes of
+    that map's parameters.
+    """
+
+    univariate: Any
+    shapes: Any
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        latent_size: int,
+        layers: int = 2,
+        units: int = 128,
+        scale: Any = "log-variance",
+    ) -> None:
+        super().__init__()
+        at_least_one("layers", layers)
+        at_least_one("units", units)
+        self.encoder = encoder
+        self.sizes = [latent_size, latent_size, units]
+        self.head = nn.Linear(features(encoder), sum(self.sizes))
+        self.scale = build("scale", scale, SCALES)
+        order = torch.arange(latent_size)
+        self.maps = nn.ModuleList(
+            MaskedAutoregressiveTransform(
+                latent_size,
+                context=units,
+                order=order if i % 2 == 0 else order.flip(0),
+                univariate=self.univariate,
+                shapes=self.shapes,
+                hidden_features=(units,),
+            )
+            for i in range(layers)
+        )
+
+    def forward(self, x: Tensor) -> Distribution:
+        loc, raw, context = self.head(self.encoder(x)).split(self.sizes, -1)
+        maps = [layer(context) for layer in self.maps]
+        maps.append(AffineTransform(loc, self.scale(raw), event_dim=1))
+        noise = DiagNormal(torch.zeros_like(loc), torch.ones_like(loc))
+        # zuko's flows map data to noise; ours draws through its maps, which is their fast way.
+        return Flow(NormalizingFlow(ComposedTransform(*maps).inv, noise))
+
+
+class IAF(Autoregressive):
+    """An inverse autoregressive flow, conditioned on the encoder's features h.
+
+    Equation: ε_0 ~ N(0, I), ε_t = m_t + exp(s_t) ε_{t-1}, where m_td and s_td are a masked
+    network's function of h(x) and ε_{t-1,1} … ε_{t-1,d-1}; z = μ(x) + σ(x) ε_T.
+
+    Args:
+        encoder: network to features.
+        latent_size: number of latent dimensions Z.
+        layers: number of autoregressive maps T.
+        units: hidden units of each masked network, and the size of h.
+        scale: how the encoder's second output becomes σ, a name of
+            :data:`~pyro_vae.scales.SCALES`.
+
+    Raises:
+        InputError: fewer than 1 layer or unit.
+
+    Paper: Kingma et al. 2016, Improving variational inference with inverse autoregressive flow.
+
+    Example:
+        >>> q = IAF(MLP((1, 28, 28)).encoder(), 20)(torch.rand(8, 1, 28, 28))
+        >>> q.log_prob(q.rsample()).shape
+        torch.Size([8])
+    """
+
+    univariate = MonotonicAffineTransform
+    shapes = ((), ())
+
+
+class Spline(Autoregressive):
+    """A neural spline flow: as ``iaf``, each map a rational-quadratic spline with 8 bins.
+
+    Equation: ε_0 ~ N(0, I), ε_td = spline(ε_{t-1,d}; knots_td) within [-5, 5] and ε_{t-1,d} beyond,
+    where knots_td is a masked network's function of h(x) and ε_{t-1,1} … ε_{t-1,d-1};
+    z = μ(x) + σ(x) ε_T.
+
+    Args:
+        encoder: network to features.
+        latent_size: number of latent dimensions Z.
+        layers: number of autoregressive maps T.
+        units: hidden units of each masked network, and the size of h.
+        scale: how the encoder's second output becomes σ, a name of
+            :data:`~pyro_vae.scales.SCALES`.
+
+    Raises:
+        InputError: fewer than 1 layer or unit.
+
+    Paper: Durkan et al. 2019, Neural spline flows.
+
+    Example:
+        >>> q = Spline(MLP((1, 28, 28)).encoder(), 20)(torch.rand(8, 1, 28, 28))
+        >>> q.log_prob(q.rsample()).shape
+        torch.Size([8])
+    """
+
+    univariate = MonotonicRQSTransform
+    shapes = ((8,), (8,), (7,))
+
+
+def at_least_one(option: str, value: int) -> None:
+    if not value >= 1:
+        raise InputError(f"{option} is a whole number above 0, not {value}")
