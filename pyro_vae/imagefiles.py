@@ -108,25 +108,23 @@ def decode(file: Path) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(file) as opened:
-            image: Image.Image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith(("I", "F")):
-                raise InputError(
-                    f"image {str(file)!r} has pixels of more than 8 bits (mode {image.mode}); "
-                    "allowed are 8 bits, grey or colour, or an array of floats in [0, 1]"
-                )
-            mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
-            if image.has_transparency_data:
-                black = Image.new("RGBA", image.size, "black")
-                image = Image.alpha_composite(black, image.convert("RGBA"))
-            return np.asarray(image.convert(mode))
-    except InputError:
-        raise
+            image = ImageOps.exif_transpose(opened)
     # Pillow's readers raise SyntaxError and ValueError, too, for files that are damaged.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise InputError(
             f"image {str(file)!r} is unreadable or cut short ({error}); "
             "take it out of the folder or replace it"
         ) from None
+    if image.mode.startswith(("I", "F")):
+        raise InputError(
+            f"image {str(file)!r} has pixels of more than 8 bits (mode {image.mode}); "
+            "allowed are 8 bits, grey or colour, or an array of floats in [0, 1]"
+        )
+    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    if image.has_transparency_data:
+        black = Image.new("RGBA", image.size, "black")
+        image = Image.alpha_composite(black, image.convert("RGBA"))
+    return np.asarray(image.convert(mode))
 
 
 def read_array(path: Path) -> Images:

@@ -49,8 +49,11 @@ def test_bad_protocol():
 
 
 def test_protocols_share_one_split(digits):
-    for data in digits.values():
+    for protocol, data in digits.items():
         assert torch.equal(data.test.labels, digits["none"].test.labels)
+        for part in (data.train, data.test):
+            assert part.binarize == protocol
+            assert part.is_binary is (protocol != "none")
 
 
 def test_static_is_drawn_once_with_its_seed(digits):

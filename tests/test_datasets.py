@@ -264,7 +264,7 @@ def test_failed_download_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatc
         raise error
 
     monkeypatch.setattr(torchvision.datasets.KMNIST, "download", download)
-    folder = tmp_path / "data"
+    folder = tmp_path / "not" / "there"
     with pytest.raises(InputError) as caught:
         load("kmnist", data_dir=folder)
     message = str(caught.value)
