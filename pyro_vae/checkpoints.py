@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Iterable
@@ -144,7 +145,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
         known(path, config, ("vae", "data", "training", "versions"))
-        known(path, config["vae"], VAE.__init__.__kwdefaults__.keys() | {"shape", "latent_size"})
+        known(path, config["vae"], inspect.signature(VAE).parameters)
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
         raise InputError(f"{str(path)!r} is no run's config: it is not readable as JSON") from None
     return config

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from .parts import InputError
+from .parts import InputError, TrainingError
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +79,9 @@ def train(
             show_default="dynamic for a Bernoulli likelihood, else none",
         ),
     ] = None,
-    prior: Annotated[str | None, typer.Option(help="p(z).", show_default="standard-normal")] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="p(z).", show_default="what fits the guide: standard-normal")
+    ] = None,
     likelihood: Annotated[
         str | None, typer.Option(help="p(x | z).", show_default="bernoulli")
     ] = None,
@@ -253,7 +256,7 @@ def encode(
     vae, config = opened(run, device, seed)
     images = images_of(config, data, split, data_dir).to(pick(device))
     arrays = latents(vae, images, seed)
-    np.savez_compressed(out, **arrays)
+    np.savez_compressed(out, allow_pickle=False, **arrays)
     console.print(f"μ and σ of {len(images)} images in {out}", highlight=False)
 
 
@@ -371,9 +374,9 @@ def main() -> None:
     sys.path.insert(0, os.getcwd())  # where a user's own module:Class lies
     try:
         app()
-    except InputError as error:
-        Console(stderr=True).print("[bold red]Error:[/]", str(error), highlight=False)
-        sys.exit(2)
+    except (InputError, TrainingError) as error:
+        Console(stderr=True).print("[bold red]Error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, InputError) else 1)
 
 
 if __name__ == "__main__":

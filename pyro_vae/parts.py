@@ -33,6 +33,10 @@ class InputError(Exception):
     """
 
 
+class TrainingError(Exception):
+    """The loss is no number any more; the module holds the weights of the last good epoch."""
+
+
 def lookup(kind: str, name: str, table: Mapping[str, Row]) -> Row:
     """The row of ``table`` called ``name``; an unknown name is answered with the nearest ones."""
     if name in table:

@@ -23,13 +23,13 @@ from .objectives import OBJECTIVES
 from .parts import InputError, build, parse, resolve, summary
 from .priors import PRIORS
 from .scales import SCALES
-from .training import Epoch, adam, fit
+from .training import Epoch, adam, fit, positive
 from .vae import VAE
 
 DEFAULTS: dict[str, Any] = {
     "data": "mnist-5k",
     "binarize": None,
-    "prior": "standard-normal",
+    "prior": None,
     "likelihood": "bernoulli",
     "guide": "mean-field",
     "scale": None,
@@ -84,11 +84,14 @@ def begin(
             "dynamic, static or threshold, or --likelihood continuous-bernoulli"
         )
     training = {key: settings[key] for key in ("objective", "epochs", "batch_size", "lr", "seed")}
-    build("objective", training["objective"], OBJECTIVES)  # refused here, before there is a folder
+    # What fit() would refuse is refused here, before there is a folder.
+    build("objective", training["objective"], OBJECTIVES)
+    positive(**{key: training[key] for key in ("epochs", "batch_size", "lr")})
     source = {"name": name_of(settings["data"]), "binarize": protocol}
     vae.to(device)
     run = Run(folder, vae, data.to(device), training, adam(vae, settings["lr"]))
     checkpoints.create(folder, {"vae": vae.config, "data": source, "training": training})
+    checkpoints.save(folder, vae, run.optimizer)
     return run
 
 
@@ -179,7 +182,7 @@ def images(config: dict[str, Any], name: str | None, split: str, data_dir: Path 
     own = config["data"]
     source = {**own, "name": name_of(name) if name else own["name"]}
     whole = split == "all" and source["name"] not in DATASETS
-    data = load(**source, data_dir=data_dir, **({"test_fraction": 0} if whole else {}))
+    data = load(**source, data_dir=data_dir, test_fraction=0.0 if whole else 0.2)
     if list(data.shape) != config["vae"]["shape"]:
         raise InputError(
             f"the run was trained on images of shape {config['vae']['shape']}, and those of "

@@ -14,11 +14,7 @@ import torch
 from .data import Data
 from .evaluation import elbo
 from .objectives import OBJECTIVES
-from .parts import InputError, build
-
-
-class TrainingError(Exception):
-    """The loss is no number any more; the module holds the weights of the last good epoch."""
+from .parts import InputError, TrainingError, build
 
 
 @dataclass(frozen=True)
@@ -82,9 +78,7 @@ def fit(
         >>> data = load("mnist-5k", binarize="dynamic")
         >>> history = fit(VAE(data.shape), data, epochs=10)
     """
-    for name, value in (("epochs", epochs), ("batch size", batch_size), ("learning rate", lr)):
-        if not value > 0:
-            raise InputError(f"the {name} is a number above 0, not {value}")
+    positive(epochs=epochs, batch_size=batch_size, lr=lr)
     loss_of = build("objective", objective, OBJECTIVES)
     optimizer = optimizer or adam(vae, lr)
     train = data.train
@@ -131,6 +125,13 @@ def fit(
         if on_epoch is not None:
             on_epoch(record)
     return history
+
+
+def positive(**numbers: float) -> None:
+    """Raise :class:`~pyro_vae.parts.InputError` unless all numbers lie above 0."""
+    for name, value in numbers.items():
+        if not value > 0:
+            raise InputError(f"{name} is a number above 0, not {value}")
 
 
 def adam(vae: torch.nn.Module, lr: float) -> torch.optim.Adam:

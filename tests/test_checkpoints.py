@@ -1,0 +1,97 @@
+"""A run folder gives back what was put in, bit for bit, or says what is wrong with it."""
+
+import json
+
+import pytest
+import torch
+
+from pyro_vae import VAE, InputError
+from pyro_vae.checkpoints import create, load, load_optimizer, save
+from pyro_vae.guides import GUIDES
+from pyro_vae.likelihoods import LIKELIHOODS
+from pyro_vae.priors import PRIORS
+from pyro_vae.training import adam
+
+SHAPE = (1, 6, 5)
+TRAINING = {"objective": "monte-carlo", "epochs": 1, "batch_size": 8, "lr": 1e-3, "seed": 0}
+DATA = {"name": "stripes", "binarize": "none"}
+
+
+def run(folder, **settings):
+    """A run folder of a VAE of random weights, and the VAE."""
+    vae = VAE(SHAPE, latent_size=12, **{"hidden": (8,), **settings})
+    create(folder, {"vae": vae.config, "data": DATA, "training": TRAINING})
+    save(folder, vae, adam(vae, 1e-3))
+    return vae
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"likelihood": name} for name in LIKELIHOODS]
+    + [{"guide": name} for name in GUIDES]
+    + [{"prior": name} for name in PRIORS if "categorical" not in name and name != "joint"]
+    + [{"network": "conv", "hidden": (4, 8)}, {"guide": "mean-field(scale='softplus')"}],
+    ids=str,
+)
+def test_every_part_comes_back_bit_for_bit(tmp_path, settings):
+    vae = run(tmp_path / "run", **settings)
+    back, config = load(tmp_path / "run")
+    assert config["vae"] == vae.config
+    state = back.state_dict()
+    assert state.keys() == vae.state_dict().keys()
+    for name, tensor in vae.state_dict().items():
+        assert torch.equal(tensor, state[name])
+
+
+def test_the_optimizer_comes_back_bit_for_bit(tmp_path):
+    vae = VAE(SHAPE, latent_size=3, hidden=(8,))
+    optimizer = adam(vae, 1e-3)
+    for p in vae.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    save(tmp_path, vae, optimizer)
+    other = adam(vae, 1e-3)
+    load_optimizer(tmp_path, other)
+    for old, new in zip(optimizer.state.values(), other.state.values(), strict=True):
+        assert old.keys() == new.keys()
+        assert all(torch.equal(old[key], new[key]) for key in old)
+
+
+def test_a_run_is_not_written_over(tmp_path):
+    run(tmp_path / "run")
+    with pytest.raises(InputError, match="holds a run already"):
+        run(tmp_path / "run")
+
+
+def test_parts_that_have_no_name_cannot_be_stored(tmp_path):
+    part = VAE(SHAPE, latent_size=3, hidden=(8,)).guide.posterior
+    with pytest.raises(InputError, match="given as an object; name it like module:Class"):
+        run(tmp_path / "run", guide=part)
+    assert not (tmp_path / "run").exists()
+
+
+def edit(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "lacks config.json"),
+        (lambda f: (f / "weights.safetensors").unlink(), "lacks weights.safetensors"),
+        (lambda f: (f / "config.json").write_text("{"), "not readable as JSON"),
+        (lambda f: (f / "weights.safetensors").write_bytes(b"12"), "do not fit"),
+        (lambda f: edit(f, lambda c: c["vae"].update(latent_size=4)), "do not fit"),
+        (lambda f: edit(f, lambda c: c["vae"].update(colour=1)), "unknown keys: colour"),
+        (lambda f: edit(f, lambda c: c.pop("data")), "lacks data"),
+        (lambda f: edit(f, lambda c: c["vae"].update(guide="mean-feld")), "mean mean-field"),
+    ],
+)
+def test_a_spoiled_run_says_what_is_wrong(tmp_path, spoil, message):
+    run(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(InputError, match=message) as error:
+        load(tmp_path)
+    assert "\n" not in str(error.value)

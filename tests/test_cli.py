@@ -1,0 +1,226 @@
+"""The command line, through its entry point, as a user types it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pyro_vae.checkpoints import history, load
+from pyro_vae.cli import main
+
+TINY = ["train", "--data", "digits", "--hidden", "16", "--latent", "2", "--batch-size", "256"]
+
+
+class Wide(torch.nn.Module):
+    """A prior of a user's own: a Normal of scale 2."""
+
+    def __init__(self, latent_size):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.full((latent_size,), 2.0))
+
+    def forward(self):
+        import pyro.distributions as dist
+
+        return dist.Normal(torch.zeros_like(self.scale), self.scale).to_event(1)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on scikit-learn's digits, trained for two epochs."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    typed([*TINY, "--epochs", "2", "--out", str(folder)])
+    return folder
+
+
+def typed(arguments):
+    """Run the command line in this process; its exit code."""
+    before = sys.argv
+    sys.argv = ["pyro-vae", *map(str, arguments)]
+    try:
+        main()
+    except SystemExit as end:
+        return end.code
+    finally:
+        sys.argv = before
+    return 0
+
+
+def picture(path):
+    return np.asarray(Image.open(path))
+
+
+def test_help_answers_without_torch():
+    code = (
+        "import sys; sys.argv = ['pyro-vae', '--help']\n"
+        "from pyro_vae.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'pyro', 'matplotlib', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Train a VAE" in done.stdout
+
+
+def test_the_installed_command_and_the_module_are_the_same():
+    for command in ([Path(sys.executable).parent / "pyro-vae"], [sys.executable, "-m", "pyro_vae"]):
+        done = subprocess.run([*command, "sample", "nowhere"], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert done.stderr.strip() == "Error: there is no run folder 'nowhere'"
+
+
+def test_train_leaves_a_run_folder(trained):
+    files = {str(p.relative_to(trained)) for p in trained.rglob("*") if p.is_file()}
+    assert files == {
+        "config.json",
+        "weights.safetensors",
+        "optimizer.safetensors",
+        "metrics.jsonl",
+        "training.png",
+        "reconstructions/epoch_0002.png",
+        "samples/epoch_0002.png",
+    }
+    assert [e.epoch for e in history(trained)] == [1, 2]
+    assert history(trained)[1].test_elbo > history(trained)[0].test_elbo
+    config = json.loads((trained / "config.json").read_text())
+    assert config["data"] == {"name": "digits", "binarize": "dynamic"}
+    assert config["versions"]["torch"] == torch.__version__.split("+")[0]
+    # 12 images to a row, 8 pixels enlarged 7 times, with lines of 2 pixels between.
+    assert picture(trained / "samples/epoch_0002.png").shape == (12 * 58 + 2, 12 * 58 + 2, 3)
+    assert picture(trained / "reconstructions/epoch_0002.png").shape[1] == 12 * 58 + 2
+
+
+def test_training_goes_on_where_it_stopped(trained, tmp_path):
+    whole = tmp_path / "whole"
+    assert typed([*TINY, "--epochs", "3", "--out", whole]) == 0
+    parts = tmp_path / "parts"
+    assert typed([*TINY, "--epochs", "2", "--out", parts]) == 0
+    assert typed(["train", "--resume", parts, "--epochs", "3"]) == 0
+    one, two = (load(folder)[0].state_dict() for folder in (whole, parts))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert [e.epoch for e in history(parts)] == [1, 2, 3]
+
+
+def test_sample_reconstruct_and_interpolate_draw_pictures(trained, tmp_path):
+    for command, width in (
+        (["sample", trained, "--n", "24"], 12),
+        (["reconstruct", trained, "--n", "24"], 12),
+        (["interpolate", trained, "--steps", "5"], 5),
+    ):
+        out = tmp_path / f"{command[0]}.png"
+        assert typed([*command, "--out", out]) == 0
+        assert picture(out).shape[1] == width * 58 + 2
+    again = tmp_path / "again.png"
+    typed(["sample", trained, "--n", "24", "--out", again])
+    assert np.array_equal(picture(again), picture(tmp_path / "sample.png"))
+
+
+def test_encode_writes_the_posterior_of_each_image(trained, tmp_path):
+    out = tmp_path / "latents.npz"
+    assert typed(["encode", trained, "--split", "test", "--out", out]) == 0
+    arrays = np.load(out)
+    assert arrays["loc"].shape == arrays["scale"].shape == (359, 2)
+    assert arrays["labels"].shape == (359,)
+    assert (arrays["scale"] > 0).all()
+    out = tmp_path / "all.npz"
+    assert typed(["encode", trained, "--out", out]) == 0
+    assert np.load(out)["loc"].shape == (1797, 2)
+
+
+def test_evaluate_puts_the_two_kls_side_by_side(trained, capsys):
+    assert typed(["evaluate", trained, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    one, two = result["monte_carlo"], result["analytic"]
+    assert result["images"] == 359
+    assert one["elbo"] == pytest.approx(history(trained)[-1].test_elbo, abs=1e-4)
+    assert one["elbo"] == pytest.approx(one["reconstruction"] - one["kl"], abs=1e-4)
+    assert two["kl"] == pytest.approx(one["kl"], abs=4 * one["kl_error"])
+    assert typed(["evaluate", trained]) == 0
+    assert "Monte Carlo" in capsys.readouterr().out
+
+
+def test_list_names_every_part(capsys):
+    from pyro_vae.runs import tables
+
+    assert typed(["list"]) == 0
+    printed = capsys.readouterr().out
+    for rows in tables().values():
+        for name, line in rows.items():
+            assert name in printed
+            assert line
+    assert typed(["list", "guide"]) == 2
+    assert "did you mean guides" in capsys.readouterr().err
+
+
+def test_a_folder_of_images_is_trained_on_and_encoded_with_its_file_names(image_folder, tmp_path):
+    folder, _ = image_folder
+    run = tmp_path / "run"
+    args = ["train", "--data", folder, "--hidden", "8", "--epochs", "1", "--out", run]
+    assert typed([*args, "--likelihood", "continuous-bernoulli"]) == 0
+    out = tmp_path / "latents.npz"
+    assert typed(["encode", run, "--data", folder, "--out", out]) == 0
+    assert len(np.load(out)["files"]) == 12
+
+
+def test_a_class_of_the_users_own_goes_where_a_name_goes(tmp_path):
+    run = tmp_path / "run"
+    prior = f"{Wide.__module__}:Wide"
+    assert typed([*TINY, "--epochs", "1", "--prior", prior, "--out", run]) == 0
+    assert typed(["sample", run, "--n", "1", "--out", tmp_path / "one.png"]) == 0
+
+
+BAD = {
+    "--data mnst": "unknown data set 'mnst'; did you mean mnist",
+    "--prior standad-normal": "unknown prior 'standad-normal'; did you mean standard-normal",
+    "--likelihood bernouli": "unknown likelihood 'bernouli'; did you mean bernoulli",
+    "--guide mean-feild": "unknown guide 'mean-feild'; did you mean mean-field",
+    "--scale log-var": "unknown scale 'log-var'; did you mean log-variance",
+    "--objective analytc": "unknown objective 'analytc'; did you mean analytic",
+    "--network cnv": "unknown network 'cnv'; did you mean conv",
+    "--binarize dinamic": "unknown binarisation 'dinamic'; did you mean dynamic",
+    "--hidden 4,x": "--hidden takes whole numbers with commas between, like 400,200, not '4,x'",
+    "--hidden 0": "hidden takes whole numbers above 0, not [0]",
+    "--lr 0": "lr is a number above 0, not 0.0",
+    "--device tpu": "--device 'tpu' is not there; take auto, or cpu",
+    "--binarize none": "--binarize none leaves 17 levels of grey",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD)
+def test_bad_input_is_one_sentence_and_leaves_nothing(arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    run = tmp_path / "run"
+    assert typed([*TINY, "--epochs", "1", "--out", run, *arguments.split()]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("Error: ")
+    assert "\n" not in said
+    assert BAD[arguments] in said
+    assert not run.exists()
+
+
+def test_a_run_is_neither_written_over_nor_used_with_other_images(trained, tmp_path, capsys):
+    before = (trained / "weights.safetensors").read_bytes()
+    assert typed([*TINY, "--out", trained]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert typed(["train", "--resume", trained, "--lr", "1"]) == 2
+    assert "--lr cannot be given" in capsys.readouterr().err
+    assert typed(["train", "--resume", trained, "--epochs", "1"]) == 2
+    assert "has 2 epochs already" in capsys.readouterr().err
+    np.save(tmp_path / "other.npy", np.zeros((3, 5, 5), dtype=np.uint8))
+    assert typed(["encode", trained, "--data", tmp_path / "other.npy"]) == 2
+    assert "[1, 8, 8]" in capsys.readouterr().err
+    assert (trained / "weights.safetensors").read_bytes() == before
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_a_lost_loss_is_told_and_the_run_keeps_the_last_good_weights(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert typed([*TINY, "--epochs", "30", "--lr", "1e18", "--out", run]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the loss became" in said
+    assert "epoch 1, step" in said
+    assert load(run)[0].sample(1).isfinite().all()

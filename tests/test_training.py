@@ -1,0 +1,118 @@
+"""The training loop: its mathematics, its repeatability, and what it does when a loss is lost."""
+
+import copy
+
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+
+from pyro_vae import VAE, InputError, elbo, fit
+from pyro_vae.data import Data
+from pyro_vae.images import Images
+from pyro_vae.training import TrainingError, adam
+
+SHAPE = (1, 6, 5)
+
+
+@pytest.fixture
+def data() -> Data:
+    """Two hundred stripes, upright or lying, so that there is something to learn."""
+    upright = torch.arange(5) % 2 * 255
+    lying = (torch.arange(6) % 2 * 255)[:, None]
+    pixels = torch.stack([upright.expand(6, 5), lying.expand(6, 5)]).repeat(100, 1, 1)[:, None]
+    images = Images(pixels.to(torch.uint8))
+    train, test = images.split(0.2, seed=0)
+    return Data("stripes", train, test)
+
+
+def small() -> VAE:
+    return VAE(SHAPE, latent_size=3, hidden=(16,))
+
+
+def test_training_learns_what_there_is(data):
+    vae = small()
+    history = fit(vae, data, epochs=30, batch_size=20, lr=1e-2)
+    assert [e.epoch for e in history] == list(range(1, 31))
+    # Two equally likely images: log p(x) = -log 2, and no bound lies above it.
+    assert -2 < history[-1].test_elbo < -0.69
+    assert history[-1].test_elbo > history[0].test_elbo + 5
+
+
+def test_an_epoch_tells_its_loss_and_the_elbo_in_nats_per_image(data):
+    vae = small()
+    (record,) = fit(vae, data, epochs=1, batch_size=len(data.train), lr=1e-12)
+    test, train = (elbo(vae.model, vae.guide, i, samples=200) for i in (data.test, data.train))
+    assert record.loss == pytest.approx(-train.elbo, abs=0.3)
+    assert record.test_elbo == pytest.approx(test.elbo, abs=0.5)
+    assert record.test_elbo == pytest.approx(record.test_reconstruction - record.test_kl)
+
+
+def test_a_step_is_the_step_of_svi(data):
+    """One batch an epoch: fit and SVI with Pyro's Adam take the same steps at the same noise."""
+    one = small()
+    two = copy.deepcopy(one)
+    fit(one, data, epochs=5, batch_size=len(data.train), lr=1e-2)
+    svi = SVI(two.model, two.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
+    for epoch in range(1, 6):
+        torch.manual_seed(epoch)
+        for x in data.train.batches(len(data.train), shuffle=True):
+            svi.step(x)
+    for name, p in one.named_parameters():
+        torch.testing.assert_close(p, dict(two.named_parameters())[name], rtol=1e-4, atol=1e-5)
+
+
+def test_training_that_is_stopped_and_continued_ends_in_the_same_bits(data):
+    whole, parts = small(), None
+    parts = copy.deepcopy(whole)
+    fit(whole, data, epochs=4, batch_size=32)
+    optimizer = adam(parts, 1e-3)
+    fit(parts, data, epochs=2, batch_size=32, optimizer=optimizer)
+    torch.rand(7)  # what happens in between does not matter
+    history = fit(parts, data, epochs=4, batch_size=32, optimizer=optimizer, start=2)
+    assert [e.epoch for e in history] == [3, 4]
+    for name, p in whole.named_parameters():
+        assert torch.equal(p, dict(parts.named_parameters())[name])
+
+
+def test_training_leaves_the_global_random_state_alone(data):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    vae = small()
+    torch.manual_seed(3)
+    fit(vae, data, epochs=1)
+    assert torch.equal(torch.rand(1), expected)
+
+
+class Poisoned(Trace_ELBO):
+    """A loss that is lost at its tenth step."""
+
+    steps = 0
+
+    def loss_and_grads(self, *args, **kwargs):
+        self.steps += 1
+        loss = super().loss_and_grads(*args, **kwargs)
+        return float("nan") if self.steps == 10 else loss
+
+
+def test_a_lost_loss_stops_training_and_the_last_good_weights_stay(data):
+    vae = small()
+    twin = copy.deepcopy(vae)
+    with pytest.raises(TrainingError, match="became nan in epoch 2, step 2"):
+        fit(vae, data, objective=Poisoned(), epochs=5, batch_size=20)
+    fit(twin, data, epochs=1, batch_size=20)
+    for name, p in vae.named_parameters():
+        assert torch.equal(p, dict(twin.named_parameters())[name])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs is a number above 0, not 0"),
+        ({"lr": -1.0}, "lr is a number above 0, not -1.0"),
+        ({"objective": "monte"}, "unknown objective 'monte'; did you mean monte-carlo"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(data, settings, message):
+    with pytest.raises(InputError, match=message):
+        fit(small(), data, **settings)
