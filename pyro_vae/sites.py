@@ -9,7 +9,6 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from .networks import Shape
 from .parts import InputError
 
 
@@ -41,16 +40,21 @@ def fitting_prior(posterior: nn.Module) -> str:
 
 
 @torch.no_grad()
-def refuse_misfits(shape: Shape, posterior: nn.Module, prior: nn.Module) -> None:
+def refuse_misfits(x: Tensor, posterior: nn.Module, prior: nn.Module) -> None:
     """Raise :class:`~pyro_vae.parts.InputError` unless prior and guide have the same latent sites,
     with events of the same shape, each accepting a draw of the other.
 
-    Both are run once, for one black image; random numbers go on as if they had not been.
+    Both are run once, for the one image ``x`` ``[1, C, H, W]``, and leave no mark: neither on the
+    random numbers that follow nor on the statistics of batch normalization.
     """
-    black = torch.zeros(1, *shape)
-    with torch.random.fork_rng(devices=[]), pyro.plate("data", 1, dim=-1):
-        q_sites = latent_sites(lambda: latents(posterior(black)))
+    modes = [(module, module.training) for module in posterior.modules()]
+    posterior.eval()
+    devices = [x.device] if x.is_cuda else []
+    with torch.random.fork_rng(devices=devices), pyro.plate("data", 1, dim=-1):
+        q_sites = latent_sites(lambda: latents(posterior(x)))
         p_sites = latent_sites(lambda: latents(prior()))
+    for module, training in modes:
+        module.training = training
     names = f"the guide {type(posterior).__name__} and the prior {type(prior).__name__}"
     fitting = f"the prior that fits is {fitting_prior(posterior)}"
     if q_sites.keys() != p_sites.keys():

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from itertools import count
+from itertools import chain, count
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -121,7 +121,8 @@ def expect(shape: Sequence[int], x: Tensor) -> Tensor:
         raise InputError(f"expected images of shape [B, {', '.join(map(str, shape))}], not {given}")
     if is_validation_enabled() and not ((x >= 0) & (x <= 1)).all():
         raise InputError(
-            f"pixels are numbers in [0, 1]; the given ones reach from {x.min():.3g} to {x.max():.3g}"
+            "pixels are numbers in [0, 1]; the given ones reach "
+            f"from {x.min():.3g} to {x.max():.3g}"
         )
     return x
 
@@ -197,7 +198,8 @@ class VAE(nn.Module):
         self.guide = Guide((c, h, w), q_z)
         if hasattr(q_z, "attach"):
             q_z.attach(self.model)
-        refuse_misfits((c, h, w), q_z, p_z)
+        own = next(chain(q_z.parameters(), p_x.parameters()), torch.zeros(()))
+        refuse_misfits(own.new_zeros(1, c, h, w), q_z, p_z)
 
     def encode(self, x: Tensor) -> Any:
         """The posterior q(z | x) of the images ``x``: a distribution, batch ``[B]``, event ``[Z]``.
@@ -235,7 +237,7 @@ class VAE(nn.Module):
         """
         if steps < 2:
             raise InputError(f"a path has at least 2 steps, not {steps}")
-        ends = poutine.trace(self.guide).get_trace(torch.stack([a, b]))
+        ends: Any = poutine.trace(self.guide).get_trace(torch.stack([a, b]))
         t = torch.linspace(0, 1, steps, device=a.device)
         line = {}
         for name, site in ends.nodes.items():
