@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
+from scipy.stats import t  # type: ignore[import-untyped]
 
 from ..scales import SCALES
 
@@ -17,8 +18,8 @@ COLOURS = dict(
     zip(
         SCALES,
         (
-            *("#000000", "#0072b2", "#d55e00", "#e69f00", "#56b4e9"),
-            *("#009e73", "#cc79a7", "#8c564b", "#7f7f7f", "#bcbd22"),
+            *("#000000", "#0072b2", "#009e73", "#e69f00", "#56b4e9"),
+            *("#9467bd", "#cc79a7", "#8c564b", "#7f7f7f", "#d62728"),
         ),
         strict=True,
     )
@@ -74,23 +75,10 @@ class Experiment:
     draw: Callable[[Numbers, Figure], None]
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % interval by Student's t.
-
-    Raises:
-        ValueError: fewer than two values, from which no spread can be told.
-    """
-    # 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom, then the normal's.
-    table = (
-        *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-        *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-        *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-    )
-    freedom = len(values) - 1
-    if freedom < 1:
-        raise ValueError(f"an interval takes at least 2 values, not {len(values)}")
-    quantile = table[freedom - 1] if freedom <= len(table) else 1.96
-    return fmean(values), quantile * stdev(values) / len(values) ** 0.5
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Mean of at least two values, and half the width of its interval by Student's t."""
+    quantile = t.ppf(0.5 + level / 2, len(values) - 1)
+    return fmean(values), float(quantile) * stdev(values) / len(values) ** 0.5
 
 
 def listed(words: Iterable[str]) -> str:

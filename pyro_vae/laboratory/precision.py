@@ -157,7 +157,7 @@ def draw_stability(numbers: Numbers, figure: Figure) -> None:
         for colour, (formula, height) in zip(("C0", "C3", "C1"), heights.items(), strict=True):
             sigma, error = torch.tensor(row["sigma"]), torch.tensor(row["kl"][formula]["error"])
             fine = error.isfinite()
-            above.plot(sigma[fine], error[fine], color=colour, lw=1.2, label=f"through {formula}")
+            above.plot(sigma[fine], error[fine], ".", ms=3, color=colour, label=f"from {formula}")
             above.plot(sigma[~fine], torch.full_like(sigma[~fine], height), "s", ms=2, color=colour)
         for name in ("softplus", "raw", "log-scale", "log-variance"):
             sigma, error = torch.tensor(rows[name]["sigma"]), torch.tensor(rows[name]["rounding"])
@@ -166,7 +166,7 @@ def draw_stability(numbers: Numbers, figure: Figure) -> None:
         below.set(yscale="log", xlabel="σ", ylim=(1e-9, 1))
     axes[0, 0].set_ylabel("error of KL and gradient\n(squares on top: inf or NaN)")
     axes[1, 0].set_ylabel("relative error of σ\nfrom rounding the raw output")
-    axes[0, 0].legend(fontsize=8, loc="center right")
+    axes[0, 0].legend(fontsize=8, markerscale=3)
     axes[1, 0].legend(fontsize=8, markerscale=3)
 
 

@@ -1,0 +1,122 @@
+"""Claim 6: what the exponential costs, next to a whole training step."""
+
+from __future__ import annotations
+
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import pyro
+import torch
+from matplotlib.figure import Figure
+from pyro.infer import Trace_ELBO
+
+from ..scales import SCALES
+from ..training import adam
+from ..vae import VAE
+from .base import COLOURS, Numbers, Setting, Verdict, interval
+from .precision import with_gradient
+
+RIVALS = ("absolute", "softplus", "log-scale", "log-variance")
+
+
+def milliseconds(work: Any, times: int) -> float:
+    began = perf_counter()
+    for _ in range(times):
+        work()
+    return 1e3 * (perf_counter() - began) / times
+
+
+def stepper(name: str, x: torch.Tensor) -> Any:
+    """A training step of a 784-400-20 VAE with this scale, ready to be called."""
+    torch.manual_seed(0)
+    vae = VAE(
+        tuple(x.shape[1:]), 20, guide=f"mean-field(scale='{name}(initial=1.0)')", hidden=(400,)
+    )
+    optimizer, objective = adam(vae, 1e-3), Trace_ELBO()
+
+    def step() -> None:
+        with pyro.validation_enabled(False):
+            objective.loss_and_grads(vae.model, vae.guide, x)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def cost(setting: Setting) -> Numbers:
+    """Claim 6: the exponential's share of a training step.
+
+    A step of the 784-400-20 VAE at batch 128 (objective, gradients, Adam), and exp(½ raw) with its
+    gradient on the same [128, 20], are timed in turn, round after round, so that a busy machine
+    slows them alike; so is the step with other scales. The uncertainty is the 95 % interval over
+    rounds.
+
+    Rule: the claim does not hold if exp takes less than 2 % of the step, upper end of the interval
+    included; it holds if it takes more than 5 %, lower end included.
+    """
+    rounds, times = (5, 5) if setting.quick else (20, 20)
+    x = (torch.rand(128, 1, 28, 28) > 0.8).float()
+    raw = torch.randn(128, 20)
+    scale = SCALES["log-variance"]()
+    work = {name: stepper(name, x) for name in RIVALS}
+    work["exp"] = lambda: with_gradient(scale, raw)
+    # What asking for a gradient costs by itself: the same with nothing to compute.
+    work["nothing"] = lambda: with_gradient(torch.clone, raw)
+    for each in work.values():
+        milliseconds(each, 3)
+    took: dict[str, list[float]] = {name: [] for name in work}
+    for _ in setting.track(range(rounds), description="6 cost"):
+        for name, each in work.items():
+            took[name].append(milliseconds(each, times * (1 if name in RIVALS else 20)))
+    shares = [
+        100 * (e - n) / s
+        for e, n, s in zip(took["exp"], took["nothing"], took["log-variance"], strict=True)
+    ]
+    extra = {
+        name: interval(
+            [100 * (t / a - 1) for t, a in zip(took[name], took["absolute"], strict=True)]
+        )
+        for name in RIVALS[1:]
+    }
+    return {
+        "milliseconds": {name: median(t) for name, t in took.items()},
+        "share": interval(shares),
+        "over_absolute": extra,
+        "rounds": rounds,
+    }
+
+
+def judge_cost(results: dict[str, Numbers]) -> Verdict:
+    numbers = results["cost"]
+    share, spread = numbers["share"]
+    extra, wide = numbers["over_absolute"]["log-variance"]
+    evidence = (
+        f"exp with its gradient takes {share:.2f} ± {spread:.2f} % of a training step of "
+        f"{numbers['milliseconds']['log-variance']:.1f} ms (784-400-20, batch 128, CPU); the whole "
+        f"step with log-variance takes {extra:+.1f} ± {wide:.1f} % of the one with |σ|."
+    )
+    if share + spread < 2:
+        return Verdict("does not hold", evidence)
+    if share - spread > 5:
+        return Verdict("holds", evidence)
+    return Verdict("holds only where", evidence, "a few per cent of a step count")
+
+
+def draw_cost(numbers: Numbers, figure: Figure) -> None:
+    left, right = figure.subplots(1, 2)
+    took = numbers["milliseconds"]
+    left.bar(RIVALS, [took[n] for n in RIVALS], color=[COLOURS[n] for n in RIVALS])
+    left.set(ylabel="ms", title="a whole training step")
+    right.barh(
+        ["exp in it, % of the step"], [numbers["share"][0]], xerr=[numbers["share"][1]], color="0.6"
+    )
+    names = RIVALS[1:]
+    right.barh(
+        [f"{n}: step against |σ|, %" for n in names],
+        [numbers["over_absolute"][n][0] for n in names],
+        xerr=[numbers["over_absolute"][n][1] for n in names],
+        color=[COLOURS[n] for n in names],
+    )
+    right.axvline(0, color="black", lw=0.8)
+    right.set(xlabel="per cent (95 % interval over rounds)", title="the exponential's part in it")

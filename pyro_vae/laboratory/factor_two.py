@@ -1,0 +1,145 @@
+"""Claim 5: log σ² against log σ, in the same network with the same data and noise."""
+
+from __future__ import annotations
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from ..scales import SCALES, Scale
+from .base import Numbers, Setting, Verdict, listed
+from .descent import OPTIMISERS
+
+
+class Tiny(nn.Module):
+    """A Gaussian VAE small enough to descend in float64: x [N, 8], z [N, 3].
+
+    Args:
+        scale: how the raw output becomes σ.
+        stretch: factor on the weights that give the raw output, at the start.
+        seed: of the weights.
+    """
+
+    def __init__(self, scale: Scale, stretch: float, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.scale = scale
+        self.features = nn.Sequential(nn.Linear(8, 16), nn.Tanh())
+        self.loc, self.raw = nn.Linear(16, 3), nn.Linear(16, 3)
+        self.decoder = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 8))
+        self.double()
+        with torch.no_grad():
+            for parameter in self.raw.parameters():
+                parameter.mul_(stretch)
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        """-ELBO in nats per row, up to a constant, with unit noise on x."""
+        h = self.features(x)  # [N, 16]
+        loc, raw = self.loc(h), self.raw(h)  # each [N, 3]
+        sigma, logvar = self.scale(raw), self.scale.logvar(raw)
+        kl = 0.5 * (loc.square() + sigma.square() - 1 - logvar).sum(-1)  # [N]
+        return (0.5 * (x - self.decoder(loc + sigma * noise)).square().sum(-1) + kl).mean()
+
+
+def path(name: str, stretch: float, optimiser: str, rate: float, factor: float, seed: int,
+         steps: int) -> Tensor:  # fmt: skip
+    """The losses of a :class:`Tiny` descended with ``rate``, times ``factor`` for the raw head."""
+    model = Tiny(SCALES[name](), stretch, seed)
+    head = list(model.raw.parameters())
+    rest = [p for n, p in model.named_parameters() if not n.startswith("raw.")]
+    optimizer = OPTIMISERS[optimiser](
+        [{"params": rest, "lr": rate}, {"params": head, "lr": rate * factor}]
+    )
+    source = torch.Generator().manual_seed(seed)
+    x = 2 * torch.randn(64, 8, generator=source, dtype=torch.float64)
+    losses = []
+    for _ in range(steps):
+        loss = model(x, torch.randn(64, 3, generator=source, dtype=torch.float64))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return torch.tensor(losses, dtype=torch.float64)
+
+
+def factor_two(setting: Setting) -> Numbers:
+    """Claim 5: log σ² against log σ in the same network, data and noise, float64.
+
+    The weights of the raw head start equal, or doubled for log σ² so that both begin with the same
+    σ for every x; its learning rate is multiplied by ½, 1, 2 or 4. The distance is the largest
+    difference between the two loss curves, in nats, over the steps and seeds.
+
+    Rule: curves coincide below 1e-3 nats. The claim holds if they do in the plain case (equal
+    weights, factor 1) for both optimisers; it holds only where they do in some other case; else
+    it does not hold.
+    """
+    steps = 100 if setting.quick else 500
+    rates = {"SGD": 0.03, "Adam": 0.01}
+    cases = [(stretch, factor) for stretch in (1.0, 2.0) for factor in (0.5, 1.0, 2.0, 4.0)]
+    numbers: Numbers = {"steps": steps, "rates": rates, "optimisers": {}}
+    for optimiser, rate in setting.track(list(rates.items()), description="5 factor two"):
+        base = [
+            path("log-scale", 1.0, optimiser, rate, 1.0, s, steps) for s in range(setting.seeds)
+        ]
+        rows = []
+        for stretch, factor in cases:
+            apart = torch.stack([
+                path("log-variance", stretch, optimiser, rate, factor, s, steps) - base[s]
+                for s in range(setting.seeds)
+            ]).abs()  # fmt: skip
+            rows.append(
+                {
+                    "stretch": stretch,
+                    "factor": factor,
+                    "distance": apart.max().item(),
+                    "curve": apart.max(0).values.tolist(),
+                }
+            )
+        numbers["optimisers"][optimiser] = rows
+    return numbers
+
+
+def judge_factor_two(results: dict[str, Numbers]) -> Verdict:
+    cases = results["factor_two"]["optimisers"]
+    plain = {
+        o: next(r for r in rows if r["stretch"] == r["factor"] == 1) for o, rows in cases.items()
+    }
+    same = {o: [r for r in rows if r["distance"] < 1e-3] for o, rows in cases.items()}
+    evidence = "Largest distance between the loss curves: " + "; ".join(
+        f"{o} {plain[o]['distance']:.2g} nats as it stands, "
+        + ", ".join(
+            f"{r['distance']:.1g} with the head's learning rate × {r['factor']:g}"
+            for r in rows
+            if r["stretch"] == 2
+        )
+        + " and its weights doubled"
+        for o, rows in cases.items()
+    )
+    if all(row["distance"] < 1e-3 for row in plain.values()):
+        return Verdict("holds", evidence + ".")
+    if any(same.values()):
+        times = {o: [f"{row['factor']:g}" for row in rows] for o, rows in same.items() if rows}
+        region = listed(
+            f"{o} gives the raw head {listed(t)} times the rate" for o, t in times.items()
+        )
+        return Verdict(
+            "holds only where", evidence + ".", f"{region}, from a head with doubled weights"
+        )
+    return Verdict("does not hold", evidence + ".")
+
+
+def draw_factor_two(numbers: Numbers, figure: Figure) -> None:
+    axes = figure.subplots(1, 2, sharey=True)
+    for ax, (optimiser, rows) in zip(axes, numbers["optimisers"].items(), strict=True):
+        for i, row in enumerate(rows):
+            ax.plot(
+                [max(v, 1e-17) for v in row["curve"]],
+                "--" if row["stretch"] == 1 else "-",
+                color=f"C{i % 4}",
+                label=f"weights × {row['stretch']:g}, rate × {row['factor']:g}",
+            )
+        ax.set(title=optimiser, xlabel="step", yscale="log", ylim=(1e-17, 1e3))
+    axes[0].set_ylabel("|loss(log σ²) - loss(log σ)|, nats")
+    axes[0].legend(
+        fontsize=7, ncols=2, title="log σ² relative to log σ, raw head only", title_fontsize=7
+    )
