@@ -63,7 +63,7 @@ def gaps(
     samples: int = 5000,
     steps: int = 500,
     draws: int = 10,
-    rate: float = 0.02,
+    rate: float = 0.05,
     seed: int = 0,
     chunk: int | None = None,
 ) -> Gaps:

@@ -1,0 +1,255 @@
+"""What the latents hold: used units, their spread over the data, labels read off them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Independent,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+)
+
+from .evaluation import standard_error
+from .images import Images
+from .parts import InputError
+from .scoring import blocks, draw, measuring, score, values
+
+
+def means(guide: Any, images: Images, *, draws: int = 100, seed: int = 0) -> Tensor:
+    """The posterior mean of each image's latents, by two independent halves of the draws.
+
+    Args:
+        guide: a Pyro program that fits :mod:`~pyro_vae.scoring`.
+        images: the images to encode; ``dynamic`` pixels are drawn once, by ``seed``.
+        draws: draws of z for each image; an even number.
+        seed: of the draws of pixels and of z.
+
+    Returns:
+        ``[2, N, Z]``, the latents of all sites one after the other; its mean over the first
+        dimension is the posterior mean.
+
+    Raises:
+        InputError: no images, or draws that are no even number above 0.
+    """
+    if draws < 2 or draws % 2:
+        raise InputError(f"draws is an even number of at least 2, not {draws}")
+    halves = []
+    with measuring(guide, seed=seed, device=images.pixels.device):
+        for x in blocks(images, 500, seed):
+            z = [v.flatten(2) for v in values(draw(guide, x, draws)).values()]
+            halves.append(torch.cat(z, -1).unflatten(0, (2, -1)).mean(1))  # [2, B, Z]
+    return torch.cat(halves, 1)
+
+
+def active_units(guide: Any, images: Images, *, draws: int = 100, seed: int = 0) -> Tensor:
+    """How far each unit's posterior mean moves over the data; above 0.01 the unit is active.
+
+    Equation: A_d = Var_x(E_q(z|x)[z_d]), estimated by the covariance of two halves of the draws,
+    whose own noise drops out.
+
+    Args:
+        guide, images, draws, seed: as for :func:`means`.
+
+    Returns:
+        ``[Z]``, in the unit of z squared; ``(… > 0.01).sum()`` is the number of active units.
+
+    Paper: Burda, Grosse & Salakhutdinov 2016, Importance Weighted Autoencoders.
+
+    Example:
+        >>> int((active_units(vae.guide, data.test) > 0.01).sum())
+    """
+    first, second = means(guide, images, draws=draws, seed=seed)  # each [N, Z]
+    return ((first - first.mean(0)) * (second - second.mean(0))).sum(0) / max(len(first) - 1, 1)
+
+
+def unit_kl(
+    model: Any, guide: Any, images: Images, *, draws: int = 1, seed: int = 0
+) -> dict[str, Tensor]:
+    """The KL of each latent unit, mean over images, in closed form.
+
+    Equation: KL_d = E_x KL(q(z_d | x) || p(z_d)), z_d's marginals; for a hierarchy, given the sites
+    before, at ``draws`` draws of them. For a guide with independent units their sum is the rate.
+
+    Args:
+        model, guide: Pyro programs that fit :mod:`~pyro_vae.scoring`.
+        images, draws, seed: as for :func:`means`.
+
+    Returns:
+        nats of each unit by latent site, each ``[Z]``.
+
+    Raises:
+        InputError: a guide whose units have no Normal marginals in closed form, or a prior whose
+            units are not independent Normals.
+
+    Example:
+        >>> unit_kl(vae.model, vae.guide, data.test)["z"].sort(descending=True).values
+    """
+    total: dict[str, Tensor] = {}
+    with measuring(model, guide, seed=seed, device=images.pixels.device):
+        for x in blocks(images, 500, seed):
+            q = draw(guide, x, draws)
+            p, _ = score(model, x, values(q))
+            for name, site in q.items():
+                prior = units(name, p[name]["fn"])
+                kl = kl_divergence(marginals(name, site["fn"]), prior)  # [K, B, Z]
+                kl = kl.mean(0).sum(0) / len(images)
+                total[name] = total[name] + kl if name in total else kl
+    return total
+
+
+def marginals(name: str, q: Any) -> Normal:
+    """The distribution of each unit of ``q`` on its own, batch ``[*, Z]``."""
+    if isinstance(q, Independent) and isinstance(q.base_dist, Normal):
+        return q.base_dist
+    if isinstance(q, MultivariateNormal | LowRankMultivariateNormal):
+        return Normal(q.mean, q.variance.sqrt())
+    raise InputError(
+        f"the units of {name!r} have no Normal marginals in closed form under the guide's "
+        f"{type(q).__name__}"
+    )
+
+
+def units(name: str, p: Any) -> Normal:
+    """The factors of a prior of independent Normals, batch ``[*, Z]``."""
+    if isinstance(p, Independent) and isinstance(p.base_dist, Normal):
+        return p.base_dist
+    raise InputError(
+        f"the prior of {name!r} is a {type(p).__name__} and not independent Normals, so that its "
+        "KL does not fall into units"
+    )
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """The terms that the rate falls into, with q(z) = 1/N Σ_n q(z | x_n); nats, with errors.
+
+    Equation: E_x KL(q(z | x) || p(z)) = mutual information + KL(q(z) || p(z)), and, where p(z) and
+    q(z | x) have marginals to look at, KL(q(z) || p(z)) = total correlation + dimension-wise KL.
+
+    Args:
+        terms: ``mutual_information``, ``marginal_kl`` and, where they are defined,
+            ``total_correlation`` and ``dimension_wise_kl``; each the mean and its standard error.
+        estimator: how they were estimated, in words.
+    """
+
+    terms: dict[str, tuple[float, float]]
+    estimator: str
+
+
+def aggregate(model: Any, guide: Any, images: Images, *, seed: int = 0) -> Aggregate:
+    """Split the rate by the aggregate posterior.
+
+    q(z) is the mixture over all the given images, without sampling among them, so that the terms
+    are those of this very set: the mutual information is that between z and the image's index, and
+    cannot exceed log N. One z is drawn for each image. The work grows with N².
+
+    Args:
+        model, guide: Pyro programs that fit :mod:`~pyro_vae.scoring`, with one latent site, of
+            real vectors.
+        images: what to evaluate on; ``dynamic`` pixels are drawn once, by ``seed``.
+        seed: of the draws of pixels and of z.
+
+    Raises:
+        InputError: no images, or more than one latent site.
+
+    Paper: Hoffman & Johnson 2016, ELBO surgery; Chen et al. 2018, Isolating sources of
+    disentanglement in variational autoencoders.
+
+    Example:
+        >>> aggregate(vae.model, vae.guide, data.test).terms["total_correlation"]
+    """
+    sites = []
+    with measuring(model, guide, seed=seed, device=images.pixels.device):
+        for x in blocks(images, 500, seed):
+            q = draw(guide, x, 1)
+            if len(q) != 1:
+                raise InputError(
+                    f"the aggregate posterior is looked at for one latent site, not {len(q)}"
+                )
+            p, _ = score(model, x, values(q))
+            ((name, site),) = q.items()
+            sites.append((site, p[name]))
+        z = torch.cat([q["value"][0] for q, _ in sites])  # [N, Z]
+        own = torch.cat([q["log_prob"][0] for q, _ in sites])  # log q(z_n | x_n), [N]
+        prior = torch.cat([p["log_prob"][0] for _, p in sites])  # log p(z_n), [N]
+        whole = mixture([q["fn"] for q, _ in sites], z)  # log q(z_n), [N]
+        each = {"mutual_information": own - whole, "marginal_kl": whole - prior}
+        if by_unit := split(name, sites):
+            q_units, p_units = by_unit
+            units = mixture(q_units, z)  # log q(z_nd), [N, Z]
+            each["total_correlation"] = whole - units.sum(-1)
+            each["dimension_wise_kl"] = (units - p_units.log_prob(z)).sum(-1)
+    return Aggregate(
+        {k: (v.mean().item(), standard_error(v)) for k, v in each.items()},
+        f"one z for each of {len(z)} images, q(z) the mixture over all of them",
+    )
+
+
+def split(name: str, sites: list[tuple[Any, Any]]) -> tuple[list[Normal], Normal] | None:
+    """The units' own distributions in the guide and in the prior; None if there are none."""
+    try:
+        prior = units(name, sites[0][1]["fn"])
+        return [marginals(name, q["fn"]) for q, _ in sites], Normal(
+            prior.loc[0, 0], prior.scale[0, 0]
+        )
+    except InputError:
+        return None
+
+
+def mixture(parts: list[Any], z: Tensor) -> Tensor:
+    """log 1/N Σ_n q_n(z) for each row of ``z``, q_n spread over ``parts`` of batch ``[1, B]``
+    (a joint density) or ``[1, B, Z]`` (the units' own)."""
+    sizes = [f.batch_shape[1] for f in parts]
+    rows = []
+    # Some rows at a time, because each row meets every image, unit by unit.
+    for some in z.split(max(1, 2**21 // (sum(sizes) * z.shape[-1]))):
+        log_q = [
+            f.log_prob(some[:, None].expand(-1, n, -1)) for f, n in zip(parts, sizes, strict=True)
+        ]
+        rows.append(torch.cat(log_q, 1).logsumexp(1))
+    return torch.cat(rows) - math.log(sum(sizes))
+
+
+def probe(
+    guide: Any, train: Images, test: Images, *, neighbours: int = 5, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """How well labels can be read off the latents: accuracy of two classifiers on posterior means.
+
+    Args:
+        guide: a Pyro program that fits :mod:`~pyro_vae.scoring`.
+        train, test: labelled images; the classifiers learn from the first.
+        neighbours: of the nearest-neighbour classifier.
+        seed: of the draws of pixels and of z.
+
+    Returns:
+        ``linear`` (logistic regression on standardised latents) and ``nearest``, each the share of
+        ``test`` that is classified right and its standard error.
+
+    Raises:
+        InputError: images without labels.
+
+    Example:
+        >>> probe(vae.guide, data.train, data.test)["linear"]
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if train.labels is None or test.labels is None:
+        raise InputError("a probe learns to tell labels from latents, and these images have none")
+    known, asked = (means(guide, i, seed=seed).mean(0).cpu().numpy() for i in (train, test))
+    labels, truth = train.labels.cpu().numpy(), test.labels.cpu().numpy()
+    classifiers = {
+        "linear": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+        "nearest": KNeighborsClassifier(neighbours),
+    }
+    accuracy = {k: float(c.fit(known, labels).score(asked, truth)) for k, c in classifiers.items()}
+    return {k: (a, math.sqrt(a * (1 - a) / len(truth))) for k, a in accuracy.items()}
