@@ -158,7 +158,7 @@ class Images:
         return bool(((self.pixels == 0) | (self.pixels == 1)).all())
 
     def _histogram(self) -> Tensor:
-        """How many pixels have each of the 256 levels: one pass, 0.05 s for all of MNIST."""
+        """How many pixels have each of the 256 levels: one pass, under 0.1 s for all of MNIST."""
         return self.pixels.flatten().bincount(minlength=256)
 
 
