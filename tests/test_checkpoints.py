@@ -64,7 +64,7 @@ def test_a_run_is_not_written_over(tmp_path):
 
 
 def test_parts_that_have_no_name_cannot_be_stored(tmp_path):
-    part = VAE(SHAPE, latent_size=3, hidden=(8,)).guide.posterior
+    part = VAE(SHAPE, latent_size=12, hidden=(8,)).guide.posterior
     with pytest.raises(InputError, match="given as an object; name it like module:Class"):
         run(tmp_path / "run", guide=part)
     assert not (tmp_path / "run").exists()

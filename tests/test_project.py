@@ -1,0 +1,65 @@
+"""The files around the package agree with each other."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PINNED = dict(
+    line.lower().split("==")
+    for line in (ROOT / "constraints.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+)
+
+
+def names(requirements):
+    return {re.match(r"[\w-]+", r)[0].lower() for r in requirements}
+
+
+def lower_bound(requirement):
+    return tuple(int(n) for n in re.search(r">=([\d.]+)", requirement)[1].split("."))
+
+
+def test_environment_yml_has_the_same_packages_at_the_tested_versions():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (from_pip,) = (d["pip"] for d in environment if isinstance(d, dict))
+    asked = dict(r.lower().split("==") for r in from_pip if r != "-e .")
+    assert "-e ." in from_pip
+    assert asked.keys() == names(PROJECT["dependencies"])
+    assert asked == {name: PINNED[name] for name in asked}
+    python = next(d for d in environment if isinstance(d, str) and d.startswith("python="))
+    assert PROJECT["requires-python"] == f">={python.removeprefix('python=')}"
+
+
+def test_every_requirement_is_pinned_at_or_above_its_lower_bound():
+    extras = [r for rs in PROJECT["optional-dependencies"].values() for r in rs]
+    for requirement in PROJECT["dependencies"] + extras:
+        (name,) = names([requirement])
+        assert tuple(int(n) for n in PINNED[name].split(".")) >= lower_bound(requirement)
+
+
+def test_every_dependency_is_used():
+    modules = {
+        "pillow": "PIL",
+        "pyro-ppl": "pyro",
+        "scikit-learn": "sklearn",
+    }
+    source = "\n".join(p.read_text() for p in (ROOT / "pyro_vae").rglob("*.py"))
+    for name in names(PROJECT["dependencies"]):
+        module = modules.get(name, name)
+        assert re.search(rf"(from|import) {module}\b", source), f"{name} is not used"
+
+
+def test_the_readme_begins_with_the_two_commands():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert lines.index("make train") < 20
+    assert lines.index("make test") < 20
+
+
+def test_no_module_is_too_long_to_read_in_one_sitting():
+    for path in (ROOT / "pyro_vae").rglob("*.py"):
+        count = len(path.read_text().splitlines())
+        assert count <= 330, f"{path.relative_to(ROOT)} has {count} lines"
