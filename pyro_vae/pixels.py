@@ -40,23 +40,23 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
 
     def _cont_bern_log_norm(self) -> Tensor:
         small, h, eta = self._near_zero()
-        series = math.log(2) + h**2 / 3 - 7 * h**4 / 90 + 62 * h**6 / 2835
+        series = math.log(2) + h**2 / 3 - 7 * h**4 / 90 + 62 * h**6 / 2835 - 127 * h**8 / 18900
         size = eta.abs()
         return torch.where(small, series, size.log() - (size / 2).tanh().log())
 
     @property
     def mean(self) -> Tensor:
         small, h, eta = self._near_zero()
-        series = 0.5 + h / 6 - h**3 / 90 + h**5 / 945
+        series = 0.5 + h / 6 - h**3 / 90 + h**5 / 945 - h**7 / 9450
         return torch.where(small, series, -1 / torch.expm1(-eta) - 1 / eta)
 
     def icdf(self, value: Tensor) -> Tensor:
-        small, _, eta = self._near_zero()
-        size = eta.abs()
+        size = self.logits.abs().clamp(min=1e-6)  # where the density is 1 to six digits
+        falls = self.logits < 0
         # Inverted for a falling density; a rising one is its mirror image.
-        u = torch.where(eta < 0, value, 1 - value)
+        u = torch.where(falls, value, 1 - value)
         x = torch.log1p(u * torch.expm1(-size)) / -size
-        return torch.where(small, value, torch.where(eta < 0, x, 1 - x)).clamp(0, 1)
+        return torch.where(falls, x, 1 - x).clamp(0, 1)
 
 
 class Levels(constraints.Constraint):

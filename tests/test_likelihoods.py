@@ -1,0 +1,253 @@
+"""Every row of LIKELIHOODS against a sum by hand, and the pixel distributions of our own."""
+
+import copy
+import io
+from decimal import Decimal, getcontext
+from math import log, pi
+
+import pyro
+import pytest
+import torch
+from density import SHAPE, assert_batch_is_independent, digits
+from pyro.infer import SVI, Trace_ELBO
+from torch import distributions as td
+from torch import nn
+from torch.nn.functional import softplus
+
+from pyro_vae import VAE, InputError
+from pyro_vae.likelihoods import LIKELIHOODS
+from pyro_vae.networks import MLP
+from pyro_vae.parts import build
+from pyro_vae.pixels import ContinuousBernoulli, DiscretizedLogistic
+
+CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="GPU"))
+
+
+def make(name, decoder=None):
+    if decoder is None:
+        decoder = MLP(SHAPE, hidden=(8,)).decoder(2, LIKELIHOODS[name].outputs)
+    return build("likelihood", name, LIKELIHOODS, decoder=decoder)
+
+
+def vae(name, **settings):
+    return VAE(SHAPE, 2, likelihood=name, hidden=(32,), **settings)
+
+
+def images(name, n=16, dtype=torch.float32):
+    return digits(n, not LIKELIHOODS[name].binary, dtype)
+
+
+def continuous_bernoulli(x, eta):
+    return x * eta - softplus(eta, threshold=40) + (eta / (eta / 2).tanh()).log()
+
+
+def logistic_levels(x, loc, scale):
+    """P(k/255) by the difference of two distribution functions, in the lower of the two tails."""
+    low = torch.where(x == 0, -torch.inf, (x - 0.5 / 255 - loc) / scale)
+    high = torch.where(x == 1, torch.inf, (x + 0.5 / 255 - loc) / scale)
+    below, above = high.sigmoid() - low.sigmoid(), (-low).sigmoid() - (-high).sigmoid()
+    return torch.where(low < 0, below, above).log()
+
+
+REFERENCES = {
+    "bernoulli": lambda x, raw, m: x * raw - softplus(raw, threshold=40),
+    "continuous-bernoulli": lambda x, raw, m: continuous_bernoulli(x, raw),
+    "normal": lambda x, raw, m: -((x - raw) ** 2) / (2 * 0.1**2) - log(0.1) - log(2 * pi) / 2,
+    "normal-learned": lambda x, raw, m: td.Normal(raw, (0.5 * m.logvar).exp()).log_prob(x),
+    "normal-per-pixel": lambda x, raw, m: td.Normal(
+        raw[:, :1], 1 / 255 + 0.1 * (0.5 * raw[:, 1:]).exp()
+    ).log_prob(x),
+    "laplace": lambda x, raw, m: (
+        -(x - raw).abs() / (0.5 * m.logvar).exp() - log(2) - 0.5 * m.logvar
+    ),
+    "log-cosh": lambda x, raw, m: (
+        -((x - raw) / (0.5 * m.logvar).exp()).cosh().log() - log(pi) - 0.5 * m.logvar
+    ),
+    "discretized-logistic": lambda x, raw, m: logistic_levels(
+        x, raw[:, :1], 0.1 * (0.5 * raw[:, 1:]).exp()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_log_prob_is_the_sum_over_pixels(name):
+    likelihood = make(name).double()
+    z = 5 * torch.randn(16, 2).double()
+    x = images(name, dtype=torch.float64)
+    expected = REFERENCES[name](x, likelihood.decoder(z), likelihood).sum((-3, -2, -1))
+    torch.testing.assert_close(likelihood(z).log_prob(x), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_the_mean_is_that_of_the_draws(name):
+    likelihood = make(name).double()
+    p = likelihood(torch.randn(3, 2).double())
+    draws = p.sample((4000,))
+    error = draws.std(0) / 4000**0.5
+    deviation = (draws.mean(0) - p.mean).abs() / (error + 1e-12)
+    assert p.mean.shape == (3, *SHAPE)
+    assert deviation.max() < 5
+    assert deviation.square().mean() < 1.5
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_draws_are_scored(name):
+    likelihood = make(name)
+    x = likelihood(torch.randn(3, 2)).sample()
+    assert x.shape == (3, *SHAPE)
+    if LIKELIHOODS[name].binary or LIKELIHOODS[name].levels:
+        likelihood.check(x)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_leading_dimensions_are_free(name):
+    likelihood, x = make(name), images(name, 4)
+    z = torch.randn(3, 4, 2)
+    together = likelihood(z).log_prob(x)
+    alone = torch.stack([likelihood(z[k]).log_prob(x) for k in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_trains(name, device):
+    module, x = vae(name).to(device), images(name).to(device)
+    svi = SVI(module.model, module.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
+    losses = [svi.step(x) / len(x) for _ in range(60)]
+    assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10 - 3
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_the_batch_is_independent(name):
+    assert_batch_is_independent(vae(name).double(), images(name, 4, torch.float64))
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_saved_and_loaded_gives_equal_numbers(name):
+    one, two, x = vae(name), vae(name), images(name)
+    file = io.BytesIO()
+    torch.save(one.state_dict(), file)
+    file.seek(0)
+    two.load_state_dict(torch.load(file))
+    losses = []
+    for module in (one, two, copy.deepcopy(two)):
+        torch.manual_seed(0)
+        losses.append(Trace_ELBO().loss(module.model, module.guide, x))
+    assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.02, 0.3, 10.0])
+@pytest.mark.parametrize("loc", [-3.0, 0.0, 0.1234, 0.5, 1.0, 2.0])
+def test_the_discretized_logistic_sums_to_one(loc, scale):
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        levels = torch.arange(256, dtype=dtype) / 255
+        p = DiscretizedLogistic(torch.tensor(loc, dtype=dtype), torch.tensor(scale, dtype=dtype))
+        probs = p.log_prob(levels).exp()
+        assert abs(probs.sum().item() - 1) < tolerance
+        torch.testing.assert_close(p.mean, (probs * levels).sum(), rtol=1e-4, atol=1e-5)
+
+
+def test_draws_of_the_discretized_logistic_have_its_probabilities():
+    p = DiscretizedLogistic(torch.tensor([0.02, 0.5, 1.1]), torch.tensor([0.01, 0.003, 0.1]))
+    draws = (255 * p.sample((40_000,))).round().long()  # [N, 3]
+    probs = p.log_prob(torch.arange(256).unsqueeze(-1) / 255).exp()  # [256, 3]
+    for i in range(3):
+        share = torch.bincount(draws[:, i], minlength=256) / 40_000
+        error = (probs[:, i] * (1 - probs[:, i]) / 40_000).sqrt()
+        assert ((share - probs[:, i]).abs() < 5 * error + 1e-4).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("k", "loc", "scale"),
+    [(0, 0.9, 0.01), (255, 0.1, 0.01), (10, 5.0, 0.01), (128, 0.5, 1e-4), (7, 0.2, 50.0)],
+)
+def test_the_discretized_logistic_far_out_in_fifty_digits(k, loc, scale, dtype):
+    """The difference of sigmoids that are equal to sixteen digits, or both 0."""
+    getcontext().prec = 600
+    loc, scale = torch.tensor(loc, dtype=dtype), torch.tensor(scale, dtype=dtype)
+
+    def sigmoid(level):
+        t = (Decimal(level) / 255 - Decimal(loc.item())) / Decimal(scale.item())
+        return 1 / (1 + (-t).exp())
+
+    low = sigmoid(k - 0.5) if k > 0 else Decimal(0)
+    high = sigmoid(k + 0.5) if k < 255 else Decimal(1)
+    expected = float((high - low).ln())
+    p = DiscretizedLogistic(loc.requires_grad_(), scale.requires_grad_())
+    value = p.log_prob(torch.tensor(k / 255, dtype=dtype))
+    torch.testing.assert_close(value.item(), expected, rtol=64 * torch.finfo(dtype).eps, atol=0)
+    assert all(slope.isfinite() for slope in torch.autograd.grad(value, (loc, scale)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("eta", [1e-9, 1e-3, 0.09999, 0.10001, 3.0, 20.0, 50.0, 500.0])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_continuous_bernoulli_at_every_logit_in_fifty_digits(eta, sign, dtype):
+    getcontext().prec = 600
+    logits = torch.tensor(sign * eta, dtype=dtype, requires_grad=True)
+    p = ContinuousBernoulli(logits=logits)
+    e = Decimal(logits.item())
+    eps = 16 * torch.finfo(dtype).eps
+    for x in (0.0, 0.25, 1.0):
+        expected = float((e / (e.exp() - 1)).ln() + e * Decimal(x))
+        value = p.log_prob(torch.tensor(x, dtype=dtype))
+        torch.testing.assert_close(value.item(), expected, rtol=eps, atol=eps * (1 + eta))
+    mean = 1 / (1 - (-e).exp()) - 1 / e
+    torch.testing.assert_close(p.mean.item(), float(mean), rtol=0, atol=10 * eps)
+    # d log p / dη = x - E[x]
+    (slope,) = torch.autograd.grad(value, logits)
+    torch.testing.assert_close(slope.item(), float(1 - mean), rtol=1e-3, atol=10 * eps)
+
+
+@pytest.mark.parametrize("eta", [-300.0, -2.0, 0.05, 8.0, 300.0])
+def test_draws_of_the_continuous_bernoulli(eta):
+    p = ContinuousBernoulli(logits=torch.tensor(eta))
+    u = torch.linspace(0.001, 0.999, 999)
+    x = p.icdf(u)
+    expected = torch.log1p(u.double() * torch.expm1(torch.tensor(eta).double())) / eta
+    torch.testing.assert_close(x.double(), expected, rtol=1e-4, atol=2e-6)
+    draws = p.rsample((40_000,))
+    assert abs(draws.mean() - p.mean) < 5 * draws.std() / 200
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "continuous-bernoulli"])
+def test_extreme_logits_stay_finite(name):
+    """A decoder that is certain, right or wrong, has a loss and a gradient."""
+    logits = torch.tensor([-900.0, -40.0, 40.0, 900.0], requires_grad=True)
+    decoder = nn.Sequential(nn.Unflatten(-1, (1, 1, 4)))
+    p = make(name, decoder)(logits.unsqueeze(0))
+    for x in (torch.zeros(1, 1, 1, 4), torch.ones(1, 1, 1, 4)):
+        value = p.log_prob(x).sum()
+        assert value.isfinite()
+        assert torch.autograd.grad(value, logits)[0].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("normal(scale=0)", "above 0, not 0"),
+        ("normal-learned(initial=-1.0)", "above 0, not -1.0"),
+        ("laplace(initial=0)", "above 0, not 0"),
+        ("log-cosh(initial=0)", "above 0, not 0"),
+        ("normal-per-pixel(floor=0)", "above 0, not 0"),
+        ("normal-per-pixel(scale='log-scala')", "did you mean log-scale"),
+        ("discretized-logistic(bins=2)", "no option 'bins'; it takes scale"),
+        ("lapplace", "did you mean laplace"),
+    ],
+)
+def test_bad_options(spec, message):
+    with pytest.raises(InputError, match=message):
+        vae(spec)
+
+
+def test_pixels_that_do_not_fit():
+    grey = torch.full((1, *SHAPE), 0.3)
+    z = Trace_ELBO()
+    for name, message in (
+        ("bernoulli", "pixels that are 0 or 1"),
+        ("discretized-logistic", "256 levels, k/255"),
+    ):
+        module = vae(name)
+        with pytest.raises(InputError, match=message):
+            z.loss(module.model, module.guide, grey)
