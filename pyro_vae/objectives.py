@@ -1,72 +1,53 @@
 """Objectives: what SVI minimises. All are Pyro ELBOs, and go wherever ``Trace_ELBO()`` goes.
 
-A loss is the sum over the batch's images of minus a bound on log p(x), in nats. ``monte-carlo`` is
-Pyro's own ``Trace_ELBO``; the others share :class:`PerImage`, which splits the bound into what
-Pyro sums up at once: one log-likelihood and one KL for each image and latent site.
+A loss is the sum over the batch's images of minus a bound on log p(x), in nats, or of what a paper
+puts in its place; ``elbo`` gives the plain bound of each image whatever the loss is. Those with
+several draws under a logarithm are in :mod:`~pyro_vae.gradients`, those that look at the whole
+batch's latents in :mod:`~pyro_vae.regularisers`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pyro.infer import ELBO, Trace_ELBO
-from pyro.infer.util import is_validation_enabled
+from pyro.infer import ELBO, TraceEnum_ELBO, config_enumerate
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import Independent, Normal, kl_divergence
 
+from .gradients import DReG, ImportanceWeighted, MultiplyImportanceWeighted, StickingTheLanding
 from .parts import InputError
-from .vae import is_latent
+from .regularisers import DIP, BetaTC, InfoVAE
+from .terms import (
+    Checked,
+    Objective,
+    PerImage,
+    Terms,
+    at_least_one,
+    by_unit,
+    infer,
+    number,
+    plates,
+)
 
 
-class PerImage(Trace_ELBO):
-    """Base of the objectives that look at each image's log-likelihood and KL on their own.
+class MonteCarlo(Objective):
+    """The ELBO with log q(z | x) - log p(z) at the draws: Pyro's ``Trace_ELBO``, for any guide.
 
-    Equation: loss = Σ_b mean_k [Σ_sites KL_kb - log p(x_b | z_kb)].
-
-    A subclass says what a site's KL is and, if need be, how the terms make a loss.
+    Equation: loss = Σ_b mean_k [log q(z_kb | x_b) - log p(x_b, z_kb)].
 
     Args:
         num_particles: draws of z for each image, K; all are made at once.
+
+    Raises:
+        InputError: at a call, latent sites, scales or masks of the model that are not the guide's.
+
+    Paper: Kingma & Welling 2014, Auto-Encoding Variational Bayes.
+
+    Example:
+        >>> SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=MonteCarlo())
     """
-
-    def __init__(self, num_particles: int = 1) -> None:
-        super().__init__(num_particles, max_plate_nesting=1, vectorize_particles=True)
-
-    def kl(self, name: str, p: Any, q: Any) -> Tensor:
-        """KL(q || p) of one latent site for each image, ``[B]`` or ``[K, B]``, from the two
-        programs' records of the site."""
-        return q["log_prob"] - p["log_prob"]
-
-    def loss_per_image(self, log_likelihood: Tensor, kl: dict[str, Tensor]) -> Tensor:
-        """The loss of each image, ``[B]`` or ``[K, B]``, from its terms."""
-        return sum(kl.values()) - log_likelihood
-
-    def terms(self, model: Trace, guide: Trace) -> tuple[Tensor, dict[str, Tensor]]:
-        """log p(x | z), ``[B]`` or ``[K, B]``, and the KL of each latent site, likewise."""
-        log_likelihood: Any = sum(model.nodes[name]["log_prob"] for name in model.observation_nodes)
-        kl = {
-            name: self.kl(name, model.nodes[name], site)
-            for name, site in guide.nodes.items()
-            if is_latent(site)
-        }
-        return log_likelihood, kl
-
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        (traces,) = self._get_traces(model, guide, args, kwargs)
-        loss = self.loss_per_image(*self.terms(*traces))
-        return loss.sum(-1).mean()
-
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward()
-        return loss.item()
-
-    @torch.no_grad()
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        return self.differentiable_loss(model, guide, *args, **kwargs).item()
 
 
 class AnalyticKL(PerImage):
@@ -78,10 +59,11 @@ class AnalyticKL(PerImage):
     nothing; this one refuses.
 
     Args:
-        num_particles: draws of z for each image, K.
+        num_particles: draws of z for each image.
 
     Raises:
-        InputError: there is no closed form for the pair of distributions at a site.
+        InputError: there is no closed form for the pair of distributions at a site, or model and
+            guide draw their sites in different orders.
 
     Paper: Kingma & Welling 2014, Auto-Encoding Variational Bayes, equation 7.
 
@@ -89,14 +71,8 @@ class AnalyticKL(PerImage):
         >>> SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=AnalyticKL())
     """
 
-    def kl(self, name: str, p: Any, q: Any) -> Tensor:
-        try:
-            return kl_divergence(q["fn"], p["fn"])
-        except NotImplementedError:
-            raise InputError(
-                f"there is no closed-form KL({family(q['fn'])} || {family(p['fn'])}) at site "
-                f"{name!r}; take the monte-carlo objective"
-            ) from None
+    def __init__(self, num_particles: int = 1) -> None:
+        super().__init__(num_particles, kl="analytic")
 
 
 class ClosedForm(PerImage):
@@ -105,7 +81,7 @@ class ClosedForm(PerImage):
     Equation: loss = Σ_b -½ Σ_d (1 + log σ²_bd - μ²_bd - σ²_bd) - log p(x_b | z_b).
 
     Args:
-        num_particles: draws of z for each image, K.
+        num_particles: draws of z for each image.
 
     Raises:
         InputError: a guide that is no mean-field Normal, or a prior that is no standard Normal.
@@ -116,34 +92,339 @@ class ClosedForm(PerImage):
         >>> SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=ClosedForm())
     """
 
-    def kl(self, name: str, p: Any, q: Any) -> Tensor:
-        prior, posterior = base(p["fn"]), base(q["fn"])
-        if not (isinstance(prior, Normal) and isinstance(posterior, Normal)):
+    def __init__(self, num_particles: int = 1) -> None:
+        super().__init__(num_particles, kl="closed-form")
+
+
+class Scheduled(PerImage):
+    """Base of the objectives with a number that changes with training, for all latent sites or one
+    for each.
+
+    The numbers are 0-d tensors, filled in place by :meth:`advance`, so that a compiled step sees
+    them change.
+
+    Args:
+        final: the number at the end of the course; or a dict from each latent site to its own.
+        kl, num_particles: as in :class:`~pyro_vae.terms.PerImage`.
+    """
+
+    def __init__(
+        self,
+        option: str,
+        final: float | Mapping[str, float],
+        kl: str = "monte-carlo",
+        num_particles: int = 1,
+    ) -> None:
+        super().__init__(num_particles, kl)
+        self.option = option
+        self.final = dict(final) if isinstance(final, Mapping) else {"": final}
+        for value in self.final.values():
+            number(option, value)
+        self.levels = {k: torch.tensor(v, dtype=torch.float64) for k, v in self.final.items()}
+        self.advanced = False
+
+    def course(self, epoch: float, final: float) -> float:
+        """The number after ``epoch`` epochs."""
+        return final
+
+    def advance(self, epoch: float) -> None:
+        self.advanced = True
+        for site, level in self.levels.items():
+            level.fill_(self.course(epoch, self.final[site]))
+
+    def level(self, site: str, like: Tensor) -> Tensor:
+        """The number of a site as it is now."""
+        if type(self).course is not Scheduled.course and not self.advanced:
             raise InputError(
-                f"the closed form is that of a mean-field Normal to the standard Normal; site "
-                f"{name!r} has {family(q['fn'])} and {family(p['fn'])}: take the monte-carlo "
-                "objective"
+                f"{type(self).__name__} changes with training and has not been told how far that "
+                "is: call its advance(epoch) before each step, as fit() does"
             )
-        if is_validation_enabled() and not ((prior.loc == 0) & (prior.scale == 1)).all():
+        key = "" if "" in self.levels else site
+        if key not in self.levels:
             raise InputError(
-                f"the closed form is that of a mean-field Normal to the standard Normal, and the "
-                f"prior at site {name!r} has other moments: take the analytic objective"
+                f"{self.option} names the latent sites {', '.join(self.levels)}, and there is "
+                f"also {site}; give it a number too"
             )
-        mu, logvar = posterior.loc, 2 * posterior.scale.log()  # each [*, B, Z]
-        return -0.5 * (1 + logvar - mu**2 - logvar.exp()).sum(-1)
+        if (level := self.levels[key]).dtype != like.dtype or level.device != like.device:
+            level = self.levels[key] = level.to(like)
+        return level
+
+    def named(self, terms: Terms) -> None:
+        """Refuse a number for a site that is not there."""
+        if unknown := self.levels.keys() - {""} - terms.q.keys():
+            raise InputError(
+                f"{self.option} names {min(unknown)!r}, and the latent sites are "
+                f"{', '.join(terms.q)}"
+            )
 
 
-def base(fn: Any) -> Any:
-    """The distribution inside ``to_event``."""
-    return fn.base_dist if isinstance(fn, Independent) else fn
+class Beta(Scheduled):
+    """β-VAE: the KL weighed by a constant, on both sides and for every latent site.
+
+    Equation: loss = Σ_b β KL(q(z | x_b) || p(z)) - log p(x_b | z_b).
+
+    Args:
+        beta: β, or a dict from each latent site to its own; 1 is the ELBO.
+        kl: ``monte-carlo``, ``analytic`` or ``closed-form``.
+        num_particles: draws of z for each image.
+
+    Raises:
+        InputError: a negative β, or one for a site that is not there.
+
+    Paper: Higgins et al. 2017, β-VAE: Learning basic visual concepts with a constrained
+    variational framework.
+
+    Example:
+        >>> SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=Beta(beta=4))
+    """
+
+    def __init__(
+        self,
+        beta: float | Mapping[str, float] = 4.0,
+        kl: str = "monte-carlo",
+        num_particles: int = 1,
+    ) -> None:
+        super().__init__("beta", beta, kl, num_particles)
+
+    def loss_per_image(self, terms: Terms) -> Tensor:
+        self.named(terms)
+        kls = self.kls(terms).items()
+        return sum(self.level(name, kl) * kl for name, kl in kls) - terms.log_likelihood
 
 
-def family(fn: Any) -> str:
-    return type(base(fn)).__name__
+class Annealed(Beta):
+    """KL annealing: the KL's weight rises on a straight line, then stays.
+
+    Equation: β(t) = start + (beta - start) min(1, t / epochs), t in epochs.
+
+    Args:
+        epochs: length of the rise.
+        start: weight at the start.
+        beta: weight at the end, or a dict from each latent site to its own.
+        kl, num_particles: as for ``beta``.
+
+    Raises:
+        InputError: ``advance`` has not been called, or numbers out of range.
+
+    Paper: Bowman et al. 2016, Generating sentences from a continuous space; Sønderby et al. 2016,
+    Ladder variational autoencoders.
+
+    Example:
+        >>> objective = Annealed(epochs=10)
+        >>> objective.advance(epoch=2.5)  # weight 0.25
+    """
+
+    def __init__(
+        self,
+        epochs: float = 10.0,
+        start: float = 0.0,
+        beta: float | Mapping[str, float] = 1.0,
+        kl: str = "monte-carlo",
+        num_particles: int = 1,
+    ) -> None:
+        self.epochs, self.start = number("epochs", epochs, above=0), number("start", start)
+        super().__init__(beta, kl, num_particles)
+
+    def course(self, epoch: float, final: float) -> float:
+        return self.start + (final - self.start) * min(1.0, epoch / self.epochs)
+
+
+class Cyclical(Beta):
+    """Cyclical KL annealing: the rise from 0 is repeated.
+
+    Equation: β(t) = beta min(1, s / ratio), s = (t mod epochs) / epochs, t in epochs.
+
+    Args:
+        epochs: length of a cycle.
+        ratio: share of a cycle in which the weight rises.
+        beta: weight at the end of each rise, or a dict from each latent site to its own.
+        kl, num_particles: as for ``beta``.
+
+    Raises:
+        InputError: ``advance`` has not been called, or numbers out of range.
+
+    Paper: Fu et al. 2019, Cyclical annealing schedule: a simple approach to mitigating KL
+    vanishing.
+
+    Example:
+        >>> objective = Cyclical(epochs=10)
+        >>> objective.advance(epoch=12.5)  # weight 0.5
+    """
+
+    def __init__(
+        self,
+        epochs: float = 10.0,
+        ratio: float = 0.5,
+        beta: float | Mapping[str, float] = 1.0,
+        kl: str = "monte-carlo",
+        num_particles: int = 1,
+    ) -> None:
+        self.epochs, self.ratio = number("epochs", epochs, above=0), number("ratio", ratio, above=0)
+        super().__init__(beta, kl, num_particles)
+
+    def course(self, epoch: float, final: float) -> float:
+        return final * min(1.0, epoch % self.epochs / self.epochs / self.ratio)
+
+
+class Capacity(Scheduled):
+    """Capacity control: the batch's mean KL is held at a number of nats that rises.
+
+    Equation: loss / B = γ |mean_b KL_b - C(t)| - mean_b log p(x_b | z_b), C(t) = nats min(1, t /
+    epochs), t in epochs; KL_b is over all latent sites, or C is held by each on its own.
+
+    Args:
+        nats: C at the end; or a dict from each latent site to its own.
+        gamma: γ.
+        epochs: length of the rise.
+        kl, num_particles: as for ``beta``.
+
+    Raises:
+        InputError: ``advance`` has not been called, or numbers out of range.
+
+    Paper: Burgess et al. 2018, Understanding disentangling in β-VAE; by site: Dupont 2018, Learning
+    disentangled joint continuous and discrete representations.
+
+    Example:
+        >>> objective = Capacity(nats={"z": 5, "c": 2}, gamma=30)
+    """
+
+    def __init__(
+        self,
+        nats: float | Mapping[str, float] = 25.0,
+        gamma: float = 1000.0,
+        epochs: float = 10.0,
+        kl: str = "monte-carlo",
+        num_particles: int = 1,
+    ) -> None:
+        self.epochs, self.gamma = number("epochs", epochs, above=0), number("gamma", gamma)
+        super().__init__("nats", nats, kl, num_particles)
+
+    def course(self, epoch: float, final: float) -> float:
+        return final * min(1.0, epoch / self.epochs)
+
+    def loss_per_image(self, terms: Terms) -> Tensor:
+        self.named(terms)
+        means = {name: kl.mean() for name, kl in self.kls(terms).items()}
+        if "" in self.levels:
+            means = {"": torch.stack(list(means.values())).sum()}
+        held = sum((kl - self.level(name, kl)).abs() for name, kl in means.items())
+        return self.gamma * held - terms.log_likelihood
+
+
+class FreeBits(Scheduled):
+    """Free bits: no reward for a KL below a floor, so that no latent is given up early.
+
+    Equation: loss / B = Σ_j max(λ, mean_b KL_bj) - mean_b log p(x_b | z_b), over groups j of
+    latents: whole sites, or equal groups of neighbouring units of each.
+
+    Args:
+        nats: λ, the floor of a group; or a dict from each latent site to that of its groups.
+        group_size: units in a group; None takes the whole site as one.
+        kl, num_particles: as for ``beta``.
+
+    Raises:
+        InputError: a negative floor, a floor for a site that is not there, a group size that does
+            not divide the units, or groups where units are not independent.
+
+    Paper: Kingma et al. 2016, Improving variational inference with inverse autoregressive flow,
+    equation 15.
+
+    Example:
+        >>> objective = FreeBits(nats=0.1, group_size=1, kl="analytic")
+    """
+
+    def __init__(
+        self,
+        nats: float | Mapping[str, float] = 2.0,
+        group_size: int | None = None,
+        kl: str = "monte-carlo",
+        num_particles: int = 1,
+    ) -> None:
+        if group_size is not None:
+            at_least_one("group_size", group_size)
+        super().__init__("nats", nats, kl, num_particles)
+        self.group_size = group_size
+
+    def loss_per_image(self, terms: Terms) -> Tensor:
+        self.named(terms)
+        if self.group_size is None:
+            groups = {name: kl.mean() for name, kl in self.kls(terms).items()}
+        else:
+            groups = {name: self.groups(name, terms, self.group_size) for name in terms.q}
+        floored = [torch.maximum(kl, self.level(name, kl)).sum() for name, kl in groups.items()]
+        return sum(floored) - terms.log_likelihood
+
+    def groups(self, name: str, terms: Terms, size: int) -> Tensor:
+        """The mean over images of the KL of each group of a site's units."""
+        q, p = terms.q[name], terms.p.get(name)
+        units = q["fn"].event_shape.numel()
+        if p is None or plates(q) != terms.dims or units % size:
+            raise InputError(
+                f"group_size={size} does not fit site {name!r}, which has {units} units in "
+                f"{len(plates(q))} plates: it divides the units of a site of the model, in the "
+                "plate of images alone"
+            )
+        kl = self.kl(name, by_unit(name, p), by_unit(name, q))  # [*, B, Z]
+        return kl.reshape(-1, units // size, size).sum(-1).mean(0)  # [groups]
+
+
+class Enumerate(Checked, TraceEnum_ELBO):
+    """The ELBO with discrete latents summed out exactly, as by Pyro's ``TraceEnum_ELBO``.
+
+    Equation: loss = Σ_b Σ_c q(c | x_b) [log q(c | x_b) - log p(x_b, c)]; continuous latents beside
+    c are drawn.
+
+    Every discrete site of the guide whose values can be counted is enumerated.
+
+    Args:
+        num_particles: draws of the continuous latents for each image.
+
+    Raises:
+        InputError: at a call, no discrete latent site, or latent sites, scales or masks of the
+            model that are not the guide's.
+
+    Paper: Kingma et al. 2014, Semi-supervised learning with deep generative models; in Pyro:
+    Obermeyer et al. 2019, Tensor variable elimination for plated factor graphs.
+
+    Example:
+        >>> vae = VAE((1, 28, 28), 10, guide="categorical")
+        >>> SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=Enumerate())
+    """
+
+    def __init__(self, num_particles: int = 1) -> None:
+        super().__init__(num_particles)
+        self.strict_enumeration_warning = False  # an error, below
+
+    def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        marked = config_enumerate(guide, default="parallel")
+        return super()._get_traces(model, marked, args, kwargs)
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        traces = super()._get_trace(model, guide, args, kwargs)
+        sites = [site for trace in traces for site in trace.nodes.values()]
+        if not any(infer(site, "enumerate") for site in sites):
+            raise InputError(
+                "there is no discrete latent to sum out; take the monte-carlo objective, or a "
+                "guide such as categorical"
+            )
+        return traces
 
 
 OBJECTIVES: dict[str, type[ELBO]] = {
-    "monte-carlo": Trace_ELBO,
+    "monte-carlo": MonteCarlo,
     "analytic": AnalyticKL,
     "closed-form": ClosedForm,
+    "beta": Beta,
+    "annealed": Annealed,
+    "cyclical": Cyclical,
+    "capacity": Capacity,
+    "free-bits": FreeBits,
+    "iwae": ImportanceWeighted,
+    "miwae": MultiplyImportanceWeighted,
+    "stl": StickingTheLanding,
+    "dreg": DReG,
+    "beta-tc": BetaTC,
+    "infovae": InfoVAE,
+    "dip": DIP,
+    "enumerate": Enumerate,
 }

@@ -18,6 +18,8 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from pyro_vae.likelihoods import Normal
 from pyro_vae.vae import VAE
 
+UNIT = 0.01  # u
+
 
 class LinearGaussian(nn.Module):
     """The generative model, and all that is known of it.
@@ -25,19 +27,21 @@ class LinearGaussian(nn.Module):
     Args:
         pixels: D; an image is [1, 1, D].
         latents: sizes of z_1, ..., z_L.
-        scale: s, the standard deviation of every conditional.
+        scale: s, the standard deviation of every conditional, for pixels in units of u.
         seed: of the weights.
     """
 
     def __init__(self, pixels=5, latents=(2,), scale=0.5, seed=0):
         super().__init__()
-        self.shape, self.pixels, self.scale = (1, 1, pixels), pixels, scale
-        self.latents = tuple(latents)
+        self.shape, self.pixels, self.latents = (1, 1, pixels), pixels, tuple(latents)
+        self.scales = [scale] * (len(self.latents) - 1) + [UNIT * scale]
         sizes = [*reversed(self.latents), pixels]
         self.layers = nn.ModuleList(nn.Linear(a, b).double() for a, b in pairwise(sizes))
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.parameters():
             parameter.data.normal_(generator=generator)
+        self.layers[-1].weight.data *= UNIT
+        self.layers[-1].bias.data.mul_(UNIT).add_(0.5)
         depth = len(self.latents)
         self.names = ["z"] if depth == 1 else [f"z_{i}" for i in range(depth, 0, -1)]  # top first
         self.where, start = {}, 0
@@ -48,10 +52,10 @@ class LinearGaussian(nn.Module):
         """Mean and covariance of (z_L, ..., z_1, x), differentiable in the weights."""
         top = self.latents[-1]
         mean, cov = torch.zeros(top).double(), torch.eye(top).double()
-        for layer in self.layers:
+        for layer, scale in zip(self.layers, self.scales, strict=True):
             above = slice(-layer.in_features, None)
             cross = layer.weight @ cov[above]
-            own = cross[:, above] @ layer.weight.T + self.scale**2 * torch.eye(len(cross)).double()
+            own = cross[:, above] @ layer.weight.T + scale**2 * torch.eye(len(cross)).double()
             mean = torch.cat([mean, layer(mean[above])])
             cov = torch.cat([torch.cat([cov, cross.T], 1), torch.cat([cross, own], 1)])
         return mean, cov
@@ -97,7 +101,10 @@ class LinearGaussian(nn.Module):
             n, len(mean), generator=torch.Generator().manual_seed(seed), dtype=torch.float64
         )
         draws = mean + noise @ torch.linalg.cholesky(cov).T
-        return draws[:, self.where["x"]].reshape(n, *self.shape)
+        x = draws[:, self.where["x"]].reshape(n, *self.shape)
+        assert x.min() > 0
+        assert x.max() < 1
+        return x
 
     def vae(self, guide: nn.Module | None = None) -> VAE:
         """A VAE of this model in float64; the guide is the exact posterior unless given."""
@@ -105,20 +112,11 @@ class LinearGaussian(nn.Module):
             self.shape,
             self.latents[0],
             prior="standard-normal" if self.names == ["z"] else ChainPrior(self),
-            likelihood=LinearNormal(self),
+            likelihood=Normal(
+                nn.Sequential(self.layers[-1], nn.Unflatten(-1, self.shape)), self.scales[-1]
+            ),
             guide=guide or ExactPosterior(self),
         ).double()
-
-
-class LinearNormal(Normal):
-    """x | z_1, with pixels of any size."""
-
-    def __init__(self, exact: LinearGaussian):
-        decoder = nn.Sequential(exact.layers[-1], nn.Unflatten(-1, exact.shape))
-        super().__init__(decoder, exact.scale)
-
-    def check(self, x):
-        pass
 
 
 class ChainPrior(nn.Module):
@@ -127,14 +125,14 @@ class ChainPrior(nn.Module):
     def __init__(self, exact: LinearGaussian):
         super().__init__()
         self.layers = exact.layers[:-1]
-        self.names, self.scale = exact.names, exact.scale
+        self.names, self.scales = exact.names, exact.scales
 
     def forward(self):
         top = torch.zeros(self.layers[0].in_features, dtype=torch.float64)
         z = pyro.sample(self.names[0], dist.Normal(top, torch.ones_like(top)).to_event(1))
-        for name, layer in zip(self.names[1:], self.layers, strict=True):
+        for name, layer, scale in zip(self.names[1:], self.layers, self.scales, strict=False):
             loc = layer(z)
-            z = pyro.sample(name, dist.Normal(loc, self.scale * torch.ones_like(loc)).to_event(1))
+            z = pyro.sample(name, dist.Normal(loc, torch.full_like(loc, scale)).to_event(1))
         return z
 
 
@@ -197,7 +195,7 @@ def exact_elbo(exact: LinearGaussian, q, x: Tensor) -> Tensor:
     layer = exact.layers[-1]
     residual = x.flatten(-3) - layer(q.mean)  # [B, D]
     spread = (layer.weight**2 @ q.variance.unsqueeze(-1)).squeeze(-1)  # [B, D]
-    normal = dist.Normal(torch.zeros((), dtype=torch.float64), exact.scale)
-    log_likelihood = (normal.log_prob(residual) - 0.5 * spread / exact.scale**2).sum(-1)
+    normal = dist.Normal(torch.zeros((), dtype=torch.float64), exact.scales[-1])
+    log_likelihood = (normal.log_prob(residual) - 0.5 * spread / exact.scales[-1] ** 2).sum(-1)
     kl = 0.5 * (q.variance + q.mean**2 - 1 - q.variance.log()).sum(-1)
     return log_likelihood - kl

@@ -1,0 +1,220 @@
+"""Bounds with several draws under a logarithm, and gradients with less noise for the same bound."""
+
+from __future__ import annotations
+
+from math import log
+from typing import Any
+
+import torch
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from .parts import InputError
+from .sites import is_latent
+from .terms import PerImage, Terms, agree, at_least_one, show
+
+
+class ImportanceWeighted(PerImage):
+    """The importance-weighted bound: K draws of each image's z under one logarithm.
+
+    Equation: loss = -Σ_b log 1/K Σ_k w_bk, w_bk = p(x_b, z_bk) / q(z_bk | x_b).
+
+    The weights are those of one image, always: a latent site outside the plate, or a factor on one
+    site alone, is refused; a factor on all (a subsampled plate) multiplies the image's whole bound.
+
+    Args:
+        num_particles: K.
+
+    Raises:
+        InputError: programs for which this would be no bound for each image.
+
+    Paper: Burda, Grosse & Salakhutdinov 2016, Importance weighted autoencoders.
+
+    Example:
+        >>> SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=ImportanceWeighted(50))
+    """
+
+    def __init__(self, num_particles: int = 5) -> None:
+        super().__init__(num_particles)
+
+    def loss_per_image(self, terms: Terms) -> Tensor:
+        one_scale(terms)
+        return -log_mean(terms.log_weight)
+
+
+class MultiplyImportanceWeighted(PerImage):
+    """The mean of M importance-weighted bounds of K draws each: less noise than K·M in one.
+
+    Equation: loss = -Σ_b 1/M Σ_m log 1/K Σ_k w_bmk.
+
+    Args:
+        num_particles: K.
+        outer: M.
+
+    Raises:
+        InputError: as for ``iwae``.
+
+    Paper: Rainforth et al. 2018, Tighter variational bounds are not necessarily better.
+
+    Example:
+        >>> objective = MultiplyImportanceWeighted(num_particles=8, outer=8)
+    """
+
+    def __init__(self, num_particles: int = 5, outer: int = 5) -> None:
+        at_least_one("num_particles", num_particles)
+        at_least_one("outer", outer)
+        super().__init__(num_particles * outer)
+        self.outer = outer
+
+    def loss_per_image(self, terms: Terms) -> Tensor:
+        one_scale(terms)
+        return -log_mean(terms.log_weight.unflatten(0, (-1, self.outer)))  # [M, B]
+
+
+class PathGradient(PerImage):
+    """Base of the objectives whose guide learns by way of its draws alone.
+
+    The gradient of a bound in the guide's parameters φ has a part that goes through the draws
+    z(φ, ε), and one through log q(z; φ) at fixed z, whose mean is zero or can be made part of the
+    first. A subclass says by :meth:`weights` how much each draw counts.
+
+    The programs run once. Every latent is handed on as a leaf, so that ∂ log w / ∂z is had at
+    fixed φ and at fixed other latents; :func:`pull_back` then takes it to φ through the draws. A
+    guide that scores a draw by remembering how it was made (a flow) inverts its map here.
+    """
+
+    def weights(self, log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """From the log weights of the draws, ``[K, B]``: the bound, ``[B]``, and what each draw's
+        ∂ log w / ∂θ and ∂ log w / ∂z count in its gradient, ``[K, B]`` each."""
+        raise NotImplementedError
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        with Cut() as cut:
+            p, q = super()._get_trace(model, guide, args, kwargs)
+        sites: Any = q.nodes
+        for name, z in cut.drawn.items():
+            sites[name]["drawn"] = z
+        return p, q
+
+    def total(self, terms: Terms) -> Tensor:
+        one_scale(terms)
+        log_weight = terms.log_weight
+        bound, of_theta, of_z = self.weights(log_weight.detach())
+        loss = -(terms.scale * bound).sum(-1).mean()
+        if not torch.is_grad_enabled():
+            return loss
+        log_joint = terms.log_likelihood + sum(terms.log_p.values())
+        surrogate = -(terms.scale * of_theta * log_joint).sum()
+        surrogate = surrogate - pull_back(terms.q, (terms.scale * of_z * log_weight).sum())
+        return loss + (surrogate - surrogate.detach())
+
+
+class StickingTheLanding(PathGradient):
+    """The ELBO with the gradient that vanishes, noise and all, where the guide is the posterior.
+
+    Equation: ∂loss/∂φ = -Σ_b mean_k ∂/∂z [log p(x_b, z) - log q(z | x_b)] ∂z_kb/∂φ.
+
+    Args:
+        num_particles: draws of z for each image, K.
+
+    Raises:
+        InputError: as for ``iwae``.
+
+    Paper: Roeder, Wu & Duvenaud 2017, Sticking the landing.
+
+    Example:
+        >>> SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=StickingTheLanding())
+    """
+
+    def __init__(self, num_particles: int = 1) -> None:
+        super().__init__(num_particles)
+
+    def weights(self, log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        each = torch.full_like(log_weight, 1 / self.num_particles)
+        return log_weight.mean(0), each, each
+
+
+class DReG(PathGradient):
+    """The importance-weighted bound with the doubly reparameterised gradient.
+
+    Equation: ∂loss/∂φ = -Σ_b Σ_k w̃_bk² ∂ log w_bk/∂z ∂z_bk/∂φ, w̃_bk = w_bk / Σ_j w_bj; the
+    model's gradient is that of ``iwae``.
+
+    Args:
+        num_particles: K.
+
+    Raises:
+        InputError: as for ``iwae``.
+
+    Paper: Tucker et al. 2019, Doubly reparameterized gradient estimators for Monte Carlo
+    objectives.
+
+    Example:
+        >>> SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=DReG(50))
+    """
+
+    def __init__(self, num_particles: int = 5) -> None:
+        super().__init__(num_particles)
+
+    def weights(self, log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        share = log_weight.softmax(0)
+        return log_mean(log_weight), share, share**2
+
+
+class Cut(Messenger):
+    """Hands every latent on, to the rest of the guide and to the model, as a leaf of the graph;
+    ``drawn`` keeps it as it was drawn, with its way back to the guide's parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: dict[str, Tensor] = {}
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        # The model's sites replay the guide's: they have been cut already.
+        if is_latent(msg) and msg["name"] not in self.drawn:
+            self.drawn[msg["name"]] = msg["value"]
+            msg["value"] = msg["value"].detach().requires_grad_()
+
+
+def pull_back(sites: dict[str, Any], value: Tensor) -> Tensor:
+    """A scalar whose gradient in the guide's parameters is that of ``value`` by way of the draws.
+
+    Equation: Σ_l v_l · z_l, v_l = ∂value/∂z_l + Σ_m (∂z_m/∂z_l)ᵀ v_m over the z_m drawn after z_l.
+
+    Args:
+        sites: the guide's cut sites in the order of drawing; a site's ``value`` is the leaf, its
+            ``drawn`` the draw.
+        value: a function of the leaves.
+    """
+    leaves = [site["value"] for site in sites.values()]
+    draws = [site["drawn"] for site in sites.values()]
+    v = list(torch.autograd.grad(value, leaves, retain_graph=True))
+    surrogate = value.new_zeros(())
+    for last in reversed(range(len(draws))):
+        if not draws[last].requires_grad:
+            continue
+        surrogate = surrogate + (v[last] * draws[last]).sum()
+        if last > 0:
+            earlier = torch.autograd.grad(
+                draws[last], leaves[:last], v[last], retain_graph=True, allow_unused=True
+            )
+            v[:last] = [a if b is None else a + b for a, b in zip(v, earlier, strict=False)]
+    return surrogate
+
+
+def log_mean(log_weight: Tensor) -> Tensor:
+    """log of the mean of the weights over the draws, ``[K, *]`` -> ``[*]``."""
+    return log_weight.logsumexp(0) - log(len(log_weight))
+
+
+def one_scale(terms: Terms) -> None:
+    """Raise :class:`InputError` unless all sites have the same scale: a power of a weight, or of a
+    part of it, is no weight."""
+    for name, site in (*terms.sites.items(), *terms.p.items()):
+        if not agree(site["scale"], terms.common):
+            raise InputError(
+                f"site {name!r} has the scale {show(site['scale'])} and others have "
+                f"{show(terms.common)}; an importance-weighted bound needs one for all: drop the "
+                "poutine.scale, or take the beta objective"
+            )

@@ -1,0 +1,251 @@
+"""Objectives that look at the latents of the whole batch: their distribution over images,
+q(z) = mean_n q(z | x_n), and not only that of each image.
+
+What they add is one number for a batch. It counts for each image, so that the loss divided by the
+number of images is the paper's. None is a sum over images: a batch is not the sum of its parts.
+"""
+
+from __future__ import annotations
+
+from math import log
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal
+
+from .parts import InputError, lookup
+from .terms import PerImage, Terms, at_least_one, by_unit, family, number
+
+
+class BetaTC(PerImage):
+    """β-TC: the KL in three parts with a weight each, the total correlation among them.
+
+    Equation: loss = Σ_b α [log q(z|x_b) - log q(z)] + β [log q(z) - Σ_d log q(z_d)] + γ [Σ_d log
+    q(z_d) - log p(z)] - log p(x_b | z), z ~ q(z | x_b): the index-code mutual information, the
+    total correlation and the dimension-wise KL, all in nats.
+
+    log q(z) is estimated from the batch of B images of a set of N. ``weighted``: log 1/(N B) Σ_j
+    q(z | x_j), which is too low, and the mutual information too high, by up to log N.
+    ``stratified``: other weights, for which the estimate of q(z) itself has the right mean. With
+    α = β = γ = 1 both are the ELBO.
+
+    Args:
+        data_size: N, the number of training images.
+        alpha, beta, gamma: the weights.
+        estimator: ``weighted`` or ``stratified``.
+
+    Raises:
+        InputError: latents other than one vector of independent dimensions, under guide and prior,
+            or batches that fit neither N nor the estimator.
+
+    Paper: Chen et al. 2018, Isolating sources of disentanglement in variational autoencoders.
+
+    Example:
+        >>> objective = BetaTC(data_size=4000, beta=6)
+    """
+
+    def __init__(
+        self,
+        data_size: int,
+        alpha: float = 1.0,
+        beta: float = 6.0,
+        gamma: float = 1.0,
+        estimator: str = "weighted",
+    ) -> None:
+        super().__init__()
+        at_least_one("data_size", data_size)
+        self.data_size = data_size
+        self.alpha, self.beta = number("alpha", alpha), number("beta", beta)
+        self.gamma = number("gamma", gamma)
+        self.log_weights = lookup("estimator", estimator, ESTIMATORS)
+
+    def parts(self, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
+        """Mutual information, total correlation and dimension-wise KL at each image's draw, ``[B]``
+        each; their sum is log q(z | x) - log p(z)."""
+        name, q, p = terms.alone("beta-tc")
+        by_unit(name, p)  # refuses a prior whose dimensions are not independent
+        each = by_unit(name, q)["fn"]  # [B, Z]
+        pairs = each.log_prob(q["value"].unsqueeze(-2))  # [B, B, Z]: draw i under image j
+        log_weights = self.log_weights(pairs[..., 0], self.data_size)  # [B, B]
+        log_q = (log_weights + pairs.sum(-1)).logsumexp(1)  # [B]
+        log_q_units = (log_weights.unsqueeze(-1) + pairs).logsumexp(1).sum(-1)  # [B]
+        return (
+            terms.log_q[name] - log_q,
+            log_q - log_q_units,
+            log_q_units - terms.log_p[name],
+        )
+
+    def loss_per_image(self, terms: Terms) -> Tensor:
+        information, correlation, dimensions = self.parts(terms)
+        kl = self.alpha * information + self.beta * correlation + self.gamma * dimensions
+        return kl - terms.log_likelihood
+
+
+def weighted(like: Tensor, data_size: int) -> Tensor:
+    """log 1/(N B) for every pair."""
+    if len(like) > data_size:
+        raise InputError(f"data_size is {data_size}, and a batch has {len(like)} images")
+    return torch.full_like(like, -log(data_size * len(like)))
+
+
+def stratified(like: Tensor, data_size: int) -> Tensor:
+    """The image itself has log 1/N, one other log (N - M)/(N M), the rest log 1/M; M = B - 1.
+
+    The image itself is in its batch for sure; the one other stands for what the rest leave out.
+    """
+    weighted(like, data_size)
+    m = len(like) - 1
+    if m == 0:
+        raise InputError("the stratified estimator needs batches of 2 images or more")
+    own = torch.eye(m + 1, dtype=like.dtype, device=like.device)
+    other = own.roll(1, 0)
+    rest = 1 - own - other
+    return (own / data_size + other * (data_size - m) / (data_size * m) + rest / m).log()
+
+
+ESTIMATORS = {"weighted": weighted, "stratified": stratified}
+
+
+class InfoVAE(PerImage):
+    """InfoVAE: the KL's weight lowered, and q(z) held to the prior by a maximum mean discrepancy.
+
+    Equation: loss = Σ_b (1 - α) KL(q(z | x_b) || p(z)) + (α + λ - 1) MMD² - log p(x_b | z_b).
+    MMD² = E k(z, z') + E k(u, u') - 2 E k(z, u) without bias from the batch's draws z and as many u
+    of the prior; it may come out below 0.
+
+    α = 1 leaves no KL: the MMD-VAE, and the Wasserstein autoencoder with random encoders.
+
+    Args:
+        alpha: α, at most 1.
+        lambda_: λ, with α + λ at least 1.
+        kernel: ``rbf``, k = exp(-d² / 2σ²), or ``imq``, k = C / (C + d²) with C = 2σ²; d is the
+            distance of two latents.
+        bandwidth: σ²; None takes the number of dimensions of z, for which 2σ² is the mean d² of two
+            draws of a standard Normal.
+        kl: ``monte-carlo``, ``analytic`` or ``closed-form``.
+
+    Raises:
+        InputError: numbers out of range, several latent sites, or a batch of one image.
+
+    Paper: Zhao, Song & Ermon 2019, InfoVAE; kernels: Tolstikhin et al. 2018, Wasserstein
+    auto-encoders.
+
+    Example:
+        >>> objective = InfoVAE(alpha=1, lambda_=100, kernel="imq")
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.0,
+        lambda_: float = 1000.0,
+        kernel: str = "rbf",
+        bandwidth: float | None = None,
+        kl: str = "monte-carlo",
+    ) -> None:
+        super().__init__(kl=kl)
+        if not (alpha <= 1 and alpha + lambda_ >= 1):
+            raise InputError(
+                "alpha is at most 1 and alpha + lambda_ at least 1, so that no term is rewarded "
+                f"for growing; not {alpha} and {lambda_}"
+            )
+        self.alpha, self.lambda_ = alpha, lambda_
+        self.kernel = lookup("kernel", kernel, KERNELS)
+        self.bandwidth = None if bandwidth is None else number("bandwidth", bandwidth, above=0)
+
+    def loss_per_image(self, terms: Terms) -> Tensor:
+        name, q, p = terms.alone("infovae")
+        z = q["value"]  # [B, Z]
+        u = p["fn"].rsample() if p["fn"].has_rsample else p["fn"].sample()
+        mmd = (self.alpha + self.lambda_ - 1) * self.mmd(z, u)
+        kl = (1 - self.alpha) * self.kls(terms)[name] if self.alpha != 1 else 0.0
+        return kl + mmd - terms.log_likelihood
+
+    def mmd(self, z: Tensor, u: Tensor) -> Tensor:
+        """MMD² of two sets of draws, ``[B, Z]`` each, without bias."""
+        b, size = z.shape
+        if b == 1:
+            raise InputError("the maximum mean discrepancy needs batches of 2 images or more")
+        constant = 2 * (size if self.bandwidth is None else self.bandwidth)
+        # Of a draw and itself k is 1, which says nothing.
+        own = sum(self.kernel(distance(a, a), constant).sum() - b for a in (z, u))
+        return own / (b * (b - 1)) - 2 * self.kernel(distance(z, u), constant).mean()
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distances of all pairs, ``[A, B]``."""
+    squares = a.square().sum(-1, keepdim=True) + b.square().sum(-1)
+    return (squares - 2 * a @ b.T).clamp(min=0)
+
+
+KERNELS: dict[str, Any] = {
+    "rbf": lambda d2, c: (-d2 / c).exp(),
+    "imq": lambda d2, c: c / (c + d2),
+}
+
+
+class DIP(PerImage):
+    """DIP-VAE: the covariance of the latents over images is held to the identity.
+
+    Equation: loss = Σ_b -ELBO_b + λ_od Σ_{i≠j} C_ij² + λ_d Σ_i (C_ii - 1)², where C is, over the
+    batch's images, Cov[μ(x)] (variant 1) or that of q(z) itself, Cov[μ(x)] + E[Cov(z | x)] (2).
+
+    Args:
+        offdiagonal: λ_od.
+        diagonal: λ_d.
+        variant: 1 or 2.
+        kl: ``monte-carlo``, ``analytic`` or ``closed-form``.
+
+    Raises:
+        InputError: several latent sites, or a guide without a mean or a covariance in closed form.
+
+    Paper: Kumar, Sattigeri & Balakrishnan 2018, Variational inference of disentangled latent
+    concepts from unlabeled observations.
+
+    Example:
+        >>> objective = DIP(offdiagonal=10, diagonal=10, variant=2)
+    """
+
+    def __init__(
+        self,
+        offdiagonal: float = 10.0,
+        diagonal: float = 100.0,
+        variant: int = 1,
+        kl: str = "monte-carlo",
+    ) -> None:
+        super().__init__(kl=kl)
+        if variant not in (1, 2):
+            raise InputError(f"variant is 1 or 2, not {variant!r}")
+        self.offdiagonal = number("offdiagonal", offdiagonal)
+        self.diagonal = number("diagonal", diagonal)
+        self.variant = variant
+
+    def loss_per_image(self, terms: Terms) -> Tensor:
+        name, q, _ = terms.alone("dip")
+        c = self.covariance(name, q["fn"])
+        variance = c.diagonal()
+        penalty = self.offdiagonal * (c.square().sum() - variance.square().sum())
+        penalty = penalty + self.diagonal * (variance - 1).square().sum()
+        return self.kls(terms)[name] + penalty - terms.log_likelihood
+
+    def covariance(self, name: str, q: Any) -> Tensor:
+        """C, ``[Z, Z]``."""
+        try:
+            mu = q.mean  # [B, Z]
+        except NotImplementedError:
+            raise InputError(
+                f"dip needs the mean of q(z | x), and {family(q)} at site {name!r} has none in "
+                "closed form; take a Normal guide"
+            ) from None
+        centred = mu - mu.mean(0)
+        between = centred.T @ centred / len(mu)
+        if self.variant == 1:
+            return between
+        if isinstance(q, Independent):
+            return between + q.variance.mean(0).diag()
+        if isinstance(q, MultivariateNormal | LowRankMultivariateNormal):
+            return between + q.covariance_matrix.mean(0)
+        raise InputError(
+            f"variant 2 of dip needs the covariance of q(z | x), and {family(q)} at site {name!r} "
+            "has none in closed form; take a Normal guide or variant=1"
+        )

@@ -1,0 +1,361 @@
+"""What objectives are made of: for each image, log p(x | z) and one KL for every latent site.
+
+Pyro sums these up at once. :class:`PerImage` keeps them apart, so that an objective can weigh a
+KL, hold it above a floor, or put K draws of one image under a logarithm. It takes any model and
+guide, ours or the user's, whose sites all lie in one plate of images.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import is_identically_zero, scale_and_mask, sum_rightmost
+from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine import Trace
+from torch import Tensor
+from torch.distributions import Independent, Normal, kl_divergence
+
+from .parts import InputError, lookup
+from .sites import is_latent
+
+PARTICLES = "num_particles_vectorized"  # Pyro's name of its plate over draws
+
+
+class Checked(ELBO):
+    """A Pyro ELBO that refuses programs whose bound would be wrong in silence.
+
+    Args:
+        num_particles: draws of z for each image, K; all are made at once.
+
+    Raises:
+        InputError: at a call, latent sites, scales or masks of the model that are not the guide's.
+    """
+
+    def __init__(self, num_particles: int = 1) -> None:
+        at_least_one("num_particles", num_particles)
+        super().__init__(num_particles, vectorize_particles=num_particles > 1)
+
+    def _guess_max_plate_nesting(self, model: Any, guide: Any, args: Any, kwargs: Any) -> None:
+        # As Pyro does it, but no later draw depends on whether it was done.
+        with torch.random.fork_rng(), torch.no_grad(), poutine.block():
+            q = poutine.trace(guide).get_trace(*args, **kwargs)
+            p = poutine.trace(poutine.replay(model, trace=q)).get_trace(*args, **kwargs)
+        sites = [s for s in (*q.nodes.values(), *p.nodes.values()) if s["type"] == "sample"]
+        deepest = max((-dim for site in sites for dim in plates(site)), default=0)
+        self.max_plate_nesting = deepest + self.vectorize_particles
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        traces = super()._get_trace(model, guide, args, kwargs)  # type: ignore[safe-super]
+        check_sides(*traces)
+        return traces
+
+    def advance(self, epoch: float) -> None:
+        """Say how many epochs of training are done, for an objective that changes with them."""
+
+    @torch.no_grad()
+    def elbo(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The plain ELBO of each image, ``[B]`` nats, whatever this objective minimises: β = 1, no
+        schedule and no ``poutine.scale``; one draw of z for each particle."""
+        plain = Objective(self.num_particles)
+        ((p, q),) = plain._get_traces(model, guide, args, kwargs)
+        return Terms(p, q, self.num_particles, scaled=False).log_weight.mean(0)
+
+
+class Objective(Checked, Trace_ELBO):
+    """Base of the objectives whose latents are drawn."""
+
+
+class Terms:
+    """The bound in parts, each ``[K, B]`` nats for K draws and B images.
+
+    Attributes:
+        log_likelihood: log p(x | z), over all observed sites.
+        log_q, log_p: log q(z | x) and log p(z) at the draws, by latent site; the guide's auxiliary
+            sites have no log p.
+        q, p: Pyro's records of these sites.
+        scale: what multiplies an image's whole loss (``poutine.scale``, a subsampled plate): that
+            of the first observed site, a number or ``[K, B]``. What the scale of another site has
+            beyond it stays with that site's terms.
+
+    Args:
+        model, guide: traces of one run, as Pyro's ELBOs make them.
+        particles: K.
+        scaled: False leaves all scales out.
+
+    Raises:
+        InputError: a site outside the plate of images.
+    """
+
+    def __init__(self, model: Trace, guide: Trace, particles: int, scaled: bool = True) -> None:
+        self.particles, self.scaled = particles, scaled
+        self.q: dict[str, Any] = {
+            name: site for name, site in guide.nodes.items() if is_latent(site)
+        }
+        self.p: dict[str, Any] = {
+            name: site for name, site in model.nodes.items() if name in self.q
+        }
+        seen = {
+            name: model.nodes[name]
+            for name in model.observation_nodes
+            if not (model.nodes[name]["infer"] or {}).get("_deterministic")
+        }
+        self.sites = {**seen, **self.q}
+        first = next(iter(self.sites))
+        self.dims = plates(self.sites[first])
+        for name, site in (*self.sites.items(), *self.p.items()):
+            self.dims = self.dims & plates(site)
+            if not self.dims:
+                raise InputError(
+                    f"site {name!r} lies outside the plate of images, so that an image has no "
+                    "bound of its own; put it inside, or take the monte-carlo objective"
+                )
+        self.common = self.sites[first]["scale"]
+        self.scale: Any = self.common if scaled else 1.0
+        if isinstance(self.scale, Tensor) and self.scale.dim() > 0:
+            if plates(self.sites[first]) != self.dims:
+                raise InputError(
+                    f"the scale of site {first!r} is one number, or one for each image"
+                )
+            shape = self.sites[first]["unscaled_log_prob"].shape
+            self.scale = self.scale.expand(shape).reshape(particles, -1)  # [K, B]
+        likelihoods = [self.log_prob(site) for site in seen.values()]
+        self.log_q = {name: self.log_prob(site) for name, site in self.q.items()}
+        self.log_p = {name: self.log_prob(site) for name, site in self.p.items()}
+        self.log_likelihood: Tensor = sum(likelihoods[1:], likelihoods[0])
+
+    def log_prob(self, site: Any) -> Tensor:
+        return self.per_image(scale_and_mask(site["unscaled_log_prob"], mask=site["mask"]), site)
+
+    def per_image(self, value: Tensor, site: Any) -> Tensor:
+        """Sum a value with the plates of ``site`` to one for each image, ``[K, B]``."""
+        if self.scaled and site["scale"] is not self.common and site["scale"] != self.common:
+            value = value * (site["scale"] / self.common)
+        for dim in plates(site) - self.dims:
+            value = value.sum(dim, keepdim=True)
+        return value.reshape(self.particles, -1)
+
+    def alone(self, objective: str) -> tuple[str, Any, Any]:
+        """The name of the only latent site, and Pyro's records of it in the guide and the model;
+        one draw of a vector for each image."""
+        (name, q), *others = self.q.items()
+        if others or self.p.keys() != self.q.keys():
+            raise InputError(f"{objective} is for one latent site; these are {', '.join(self.q)}")
+        if plates(q) != self.dims or q["fn"].event_dim != 1 or q["mask"] is not None:
+            raise InputError(
+                f"{objective} is for a latent that is one vector for each image, with no plate "
+                f"beside that of the images and no mask; site {name!r} is another"
+            )
+        return name, q, self.p[name]
+
+    @property
+    def log_weight(self) -> Tensor:
+        """log p(x, z) - log q(z | x), ``[K, B]``."""
+        return self.log_likelihood + sum(self.log_p.values()) - sum(self.log_q.values())
+
+
+class PerImage(Objective):
+    """Base of the objectives that look at each image's log-likelihood and KL on their own.
+
+    Equation: loss = Σ_b mean_k [Σ_sites KL_kb - log p(x_b | z_kb)].
+
+    A subclass gives another :meth:`loss_per_image`.
+
+    Args:
+        num_particles: draws of z for each image, K.
+        kl: how a site's KL is had: ``monte-carlo`` (log q - log p at the draws: any pair of
+            distributions), ``analytic`` (torch's table of divergences) or ``closed-form`` (a
+            mean-field Normal to the standard Normal).
+
+    Raises:
+        InputError: at a call, also draws that carry no gradient, and a KL that is not to be had.
+    """
+
+    def __init__(self, num_particles: int = 1, kl: str = "monte-carlo") -> None:
+        super().__init__(num_particles)
+        self.divergence = lookup("kl", kl, KLS)
+
+    def loss_per_image(self, terms: Terms) -> Tensor:
+        """The loss of each image, ``[K, B]`` or ``[B]``."""
+        return sum(self.kls(terms).values()) - terms.log_likelihood
+
+    def kls(self, terms: Terms) -> dict[str, Tensor]:
+        """The KL of each latent site, ``[K, B]``."""
+        return {
+            name: terms.per_image(self.kl(name, terms.p.get(name), q), q)
+            for name, q in terms.q.items()
+        }
+
+    def kl(self, name: str, p: Any, q: Any) -> Tensor:
+        """KL(q || p) of a site, with the shape of its plates, from Pyro's two records of it."""
+        if p is None and self.divergence is not monte_carlo:
+            raise InputError(
+                f"the guide's auxiliary site {name!r} has no KL in closed form; {PLAIN}"
+            )
+        return scale_and_mask(self.divergence(name, p, q), mask=q["mask"])
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        ((p, q),) = self._get_traces(model, guide, args, kwargs)
+        terms = Terms(p, q, self.num_particles)
+        for name, site in terms.q.items():
+            if not is_identically_zero(site["score_parts"].score_function):
+                raise InputError(
+                    f"the draws of {family(site['fn'])} at site {name!r} carry no gradient; take "
+                    "the enumerate objective if they are discrete, or monte-carlo, which has "
+                    "Pyro's score-function gradient"
+                )
+        if self.divergence is not monte_carlo:
+            check_order(terms)
+        return self.total(terms)
+
+    def total(self, terms: Terms) -> Tensor:
+        """The loss of the batch."""
+        return (terms.scale * self.loss_per_image(terms)).sum(-1).mean()
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward()
+        return loss.item()
+
+    @torch.no_grad()
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        return self.differentiable_loss(model, guide, *args, **kwargs).item()
+
+
+PLAIN = "take the monte-carlo objective, or kl='monte-carlo'"
+
+
+def monte_carlo(name: str, p: Any, q: Any) -> Tensor:
+    """log q(z) - log p(z) at the draw."""
+    return q["unscaled_log_prob"] - (0 if p is None else p["unscaled_log_prob"])
+
+
+def analytic(name: str, p: Any, q: Any) -> Tensor:
+    """KL(q || p) by torch's table, to which Pyro and our guides add theirs."""
+    try:
+        return kl_divergence(q["fn"], p["fn"])
+    except NotImplementedError:
+        raise InputError(
+            f"there is no closed-form KL({family(q['fn'])} || {family(p['fn'])}) at site {name!r}; "
+            f"{PLAIN}"
+        ) from None
+
+
+def closed_form(name: str, p: Any, q: Any) -> Tensor:
+    """KL(N(μ, σ²) || N(0, 1)), written out."""
+    prior, posterior = base(p["fn"]), base(q["fn"])
+    if not (isinstance(prior, Normal) and isinstance(posterior, Normal)):
+        raise InputError(
+            "the closed form is that of a mean-field Normal to the standard Normal; site "
+            f"{name!r} has {family(q['fn'])} and {family(p['fn'])}: {PLAIN}"
+        )
+    if is_validation_enabled() and not ((prior.loc == 0) & (prior.scale == 1)).all():
+        raise InputError(
+            "the closed form is that of a mean-field Normal to the standard Normal, and the prior "
+            f"at site {name!r} has other moments: take the analytic objective, or kl='analytic'"
+        )
+    mu, variance = posterior.loc, posterior.scale**2  # each [*, B, Z]
+    units = -0.5 * (1 + variance.log() - mu**2 - variance)
+    return sum_rightmost(units, q["fn"].event_dim)
+
+
+KLS = {"monte-carlo": monte_carlo, "analytic": analytic, "closed-form": closed_form}
+
+
+def by_unit(name: str, site: Any) -> dict[str, Any]:
+    """Pyro's record of a latent site as if each of its units were a site, ``[*, B, Z]``."""
+    fn = site["fn"]
+    if not isinstance(fn, Independent) or site["mask"] is not None:
+        raise InputError(
+            f"site {name!r} has {family(fn)}, whose dimensions are not independent, so that none "
+            "has a KL of its own; take whole sites"
+        )
+    log_prob = fn.base_dist.log_prob(site["value"])
+    return {**site, "fn": fn.base_dist, "unscaled_log_prob": log_prob}
+
+
+def check_sides(model: Trace, guide: Trace) -> None:
+    """Raise :class:`InputError` unless model and guide have the same latent sites, each with the
+    same scale and mask on both sides. Tensors are compared where Pyro's validation is on."""
+    for name, p in model.nodes.items():
+        enumerated = infer(p, "_enumerate_dim") is not None
+        if is_latent(p) and name not in guide.nodes and not enumerated:
+            raise InputError(f"the model samples {name!r} and the guide does not")
+    for name, q in guide.nodes.items():
+        if q["type"] != "sample" or type(q["fn"]).__name__ == "_Subsample":
+            continue
+        if name not in model.nodes:
+            if not infer(q, "is_auxiliary"):
+                raise InputError(f"the guide samples {name!r} and the model does not")
+            continue
+        p = model.nodes[name]
+        if not agree(p["scale"], q["scale"]):
+            raise InputError(
+                f"site {name!r} has the scale {show(p['scale'])} in the model and "
+                f"{show(q['scale'])} in the guide, which weighs half of its KL; take the beta "
+                "objective, or put the same poutine.scale around both programs"
+            )
+        if not agree(p["mask"], q["mask"]):
+            raise InputError(
+                f"site {name!r} has one mask in the model and another in the guide, which leaves "
+                "half of a KL; put the same poutine.mask around both"
+            )
+
+
+def check_order(terms: Terms) -> None:
+    """Raise :class:`InputError` unless the guide draws its sites in the model's order: in another
+    one, a closed-form KL at a draw of the sites above is not the mean over these."""
+    for a, b in zip(terms.q, terms.p, strict=False):
+        if a != b:
+            raise InputError(
+                f"the guide draws {a!r} where the model draws {b!r}, and the closed-form KL of a "
+                f"site counts only if both draw in the same order; {PLAIN}"
+            )
+
+
+def agree(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        unknown = a is b or not is_validation_enabled()
+        return unknown or (None not in (a, b) and bool((torch.as_tensor(a == b)).all()))
+    return a is b or a == b
+
+
+def show(scale: Any) -> str:
+    return (
+        f"{scale:g}" if not isinstance(scale, Tensor) or scale.dim() == 0 else str(scale.tolist())
+    )
+
+
+def infer(site: Any, key: str) -> Any:
+    """What the program said of a site for inference; None if nothing."""
+    return (site.get("infer") or {}).get(key)
+
+
+def plates(site: Any) -> set[int]:
+    """The dims of the plates that a site lies in, Pyro's own plate over draws left out."""
+    return {f.dim for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES}
+
+
+def base(fn: Any) -> Any:
+    """The distribution inside ``to_event``."""
+    return fn.base_dist if isinstance(fn, Independent) else fn
+
+
+def family(fn: Any) -> str:
+    return type(base(fn)).__name__
+
+
+def at_least_one(option: str, value: Any) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"{option} is a whole number above 0, not {value!r}")
+
+
+def number(option: str, value: Any, above: float | None = None) -> float:
+    """``value`` if it is a number of at least 0, or above ``above``; else an InputError."""
+    if isinstance(value, int | float) and (value >= 0 if above is None else value > above):
+        return value
+    allowed = "of at least 0" if above is None else f"above {above}"
+    raise InputError(f"{option} is a number {allowed}, not {value!r}")
