@@ -20,7 +20,7 @@ from .base import COLOURS, Numbers, Setting, Verdict, interval, listed
 
 RIVALS = tuple(name for name in SCALES if name != "raw")
 FOREMOST = ("log-variance", "log-scale", "softplus", "log-variance-hardtanh")
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 
 
 def built(name: str, data: Data, hidden: int, seed: int) -> VAE:
@@ -41,24 +41,25 @@ def ended(name: str, data: Data, hidden: int, seed: int, **options: Any) -> tupl
 def choice(setting: Setting) -> Numbers:
     """Claim 8: what each scale ends with, at its own best learning rate.
 
-    MNIST-5k (4,000 + 1,000), dynamic binarisation, 784-200-20 VAE, Bernoulli, standard Normal,
-    Monte Carlo ELBO, Adam, batch 100, a fixed number of epochs, every rival from σ = 1 at raw 0
+    MNIST-5k (4,000 + 1,000), dynamic binarisation, 784-100-20 VAE, Bernoulli, standard Normal,
+    Monte Carlo ELBO, Adam, batch 100, 40 epochs, every rival from σ = 1 at raw 0
     with equal weights for equal seeds. The learning rate of each rival is that of ``RATES`` with
     the best ELBO on 500 images held out of the training set (one seed, not used again). NLL: 200
     importance samples on the test set, binarised once for all. Active units: variance of the
     posterior mean over the test images above 0.01. Then, if the full MNIST is at hand, the four of
-    ``FOREMOST`` once, 784-400-20, batch 128, at the same learning rates, NLL on the first 2,000
-    test images.
+    ``FOREMOST`` once, 784-200-20, 10 epochs, batch 128, at the same learning rates, NLL on the
+    first 2,000 test images.
 
     Differences from log-variance are paired by seed; their intervals are Student's, 95 % for all
     rivals together (Bonferroni). On the full MNIST they are paired by image, so that they do not
     tell the spread over seeds.
 
-    Rule: a rival matters if its interval does not contain zero. The claim holds if none matters,
-    holds only among those that do not, and does not hold if all matter.
+    Rule: a rival differs if its interval leaves out zero, and is the same if it contains zero and
+    reaches no further than 1 nat; else it is left open. The claim holds if all are the same, holds
+    only among those that are, and does not hold if none is.
     """
     epochs = 1 if setting.quick else 40
-    rates = RATES[1:2] if setting.quick else RATES
+    rates = RATES[2:3] if setting.quick else RATES
     samples = 20 if setting.quick else 200
     data = load("mnist-5k", binarize="dynamic")
     tuning = Data(data.name, *data.train.split(0.125, seed=1))
@@ -67,7 +68,7 @@ def choice(setting: Setting) -> Numbers:
     jobs = [(name, seed) for name in RIVALS for seed in range(setting.seeds)]
     for name, seed in setting.track(jobs, description="8 choice"):
         if seed == 0:
-            tried = {lr: ended(name, tuning, 200, 1000, lr=lr, **options)[1] for lr in rates}
+            tried = {lr: ended(name, tuning, 100, 1000, lr=lr, **options)[1] for lr in rates}
             best = max(tried, key=lambda lr: tried[lr])
             runs[name] = {
                 "tried": {str(lr): v for lr, v in tried.items()},
@@ -75,7 +76,7 @@ def choice(setting: Setting) -> Numbers:
                 "seeds": [],
             }
         row = runs[name]
-        vae, elbo = ended(name, data, 200, seed, lr=row["rate"], **options)
+        vae, elbo = ended(name, data, 100, seed, lr=row["rate"], **options)
         if elbo == float("-inf"):
             row["seeds"].append(None)
             continue
@@ -113,7 +114,7 @@ def full(setting: Setting, rates: dict[str, float]) -> Numbers:
     numbers: Numbers = {"epochs": 10, "images": len(some), "rivals": {}}
     held = None
     for name, lr in setting.track(list(rates.items()), description="8 full MNIST"):
-        vae, elbo = ended(name, data, 400, 0, lr=lr, epochs=10, batch_size=128)
+        vae, elbo = ended(name, data, 200, 0, lr=lr, epochs=10, batch_size=128)
         estimate = importance(vae.model, vae.guide, some, samples=200, seed=0)
         held = estimate.log_p if held is None else held
         apart = held - estimate.log_p  # [N]
@@ -128,17 +129,23 @@ def full(setting: Setting, rates: dict[str, float]) -> Numbers:
     return numbers
 
 
-def compared(numbers: Numbers) -> tuple[list[str], list[str], list[str]]:
-    """Rivals of log-variance whose test NLL is the same, higher, and lower."""
-    rows = {n: r["difference"] for n, r in numbers["rivals"].items() if n != "log-variance"}
-    same = [n for n, (mean, half) in rows.items() if abs(mean) <= half]
-    higher = [n for n, (mean, half) in rows.items() if mean > half]
-    return same, higher, [n for n in rows if n not in (*same, *higher)]
+def compared(numbers: Numbers) -> dict[str, list[str]]:
+    """The rivals of log-variance by how their test NLL compares."""
+    found: dict[str, list[str]] = {"the same": [], "higher": [], "lower": [], "left open": []}
+    for name, row in numbers["rivals"].items():
+        mean, half = row["difference"]
+        if name == "log-variance":
+            continue
+        if abs(mean) > half:
+            found["higher" if mean > 0 else "lower"].append(name)
+        else:
+            found["the same" if abs(mean) + half <= 1 else "left open"].append(name)
+    return found
 
 
 def judge_choice(results: dict[str, Numbers]) -> Verdict:
     numbers = results["choice"]
-    same, higher, lower = compared(numbers)
+    found = compared(numbers)
 
     def told(names: Sequence[str]) -> str:
         rows = ((n, numbers["rivals"][n]["difference"]) for n in names)
@@ -147,8 +154,9 @@ def judge_choice(results: dict[str, Numbers]) -> Verdict:
     mine = numbers["rivals"]["log-variance"]
     evidence = (
         f"Test NLL of log-variance {mine['nll'][0]:.2f} ± {mine['nll'][1]:.2f} nats over "
-        f"{len(mine['seeds'])} seeds, {mine['active'][0]:.1f} active units. Difference from it, "
-        f"the same within the interval: {told(same)}; higher: {told(higher)}; lower: {told(lower)}."
+        f"{len(mine['seeds'])} seeds, {mine['active'][0]:.1f} active units. Differences from it: "
+        + "; ".join(f"{how}: {told(names)}" for how, names in found.items() if names)
+        + "."
     )
     rows = numbers.get("full", {}).get("rivals", {})
     if rows:
@@ -157,12 +165,11 @@ def judge_choice(results: dict[str, Numbers]) -> Verdict:
             + (f" ({r['difference']:+.2f} ± {r['half_width']:.2f})" if n != "log-variance" else "")
             for n, r in rows.items()
         ) + "."  # fmt: skip
-    if not higher + lower:
+    if len(found["the same"]) == len(numbers["rivals"]) - 1:
         return Verdict("holds", evidence)
-    if same:
-        return Verdict(
-            "holds only where", evidence, f"one chooses among log-variance, {listed(same)}"
-        )
+    if found["the same"]:
+        region = f"one chooses among log-variance, {listed(found['the same'])}"
+        return Verdict("holds only where", evidence, region)
     return Verdict("does not hold", evidence)
 
 

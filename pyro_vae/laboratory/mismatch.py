@@ -26,7 +26,7 @@ class Slip(nn.Module):
     def __init__(self, slip: bool, seed: int) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        shape, hidden = (1, 28, 28), (200,)
+        shape, hidden = (1, 28, 28), (100,)
         # What the slip draws from is the guide whose raw output is log σ: N(μ, exp(raw)²).
         posterior = MeanField(
             MLP(shape, hidden).encoder(), 10, "log-scale" if slip else "log-variance"
@@ -42,7 +42,7 @@ class Slip(nn.Module):
         return self.vae.model.likelihood(z).log_prob(x), kl
 
 
-def trained(slip: bool, data: Data, epochs: int, seed: int) -> Numbers:
+def trained(slip: bool, data: Data, epochs: int, samples: int, seed: int) -> Numbers:
     """Train, and give the bound that the code believes in next to the guide's own, on test."""
     model = Slip(slip, seed)
     optimizer = adam(model, 2e-3)
@@ -67,7 +67,9 @@ def trained(slip: bool, data: Data, epochs: int, seed: int) -> Numbers:
         "believed_kl": kl.mean().item(),
         "elbo": own.elbo,
         "kl": own.kl,
-        "log_likelihood": importance(vae.model, vae.guide, data.test, samples=200, seed=seed).mean,
+        "log_likelihood": importance(
+            vae.model, vae.guide, data.test, samples=samples, seed=seed
+        ).mean,
     }
 
 
@@ -95,14 +97,15 @@ def mismatch(setting: Setting) -> Numbers:
     """Claim 9: the bound that the slip believes in, and the one it has.
 
     The code draws z = μ + exp(raw) ε and writes the KL as if raw were log σ². What it draws from is
-    N(μ, exp(raw)²), whose ELBO is the one it has. A 784-200-10 VAE on MNIST-5k, Adam 2e-3, batch
-    100, trained with and without the slip; test numbers in nats per image; log p(x) is the
-    importance estimate with 200 samples. Intervals are over seeds, 95 %.
+    N(μ, exp(raw)²), whose ELBO is the one it has. A 784-100-10 VAE on MNIST-5k, Adam 2e-3, batch
+    100, 20 epochs, trained with and without the slip; test numbers in nats per image; log p(x) is
+    the importance estimate with 200 samples. Intervals are over seeds, 95 %.
 
     Rule: the claim holds if believed minus actual ELBO is away from zero with the slip and not
     without it.
     """
-    epochs = 2 if setting.quick else 30
+    epochs = 1 if setting.quick else 20
+    samples = 20 if setting.quick else 200
     data = load("mnist-5k", binarize="dynamic")
     numbers: Numbers = {
         "epochs": epochs,
@@ -111,7 +114,7 @@ def mismatch(setting: Setting) -> Numbers:
     cells = [(slip, seed) for slip in (False, True) for seed in range(setting.seeds)]
     for slip, seed in setting.track(cells, description="9 mismatch"):
         kind = "slip" if slip else "right"
-        numbers.setdefault(kind, []).append(trained(slip, data, epochs, seed))
+        numbers.setdefault(kind, []).append(trained(slip, data, epochs, samples, seed))
     return numbers
 
 

@@ -75,7 +75,7 @@ def stability(setting: Setting) -> Numbers:
     claim holds if in every precision log σ² serves some σ < 1 that neither log(σ²) nor log σ does,
     the two taken from a σ = exp(½ log σ²) that was computed first.
     """
-    sigma = sweep(4 if setting.quick else 24)
+    sigma = sweep(4 if setting.quick else 8)
     numbers: Numbers = {"sigma": sigma.tolist(), "precisions": {}}
     for precision, dtype in setting.track(list(DTYPES.items()), description="2 precision"):
         numbers["precisions"][precision] = {
@@ -129,22 +129,23 @@ def judge_stability(results: dict[str, Numbers]) -> Verdict:
         )
         if lowest["log σ²"] < min(lowest["log(σ²)"], lowest["log σ"]):
             regions.append(f"{precision} with σ below {lowest['log σ']:.1e}")
-    worst = {
-        p: {n: max(rows[n]["rounding"]) for n in ("log-variance", "softplus")}
-        for p, rows in precisions.items()
-    }
+    worst = "; ".join(
+        f"{max(r['log-variance']['rounding']):.1g} in {p}" for p, r in precisions.items()
+    )
     evidence = (
-        f"Over σ = 1e-12 to 1e12: {'; '.join(words)}. Holding log σ² instead of σ costs accuracy: "
-        + "; ".join(
-            f"rounding it in {p} moves σ by up to {w['log-variance']:.1%}" for p, w in worst.items()
-        )
-        + "."
+        f"Over σ = 1e-12 to 1e12: {'; '.join(words)}. Holding log σ² costs accuracy: rounding it "
+        f"moves σ by a share of up to {worst}."
     )
     if len(regions) == len(precisions):
         return Verdict("holds", evidence)
     if regions:
         return Verdict("holds only where", evidence, f"the arithmetic is {listed(regions)}")
     return Verdict("does not hold", evidence)
+
+
+def filled(values: list[float | None]) -> Tensor:
+    """As a tensor; what JSON could not hold is infinite."""
+    return torch.tensor([torch.inf if v is None else v for v in values])
 
 
 def draw_stability(numbers: Numbers, figure: Figure) -> None:
@@ -155,12 +156,12 @@ def draw_stability(numbers: Numbers, figure: Figure) -> None:
     ):
         row = rows["log-variance"]
         for colour, (formula, height) in zip(("C0", "C3", "C1"), heights.items(), strict=True):
-            sigma, error = torch.tensor(row["sigma"]), torch.tensor(row["kl"][formula]["error"])
+            sigma, error = torch.tensor(row["sigma"]), filled(row["kl"][formula]["error"])
             fine = error.isfinite()
             above.plot(sigma[fine], error[fine], ".", ms=3, color=colour, label=f"from {formula}")
             above.plot(sigma[~fine], torch.full_like(sigma[~fine], height), "s", ms=2, color=colour)
         for name in ("softplus", "raw", "log-scale", "log-variance"):
-            sigma, error = torch.tensor(rows[name]["sigma"]), torch.tensor(rows[name]["rounding"])
+            sigma, error = torch.tensor(rows[name]["sigma"]), filled(rows[name]["rounding"])
             below.plot(sigma, error, ".", ms=3, color=COLOURS[name], label=name)
         above.set(title=precision, yscale="log", xscale="log", ylim=(1e-9, 2e3))
         below.set(yscale="log", xlabel="σ", ylim=(1e-9, 1))
@@ -193,7 +194,7 @@ def divergence(setting: Setting) -> Numbers:
     Rule: log σ² is needed if no rival that does not hold a logarithm comes within ten times its
     error; the claim does not hold if any does, over at least as many decades.
     """
-    sigma = sweep(4 if setting.quick else 24)
+    sigma = sweep(4 if setting.quick else 8)
     numbers: Numbers = {}
     for name in setting.track(list(SCALES), description="3 divergence"):
         scale = SCALES[name]()
