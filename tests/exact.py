@@ -142,22 +142,26 @@ class ExactPosterior(nn.Module):
     Args:
         exact: the model, whose weights as they are now are used.
         upwards: draw z_1 first; else z_L first.
+        shift: of all parameters, by Normal noise of that size.
     """
 
-    def __init__(self, exact: LinearGaussian, upwards: bool = False):
+    def __init__(self, exact: LinearGaussian, upwards: bool = False, shift: float = 0.0):
         super().__init__()
         self.names = exact.names[::-1] if upwards else exact.names
-        with torch.no_grad():
-            self.parts = [
-                exact.conditional([name], ["x", *self.names[:i]])
-                for i, name in enumerate(self.names)
-            ]
+        self.means, self.factors = nn.ModuleList(), nn.ParameterList()
+        for i, name in enumerate(self.names):
+            gain, offset, cov = exact.conditional([name], ["x", *self.names[:i]])
+            mean = nn.Linear(gain.shape[1], gain.shape[0]).double()
+            mean.weight.data, mean.bias.data = gain.detach(), offset.detach()
+            self.means.append(mean)
+            self.factors.append(torch.linalg.cholesky(cov.detach()))
+        move(self, shift, seed=2)
 
     def forward(self, x):
         known = x.flatten(-3)  # [B, D]
         values = {}
-        for name, (gain, offset, cov) in zip(self.names, self.parts, strict=True):
-            q = dist.MultivariateNormal(known @ gain.T + offset, cov)
+        for name, mean, factor in zip(self.names, self.means, self.factors, strict=True):
+            q = dist.MultivariateNormal(mean(known), scale_tril=factor.tril())
             if len(self.names) == 1:
                 return q
             z = values[name] = pyro.sample(name, q)  # [*, B, Z]
@@ -173,20 +177,48 @@ class LinearMeanField(nn.Module):
     that size.
     """
 
-    def __init__(self, exact: LinearGaussian, shift: float = 0.0, seed: int = 1):
+    def __init__(self, exact: LinearGaussian, shift: float = 0.0):
         super().__init__()
         gain, offset, cov = (t.detach() for t in exact.conditional(["z"], ["x"]))
         self.loc = nn.Linear(exact.pixels, len(offset)).double()
         self.loc.weight.data, self.loc.bias.data = gain.clone(), offset.clone()
         self.logvar = nn.Parameter(-torch.linalg.inv(cov).diagonal().log())
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in self.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.data += shift * noise
+        move(self, shift, seed=1)
 
     def forward(self, x):
         loc = self.loc(x.flatten(-3))  # [B, Z]
         return dist.Normal(loc, (0.5 * self.logvar).exp().expand_as(loc)).to_event(1)
+
+
+def move(module: nn.Module, shift: float, seed: int) -> None:
+    """Add Normal noise of size ``shift`` to all parameters."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.data += shift * noise
+
+
+class Points(dist.Normal):
+    """A Normal of [K, B, Z] that is never random: its K = 2 Z draws are μ ± √Z σ along each axis,
+    over which the mean of any quadratic is the exact one."""
+
+    def rsample(self, sample_shape=()):
+        size = self.loc.shape[-1]
+        axes = size**0.5 * torch.eye(size, dtype=self.loc.dtype)
+        return self.loc + self.scale * torch.cat([axes, -axes]).unsqueeze(1)
+
+
+class Quadrature(nn.Module):
+    """A mean-field guide whose 2 Z draws are :class:`Points`, so that the ELBO and its gradients
+    come out without noise in a linear-Gaussian model."""
+
+    def __init__(self, guide: LinearMeanField):
+        super().__init__()
+        self.guide = guide
+
+    def forward(self, x):
+        q = self.guide(x).base_dist
+        return Points(q.loc, q.scale).to_event(1)
 
 
 def exact_elbo(exact: LinearGaussian, q, x: Tensor) -> Tensor:
