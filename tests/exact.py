@@ -142,26 +142,28 @@ class ExactPosterior(nn.Module):
     Args:
         exact: the model, whose weights as they are now are used.
         upwards: draw z_1 first; else z_L first.
-        shift: of all parameters, by Normal noise of that size.
+        shift: None for a fixed guide; a number makes parameters of its gains, offsets and
+            covariances, moved off by Normal noise of that size.
     """
 
-    def __init__(self, exact: LinearGaussian, upwards: bool = False, shift: float = 0.0):
+    def __init__(self, exact: LinearGaussian, upwards: bool = False, shift: float | None = None):
         super().__init__()
         self.names = exact.names[::-1] if upwards else exact.names
-        self.means, self.factors = nn.ModuleList(), nn.ParameterList()
-        for i, name in enumerate(self.names):
-            gain, offset, cov = exact.conditional([name], ["x", *self.names[:i]])
-            mean = nn.Linear(gain.shape[1], gain.shape[0]).double()
-            mean.weight.data, mean.bias.data = gain.detach(), offset.detach()
-            self.means.append(mean)
-            self.factors.append(torch.linalg.cholesky(cov.detach()))
-        move(self, shift, seed=2)
+        with torch.no_grad():
+            self.parts = [
+                exact.conditional([name], ["x", *self.names[:i]])
+                for i, name in enumerate(self.names)
+            ]
+        if shift is not None:
+            self.own = nn.ParameterList(t.contiguous() for part in self.parts for t in part)
+            self.parts = [tuple(self.own[3 * i : 3 * i + 3]) for i in range(len(self.names))]
+            move(self, shift, seed=2)
 
     def forward(self, x):
         known = x.flatten(-3)  # [B, D]
         values = {}
-        for name, mean, factor in zip(self.names, self.means, self.factors, strict=True):
-            q = dist.MultivariateNormal(mean(known), scale_tril=factor.tril())
+        for name, (gain, offset, cov) in zip(self.names, self.parts, strict=True):
+            q = dist.MultivariateNormal(known @ gain.T + offset, cov.tril() + cov.tril(-1).T)
             if len(self.names) == 1:
                 return q
             z = values[name] = pyro.sample(name, q)  # [*, B, Z]
