@@ -46,53 +46,52 @@ DEFAULTS: dict[str, Any] = {
 
 @dataclass
 class Run:
-    """A VAE in training, and the folder that it is kept in."""
+    """A VAE, what it is trained on and how, and what it takes to do so again."""
 
-    folder: Path
     vae: VAE
     data: Data
+    source: dict[str, Any]
     training: dict[str, Any]
     optimizer: torch.optim.Optimizer
     start: int = 0
 
 
-def begin(
-    given: Mapping[str, Any], out: Path | None, device: torch.device, data_dir: Path | None
-) -> Run:
-    """Build what the settings name; the folder is made last, when all of it has been found good.
+def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | None) -> Run:
+    """Build what the settings name, and refuse what fit() would refuse.
 
     Raises:
         InputError: whatever is wrong with a setting, or with several of them together.
     """
     settings = {**DEFAULTS, **given}
-    folder = vacant_folder(settings["data"]) if out is None else out
-    checkpoints.vacant(folder)
-    binary = getattr(resolve("likelihood", settings["likelihood"], LIKELIHOODS)[0], "binary", False)
+    training = {key: settings[key] for key in ("objective", "epochs", "batch_size", "lr", "seed")}
+    build("objective", training["objective"], OBJECTIVES)
+    positive(**{key: training[key] for key in ("epochs", "batch_size", "lr")})
+    likelihood, _ = resolve("likelihood", settings["likelihood"], LIKELIHOODS)
+    binary = getattr(likelihood, "binary", False)
     protocol = settings["binarize"] or ("dynamic" if binary else "none")
     data = load(settings["data"], data_dir=data_dir, binarize=protocol)
-    torch.manual_seed(settings["seed"])
-    vae = VAE(
-        data.shape,
-        settings["latent"],
-        guide=with_scale(settings["guide"], settings["scale"]),
-        **{part: settings[part] for part in ("prior", "likelihood", "network", "hidden")},
-    )
     if binary and not data.train.is_binary:
         raise InputError(
             f"--binarize {protocol} leaves {data.train.levels()} levels of grey, and the "
             f"{settings['likelihood']} likelihood scores pixels that are 0 or 1; take --binarize "
             "dynamic, static or threshold, or --likelihood continuous-bernoulli"
         )
-    training = {key: settings[key] for key in ("objective", "epochs", "batch_size", "lr", "seed")}
-    # What fit() would refuse is refused here, before there is a folder.
-    build("objective", training["objective"], OBJECTIVES)
-    positive(**{key: training[key] for key in ("epochs", "batch_size", "lr")})
+    torch.manual_seed(settings["seed"])
+    vae = VAE(
+        data.shape,
+        settings["latent"],
+        guide=with_scale(settings["guide"], settings["scale"]),
+        **{part: settings[part] for part in ("prior", "likelihood", "network", "hidden")},
+    ).to(device)
     source = {"name": name_of(settings["data"]), "binarize": protocol}
-    vae.to(device)
-    run = Run(folder, vae, data.to(device), training, adam(vae, settings["lr"]))
-    checkpoints.create(folder, {"vae": vae.config, "data": source, "training": training})
-    checkpoints.save(folder, vae, run.optimizer)
-    return run
+    return Run(vae, data.to(device), source, training, adam(vae, training["lr"]))
+
+
+def begin(run: Run, folder: Path) -> None:
+    """Make a run's folder, which from now on can be loaded."""
+    config = {"vae": run.vae.config, "data": run.source, "training": run.training}
+    checkpoints.create(folder, config)
+    checkpoints.save(folder, run.vae, run.optimizer)
 
 
 def resume(folder: Path, epochs: int | None, device: torch.device, data_dir: Path | None) -> Run:
@@ -109,33 +108,27 @@ def resume(folder: Path, epochs: int | None, device: torch.device, data_dir: Pat
     checkpoints.load_optimizer(folder, optimizer)
     data = load(**config["data"], data_dir=data_dir).to(device)
     checkpoints.write_config(folder, config)
-    return Run(folder, vae, data, training, optimizer, done)
+    return Run(vae, data, config["data"], training, optimizer, done)
 
 
-def train(run: Run, pictures: int, console: Console) -> list[Epoch]:
+def train(run: Run, folder: Path, pictures: int, console: Console) -> list[Epoch]:
     """Train to the end, showing progress; weights and metrics are written after each epoch,
     pictures after every ``pictures`` of them and the last."""
     epochs = run.training["epochs"]
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    with progress_bar(console) as progress:
         steps = (epochs - run.start) * len(run.data.train)
         task = progress.add_task(f"epoch {run.start + 1}/{epochs}", total=steps)
 
         def on_epoch(record: Epoch) -> None:
-            checkpoints.save(run.folder, run.vae, run.optimizer)
-            checkpoints.log(run.folder, record)
+            checkpoints.save(folder, run.vae, run.optimizer)
+            checkpoints.log(folder, record)
             progress.update(
                 task,
                 description=f"epoch {record.epoch}/{epochs}, nats per image: "
                 f"train {record.train_elbo:.2f}, test {record.test_elbo:.2f}",
             )
             if record.epoch % pictures == 0 or record.epoch == epochs:
-                draw(run, record.epoch)
+                draw(run, folder, record.epoch)
 
         fit(
             run.vae,
@@ -146,8 +139,8 @@ def train(run: Run, pictures: int, console: Console) -> list[Epoch]:
             on_epoch=on_epoch,
             on_step=lambda n: progress.advance(task, n),
         )
-    history = checkpoints.history(run.folder)
-    figures.training_curves(history).savefig(run.folder / "training.png", dpi=120)
+    history = checkpoints.history(folder)
+    figures.training_curves(history).savefig(folder / "training.png", dpi=120)
     last = history[-1]
     console.print(
         f"test ELBO {last.test_elbo:.2f} nats per image (reconstruction "
@@ -157,11 +150,22 @@ def train(run: Run, pictures: int, console: Console) -> list[Epoch]:
     )
     name = f"epoch_{last.epoch:04d}.png"
     for picture in ("training.png", f"reconstructions/{name}", f"samples/{name}"):
-        console.print(f"  {run.folder / picture}", highlight=False, soft_wrap=True)
+        console.print(f"  {folder / picture}", highlight=False, soft_wrap=True)
     return history
 
 
-def draw(run: Run, epoch: int) -> None:
+def progress_bar(console: Console) -> Progress:
+    """What is being done, how far it is, and how long it will take."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def draw(run: Run, folder: Path, epoch: int) -> None:
     """The pictures of an epoch: the same test images and the same draws of z each time."""
     device = run.data.test.pixels.device
     with torch.random.fork_rng():
@@ -169,8 +173,8 @@ def draw(run: Run, epoch: int) -> None:
         x = run.data.test.batch(slice(0, 4 * figures.COLUMNS)).to(device)
         name = f"epoch_{epoch:04d}.png"
         recon = figures.pairs(x, run.vae.reconstruct(x))
-        figures.save_grid(recon, run.folder / "reconstructions" / name)
-        figures.save_grid(run.vae.sample(144), run.folder / "samples" / name)
+        figures.save_grid(recon, folder / "reconstructions" / name)
+        figures.save_grid(run.vae.sample(144), folder / "samples" / name)
 
 
 def images(config: dict[str, Any], name: str | None, split: str, data_dir: Path | None) -> Images:
@@ -269,7 +273,8 @@ def name_of(data: str) -> str:
     return data if data in DATASETS else str(Path(data).resolve())
 
 
-def vacant_folder(data: str) -> Path:
+def vacant_folder(given: Mapping[str, Any]) -> Path:
     """``runs/DATA-1``, or the first number that is free."""
-    free = (Path("runs") / f"{Path(data).stem}-{n}" for n in count(1))
+    data = Path(given.get("data", DEFAULTS["data"])).stem
+    free = (Path("runs") / f"{data}-{n}" for n in count(1))
     return next(folder for folder in free if not folder.exists())

@@ -1,0 +1,196 @@
+"""Train several VAEs with the same budget and put them side by side.
+
+One setting differs, the guide, say; all others are the same for all. Each is trained with several
+seeds, in turn (a, b, c, a, b, c, …), so that a machine which slows down slows all of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from math import nan
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+import torch
+
+from .checkpoints import versions
+from .evaluation import elbo
+from .gaps import gaps
+from .importance import importance
+from .parts import InputError
+from .runs import prepare
+from .training import fit
+
+COLUMNS = {
+    "elbo": "test ELBO",
+    "log_p": "log p̂(x)",
+    "approximation_gap": "approximation gap",
+    "amortization_gap": "amortization gap",
+    "parameters": "parameters",
+    "seconds_per_epoch": "s / epoch",
+}
+"""What is measured, and how the table calls it."""
+
+Result = dict[str, Any]
+"""One trained VAE: ``name``, ``seed``, ``protocol`` and the columns."""
+
+
+def compare(
+    settings: Mapping[str, Mapping[str, Any]],
+    seeds: int,
+    *,
+    device: torch.device,
+    data_dir: Path | None = None,
+    samples: int = 200,
+    gap_images: int = 0,
+    on_start: Callable[[str, int, int], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> list[Result]:
+    """Train each of ``settings`` with seeds 0, 1, … and measure it on the test images.
+
+    Args:
+        settings: by name, what :data:`~pyro_vae.runs.DEFAULTS` is overridden with.
+        seeds: trainings of each.
+        device: where to train.
+        data_dir: folder of downloaded data sets.
+        samples: draws of z for each image, K, for log p̂(x) by importance sampling.
+        gap_images: test images that the two gaps are measured on; 0 leaves them out.
+        on_start: called before each training with its name, its seed, and the number of images in
+            the steps of all trainings together.
+        on_step: called after each step with the number of images in it.
+
+    Returns:
+        A result for each training, in the order in which they ran.
+    """
+    if seeds < 1:
+        raise InputError(f"--seeds is a whole number of at least 1, not {seeds}")
+    # All are found good before the first of them is trained.
+    runs = [prepare(each, device, data_dir) for each in settings.values()]
+    total = seeds * sum(run.training["epochs"] * len(run.data.train) for run in runs)
+    results = []
+    for seed in range(seeds):
+        for name, each in settings.items():
+            if on_start is not None:
+                on_start(name, seed, total)
+            run = prepare({**each, "seed": seed}, device, data_dir)
+            history = fit(
+                run.vae, run.data, **run.training, optimizer=run.optimizer, on_step=on_step
+            )
+            model, guide, test = run.vae.model, run.vae.guide, run.data.test
+            result = {
+                "name": name,
+                "seed": seed,
+                "protocol": protocol(run.vae, run.source),
+                "elbo": elbo(model, guide, test, seed=seed).elbo,
+                "log_p": importance(model, guide, test, samples=samples, seed=seed).mean,
+                "parameters": sum(p.numel() for p in run.vae.parameters()),
+                "seconds_per_epoch": median(e.seconds for e in history),
+            }
+            if gap_images > 0:
+                few = test.subset(torch.arange(min(gap_images, len(test))))
+                for key, value in gaps(model, guide, few, seed=seed).summary().items():
+                    if key.endswith("_gap"):
+                        result[key] = value["mean"]
+            results.append(result)
+    return results
+
+
+def protocol(vae: Any, source: Mapping[str, Any]) -> str:
+    """What a nat is counted over: numbers of two protocols do not belong in one table."""
+    likelihood = vae.model.likelihood
+    discrete = likelihood.binary or likelihood.levels is not None
+    pixels = {"none": "grey pixels"}.get(source["binarize"], f"{source['binarize']} binarisation")
+    kind = "probabilities" if discrete else "densities on [0, 1]"
+    return f"{Path(source['name']).name}, {pixels}, {kind}"
+
+
+def spread(results: Sequence[Result], column: str) -> tuple[float, float]:
+    """Mean and standard deviation of a column over seeds; NaN for the latter if there is one."""
+    values = [r[column] for r in results]
+    return mean(values), stdev(values) if len(values) > 1 else nan
+
+
+def grouped(results: Sequence[Result]) -> dict[str, dict[str, list[Result]]]:
+    """The results by protocol, then by name."""
+    groups: dict[str, dict[str, list[Result]]] = {}
+    for r in results:
+        groups.setdefault(r["protocol"], {}).setdefault(r["name"], []).append(r)
+    return groups
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """A table for each protocol: mean ± standard deviation over the seeds, nats per image."""
+    columns = [c for c in COLUMNS if c in results[0]]
+    lines = []
+    for title, rows in grouped(results).items():
+        lines += [f"{title}; nats per image", ""]
+        lines.append(f"| {' | '.join(['', *(COLUMNS[c] for c in columns)])} |")
+        lines.append(f"| --- |{' ---: |' * len(columns)}")
+        for name, runs in rows.items():
+            cells = [cell(column, *spread(runs, column)) for column in columns]
+            lines.append(f"| {' | '.join([name, *cells])} |")
+        lines.append("")
+    seeds = len({r["seed"] for r in results})
+    return "\n".join([*lines, f"± one standard deviation over {seeds} seeds.", ""])
+
+
+def cell(column: str, middle: float, deviation: float) -> str:
+    if column == "parameters":
+        return f"{middle:,.0f}"
+    digits = 3 if column == "seconds_per_epoch" else 2
+    return f"{middle:.{digits}f}" + (f" ± {deviation:.{digits}f}" if deviation == deviation else "")
+
+
+def figure(results: Sequence[Result]) -> Any:
+    """The bounds of each name, seed by seed with their mean, and the gaps as stacked bars."""
+    from matplotlib.figure import Figure
+
+    with_gaps = "approximation_gap" in results[0]
+    groups = grouped(results)
+    names = max(len(rows) for rows in groups.values())
+    size = (5 + 4.5 * with_gaps, 0.9 + (0.9 + 0.45 * names) * len(groups))
+    sheet = Figure(figsize=size, layout="constrained")
+    panels = sheet.subplots(len(groups), 1 + with_gaps, squeeze=False)
+    for (title, rows), panel in zip(groups.items(), panels, strict=True):
+        places = range(len(rows))
+        bounds = panel[0]
+        for column, shift, colour in (("elbo", 0.12, "C0"), ("log_p", -0.12, "C1")):
+            for place, runs in zip(places, rows.values(), strict=True):
+                values = [r[column] for r in runs]
+                bounds.plot(values, [place + shift] * len(values), ".", color=colour, alpha=0.5)
+            middles = [spread(runs, column)[0] for runs in rows.values()]
+            at = [place + shift for place in places]
+            bounds.plot(middles, at, "d", color=colour, label=COLUMNS[column])
+        bounds.set(title=title, xlabel="nats per image")
+        bounds.title.set_fontsize("medium")
+        bounds.legend(frameon=False, fontsize="small")
+        if with_gaps:
+            left = [0.0] * len(rows)
+            for column, colour in (("approximation_gap", "C2"), ("amortization_gap", "C3")):
+                widths = [spread(runs, column)[0] for runs in rows.values()]
+                panel[1].barh(places, widths, 0.5, left=left, color=colour, label=COLUMNS[column])
+                left = [a + b for a, b in zip(left, widths, strict=True)]
+            panel[1].set(title="what the bound loses", xlabel="nats per image")
+            panel[1].legend(frameon=False, fontsize="small")
+        for axes in panel:
+            axes.set_yticks(list(places), list(rows))
+            axes.invert_yaxis()
+            axes.spines[["top", "right"]].set_visible(False)
+    return sheet
+
+
+def write(results: Sequence[Result], protocol: Mapping[str, Any], folder: Path) -> None:
+    """Leave the results in ``folder``: ``comparison.csv``, a line for each training;
+    ``comparison.md``; ``comparison.png``; and the protocol that they were measured by."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "comparison.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(results[0]))
+        writer.writeheader()
+        writer.writerows(results)
+    (folder / "comparison.md").write_text(markdown(results))
+    figure(results).savefig(folder / "comparison.png", dpi=120)
+    text = json.dumps({**protocol, "versions": versions()}, indent=2)
+    (folder / "protocol.json").write_text(text + "\n")
