@@ -258,7 +258,7 @@ def anneal(
         z, took = move(model, x, z, now, path[t], step[t], leapfrogs)
         accepted = accepted + took.double().mean(0) / (len(path) - 1)  # [B]
         if adapt:
-            step[t + 1 :] *= (0.1 * (took.to(step.dtype).mean(0) - 0.65)).exp()
+            step[t + 1 :] *= (0.2 * (took.to(step.dtype).mean(0) - 0.65)).exp()
     return log_w, accepted, step
 
 

@@ -1,0 +1,107 @@
+"""Annealed importance sampling and its sandwich, where log p(x) is known."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from exact import LinearGaussian
+
+from pyro_vae.annealing import annealed, sandwich, schedule
+from pyro_vae.images import Images
+from pyro_vae.parts import InputError
+from pyro_vae.vae import VAE
+
+
+@pytest.fixture(autouse=True)
+def any_pixels():
+    """The linear-Gaussian models have pixels of any size."""
+    with pyro.validation_enabled(False):
+        yield
+
+
+@pytest.mark.parametrize("latents", [(2,), (2, 2)])
+def test_the_estimate_is_right_and_its_error_bars_are(latents):
+    exact = LinearGaussian(4, latents, scale=1.0)
+    x = exact.images(1).expand(200, -1, -1, -1)  # 200 repetitions
+    result = annealed(exact.vae().model, Images(x), temperatures=80, chains=40, leapfrogs=5)
+    ratio = (result.log_p - exact.log_evidence(x)).exp().detach()  # p̂ / p has mean 1
+    assert abs(ratio.mean().item() - 1) < 3 * ratio.std().item() / 200**0.5
+    away = (result.log_p - exact.log_evidence(x)) / result.errors
+    assert 0.90 <= (away.abs() < 1.96).double().mean() <= 0.99
+
+
+def test_the_steps_are_adapted_to_each_image():
+    exact = LinearGaussian(4, (2,), scale=0.1)
+    x = torch.cat([exact.images(3), 30 * torch.ones(1, 1, 1, 4).double()])  # one far out
+    result = annealed(exact.vae().model, Images(x), temperatures=150, chains=8, leapfrogs=3)
+    assert ((result.acceptance - 0.65).abs() < 0.1).all()
+
+
+@pytest.mark.parametrize("latents", [(2,), (2, 3)])
+def test_both_ends_of_the_sandwich_bracket_the_truth(latents):
+    exact = LinearGaussian(4, latents, scale=0.7)
+    widths = []
+    for temperatures in (8, 50):
+        both = sandwich(exact.vae().model, exact.shape, 100, temperatures=temperatures, chains=4)
+        truth = exact.log_evidence(both.images).detach()
+        for gap in (truth - both.lower, both.upper - truth):
+            assert gap.mean() > -3 * gap.std() / 10
+        assert both.width == pytest.approx((both.upper - both.lower).mean().item())
+        widths.append(both.width)
+    assert widths[1] + 3 * both.width_error < widths[0]
+    assert widths[1] < 0.5
+
+
+def test_the_images_of_the_sandwich_are_the_model_s_own():
+    exact = LinearGaussian(4, (2,))
+    both = sandwich(exact.vae().model, exact.shape, 2000, temperatures=1, chains=1, leapfrogs=1)
+    mean, cov = exact.joint()
+    at = exact.where["x"]
+    error = both.images.flatten(1).mean(0) - mean[at]
+    assert (error.abs() < 4 * (cov.diagonal()[at] / 2000).sqrt()).all()
+
+
+def test_a_bernoulli_vae_agrees_with_many_importance_draws():
+    from pyro_vae.importance import importance
+
+    vae = VAE((1, 3, 3), 2, hidden=(16,)).double()
+    images = Images(torch.randint(2, (20, 1, 3, 3)).double())
+    one = annealed(vae.model, images, temperatures=30, chains=10)
+    other = importance(vae.model, vae.guide, images, samples=5000)
+    away = (one.log_p - other.log_p) / (one.errors**2 + other.errors**2).sqrt()
+    assert (away.abs() < 4).all()
+
+
+def test_the_path_is_closest_together_at_its_ends():
+    path = schedule(10)
+    steps = path.diff()
+    assert path[0] == 0
+    assert path[-1] == 1
+    assert (steps > 0).all()
+    assert steps[0] < steps[4]
+    torch.testing.assert_close(steps, steps.flip(0))
+
+
+def test_latents_that_cannot_be_moved_are_refused():
+    def discrete(x):
+        with pyro.plate("images", len(x), dim=-1):
+            z = pyro.sample("z", dist.Bernoulli(0.5))
+            pyro.sample("x", dist.Normal(z[..., None, None, None], 1.0).to_event(3), obs=x)
+
+    def positive(x):
+        with pyro.plate("images", len(x), dim=-1):
+            z = pyro.sample("z", dist.Gamma(1.0, 1.0))
+            pyro.sample("x", dist.Normal(z[..., None, None, None], 1.0).to_event(3), obs=x)
+
+    for model in (discrete, positive):
+        with pytest.raises(InputError, match="annealing moves real-valued latents, and site 'z'"):
+            annealed(model, Images(torch.zeros(3, 1, 1, 1)), temperatures=2)
+
+
+@pytest.mark.parametrize("option", ["temperatures", "chains", "leapfrogs"])
+def test_a_count_below_one_is_refused(option):
+    vae = VAE((1, 3, 3), 2, hidden=(8,))
+    with pytest.raises(InputError, match=f"{option} takes a whole number of at least 1, not 0"):
+        annealed(vae.model, Images(torch.zeros(3, 1, 3, 3)), **{option: 0})
+    with pytest.raises(InputError, match=f"{option} takes a whole number of at least 1, not 0"):
+        sandwich(vae.model, vae.shape, 3, **{option: 0})

@@ -1,0 +1,179 @@
+"""What the latents hold, against closed forms, quadrature and loops."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from exact import LinearGaussian, LinearMeanField
+from torch import nn
+
+from pyro_vae.evaluation import elbo
+from pyro_vae.images import Images
+from pyro_vae.latents import active_units, aggregate, means, probe, unit_kl
+from pyro_vae.parts import InputError
+from pyro_vae.vae import VAE
+
+
+@pytest.fixture(autouse=True)
+def any_pixels():
+    """The linear-Gaussian models have pixels of any size."""
+    with pyro.validation_enabled(False):
+        yield
+
+
+def test_the_two_halves_are_two_estimates_of_the_posterior_mean():
+    exact = LinearGaussian(5, (2,))
+    x, vae = exact.images(500), exact.vae()
+    halves = means(vae.guide, Images(x), draws=200)
+    q = exact.posterior(x)
+    error = (halves - q.mean) / (q.variance / 100).sqrt()
+    assert error.std().item() == pytest.approx(1, abs=0.1)
+    assert abs((error[0] * error[1]).mean().item()) < 3 / 1000**0.5
+
+
+def test_active_units_are_the_variance_of_the_mean_without_the_draws_own_noise():
+    exact = LinearGaussian(5, (3,))
+    exact.layers[-1].weight.data[:, 1] = 0  # the unit z_1 makes no difference
+    x, vae = exact.images(1000), exact.vae()
+    for draws in (2, 100):
+        activity = active_units(vae.guide, Images(x), draws=draws)
+        known = exact.posterior(x).mean.var(0)
+        torch.testing.assert_close(
+            activity, known.detach(), rtol=0.05, atol=0.1 if draws == 2 else 3e-3
+        )
+    assert ((activity > 0.01) == torch.tensor([True, False, True])).all()
+
+
+def test_the_kl_of_units_sums_to_the_rate_when_they_are_independent():
+    exact = LinearGaussian(5, (3,))
+    vae = exact.vae(LinearMeanField(exact))
+    images = Images(exact.images(600))
+    each = unit_kl(vae.model, vae.guide, images)["z"]
+    bound = elbo(vae.model, vae.guide, images, analytic=True)
+    assert each.shape == (3,)
+    assert each.sum().item() == pytest.approx(bound.kl, rel=1e-12)
+
+
+def test_the_kl_of_units_with_covariance_is_that_of_the_marginals():
+    exact = LinearGaussian(5, (2,))
+    x, vae = exact.images(50), exact.vae()
+    q = exact.posterior(x)
+    known = 0.5 * (q.variance + q.mean**2 - 1 - q.variance.log()).mean(0)
+    torch.testing.assert_close(unit_kl(vae.model, vae.guide, Images(x))["z"], known.detach())
+
+
+class Few(nn.Module):
+    """A guide that knows three images, by their first pixel 0, 1 and 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = torch.tensor([[-1.0, -1.0], [1.0, 0.8], [0.5, 1.5]]).double()
+        self.scale = torch.tensor([[0.5, 0.4], [0.6, 0.5], [0.3, 0.7]]).double()
+
+    def forward(self, x):
+        with pyro.plate("images", len(x), dim=-1):
+            which = x[:, 0, 0, 0].long()
+            pyro.sample("z", dist.Normal(self.loc[which], self.scale[which]).to_event(1))
+
+
+def flat(x):
+    with pyro.plate("images", len(x), dim=-1):
+        zero = torch.zeros(2).double()
+        z = pyro.sample("z", dist.Normal(zero, 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z[..., :1, None, None], 1.0).to_event(3), obs=x)
+
+
+def test_the_aggregate_posterior_s_terms_against_quadrature():
+    guide = Few()
+    images = Images(torch.arange(600).double().remainder(3).reshape(-1, 1, 1, 1))
+    line = torch.linspace(-6, 6, 601, dtype=torch.float64)
+    z = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1)  # [G, G, 2]
+    area = (line[1] - line[0]) ** 2
+    each = dist.Normal(guide.loc[:, None, None], guide.scale[:, None, None]).log_prob(z)
+    q = each.sum(-1).exp().mean(0)  # q(z), [G, G]
+    marginal = torch.stack([q.sum(1), q.sum(0)]) * (line[1] - line[0])  # [2, G]
+    prior = dist.Normal(0.0, 1.0).log_prob(line)
+    entropy = -(q * q.log()).sum() * area
+    conditional = dist.Normal(guide.loc, guide.scale).entropy().sum(-1).mean()
+    units = -(marginal * marginal.log()).sum() * (line[1] - line[0])
+    dimension_wise = -units - (marginal * prior).sum() * (line[1] - line[0])
+    known = {
+        "mutual_information": entropy - conditional,
+        "total_correlation": units - entropy,
+        "dimension_wise_kl": dimension_wise,
+        "marginal_kl": units - entropy + dimension_wise,
+    }
+    result = aggregate(flat, guide, images)
+    assert result.terms.keys() == known.keys()
+    for name, (mean, error) in result.terms.items():
+        assert abs(mean - known[name].item()) < 3 * error, name
+        assert error < 0.1
+    assert "600 images" in result.estimator
+
+
+def test_the_aggregate_posterior_of_a_guide_that_ignores_the_image():
+    def ignorant(x):
+        with pyro.plate("images", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(torch.ones(2).double(), 1.0).to_event(1))
+
+    terms = aggregate(flat, ignorant, Images(torch.zeros(700, 1, 1, 1).double())).terms
+    assert terms["mutual_information"][0] == pytest.approx(0, abs=1e-12)
+    assert terms["total_correlation"][0] == pytest.approx(0, abs=1e-12)
+    mean, error = terms["marginal_kl"]
+    assert abs(mean - 1) < 3 * error  # two units, ½ nat each
+
+
+def test_the_terms_add_up_to_the_rate_and_flows_have_those_that_they_have():
+    vae = VAE((1, 6, 5), 2, hidden=(8,), guide="iaf")
+    images = Images(torch.randint(2, (30, 1, 6, 5)).float())
+    terms = aggregate(vae.model, vae.guide, images).terms
+    assert terms.keys() == {"mutual_information", "marginal_kl"}
+    whole = aggregate(vae.model, vae.guide, images, seed=0).terms
+    assert terms == whole
+    assert terms["mutual_information"][0] < math.log(30)
+    with pytest.raises(InputError, match="no Normal marginals in closed form"):
+        unit_kl(vae.model, vae.guide, images)
+
+
+def test_a_prior_that_does_not_fall_into_units_is_refused():
+    vae = VAE((1, 6, 5), 2, hidden=(8,), prior="mixture")
+    with pytest.raises(InputError, match="does not fall into units"):
+        unit_kl(vae.model, vae.guide, Images(torch.zeros(3, 1, 6, 5)))
+
+
+def test_more_than_one_site_has_no_aggregate_posterior_here():
+    vae = LinearGaussian(5, (2, 3)).vae()
+    images = Images(torch.zeros(3, 1, 1, 5).double())
+    with pytest.raises(InputError, match="one latent site, not 2"):
+        aggregate(vae.model, vae.guide, images)
+
+
+def test_labels_are_read_off_the_latents():
+    exact = LinearGaussian(8, (2,), scale=0.1)
+    x = exact.images(400)
+    labels = (exact.posterior(x).mean[:, 0] > 0).long()
+    noise = torch.randint(2, (400,))
+    vae = exact.vae()
+
+    def accuracy(y):
+        train, test = Images(x[:300], y[:300]), Images(x[300:], y[300:])
+        return probe(vae.guide, train, test)
+
+    told, blind = accuracy(labels), accuracy(noise)
+    assert told["linear"][0] > 0.95
+    assert told["nearest"][0] > 0.9
+    for name in ("linear", "nearest"):
+        assert abs(blind[name][0] - 0.5) < 4 * blind[name][1]
+    share = told["nearest"][0]
+    assert told["nearest"][1] == pytest.approx((share * (1 - share) / 100) ** 0.5)
+
+
+def test_no_labels_and_odd_draws_are_refused():
+    exact = LinearGaussian(5, (2,))
+    images, vae = Images(exact.images(4)), exact.vae()
+    with pytest.raises(InputError, match="these images have none"):
+        probe(vae.guide, images, images)
+    with pytest.raises(InputError, match="draws is an even number of at least 2, not 3"):
+        means(vae.guide, images, draws=3)
