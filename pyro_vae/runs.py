@@ -64,7 +64,6 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
     """
     settings = {**DEFAULTS, **given}
     training = {key: settings[key] for key in ("objective", "epochs", "batch_size", "lr", "seed")}
-    build("objective", training["objective"], OBJECTIVES)
     positive(**{key: training[key] for key in ("epochs", "batch_size", "lr")})
     likelihood, _ = resolve("likelihood", settings["likelihood"], LIKELIHOODS)
     binary = getattr(likelihood, "binary", False)
@@ -76,6 +75,7 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
             f"{settings['likelihood']} likelihood scores pixels that are 0 or 1; take --binarize "
             "dynamic, static or threshold, or --likelihood continuous-bernoulli"
         )
+    build("objective", training["objective"], OBJECTIVES, data_size=len(data.train))
     torch.manual_seed(settings["seed"])
     vae = VAE(
         data.shape,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
+from math import ceil, isfinite
 from typing import Any
 
 import pyro
@@ -79,9 +79,11 @@ def fit(
         >>> history = fit(VAE(data.shape), data, epochs=10)
     """
     positive(epochs=epochs, batch_size=batch_size, lr=lr)
-    loss_of = build("objective", objective, OBJECTIVES)
-    optimizer = optimizer or adam(vae, lr)
     train = data.train
+    loss_of = build("objective", objective, OBJECTIVES, data_size=len(train))
+    advance = getattr(loss_of, "advance", lambda epoch: None)  # Pyro's own have no schedule
+    optimizer = optimizer or adam(vae, lr)
+    steps = ceil(len(train) / batch_size)
     # As many training images as test images tell how far the two have come apart.
     shown = train.subset(torch.arange(min(len(train), max(len(data.test), 1))))
     history = []
@@ -94,6 +96,7 @@ def fit(
         with torch.random.fork_rng():
             torch.manual_seed(100_003 * seed + epoch)
             for step, x in enumerate(train.batches(batch_size, shuffle=True), start=1):
+                advance(epoch - 1 + (step - 1) / steps)
                 # Pyro checks every value of every site: once is enough, and costs a third of
                 # the time if it is done at each step.
                 with pyro.validation_enabled(not checked):
