@@ -72,9 +72,11 @@ def training_curves(history: Sequence[Epoch]) -> Any:
     left.annotate(
         f"{history[-1].test_elbo:.1f}",
         (epochs[-1], history[-1].test_elbo),
-        xytext=(0, -12),
+        xytext=(3, 0),
         textcoords="offset points",
-        ha="right",
+        va="center",
+        color="C1",
+        fontsize="small",
     )
     # The first epochs of a run fall off the picture of all that follows.
     lowest = sorted(e.test_elbo for e in history)[len(history) // 10]
