@@ -25,10 +25,10 @@ class BetaTC(PerImage):
     q(z_d) - log p(z)] - log p(x_b | z), z ~ q(z | x_b): the index-code mutual information, the
     total correlation and the dimension-wise KL, all in nats.
 
-    log q(z) is estimated from the batch of B images of a set of N. ``weighted``: log 1/(N B) Σ_j
-    q(z | x_j), which is too low, and the mutual information too high, by up to log N.
-    ``stratified``: other weights, for which the estimate of q(z) itself has the right mean. With
-    α = β = γ = 1 both are the ELBO.
+    log q(z) and each log q(z_d) are estimated from the batch of B images of a set of N.
+    ``weighted``: log 1/(N B) Σ_j q(z | x_j), which is too low by up to log N; the loss, not its
+    gradient, then holds some (α - β + (β - γ) Z) log N too much. ``stratified``: other weights, for
+    which the estimate of q(z) itself has the right mean. With α = β = γ = 1 both are the ELBO.
 
     Args:
         data_size: N, the number of training images.
@@ -71,9 +71,9 @@ class BetaTC(PerImage):
         log_q = (log_weights + pairs.sum(-1)).logsumexp(1)  # [B]
         log_q_units = (log_weights.unsqueeze(-1) + pairs).logsumexp(1).sum(-1)  # [B]
         return (
-            terms.log_q[name] - log_q,
+            terms.log_q[name][0] - log_q,
             log_q - log_q_units,
-            log_q_units - terms.log_p[name],
+            log_q_units - terms.log_p[name][0],
         )
 
     def loss_per_image(self, terms: Terms) -> Tensor:

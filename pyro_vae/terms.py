@@ -60,7 +60,8 @@ class Checked(ELBO):
         """The plain ELBO of each image, ``[B]`` nats, whatever this objective minimises: β = 1, no
         schedule and no ``poutine.scale``; one draw of z for each particle."""
         plain = Objective(self.num_particles)
-        ((p, q),) = plain._get_traces(model, guide, args, kwargs)
+        drawn = poutine.infer_config(guide, lambda site: {"enumerate": None})
+        ((p, q),) = plain._get_traces(model, drawn, args, kwargs)
         return Terms(p, q, self.num_particles, scaled=False).log_weight.mean(0)
 
 
@@ -131,8 +132,9 @@ class Terms:
 
     def per_image(self, value: Tensor, site: Any) -> Tensor:
         """Sum a value with the plates of ``site`` to one for each image, ``[K, B]``."""
-        if self.scaled and site["scale"] is not self.common and site["scale"] != self.common:
-            value = value * (site["scale"] / self.common)
+        own, tensors = site["scale"], isinstance(site["scale"], Tensor)
+        if self.scaled and own is not self.common and (tensors or own != self.common):
+            value = value * (own / self.common)
         for dim in plates(site) - self.dims:
             value = value.sum(dim, keepdim=True)
         return value.reshape(self.particles, -1)
@@ -143,10 +145,11 @@ class Terms:
         (name, q), *others = self.q.items()
         if others or self.p.keys() != self.q.keys():
             raise InputError(f"{objective} is for one latent site; these are {', '.join(self.q)}")
-        if plates(q) != self.dims or q["fn"].event_dim != 1 or q["mask"] is not None:
+        vectors = len(q["fn"].batch_shape) == q["fn"].event_dim == 1
+        if not vectors or q["mask"] is not None:
             raise InputError(
-                f"{objective} is for a latent that is one vector for each image, with no plate "
-                f"beside that of the images and no mask; site {name!r} is another"
+                f"{objective} is for a latent that is one vector for each image, in a plate at dim "
+                f"-1 and with no mask; site {name!r} is another"
             )
         return name, q, self.p[name]
 
