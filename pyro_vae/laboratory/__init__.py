@@ -21,6 +21,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ..parts import InputError, lookup
+from .answer import answer, draw_answer
 from .base import Experiment, Numbers, Setting, Verdict, silent
 from .blow_up import blow_up, draw_blow_up, judge_blow_up
 from .choice import choice, draw_choice, judge_choice
@@ -38,7 +39,7 @@ from .precision import (
 )
 from .sign import draw_sign, judge_sign, sign
 
-__all__ = ["EXPERIMENTS", "Experiment", "Setting", "Verdict", "judge", "run"]
+__all__ = ["EXPERIMENTS", "judge", "picture", "run", "short_answer", "table"]
 
 EXPERIMENTS: dict[str, Experiment] = {
     "sign": Experiment(
@@ -123,18 +124,19 @@ def run(
     for name, experiment in chosen.items():
         began = perf_counter()
         numbers = storable(experiment.measure(setting))
-        results[name] = {**numbers, "seconds": round(perf_counter() - began)}
+        results[name] = {"seconds": round(perf_counter() - began), **numbers}
         # After each one, so that a long run that is stopped has lost no more than one.
         results = {n: results[n] for n in EXPERIMENTS if n in results}
         text = json.dumps(
             {"protocol": protocol, "results": results}, ensure_ascii=False, indent=None
         )
         file.write_text(text + "\n", encoding="utf-8")
-    verdicts = judge(results)
-    (out / "verdicts.md").write_text(table(protocol, verdicts), encoding="utf-8")
-    for name in verdicts:
-        picture(name, results[name]).savefig(out / f"{name}.png", dpi=110)
-    return verdicts
+    (out / "verdicts.md").write_text(table(protocol, results), encoding="utf-8")
+    for name in chosen:
+        picture(name, results).savefig(out / f"{name}.png", dpi=110)
+    if len(results) == len(EXPERIMENTS):
+        picture("answer", results).savefig(out / "answer.png", dpi=110)
+    return judge(results)
 
 
 def judge(results: dict[str, Numbers]) -> dict[str, Verdict]:
@@ -142,12 +144,14 @@ def judge(results: dict[str, Numbers]) -> dict[str, Verdict]:
     return {name: EXPERIMENTS[name].judge(results) for name in EXPERIMENTS if name in results}
 
 
-def picture(name: str, numbers: Numbers) -> Figure:
-    """The figure of one experiment."""
-    figure = Figure(
-        figsize=(11, 7.5 if name in ("descent", "stability") else 4.2), layout="constrained"
-    )
-    EXPERIMENTS[name].draw(numbers, figure)
+def picture(name: str, results: dict[str, Numbers]) -> Figure:
+    """The figure of one experiment; ``"answer"`` is the one for the short answer."""
+    height = 7.5 if name in ("descent", "stability") else 4.2
+    figure = Figure(figsize=(11, height), layout="constrained")
+    if name == "answer":
+        draw_answer(results, figure)
+    else:
+        EXPERIMENTS[name].draw(results[name], figure)
     return figure
 
 
@@ -162,8 +166,14 @@ def storable(value: Any) -> Any:
     return value
 
 
-def table(protocol: dict[str, Any], verdicts: dict[str, Verdict]) -> str:
+def short_answer(results: dict[str, Numbers]) -> str:
+    """Five sentences, every number in them read from the results of all nine experiments."""
+    return " ".join(answer(results, judge(results)))
+
+
+def table(protocol: dict[str, Any], results: dict[str, Numbers]) -> str:
     """The verdicts as Markdown, each with its numbers, its protocol and its rule."""
+    verdicts = judge(results)
     numbered = {name: i for i, name in enumerate(EXPERIMENTS, start=1)}
     versions = ", ".join(f"{k} {v}" for k, v in protocol["versions"].items())
     lines = [
@@ -171,6 +181,10 @@ def table(protocol: dict[str, Any], verdicts: dict[str, Verdict]) -> str:
         "",
         f"`{protocol['command']}`, {versions}, Python {protocol['python']}, float32 unless said.",
         "",
+    ]
+    if len(results) == len(EXPERIMENTS):
+        lines += [short_answer(results), "", "![the short answer](answer.png)", ""]
+    lines += [
         "| # | claim | verdict |",
         "| --- | --- | --- |",
         *(f"| {numbered[n]} | {EXPERIMENTS[n].claim} | **{v}** |" for n, v in verdicts.items()),

@@ -14,14 +14,14 @@ from matplotlib.figure import Figure
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
-from ..data import Data, load
+from ..data import Data
 from ..guides import MeanField
 from ..networks import MLP
 from ..parts import InputError
 from ..scales import SCALES, Scale
 from ..training import adam
 from ..vae import VAE
-from .base import Numbers, Setting, Verdict, listed
+from .base import Numbers, Setting, Verdict, digits, listed
 
 
 def untrained(scale: Scale, seed: int, gain: float = 1.0) -> VAE:
@@ -123,7 +123,7 @@ def blow_up(setting: Setting) -> Numbers:
     steps = 15 if setting.quick else 40
     rates, gains = (RATES[::3], GAINS[::3]) if setting.quick else (RATES, GAINS)
     seeds = range(1 if setting.quick else min(setting.seeds, 2))
-    data = load("mnist-5k", binarize="dynamic")
+    data = digits(setting)
 
     def cell(name: str, loss: str, lr: float, gain: float) -> dict[str, int]:
         scale = SCALES[name](initial=1.0)

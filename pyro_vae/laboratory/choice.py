@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..data import Data, load
@@ -16,7 +17,7 @@ from ..parts import InputError
 from ..scales import SCALES
 from ..training import TrainingError, fit
 from ..vae import VAE
-from .base import COLOURS, Numbers, Setting, Verdict, interval, listed
+from .base import COLOURS, Numbers, Setting, Verdict, digits, interval, listed
 
 RIVALS = tuple(name for name in SCALES if name != "raw")
 FOREMOST = ("log-variance", "log-scale", "softplus", "log-variance-hardtanh")
@@ -29,7 +30,7 @@ def built(name: str, data: Data, hidden: int, seed: int) -> VAE:
     return VAE(data.shape, 20, guide=f"mean-field(scale='{name}(initial=1.0)')", hidden=(hidden,))
 
 
-def ended(name: str, data: Data, hidden: int, seed: int, **options: Any) -> tuple[VAE, float]:
+def ended(name: str, data: Data, *, hidden: int, seed: int, **options: Any) -> tuple[VAE, float]:
     """Train, and give the VAE with its last test ELBO; -inf if the training stopped."""
     vae = built(name, data, hidden, seed)
     try:
@@ -58,50 +59,48 @@ def choice(setting: Setting) -> Numbers:
     reaches no further than 1 nat; else it is left open. The claim holds if all are the same, holds
     only among those that are, and does not hold if none is.
     """
-    epochs = 1 if setting.quick else 40
+    epochs = 2 if setting.quick else 40
     rates = RATES[2:3] if setting.quick else RATES
     samples = 20 if setting.quick else 200
-    data = load("mnist-5k", binarize="dynamic")
+    data = digits(setting)
     tuning = Data(data.name, *data.train.split(0.125, seed=1))
-    options: dict[str, Any] = {"epochs": epochs, "batch_size": 100}
-    runs: Numbers = {}
-    jobs = [(name, seed) for name in RIVALS for seed in range(setting.seeds)]
-    for name, seed in setting.track(jobs, description="8 choice"):
-        if seed == 0:
-            tried = {lr: ended(name, tuning, 100, 1000, lr=lr, **options)[1] for lr in rates}
-            best = max(tried, key=lambda lr: tried[lr])
-            runs[name] = {
-                "tried": {str(lr): v for lr, v in tried.items()},
-                "rate": best,
-                "seeds": [],
-            }
-        row = runs[name]
-        vae, elbo = ended(name, data, 100, seed, lr=row["rate"], **options)
-        if elbo == float("-inf"):
-            row["seeds"].append(None)
-            continue
-        estimate = importance(vae.model, vae.guide, data.test, samples=samples, seed=0)
-        active = int((active_units(vae.guide, data.test) > 0.01).sum())
-        row["seeds"].append({"nll": -estimate.mean, "elbo": elbo, "active": active})
-    compare(runs)
-    numbers: Numbers = {"epochs": epochs, "samples": samples, "rates": rates, "rivals": runs}
+    options: dict[str, Any] = {"hidden": 100, "epochs": epochs, "batch_size": 100}
+    rivals: Numbers = {}
+    for name in setting.track(RIVALS, description="8 choice"):
+        tried = {lr: ended(name, tuning, seed=1000, lr=lr, **options)[1] for lr in rates}
+        best = max(tried, key=lambda lr: tried[lr])
+        seeds: list[Numbers | None] = []
+        for seed in range(setting.seeds):
+            vae, elbo = ended(name, data, seed=seed, lr=best, **options)
+            if elbo == float("-inf"):
+                seeds.append(None)
+                continue
+            estimate = importance(vae.model, vae.guide, data.test, samples=samples, seed=0)
+            active = int((active_units(vae.guide, data.test) > 0.01).sum())
+            seeds.append({"nll": -estimate.mean, "elbo": elbo, "active": active})
+        rivals[name] = {"tried": tried, "rate": best, "seeds": seeds}
+    compare(rivals)
+    numbers: Numbers = {"epochs": epochs, "samples": samples, "rates": rates, "rivals": rivals}
     if not setting.quick:
-        numbers["full"] = full(setting, {name: runs[name]["rate"] for name in FOREMOST})
+        numbers["full"] = full(setting, {name: rivals[name]["rate"] for name in FOREMOST})
     return numbers
 
 
-def compare(runs: Numbers) -> None:
-    """Add to each rival's row its difference from log-variance, and its mean NLL."""
-    held = runs["log-variance"]["seeds"]
-    for row in runs.values():
-        pairs = [
-            mine["nll"] - its["nll"] for mine, its in zip(row["seeds"], held, strict=True)
-            if mine and its
-        ]  # fmt: skip
-        row["stopped"] = sum(end is None for end in row["seeds"])
-        row["difference"] = interval(pairs, 1 - 0.05 / (len(runs) - 1))
-        row["nll"] = interval([end["nll"] for end in row["seeds"] if end])
-        row["active"] = interval([end["active"] for end in row["seeds"] if end])
+def compare(rivals: Numbers) -> None:
+    """Add to each rival's row its mean NLL and its difference from log-variance.
+
+    A rival whose training stopped with more than all but one seed has neither: null.
+    """
+    held = rivals["log-variance"]["seeds"]
+    for row in rivals.values():
+        both = [(mine, its) for mine, its in zip(row["seeds"], held, strict=True) if mine and its]
+        if len(both) < 2:
+            row["difference"] = row["nll"] = row["active"] = None
+            continue
+        apart = [mine["nll"] - its["nll"] for mine, its in both]
+        row["difference"] = interval(apart, 1 - 0.05 / (len(rivals) - 1))
+        for key in ("nll", "active"):
+            row[key] = interval([mine[key] for mine, _ in both])
 
 
 def full(setting: Setting, rates: dict[str, float]) -> Numbers:
@@ -114,7 +113,7 @@ def full(setting: Setting, rates: dict[str, float]) -> Numbers:
     numbers: Numbers = {"epochs": 10, "images": len(some), "rivals": {}}
     held = None
     for name, lr in setting.track(list(rates.items()), description="8 full MNIST"):
-        vae, elbo = ended(name, data, 200, 0, lr=lr, epochs=10, batch_size=128)
+        vae, elbo = ended(name, data, hidden=200, seed=0, lr=lr, epochs=10, batch_size=128)
         estimate = importance(vae.model, vae.guide, some, samples=200, seed=0)
         held = estimate.log_p if held is None else held
         apart = held - estimate.log_p  # [N]
@@ -131,11 +130,15 @@ def full(setting: Setting, rates: dict[str, float]) -> Numbers:
 
 def compared(numbers: Numbers) -> dict[str, list[str]]:
     """The rivals of log-variance by how their test NLL compares."""
-    found: dict[str, list[str]] = {"the same": [], "higher": [], "lower": [], "left open": []}
+    how = ("the same", "higher", "lower", "left open", "stopped")
+    found: dict[str, list[str]] = {key: [] for key in how}
     for name, row in numbers["rivals"].items():
-        mean, half = row["difference"]
         if name == "log-variance":
             continue
+        if row["difference"] is None:
+            found["stopped"].append(name)
+            continue
+        mean, half = row["difference"]
         if abs(mean) > half:
             found["higher" if mean > 0 else "lower"].append(name)
         else:
@@ -148,8 +151,8 @@ def judge_choice(results: dict[str, Numbers]) -> Verdict:
     found = compared(numbers)
 
     def told(names: Sequence[str]) -> str:
-        rows = ((n, numbers["rivals"][n]["difference"]) for n in names)
-        return listed(f"{n} {mean:+.2f} ± {half:.2f}" for n, (mean, half) in rows)
+        rows = {n: numbers["rivals"][n]["difference"] for n in names}
+        return listed(f"{n} {row[0]:+.2f} ± {row[1]:.2f}" if row else n for n, row in rows.items())
 
     mine = numbers["rivals"]["log-variance"]
     evidence = (
@@ -173,22 +176,33 @@ def judge_choice(results: dict[str, Numbers]) -> Verdict:
     return Verdict("does not hold", evidence)
 
 
-def draw_choice(numbers: Numbers, figure: Figure) -> None:
+def ranked(numbers: Numbers) -> list[str]:
+    """The rivals that were trained to the end, worst first."""
     rows = numbers["rivals"]
-    names = sorted(rows, key=lambda n: -rows[n]["nll"][0])
+    return sorted((n for n in rows if rows[n]["nll"]), key=lambda n: -rows[n]["nll"][0])
+
+
+def draw_differences(numbers: Numbers, ax: Axes) -> None:
+    """Test NLL of each rival, next to log-variance."""
+    names = ranked(numbers)
+    for i, name in enumerate(names):
+        mean, half = numbers["rivals"][name]["difference"]
+        ax.errorbar(mean, i, xerr=half, fmt="o", capsize=4, color=COLOURS[name])
+    ax.axvline(0, color="black", lw=0.8)
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xlabel="nats", title="test NLL minus that of log-variance")
+
+
+def draw_choice(numbers: Numbers, figure: Figure) -> None:
+    rows, names = numbers["rivals"], ranked(numbers)
     left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=(3, 3, 2))
     for i, name in enumerate(names):
         ends = [end for end in rows[name]["seeds"] if end]
-        left.plot(
-            [end["nll"] for end in ends], [i] * len(ends), "o", ms=5, alpha=0.6, color=COLOURS[name]
-        )
-        left.plot(fmean(end["nll"] for end in ends), i, "|", ms=18, mew=2, color=COLOURS[name])
-        mean, half = rows[name]["difference"]
-        if name != "log-variance":
-            middle.errorbar(mean, i, xerr=half, fmt="o", capsize=4, color=COLOURS[name])
-        right.barh(i, rows[name]["active"][0], xerr=rows[name]["active"][1], color=COLOURS[name])
+        ink = COLOURS[name]
+        left.plot([end["nll"] for end in ends], [i] * len(ends), "o", ms=5, alpha=0.6, color=ink)
+        left.plot(fmean(end["nll"] for end in ends), i, "|", ms=18, mew=2, color=ink)
+        right.barh(i, rows[name]["active"][0], xerr=rows[name]["active"][1], color=ink)
+    draw_differences(numbers, middle)
     left.set_yticks(range(len(names)), [f"{n}, rate {rows[n]['rate']:g}" for n in names])
-    left.set(xlabel="test NLL, nats", title="each seed, and the mean")
-    middle.axvline(0, color="black", lw=0.8)
-    middle.set(xlabel="nats above log-variance", title="difference, paired by seed")
-    right.set(xlabel="active units of 20", title="used dimensions")
+    left.set(xlabel="nats", title="test NLL: each seed, and the mean")
+    right.set(xlabel="of 20", title="active units")

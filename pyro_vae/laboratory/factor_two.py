@@ -105,26 +105,24 @@ def judge_factor_two(results: dict[str, Numbers]) -> Verdict:
         o: next(r for r in rows if r["stretch"] == r["factor"] == 1) for o, rows in cases.items()
     }
     same = {o: [r for r in rows if r["distance"] < 1e-3] for o, rows in cases.items()}
-    evidence = "Largest distance between the loss curves: " + "; ".join(
-        f"{o} {plain[o]['distance']:.2g} nats as it stands, "
+    evidence = "Largest distance between the two loss curves: "
+    evidence += "; ".join(
+        f"{o} {plain[o]['distance']:.2f} nats as the code stands (equal weights, equal rates), "
         + ", ".join(
-            f"{r['distance']:.1g} with the head's learning rate × {r['factor']:g}"
+            f"{r['distance']:.1g} at {r['factor']:g} times the rate"
             for r in rows
             if r["stretch"] == 2
         )
-        + " and its weights doubled"
+        + " with the head's weights doubled"
         for o, rows in cases.items()
     )
     if all(row["distance"] < 1e-3 for row in plain.values()):
         return Verdict("holds", evidence + ".")
     if any(same.values()):
         times = {o: [f"{row['factor']:g}" for row in rows] for o, rows in same.items() if rows}
-        region = listed(
-            f"{o} gives the raw head {listed(t)} times the rate" for o, t in times.items()
-        )
-        return Verdict(
-            "holds only where", evidence + ".", f"{region}, from a head with doubled weights"
-        )
+        rates = listed(f"times {listed(t)} for {o}" for o, t in times.items())
+        region = f"the raw head starts with doubled weights and its learning rate is taken {rates}"
+        return Verdict("holds only where", evidence + ".", region)
     return Verdict("does not hold", evidence + ".")
 
 

@@ -6,14 +6,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ..data import Data, load
+from ..data import Data
 from ..evaluation import elbo
 from ..guides import MeanField
 from ..importance import importance
 from ..networks import MLP
 from ..training import adam
 from ..vae import VAE
-from .base import Numbers, Setting, Verdict, interval
+from .base import Numbers, Setting, Verdict, digits, interval
 
 
 class Slip(nn.Module):
@@ -104,9 +104,9 @@ def mismatch(setting: Setting) -> Numbers:
     Rule: the claim holds if believed minus actual ELBO is away from zero with the slip and not
     without it.
     """
-    epochs = 1 if setting.quick else 20
+    epochs = 2 if setting.quick else 20
     samples = 20 if setting.quick else 200
-    data = load("mnist-5k", binarize="dynamic")
+    data = digits(setting)
     numbers: Numbers = {
         "epochs": epochs,
         "conjugate": conjugate(10 ** torch.linspace(-3, -0.01, 60, dtype=torch.float64)),

@@ -123,29 +123,23 @@ def judge_stability(results: dict[str, Numbers]) -> Verdict:
     for precision, rows in precisions.items():
         lowest = {f: k["served"][0] for f, k in rows["log-variance"]["kl"].items()}
         words.append(
-            f"in {precision} the KL and its gradient are right down to σ = {lowest['log σ²']:.1e} "
-            f"from log σ², {lowest['log(σ²)']:.1e} through log(σ²), {lowest['log σ']:.1e} "
-            "through log σ"
+            f"in {precision} down to {lowest['log σ²']:.0e} from log σ², {lowest['log(σ²)']:.0e} "
+            f"through log(σ²) and {lowest['log σ']:.0e} through log σ"
         )
         if lowest["log σ²"] < min(lowest["log(σ²)"], lowest["log σ"]):
-            regions.append(f"{precision} with σ below {lowest['log σ']:.1e}")
+            regions.append(f"{precision} and σ is below {lowest['log σ']:.0e}")
     worst = "; ".join(
         f"{max(r['log-variance']['rounding']):.1g} in {p}" for p, r in precisions.items()
     )
     evidence = (
-        f"Over σ = 1e-12 to 1e12: {'; '.join(words)}. Holding log σ² costs accuracy: rounding it "
-        f"moves σ by a share of up to {worst}."
+        f"Over σ = 1e-12 to 1e12 the KL and its gradient are right {'; '.join(words)}. Holding "
+        f"log σ² costs accuracy: rounding it moves σ by a share of up to {worst}."
     )
     if len(regions) == len(precisions):
         return Verdict("holds", evidence)
     if regions:
         return Verdict("holds only where", evidence, f"the arithmetic is {listed(regions)}")
     return Verdict("does not hold", evidence)
-
-
-def filled(values: list[float | None]) -> Tensor:
-    """As a tensor; what JSON could not hold is infinite."""
-    return torch.tensor([torch.inf if v is None else v for v in values])
 
 
 def draw_stability(numbers: Numbers, figure: Figure) -> None:
@@ -156,13 +150,15 @@ def draw_stability(numbers: Numbers, figure: Figure) -> None:
     ):
         row = rows["log-variance"]
         for colour, (formula, height) in zip(("C0", "C3", "C1"), heights.items(), strict=True):
-            sigma, error = torch.tensor(row["sigma"]), filled(row["kl"][formula]["error"])
-            fine = error.isfinite()
-            above.plot(sigma[fine], error[fine], ".", ms=3, color=colour, label=f"from {formula}")
-            above.plot(sigma[~fine], torch.full_like(sigma[~fine], height), "s", ms=2, color=colour)
+            points = list(zip(row["sigma"], row["kl"][formula]["error"], strict=True))
+            fine = [(s, e) for s, e in points if e is not None]
+            lost = [s for s, e in points if e is None]
+            above.plot(*zip(*fine, strict=True), ".", ms=3, color=colour, label=f"from {formula}")
+            above.plot(lost, [height] * len(lost), "s", ms=2, color=colour)
         for name in ("softplus", "raw", "log-scale", "log-variance"):
-            sigma, error = torch.tensor(rows[name]["sigma"]), filled(rows[name]["rounding"])
-            below.plot(sigma, error, ".", ms=3, color=COLOURS[name], label=name)
+            points = list(zip(rows[name]["sigma"], rows[name]["rounding"], strict=True))
+            kept = [(s, e) for s, e in points if e]  # a logarithmic axis has no 0
+            below.plot(*zip(*kept, strict=True), ".", ms=3, color=COLOURS[name], label=name)
         above.set(title=precision, yscale="log", xscale="log", ylim=(1e-9, 2e3))
         below.set(yscale="log", xlabel="σ", ylim=(1e-9, 1))
     axes[0, 0].set_ylabel("error of KL and gradient\n(squares on top: inf or NaN)")
@@ -195,7 +191,7 @@ def divergence(setting: Setting) -> Numbers:
     error; the claim does not hold if any does, over at least as many decades.
     """
     sigma = sweep(4 if setting.quick else 8)
-    numbers: Numbers = {}
+    rivals: Numbers = {}
     for name in setting.track(list(SCALES), description="3 divergence"):
         scale = SCALES[name]()
         formula = "log σ²" if name.startswith("log-") else "log σ"
@@ -208,7 +204,7 @@ def divergence(setting: Setting) -> Numbers:
         timer = Timer("step(kl, raw)", globals=work, num_threads=1)
         times = timer.blocked_autorange(min_run_time=0.1 if setting.quick else 1.0)
         error = row["kl"][formula]["error"]
-        numbers[name] = {
+        rivals[name] = {
             "from": formula,
             "error": max(error),
             "decades": len(error) / len(sigma) * 24,
@@ -216,11 +212,11 @@ def divergence(setting: Setting) -> Numbers:
             "microseconds": 1e6 * times.median,
             "microseconds_iqr": 1e6 * times.iqr,
         }
-    return numbers
+    return {"rivals": rivals}
 
 
 def judge_divergence(results: dict[str, Numbers]) -> Verdict:
-    rows = results["divergence"]
+    rows = results["divergence"]["rivals"]
     held = rows["log-variance"]
     free = {n: r for n, r in rows.items() if not n.startswith("log-") and n != "soft-clamped"}
     equal = [
@@ -245,16 +241,17 @@ def judge_divergence(results: dict[str, Numbers]) -> Verdict:
 
 def draw_divergence(numbers: Numbers, figure: Figure) -> None:
     axes = figure.subplots(1, 3, sharey=True)
-    names = list(numbers)[::-1]
+    rows = numbers["rivals"]
+    names = list(rows)[::-1]
     for ax, key, label in zip(
         axes,
         ("error", "operations", "microseconds"),
         ("largest error (float32)", "operations", "µs, [128, 20], with gradient"),
         strict=True,
     ):
-        spread = [numbers[n]["microseconds_iqr"] / 2 for n in names] if "micro" in key else None
+        spread = [rows[n]["microseconds_iqr"] / 2 for n in names] if "micro" in key else None
         ax.barh(
-            names, [numbers[n][key] for n in names], xerr=spread, color=[COLOURS[n] for n in names]
+            names, [rows[n][key] for n in names], xerr=spread, color=[COLOURS[n] for n in names]
         )
         ax.set_xlabel(label)
     axes[0].set_xscale("log")

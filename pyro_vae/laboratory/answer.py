@@ -1,0 +1,72 @@
+"""The short answer to the question, made of the measured numbers."""
+
+from __future__ import annotations
+
+from math import inf
+
+from matplotlib.figure import Figure
+
+from .base import Numbers, Verdict, listed
+from .choice import compared, draw_differences
+from .descent import draw_slopes
+
+
+def answer(results: dict[str, Numbers], verdicts: dict[str, Verdict]) -> list[str]:
+    """Five sentences; every number in them, and every list of names, is read from ``results``."""
+    sign, steps = results["sign"], results["descent"]["rivals"]
+    raw = [end for cell in sign["runs"]["raw"].values() for end in cell]
+    kl = results["divergence"]["rivals"]
+    rivals, found = results["choice"]["rivals"], compared(results["choice"])
+    half = results["stability"]["precisions"]
+
+    def mean(names: list[str]) -> str:
+        return listed(f"{n} ({rivals[n]['difference'][0]:+.1f} nats)" for n in names)
+
+    def first(name: str, optimiser: str, start: str) -> str:
+        taken = steps[name][optimiser].get(start, {"steps": inf})["steps"]
+        return f"{taken:g}" if taken < inf else f"more than {results['descent']['limit']:,}"
+
+    def served(precision: str, formula: str) -> str:
+        return f"{half[precision]['log-variance']['kl'][formula]['served'][0]:.0e}"
+
+    ends = [f"as low as log-variance with {mean(found['the same'])}"] if found["the same"] else []
+    ends += [f"{how} with {mean(found[how])}" for how in ("higher", "lower") if found[how]]
+    ends += [f"not told apart with {listed(found['left open'])}"] if found["left open"] else []
+    share, spread = results["cost"]["share"]
+    return [
+        "An encoder's output can be any number and σ cannot: taken as σ as it is, "
+        f"{sum(sign['negative']) / len(sign['negative']):.0%} of the outputs are negative before "
+        f"any training, and even started at σ = 1 raw σ stops {sum(e is not None for e in raw)} of "
+        f"{len(raw)} runs.",
+        "Some positive map is needed then, but not a logarithm: the KL is as exact from softplus "
+        f"(off by {kl['softplus']['error']:.0e} at most, against {kl['log-variance']['error']:.0e})"
+        f", and the test NLL after training is {'; '.join(ends)}.",
+        "What the exponential gives is one curvature for every optimum (condition number "
+        f"{steps['log-variance']['condition']:.0f}, raw {steps['raw']['condition']:,.0f}): from "
+        f"σ = 0.01 SGD takes {first('log-variance', 'SGD', '0.01')} steps (raw "
+        f"{first('raw', 'SGD', '0.01')}) and Adam {first('log-variance', 'Adam', '0.01')} (raw "
+        f"{first('raw', 'Adam', '0.01')}), but from σ = 1 Adam takes "
+        f"{first('log-variance', 'Adam', '1.0')} (raw {first('raw', 'Adam', '1.0')}) and from "
+        f"σ = 10 {first('log-variance', 'Adam', '10.0')} (raw {first('raw', 'Adam', '10.0')}).",
+        "Precision is a reason "
+        + (
+            "nowhere"
+            if verdicts["stability"].word == "does not hold"
+            else f"where {verdicts['stability'].region}"
+            if verdicts["stability"].region
+            else "in every precision"
+        )
+        + f": in float16 the KL is right down to σ = {served('float16', 'log σ²')} from log σ² and "
+        f"to {served('float16', 'log σ')} through a computed σ, in float32 down to "
+        f"{served('float32', 'log σ²')} and {served('float32', 'log σ')}; in bfloat16 holding "
+        f"log σ² even costs up to {max(half['bfloat16']['log-variance']['rounding']):.0%} of σ.",
+        f"That log σ² and log σ are the same {verdicts['factor_two']}; exp takes {share:.1f} ± "
+        f"{spread:.1f} % of a training step; and that it blows up {verdicts['blow_up']}.",
+    ]
+
+
+def draw_answer(results: dict[str, Numbers], figure: Figure) -> None:
+    """The figure that says most: the slope that each map hands to the optimiser, and the end."""
+    left, right = figure.subplots(1, 2, width_ratios=(5, 6))
+    draw_slopes(results["descent"], left)
+    draw_differences(results["choice"], right)
