@@ -37,7 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "latent": 20,
     "network": "mlp",
     "hidden": None,
-    "epochs": 100,
+    "epochs": 200,
     "batch_size": 128,
     "lr": 1e-3,
     "seed": 0,

@@ -143,6 +143,73 @@ def test_evaluate_puts_the_two_kls_side_by_side(trained, capsys):
     assert "Monte Carlo" in capsys.readouterr().out
 
 
+def test_evaluate_measures_log_p_the_gaps_and_the_latents(trained, capsys):
+    ask = ["evaluate", trained, "--samples", "50", "--gaps", "--gap-images", "10", "--probe"]
+    assert typed([*ask, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["curve"].keys() == {"1", "10", "50"}
+    assert result["log_p"]["mean"] >= result["elbo"]["mean"]
+    assert result["gaps"]["images"] == 10
+    assert 0 < result["accuracy"]["linear"]["mean"] < 1
+    assert typed(ask) == 0
+    assert "amortization gap" in capsys.readouterr().out
+
+
+def test_another_protocol_is_refused_or_marked(trained, capsys):
+    ask = ["evaluate", trained, "--samples", "10", "--binarize", "threshold"]
+    assert typed(ask) == 2
+    assert "trained under dynamic binarisation" in capsys.readouterr().err
+    assert typed([*ask, "--other-protocol", "--json"]) == 0
+    assert "evaluated under threshold" in json.loads(capsys.readouterr().out)["mark"]
+
+
+def test_score_ranks_the_images_of_a_folder_by_name(trained, tmp_path):
+    pixels = np.zeros((3, 8, 8), dtype=np.uint8)
+    pixels[1, 2:6, 3:5] = 255
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    out = tmp_path / "scores.csv"
+    ask = ["score", trained, "--data", tmp_path, "--samples", "50", "--out", out]
+    assert typed(ask) == 0
+    rows = [line.split(",") for line in out.read_text().splitlines()]
+    assert rows[0][:3] == ["file", "log_p", "standard_error"]
+    assert {row[0] for row in rows[1:]} == {"0.png", "1.png", "2.png"}
+    scores = [float(row[1]) for row in rows[1:]]
+    assert scores == sorted(scores)
+
+
+def test_compare_leaves_a_table_and_a_figure(tmp_path):
+    out = tmp_path / "comparison"
+    fixed = [*TINY[1:], "--epochs", "1", "--seeds", "2", "--samples", "10", "--out", out]
+    ask = ["compare", "--likelihoods", "bernoulli,normal(scale=0.3)", "--gaps"]
+    assert typed([*ask, "--gap-images", "4", *fixed]) == 0
+    rows = (out / "comparison.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 2
+    table = (out / "comparison.md").read_text()
+    # Probabilities and densities are nats of two kinds, and stand in two tables.
+    assert table.count("| --- |") == 2
+    assert "| normal(scale=0.3) |" in table
+    assert "approximation gap" in table
+    assert json.loads((out / "protocol.json").read_text())["seeds"] == 2
+    assert picture(out / "comparison.png").shape[1] > 500
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "exactly one of --guides"),
+        (["--guides", "mean-field", "--priors", "normal"], "not 2 of them"),
+        (["--guides", "mean-field", "--guide", "iaf"], "--guide and --guides cannot both"),
+        (["--guides", "mean-field,mean-feild"], "did you mean mean-field"),
+    ],
+)
+def test_a_comparison_that_has_no_meaning_is_refused(arguments, message, tmp_path, capsys):
+    out = tmp_path / "comparison"
+    assert typed(["compare", *arguments, "--data", "digits", "--out", out]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_list_names_every_part(capsys):
     from pyro_vae.runs import tables
 

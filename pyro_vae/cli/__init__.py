@@ -27,6 +27,7 @@ for command in (
     use.interpolate,
     use.encode,
     use.evaluate,
+    use.score,
     train.compare,
 ):
     app.command()(command)

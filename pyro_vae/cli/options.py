@@ -70,7 +70,7 @@ Hidden = Annotated[
     ),
 ]
 Epochs = Annotated[
-    int | None, typer.Option(help="Passes over the training images.", min=1, show_default="100")
+    int | None, typer.Option(help="Passes over the training images.", min=1, show_default="200")
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Images in a step.", min=1, show_default="128")]
 LearningRate = Annotated[

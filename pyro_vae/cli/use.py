@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -102,6 +103,28 @@ def encode(
 
 def evaluate(
     run: o.Run,
+    samples: Annotated[
+        int, typer.Option(help="Draws of z for each image, for log p̂(x).", min=1)
+    ] = 1000,
+    gaps: Annotated[
+        bool, typer.Option("--gaps", help="Measure the approximation and amortization gaps.")
+    ] = False,
+    gap_images: Annotated[
+        int, typer.Option(help="Test images that the gaps are measured on.", min=1)
+    ] = 100,
+    annealed: Annotated[
+        int, typer.Option(help="Images to anneal for a tighter log p̂(x) (slow).", min=0)
+    ] = 0,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Measure how well labels are read off the latents.")
+    ] = False,
+    binarize: Annotated[
+        str | None,
+        typer.Option(help="Another binarisation than the run's.", show_default="the run's own"),
+    ] = None,
+    other_protocol: Annotated[
+        bool, typer.Option("--other-protocol", help="Evaluate under it all the same, marked.")
+    ] = False,
     data: o.OtherData = None,
     split: o.Which = o.Split.test,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
@@ -109,29 +132,91 @@ def evaluate(
     device: o.Device = "auto",
     data_dir: o.DataDir = None,
 ) -> None:
-    """Compute the ELBO and its two parts, in nats per image, by the Monte Carlo and the analytic
-    objective side by side."""
+    """Measure a run: the ELBO by the Monte Carlo and the analytic KL side by side, log p̂(x) by
+    importance sampling, rate and distortion, what the latents carry; nats per image."""
+    from .. import report
     from ..runs import bounds
 
     vae, config = o.opened(run, device, seed)
+    used, mark = report.protocol(config["data"]["binarize"], binarize, anyway=other_protocol)
+    config["data"]["binarize"] = used
     images = o.images_of(config, data, split, data_dir, device)
-    result = {"run": str(run), **bounds(vae, images, seed), "data": config["data"]}
-    if as_json:
-        print(json.dumps(result, indent=2))
-        return
-    table = Table("nats per image", "Monte Carlo", "analytic KL", box=None, header_style="bold")
-    for name in ("elbo", "reconstruction", "kl"):
-        cells = [result[way] for way in ("monte_carlo", "analytic")]
-        table.add_row(
-            name, *(f"{c[name]:.2f} ± {c[f'{name}_error']:.2f}" if c else "none" for c in cells)
-        )
-    console.print(table)
-    console.print(
-        f"means over {len(images)} images of {config['data']['name']} "
-        f"({config['data']['binarize']} binarisation), ± one standard error; one draw of z each"
+    labelled = o.images_of(config, data, o.Split.train, data_dir, device) if probe else None
+    source: dict[str, Any] = {"run": str(run), "data": data or config["data"]["name"], "split": split.value}
+    result = source | bounds(vae, images, seed)
+    result |= report.evaluate(
+        vae,
+        images,
+        train=labelled,
+        samples=samples,
+        gap_images=gap_images if gaps else 0,
+        annealed_images=annealed,
+        seed=seed,
     )
-    if result["analytic"] is None:
-        console.print(f"no analytic KL: {result['why']}")
+    if mark is not None:
+        result["mark"] = mark
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+        return
+    two = Table("nats per image", "Monte Carlo", "analytic KL", box=None, header_style="bold")
+    for name in ("elbo", "reconstruction", "kl"):
+        ways = [result[way] for way in ("monte_carlo", "analytic")]
+        cells = [f"{w[name]:.2f} ± {w[f'{name}_error']:.2f}" if w else "none" for w in ways]
+        two.add_row(name, *cells)
+    console.print(two)
+    rest = Table(box=None, show_header=False)
+    for line in lines(result):
+        rest.add_row(*line)
+    console.print(rest)
+    console.print(
+        f"means over {len(images)} {split.value} images of {source['data']}, {used} binarisation, "
+        f"± one standard error; log p̂(x) with {samples} draws of z"
+    )
+    if mark is not None:
+        console.print(f"[bold]not comparable:[/] {mark}")
+
+
+def lines(result: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
+    """A row for each number of a report; what is not defined tells why."""
+    for key, value in result.items():
+        name = f"{within}{key.replace('_', ' ')}"
+        if isinstance(value, dict) and "why" in value:
+            yield name, f"none: {value['why']}"
+        elif isinstance(value, dict) and "mean" in value:
+            error = value["error"]
+            yield name, f"{value['mean']:.3f}" + ("" if error is None else f" ± {error:.3f}")
+        elif key == "active_units":
+            yield name, f"{value['count']} of {value['of']}"
+        elif key in ("curve", "trust", "aggregate", "accuracy", "gaps", "annealed"):
+            yield from lines(value, f"{name}: ")
+        elif within and value is not None:
+            yield name, f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def score(
+    run: o.Run,
+    data: o.OtherData = None,
+    split: o.Which = o.Split.all,
+    samples: Annotated[int, typer.Option(help="Draws of z for each image.", min=1)] = 1000,
+    out: Annotated[Path, typer.Option(help="The table to write.")] = Path("scores.csv"),
+    seed: o.Seed = 0,
+    device: o.Device = "auto",
+    data_dir: o.DataDir = None,
+) -> None:
+    """Rank images by log p̂(x): a line for each, the most unusual first, with its file name and
+    standard error, in nats."""
+    from ..importance import importance
+    from ..report import write_scores
+
+    vae, config = o.opened(run, device, seed)
+    images = o.images_of(config, data, split, data_dir, device)
+    result = importance(vae.model, vae.guide, images, samples=samples, seed=seed)
+    write_scores(out, images, result)
+    console.print(
+        f"log p̂(x) of {len(images)} images in {out}: mean {result.mean:.2f} ± "
+        f"{result.standard_error:.2f} nats; {result.untrusted_share:.1%} are not to be trusted "
+        "(column `trusted`)"
+    )
 
 
 def batch(images: Images, n: int, seed: int) -> torch.Tensor:
