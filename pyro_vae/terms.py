@@ -60,7 +60,8 @@ class Checked(ELBO):
         """The plain ELBO of each image, ``[B]`` nats, whatever this objective minimises: β = 1, no
         schedule and no ``poutine.scale``; one draw of z for each particle."""
         plain = Objective(self.num_particles)
-        drawn = poutine.infer_config(guide, lambda site: {"enumerate": None})
+        unmarked: Any = {"enumerate": None}
+        drawn = poutine.infer_config(guide, lambda site: unmarked)
         ((p, q),) = plain._get_traces(model, drawn, args, kwargs)
         return Terms(p, q, self.num_particles, scaled=False).log_weight.mean(0)
 

@@ -487,8 +487,8 @@ def test_beta_tc_of_a_guide_that_ignores_the_images(exact):
     close(information, torch.zeros(7).double())
     close(correlation, torch.zeros(7).double())
     information, correlation, _ = parts("weighted", vae, x)
-    close(information, torch.full((7,), log(N)).double())  # too high, as documented
-    close(correlation, torch.full((7,), log(N)).double())  # by log N per unit but one
+    close(information, torch.full((7,), log(N), dtype=torch.float64))  # too high, as documented
+    close(correlation, torch.full((7,), log(N), dtype=torch.float64))  # by log N per unit but one
 
 
 def test_the_stratified_estimate_of_q_has_the_right_mean(exact):
