@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .tracing import Graph, trace
 from .tripwire import EagerReason
-from .watching import Watch
+from .watching import Watch, Written, changes
 
 Compiled = Callable[..., list[Tensor]]
 BACKENDS = ("inductor", "eager")
@@ -96,7 +96,9 @@ class Step:
         self.cache = cache
         self.backend = backend
         self.bounds: list[Bound] = []
-        self.seen: Watch | None = None
+        self.seen: Watch | None = None  # as the last eager call left it
+        self.before: Any = []
+        self.written: Written = {}
         self.calls, self.look, self.misses = 0, 4, 0
         self.reason = ""
 
@@ -122,6 +124,7 @@ class Step:
             self.misses += 1
             if self.misses == self.MISSES:
                 self.stay_eager("something that model or guide reads changes at each call")
+            self.before = self.seen.snapshot() if self.seen is not None else []
             return None
         try:
             graph = trace(self.run, inputs, self.roots)
@@ -138,8 +141,11 @@ class Step:
         return bound
 
     def ran_eagerly(self) -> None:
+        """What the programs themselves wrote in an eager call (not the first, which makes things)
+        is no reason to run another: if they read it too, tracing twice tells."""
         if not self.reason:
-            self.seen = Watch(self.roots)
+            self.written |= changes(self.before)
+            self.seen = Watch(self.roots, self.written)
 
     def stay_eager(self, reason: str) -> None:
         self.reason = reason

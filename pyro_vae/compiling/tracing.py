@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from traceback import walk_tb
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +21,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from .tripwire import CompileError, Tripwire, user_line
@@ -69,17 +69,17 @@ def trace(
         CompileError: Python looks at a tensor's value, or the two graphs differ.
         EagerReason: a sequential plate with a random subsample.
     """
-    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv(), static_shapes=True)
-    fakes = [mode.from_tensor(x.detach(), static_shapes=True) for x in inputs]
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fakes = [mode.from_tensor(x.detach()) for x in inputs]
     for fake, x in zip(fakes, inputs, strict=True):
         fake.requires_grad_(x.requires_grad)
-    with undisturbed(roots):
+    with undisturbed(roots), mode:
         graph = trace_once(run, fakes, seed=1)
-        place = difference(graph, before or trace_once(run, fakes, seed=2))
-        if place is not None:
-            nodes = list(trace_once(run, fakes, seed=3, stacks=True).module.graph.nodes)
-            line = user_line(nodes[min(place, len(nodes) - 1)])
-            raise CompileError(BETWEEN.format(line) if before else AT_EACH.format(line))
+        other = before or trace_once(run, fakes, seed=2)
+    node = difference(graph, other)
+    if node is not None:
+        line = node.meta.get("line", "the model or the guide")
+        raise CompileError((BETWEEN if before else AT_EACH).format(line))
     return graph
 
 
@@ -94,19 +94,18 @@ BETWEEN = (
 )
 
 
-def difference(a: Graph, b: Graph) -> int | None:
-    """Where two graphs differ: the place of the first node that does; None if nowhere."""
-    inputs = 0
-    nodes_a, nodes_b = list(a.module.graph.nodes), list(b.module.graph.nodes)
-    skip = len(a.module.graph.find_nodes(op="placeholder")) - len(a.captured)
-    for place, (x, y) in enumerate(zip(nodes_a, nodes_b, strict=False)):
-        if x.format_node() != y.format_node():
-            return place
-        if x.op == "placeholder":
-            if inputs >= skip and not same(a.captured[inputs - skip], b.captured[inputs - skip]):
-                return nodes_a.index(next(iter(x.users), x))
-            inputs += 1
-    return None if len(nodes_a) == len(nodes_b) else min(len(nodes_a), len(nodes_b)) - 1
+def difference(a: Graph, b: Graph) -> Node | None:
+    """The first node in which two graphs differ; None if there is none."""
+    nodes = list(a.module.graph.nodes)
+    inputs = [node for node in nodes if node.op == "placeholder"][-len(a.captured) :]
+    for node, x, y in zip(inputs, a.captured, b.captured, strict=False):
+        if not same(x, y):
+            return next(iter(node.users))
+    texts = [n.format_node() for n in b.module.graph.nodes]
+    for place, node in enumerate(nodes):
+        if place == len(texts) or node.format_node() != texts[place]:
+            return node
+    return None
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -119,7 +118,7 @@ def same(a: Tensor, b: Tensor) -> bool:
     return where[0] == where[1] or torch.equal(a, b)
 
 
-def trace_once(run: Function, fakes: Sequence[Tensor], seed: int, stacks: bool = False) -> Graph:
+def trace_once(run: Function, fakes: Sequence[Tensor], seed: int) -> Graph:
     random.seed(seed)
     np.random.mtrand._rand.seed(seed)
     found: dict[str, Any] = {}
@@ -128,7 +127,7 @@ def trace_once(run: Function, fakes: Sequence[Tensor], seed: int, stacks: bool =
         with Tripwire() as wire, poutine.block(), poutine.trace(param_only=True) as sites:
             loss, found["loss"] = tree_flatten(run(*inputs))
             leaves, gradients = wire.gradients()
-        found["leaves"] = leaves
+        found["leaves"], found["inputs"] = leaves, inputs
         found["params"] = {
             name: cast(Any, site["value"]).unconstrained()
             for name, site in sites.trace.nodes.items()
@@ -136,14 +135,14 @@ def trace_once(run: Function, fakes: Sequence[Tensor], seed: int, stacks: bool =
         return [*(torch.as_tensor(v) for v in loss), *gradients]
 
     try:
-        module = make_fx(flat, tracing_mode="fake", record_stack_traces=stacks)(*fakes)
+        module = make_fx(flat, tracing_mode="fake")(*fakes)
     except (CompileError, RuntimeError, TypeError, ValueError) as error:
         raise CompileError(
-            f"{user_line(error)} cannot be part of a graph: {str(error).splitlines()[0]}"
+            f"{user_line(walk_tb(error.__traceback__))} cannot be part of a graph: {str(error).splitlines()[0]}"
         ) from error
     module.graph.eliminate_dead_code()
     captured = lift(module)
-    places = {id(t): i for i, t in enumerate([*fakes, *captured])}
+    places = {id(t): i for i, t in enumerate([*found["inputs"], *captured])}
     fresh = [name for name, p in found["params"].items() if isinstance(p, FakeTensor)]
     if fresh:
         raise CompileError(f"the parameter {fresh[0]!r} is created anew at each call")
@@ -177,7 +176,7 @@ def trace_once(run: Function, fakes: Sequence[Tensor], seed: int, stacks: bool =
 def lift(module: GraphModule) -> list[Tensor]:
     """Turn the tensors that a graph holds into inputs of it, after those that it has."""
     graph = module.graph
-    *_, last = graph.find_nodes(op="placeholder")
+    last = [graph._root, *graph.find_nodes(op="placeholder")][-1]
     captured: list[Tensor] = []
     nodes: dict[int, Any] = {}
     for node in graph.find_nodes(op="get_attr"):

@@ -6,11 +6,11 @@ cannot be part of one, and :class:`Tripwire` raises where Python looks.
 
 from __future__ import annotations
 
-import re
 import sys
 import sysconfig
-import traceback
+from collections.abc import Iterable
 from pathlib import Path
+from traceback import walk_stack
 from types import FrameType
 from typing import Any
 
@@ -22,6 +22,7 @@ from pyro.util import warn_if_inf, warn_if_nan
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.distributions import Distribution, distribution
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
 
 from ..parts import InputError
@@ -97,7 +98,9 @@ class Tripwire(TorchFunctionMode):
                 return CHECKS[code]
         if func in LOOKS:
             raise CompileError(LOOKS[func])
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        mark(user_line([*walk_stack(sys._getframe(1))][::-1]))
+        return result
 
     def gradients(self) -> tuple[list[Tensor], list[Tensor]]:
         """The leaves that ``backward`` would have reached, and what it would have added there."""
@@ -152,11 +155,20 @@ LIBRARIES = (
 )
 
 
-def user_line(source: Any) -> str:
-    """``file:line``, of an error or of a graph's node: the innermost that is the user's own."""
-    if isinstance(source, BaseException):
-        frames = [(f.filename, str(f.lineno)) for f in traceback.extract_tb(source.__traceback__)]
-    else:
-        frames = re.findall(r'File "(.+)", line (\d+)', source.meta.get("stack_trace") or "")
-    own = [frame for frame in frames if not frame[0].startswith(LIBRARIES)]
-    return ":".join(own[-1]) if own else "the model or the guide"
+def user_line(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """``file:line`` of the innermost frame that is the user's own; frames come outermost first."""
+    own = [
+        f"{frame.f_code.co_filename}:{line}"
+        for frame, line in frames
+        if not frame.f_code.co_filename.startswith(LIBRARIES)
+    ]
+    return own[-1] if own else "the model or the guide"
+
+
+def mark(line: str) -> None:
+    """Note the line that the newest nodes of the graph being traced come from."""
+    tracer: Any = getattr(get_proxy_mode(), "tracer", None)
+    for node in reversed(tracer.graph.nodes if tracer is not None else []):
+        if "line" in node.meta:
+            break
+        node.meta["line"] = line

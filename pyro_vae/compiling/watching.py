@@ -27,6 +27,7 @@ from torch import Tensor, nn
 LIBRARIES = {"torch", "pyro", "numpy", "builtins", *sys.stdlib_module_names} - {"__main__"}
 SCALARS = (int, float, str, bool, complex, type(None))
 LARGE = 1000
+Written = dict[tuple[int, Any], dict[Any, Any]]  # (a dict's id, key) -> that dict, kept alive
 
 
 class Watch:
@@ -38,15 +39,17 @@ class Watch:
 
     Args:
         roots: where to start: functions, modules, any object.
+        written: attributes to leave out, as :func:`changes` gives them.
 
     Attributes:
-        boxes: the dicts and lists found, attributes of objects among them.
+        boxes: the dicts, lists and tuples found, attributes of objects among them.
         cells: the variables of closures.
         names: the globals that the functions read, as ``(namespace, name)``.
     """
 
-    def __init__(self, roots: Iterable[Any]) -> None:
-        self.boxes: list[dict[Any, Any] | list[Any]] = []
+    def __init__(self, roots: Iterable[Any], written: Written | None = None) -> None:
+        self.boxes: list[Any] = []
+        self.written = written or {}
         self.cells: list[CellType] = []
         self.names: list[tuple[dict[str, Any], str]] = []
         seen: dict[int, Any] = {}  # holds each object, so that no id comes twice
@@ -61,12 +64,10 @@ class Watch:
 
     def visit(self, item: Any) -> Iterator[Any]:
         """Note what ``item`` holds and give what is to be visited next."""
-        if isinstance(item, dict | list):
+        if isinstance(item, dict | list | tuple):
             if len(item) <= LARGE:
                 self.boxes.append(item)
-                yield from list(item.values() if isinstance(item, dict) else item)
-        elif isinstance(item, tuple):
-            yield from item
+                yield from self.content(item)
         elif isinstance(item, MethodType):
             yield item.__self__
             yield item.__func__
@@ -79,7 +80,8 @@ class Watch:
             state = getattr(item, "__dict__", {})
             self.boxes.append(state)
             # An object's hooks are many empty dicts; they are watched as whole objects.
-            yield from [v for k, v in state.items() if "_hooks" not in str(k)]
+            hooks = [v for k, v in state.items() if "_hooks" in str(k)]
+            yield from [v for v in self.content(state) if not any(v is hook for hook in hooks)]
             for cls in type(item).__mro__:
                 if not from_library(cls):
                     yield from [f for f in vars(cls).values() if isinstance(f, FunctionType)]
@@ -101,10 +103,17 @@ class Watch:
                 self.names.append((item.__globals__, name))
                 yield value
 
+    def content(self, box: Any) -> Iterable[Any]:
+        if not isinstance(box, dict):
+            return box
+        if not self.written:
+            return box.values()
+        return [v for k, v in box.items() if (id(box), k) not in self.written]
+
     def read(self) -> Iterator[Any]:
         """All that is watched, in one row."""
         return chain(
-            chain.from_iterable(b.values() if isinstance(b, dict) else b for b in self.boxes),
+            chain.from_iterable(map(self.content, self.boxes)),
             (cell.cell_contents for cell in self.cells),
             (space.get(name) for space, name in self.names),
         )
@@ -116,8 +125,21 @@ class Watch:
             return False
         return all(map(is_, now, self.values)) or all(map(alike, now, self.values))
 
+    def snapshot(self) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
+        return [(box, box.copy()) for box in self.boxes if isinstance(box, dict)]
+
     def tensors(self) -> list[Tensor]:
         return [v for v in self.values if isinstance(v, Tensor)]
+
+
+def changes(before: Iterable[tuple[dict[Any, Any], dict[Any, Any]]]) -> Written:
+    """The attributes that are not what they were in a snapshot."""
+    return {
+        (id(box), k): box
+        for box, old in before
+        for k, v in box.items()
+        if k in old and v is not old[k]
+    }
 
 
 def alike(a: Any, b: Any) -> bool:
@@ -141,7 +163,7 @@ def undisturbed(roots: Sequence[Any]) -> Iterator[None]:
     """Trace inside this: checks that look at values are off, no cast of a parameter is kept, and
     random states, one-element buffers and what the programs write are put back."""
     watch = Watch([*roots, vars(pyro.get_param_store())])
-    contents = [(box, box.copy()) for box in watch.boxes]
+    contents = [(box, box.copy()) for box in watch.boxes if not isinstance(box, tuple)]
     cells = [(cell, cell.cell_contents) for cell in watch.cells]
     spaces = [(space, name, space[name]) for space, name in watch.names]
     # Torch computes with tensors of one element while it traces, so that they can serve as sizes.
