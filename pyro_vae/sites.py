@@ -50,11 +50,15 @@ def refuse_misfits(x: Tensor, posterior: nn.Module, prior: nn.Module) -> None:
     modes = [(module, module.training) for module in posterior.modules()]
     posterior.eval()
     devices = [x.device] if x.is_cuda else []
-    with torch.random.fork_rng(devices=devices), pyro.plate("data", 1, dim=-1):
-        q_sites = latent_sites(lambda: latents(posterior(x)))
-        p_sites = latent_sites(lambda: latents(prior()))
-    for module, training in modes:
-        module.training = training
+    try:
+        with torch.random.fork_rng(devices=devices), pyro.plate("data", 1, dim=-1):
+            q_sites = latent_sites(lambda: latents(posterior(x)))
+            p_sites = latent_sites(lambda: latents(prior()))
+    except InputError:
+        return  # What a part has against this image it will say of the first real one.
+    finally:
+        for module, training in modes:
+            module.training = training
     names = f"the guide {type(posterior).__name__} and the prior {type(prior).__name__}"
     fitting = f"the prior that fits is {fitting_prior(posterior)}"
     if q_sites.keys() != p_sites.keys():

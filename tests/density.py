@@ -27,7 +27,7 @@ def digits(n: int = 16, grey: bool = False, dtype: torch.dtype = torch.float32) 
 def latent_sites(program, *args) -> dict:
     """The distributions at a program's latent sites, by name."""
     nodes = poutine.trace(program).get_trace(*args).nodes
-    return {name: site["fn"] for name, site in nodes.items() if is_latent(site)}
+    return {n: site["fn"] for n, site in nodes.items() if is_latent(site) and n != "x"}
 
 
 def quadrature(q) -> tuple[Tensor, Tensor]:
@@ -36,13 +36,13 @@ def quadrature(q) -> tuple[Tensor, Tensor]:
     if constraints.is_dependent(q.support) or not q.support.is_discrete:
         draws = q.sample((2000,)).flatten(0, -2)  # [*, 2]
         if (draws.sum(-1) - 1).abs().max() < 1e-6:  # relaxed one-of-two
-            t = torch.linspace(-120, 120, 20_001, dtype=draws.dtype)
+            t = torch.linspace(-120, 120, 10_001, dtype=draws.dtype)
             points = torch.stack([t.sigmoid(), (-t).sigmoid()], -1)  # [N, 2]
             weights = points.prod(-1) * (t[1] - t[0])
         else:
             mean, reach = draws.mean(0), 8 * draws.std(0)
             axes = [
-                torch.linspace(-r, r, 321, dtype=r.dtype) + m
+                torch.linspace(-r, r, 241, dtype=r.dtype) + m
                 for m, r in zip(mean, reach, strict=True)
             ]
             points = torch.cartesian_prod(*axes)  # [N, 2]

@@ -1,0 +1,430 @@
+"""Every row of GUIDES: its density by quadrature, its gradients, its batch, its weights."""
+
+import copy
+import io
+from math import log
+
+import pyro
+import pytest
+import torch
+from density import (
+    SHAPE,
+    assert_batch_is_independent,
+    assert_draws_agree,
+    digits,
+    expectations,
+    latent_sites,
+    mass,
+    statistics,
+)
+from exact import LinearGaussian
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
+from torch import distributions as td
+from torch.distributions import kl_divergence
+
+from pyro_vae import VAE, InputError
+from pyro_vae.flows import PlanarMap
+from pyro_vae.guides import GUIDES, FullCovariance, LowRank, moments
+from pyro_vae.networks import MLP
+from pyro_vae.objectives import AnalyticKL
+from pyro_vae.refined import SemiAmortized
+from pyro_vae.scales import SCALES
+
+CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="GPU"))
+SETTINGS = {
+    "joint": {"latent_size": 4, "guide": "joint(categories=2)"},  # two numbers at each site
+    "iaf": {"guide": "iaf(units=16)"},  # for speed
+    "spline": {"guide": "spline(units=16)"},
+}
+"""What a guide's test takes that is not the default."""
+
+
+def vae(name, **settings):
+    return VAE(SHAPE, **{"latent_size": 2, "guide": name, "hidden": (32,)} | settings)
+
+
+def small(name):
+    return vae(name, **SETTINGS.get(name, {}))
+
+
+def bent(name):
+    """A VAE in float64 whose guide is far from what it starts as."""
+    module = small(name).double()
+    with torch.no_grad():
+        for parameter in module.guide.parameters():
+            parameter *= 1.5
+        if name == "semi-amortized":  # which follows the model
+            for parameter in module.model.parameters():
+                parameter *= 3
+    return module
+
+
+def objective(name, **options):
+    return (TraceEnum_ELBO if name == "categorical" else Trace_ELBO)(
+        max_plate_nesting=1, vectorize_particles=True, **options
+    )
+
+
+def twice():
+    """Two images, in float64."""
+    return digits(2, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_the_density_integrates_to_one(name):
+    for q in latent_sites(bent(name).guide, twice()).values():
+        assert q.batch_shape == (2,)
+        torch.testing.assert_close(mass(q), torch.ones(2).double(), rtol=5e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_draws_agree_with_the_density(name):
+    for q in latent_sites(bent(name).guide, twice()).values():
+        assert_draws_agree(q)
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_gradients_of_draws_are_those_of_the_density(name):
+    """dE[f(z)]/dφ along one direction of φ, by draws that move with φ and by the density's own
+    gradient, E[f(z) dlog q(z)/dφ]: within 5 standard errors of each other."""
+    module, x = bent(name), twice()
+    weight = next(p for n, p in module.guide.named_parameters() if "encoder" in n)
+    direction = torch.randn_like(weight)
+
+    def slope(values):
+        gradients = [torch.autograd.grad(v, weight, retain_graph=True)[0] for v in values]
+        return torch.stack([(g * direction).sum() for g in gradients])
+
+    for site, q in latent_sites(module.guide, x).items():
+        if not q.has_rsample:
+            assert name == "categorical"
+            continue
+        centre = statistics(q.sample((20_000,))).mean(0)
+        moving, scored = [], []
+        for _ in range(30):
+            q = latent_sites(module.guide, x)[site]
+            z = q.rsample((1000,))
+            moving.append(slope(statistics(z).mean((0, 1))))
+            f = statistics(z.detach()) - centre
+            scored.append(slope((f * q.log_prob(z.detach()).unsqueeze(-1)).mean((0, 1))))
+        moving, scored = torch.stack(moving), torch.stack(scored)
+        error = ((moving.var(0) + scored.var(0)) / 30).sqrt()
+        assert (scored.mean(0).abs() > 5 * error).any(), "too little is moved to tell"
+        assert ((moving.mean(0) - scored.mean(0)).abs() < 5 * error).all()
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_own_draws_are_scored_as_any_others(name):
+    """A flow scores a fresh draw from the pass that made it, and a copy of it by its inverse."""
+    module = bent(name)
+    for q in latent_sites(module.guide, twice()).values():
+        z = q.rsample((5,)) if q.has_rsample else q.sample((5,))
+        torch.testing.assert_close(q.log_prob(z), q.log_prob(z.clone()), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["iaf", "spline"])
+def test_a_draw_and_its_density_take_one_pass(name):
+    module, calls = small(name), []
+    for layer in module.guide.posterior.maps:
+        layer.hyper.register_forward_hook(lambda *_: calls.append(1))
+    Trace_ELBO().loss_and_grads(module.model, module.guide, digits())
+    assert len(calls) == len(module.guide.posterior.maps)
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_particles_at_once(name):
+    """Under a plate of particles each image has as many draws, each scored by its own."""
+    module, x = bent(name), twice()
+
+    def particles():
+        with pyro.plate("particles", 3, dim=-2):
+            return module.guide(x)
+
+    trace = pyro.poutine.trace(particles).get_trace()
+    trace.compute_log_prob()
+    for site, q in latent_sites(module.guide, x).items():
+        node = trace.nodes[site]
+        assert node["value"].shape == (3, 2, 2)
+        expected = torch.stack([q.log_prob(z) for z in node["value"]])
+        torch.testing.assert_close(node["log_prob"], expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_the_batch_is_independent(name):
+    assert_batch_is_independent(bent(name), digits(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("name", GUIDES)
+def test_trains(name, device):
+    module, x = small(name).to(device), digits().to(device)
+    before = {n: p.detach().clone() for n, p in module.named_parameters()}
+    svi = SVI(module.model, module.guide, pyro.optim.Adam({"lr": 1e-2}), loss=objective(name))
+    losses = [svi.step(x) / len(x) for _ in range(60)]
+    assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10 - 3
+    assert all(not torch.equal(p, before[n]) for n, p in module.named_parameters())
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_saved_and_loaded_and_copied_gives_equal_numbers(name):
+    one, two, x = small(name), small(name), digits()
+    file = io.BytesIO()
+    torch.save(one.state_dict(), file)
+    file.seek(0)
+    two.load_state_dict(torch.load(file))
+    losses = []
+    for module in (one, two, copy.deepcopy(two)):
+        torch.manual_seed(0)
+        losses.append(objective(name).loss(module.model, module.guide, x))
+    assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_a_copy_has_weights_of_its_own(name):
+    """A copy trains without moving the original, and holds no weight of it."""
+    one, x = small(name), digits()
+    two = copy.deepcopy(one)
+    before = {n: p.detach().clone() for n, p in one.named_parameters()}
+    svi = SVI(two.model, two.guide, pyro.optim.Adam({"lr": 1e-2}), loss=objective(name))
+    svi.step(x)
+    assert all(torch.equal(p, before[n]) for n, p in one.named_parameters())
+    assert all(not torch.equal(p, before[n]) for n, p in two.named_parameters())
+    stored = [t.data_ptr() for t in one.state_dict().values() if t.numel()]
+    assert len(stored) == len(set(stored))  # no weight is saved twice
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_moments(name):
+    """Exact where there is a closed form, else as near as 20,000 draws come."""
+    for q in latent_sites(bent(name).guide, twice()).values():
+        mean, scale = moments(q, draws=20_000)
+        e = expectations(q).detach()
+        variance = e[..., 2] - e[..., 0] ** 2
+        error = (variance / 20_000).sqrt()
+        assert ((mean[..., 0] - e[..., 0]).abs() < 5 * error + 1e-6).all()
+        torch.testing.assert_close(scale[..., 0], variance.sqrt(), rtol=0.06, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_mean_field_takes_any_scale(scale):
+    module = vae(f"mean-field(scale='{scale}')")
+    if scale == "raw":  # which cannot promise a positive σ
+        with pytest.raises(InputError, match="scales of zero or less"):
+            module.encode(digits())
+        module.guide.posterior.head.bias.data[2:] = 2
+    q, x = module.encode(digits()), digits()
+    raw = module.guide.posterior.head(module.guide.posterior.encoder(x))[:, 2:]
+    torch.testing.assert_close(q.stddev, SCALES[scale]()(raw))
+
+
+@pytest.mark.parametrize(
+    "guide", ["planar(layers=3)", "iaf(layers=3)", "spline(layers=1)", "mixture(components=1)"]
+)
+@pytest.mark.parametrize("latent_size", [1, 5])
+def test_other_sizes(guide, latent_size):
+    q = vae(guide, latent_size=latent_size).double().encode(twice())
+    z = q.rsample((7,))
+    assert z.shape == (7, 2, latent_size)
+    torch.testing.assert_close(q.log_prob(z), q.log_prob(z.clone()), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_planar_map_is_inverted(dtype):
+    u, w = (3 * torch.randn(50, 4, dtype=dtype) for _ in range(2))
+    bias = torch.randn(50, 1, dtype=dtype)
+    x = 3 * torch.randn(20, 50, 4, dtype=dtype)
+    y = PlanarMap((bias, u, w))(x)
+    fresh = PlanarMap((bias, u, w))
+    back = fresh.inv(y)
+    torch.testing.assert_close(fresh(back.clone()), y, rtol=1e-4, atol=1e-4)
+    if dtype == torch.float64:
+        torch.testing.assert_close(back, x, rtol=1e-5, atol=1e-5)
+        jacobian = torch.autograd.functional.jacobian(PlanarMap((bias[0], u[0], w[0])), x[0, 0])
+        expected = jacobian.det().abs().log()
+        value = fresh.log_abs_det_jacobian(back, y)[0, 0]
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [FullCovariance, LowRank])
+def test_the_kl_of_a_correlated_normal_to_a_diagonal_one(make):
+    q = make(MLP(SHAPE).encoder(), 4).double()(twice())
+    loc, scale = torch.randn(4).double(), torch.rand(4).double() + 0.5
+    p = td.MultivariateNormal(loc, scale_tril=scale.diag())
+    diagonal = td.Independent(td.Normal(loc, scale), 1)
+    torch.testing.assert_close(kl_divergence(q, diagonal), kl_divergence(q, p))
+    module = vae("full-covariance" if make is FullCovariance else "low-rank")
+    assert AnalyticKL().loss(module.model, module.guide, digits()) > 0
+
+
+def test_torch_still_checks_arguments():
+    """Importing zuko turns the checks off; importing us does not."""
+    with pytest.raises(ValueError, match="scale"):
+        td.Normal(0.0, -1.0)
+
+
+# Discrete latents
+
+
+def summed_out(vae, x):
+    """Minus the ELBO of each image with its one-of-K latent summed out, [B]."""
+    probs = vae.encode(x).probs  # [B, K]
+    one_hot = torch.eye(probs.shape[-1], dtype=x.dtype)
+    log_x = vae.model.likelihood(one_hot.unsqueeze(1)).log_prob(x).T  # [B, K]
+    log_p = -log(len(one_hot))
+    return (probs * (probs.log() - log_p - log_x)).sum(-1)
+
+
+def test_enumeration_is_the_sum_over_classes():
+    module, x = vae("categorical", latent_size=7).double(), digits(5, dtype=torch.float64)
+    loss = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(module.model, module.guide, x)
+    expected = summed_out(module, x).sum()
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    weights = list(module.parameters())
+    both = (torch.autograd.grad(t, weights, retain_graph=True) for t in (loss, expected))
+    for one, other in zip(*both, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+def test_enumeration_beside_a_continuous_latent(particles):
+    """With z drawn, the loss is log q(z)/p(z) plus the sum over the classes of c, by hand."""
+    module = vae("joint(categories=3, discrete='categorical')", latent_size=5).double()
+    x = digits(4, dtype=torch.float64)
+    elbo = TraceEnum_ELBO(max_plate_nesting=1, num_particles=particles, vectorize_particles=True)
+    torch.manual_seed(3)
+    loss = elbo.loss(module.model, module.guide, x)
+    torch.manual_seed(3)
+    q = latent_sites(module.guide, x)
+    torch.manual_seed(3)
+    z = q["z"].expand((particles, 4)).sample()  # [K, B, 2]
+    expected = q["z"].log_prob(z) - td.Normal(0, 1).log_prob(z).sum(-1)
+    for k in range(3):
+        one = torch.eye(3)[k].double().expand(particles, 4, 3)
+        log_x = module.model.likelihood(torch.cat([z, one], -1)).log_prob(x)
+        share = q["c"].probs[:, k]
+        expected = expected + share * (share.log() + log(3) - log_x)
+    assert loss == pytest.approx(expected.sum(-1).mean().item(), rel=1e-12)
+
+
+def test_the_relaxed_latent_against_its_formulas():
+    """P(argmax = k) = softmax(logits)_k; with two classes, logit(z_1) is a logistic variable."""
+    module = vae("gumbel-softmax(temperature=0.4)", latent_size=5).double()
+    q = module.encode(twice())
+    share = torch.nn.functional.one_hot(q.sample((40_000,)).argmax(-1), 5).double().mean(0)
+    error = (q.probs * (1 - q.probs) / 40_000).sqrt()
+    assert ((share - q.probs).abs() < 5 * error).all()
+
+    q = vae("gumbel-softmax(temperature=0.4)").double().encode(twice())
+    z = q.sample((10,))
+    t, gap = z[..., 0].log() - z[..., 1].log(), q.logits[:, 0] - q.logits[:, 1]
+    s = torch.sigmoid(q.temperature * t - gap)
+    expected = (q.temperature * s * (1 - s)).log() - z.log().sum(-1)
+    torch.testing.assert_close(q.log_prob(z), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.67])
+def test_a_certain_relaxed_latent_stays_finite(temperature):
+    module = vae(f"gumbel-softmax(temperature={temperature})", latent_size=5)
+    with torch.no_grad():
+        module.guide.posterior.head.bias += torch.tensor([300.0, 0.0, -300.0, 0.0, 0.0])
+    loss = Trace_ELBO().loss_and_grads(module.model, module.guide, digits())
+    assert abs(loss) < 1e6
+    assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+def test_a_cold_relaxed_latent_is_one_of_k():
+    q = vae("gumbel-softmax(temperature=0.01)", latent_size=5).encode(digits())
+    assert (q.sample((100,)).amax(-1) > 0.99).float().mean() > 0.95
+
+
+# The semi-amortized guide
+
+
+def refined(exact, **options):
+    """A semi-amortized guide for a linear-Gaussian model of two latents, its points in a design
+    where every quadratic is averaged without error."""
+    guide = SemiAmortized(MLP(exact.shape).encoder(), 2, **options).double()
+    guide.signs = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]])[:, None].double()
+    return exact.vae(guide)
+
+
+def test_refining_ends_at_the_best_mean_field_posterior():
+    exact = LinearGaussian(pixels=5, latents=(2,))
+    x = exact.images(6)
+    q, best = refined(exact, steps=400).encode(x), exact.best_mean_field(x)
+    torch.testing.assert_close(q.mean, best.mean, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(q.stddev, best.stddev, rtol=1e-9, atol=1e-9)
+
+
+def test_each_refining_step_comes_nearer():
+    exact = LinearGaussian(pixels=5, latents=(2,))
+    x = exact.images(6)
+    module = refined(exact)
+    gaps = []
+    for steps in (1, 2, 4, 8, 16):
+        module.guide.posterior.steps = steps
+        gaps.append(exact.gap(module.encode(x), x))
+    assert (torch.stack(gaps).diff(dim=0) < 0).all()
+
+
+def test_gradients_run_through_the_refining():
+    """The derivative of the loss by every weight against a central difference."""
+    module, x = bent("semi-amortized"), twice()
+
+    def loss():
+        torch.manual_seed(0)
+        return Trace_ELBO().differentiable_loss(module.model, module.guide, x)
+
+    weights = list(module.parameters())
+    gradients = torch.autograd.grad(loss(), weights)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        direction = torch.randn_like(weight)
+        values = []
+        for step in (1e-5, -1e-5):
+            with torch.no_grad():
+                weight += step * direction
+                values.append(loss().item())
+                weight -= step * direction
+        slope = (values[0] - values[1]) / 2e-5
+        assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-4, abs=1e-5)
+
+
+def test_refining_is_the_same_with_and_without_gradients():
+    module, x = bent("semi-amortized"), twice()
+    with torch.no_grad():
+        without = module.encode(x)
+    assert not without.mean.requires_grad
+    torch.testing.assert_close(module.encode(x).mean, without.mean, rtol=1e-12, atol=0)
+
+
+# Bad options
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("mean-feild", "did you mean mean-field"),
+        ("mean-field(scale='softpuls')", "did you mean softplus"),
+        ("full-covariance(rank=2)", "no option 'rank'; it takes scale"),
+        ("low-rank(rank=3)", "between 1 and the latent size 2, not 3"),
+        ("low-rank(rank=0)", "between 1 and the latent size 2, not 0"),
+        ("mixture(components=0)", "at least 1 component, not 0"),
+        ("planar(layers=0)", "layers is a whole number above 0, not 0"),
+        ("iaf(units=0)", "units is a whole number above 0, not 0"),
+        ("spline(layers=-1)", "layers is a whole number above 0, not -1"),
+        ("gumbel-softmax(temperature=0)", "temperature is a number above 0, not 0"),
+        ("joint", "between 2 and the latent size 2 less 1"),
+        ("joint(categories=1)", "between 2 and the latent size 2 less 1"),
+        ("semi-amortized(steps=0)", "whole numbers above 0, not 0 and 2"),
+        ("semi-amortized(rate=2.0)", r"lies in \(0, 1\], not 2.0"),
+    ],
+)
+def test_bad_options(spec, message):
+    with pytest.raises(InputError, match=message):
+        vae(spec)
+
+
+def test_a_semi_amortized_guide_without_a_model():
+    guide = SemiAmortized(MLP(SHAPE).encoder(), 2)
+    with pytest.raises(InputError, match="no model"):
+        guide(digits())
