@@ -60,14 +60,18 @@ class Checked(ELBO):
         """The plain ELBO of each image, ``[B]`` nats, whatever this objective minimises: β = 1, no
         schedule and no ``poutine.scale``; one draw of z for each particle."""
         plain = Objective(self.num_particles)
-        unmarked: Any = {"enumerate": None}
-        drawn = poutine.infer_config(guide, lambda site: unmarked)
-        ((p, q),) = plain._get_traces(model, drawn, args, kwargs)
+        ((p, q),) = plain._get_traces(model, drawing(guide), args, kwargs)
         return Terms(p, q, self.num_particles, scaled=False).log_weight.mean(0)
 
 
 class Objective(Checked, Trace_ELBO):
     """Base of the objectives whose latents are drawn."""
+
+
+def drawing(guide: Any) -> Any:
+    """The guide with its discrete sites drawn, and not enumerated."""
+    mark: Any = {"enumerate": None}
+    return poutine.infer_config(guide, lambda site: mark)
 
 
 class Terms:

@@ -1,0 +1,163 @@
+"""What a model and a guide say of each site, in one table, and whether an objective fits them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.infer import RenyiELBO, TraceMeanField_ELBO
+from rich.table import Table
+from torch import Tensor
+
+from .parts import InputError
+from .sites import is_latent
+from .terms import Objective, Terms, analytic, check_order, drawing, family, infer, show
+
+
+@dataclass(frozen=True)
+class Site:
+    """One row: a site of the programs. Numbers are nats per image, without any scale.
+
+    Attributes:
+        name: of the site.
+        latent: whether it is drawn; else it is observed.
+        p, q: the distributions of the model and of the guide; "" where a program has no such site.
+        batch_shape, event_shape: of the model's distribution, or of the guide's.
+        log_p, log_q: log densities at the guide's draw; None where a program has no such site.
+        kl: KL(q || p); None for an observed site.
+        analytic: whether ``kl`` is in closed form; else it is log q - log p at the draw.
+        scale_p, scale_q: what ``poutine.scale`` and subsampled plates put on the site.
+    """
+
+    name: str
+    latent: bool
+    p: str
+    q: str
+    batch_shape: tuple[int, ...]
+    event_shape: tuple[int, ...]
+    log_p: float | None
+    log_q: float | None
+    kl: float | None
+    analytic: bool
+    scale_p: str
+    scale_q: str
+
+
+@torch.no_grad()
+def audit(model: Any, *args: Any, objective: Any = None, **kwargs: Any) -> list[Site]:
+    """Run the guide and the model once and tell of every site.
+
+    Args:
+        model: a VAE, or any Pyro model; its guide is then the next argument.
+        args, kwargs: what the programs take.
+        objective: an ELBO, ours or Pyro's own, to be tried on them.
+
+    Returns:
+        A row for each site, latent ones first, in the order of the guide; :func:`table` shows them.
+
+    Raises:
+        InputError: latent sites, scales or masks that model and guide do not share. With an
+            objective, whatever it refuses; and what Pyro's own do not: a closed-form KL that there
+            is none of, or not in that order of sites (``TraceMeanField_ELBO``), and a site outside
+            the plate of images, or a scale, with which ``RenyiELBO`` bounds no image's log p(x).
+
+    Example:
+        >>> rich.print(table(audit(vae, x)))
+    """
+    if hasattr(model, "model") and hasattr(model, "guide"):
+        model, guide = model.model, model.guide
+    elif args and callable(args[0]):
+        guide, *args = args  # type: ignore[assignment]
+    else:
+        raise InputError("audit takes a VAE, or a model and its guide, and then their arguments")
+    with pyro.validation_enabled():
+        ((p_trace, q_trace),) = Objective()._get_traces(model, drawing(guide), args, kwargs)
+        if objective is not None:
+            try_on(objective, p_trace, q_trace, model, guide, args, kwargs)
+    p: dict[str, Any] = p_trace.nodes
+    q: dict[str, Any] = {n: site for n, site in q_trace.nodes.items() if is_latent(site)}
+    seen = [n for n in p_trace.observation_nodes if not infer(p[n], "_deterministic")]
+    frames = [f for n in seen for f in p[n]["cond_indep_stack"] if f.vectorized]
+    images = max(frames, key=lambda f: -f.dim).size if frames else 1
+    in_order = [n for n in p if n in q] == [n for n in q if n in p]
+    return [
+        *(row(name, p.get(name), site, images, in_order) for name, site in q.items()),
+        *(row(name, p[name], None, images, in_order) for name in seen),
+    ]
+
+
+def row(name: str, p: Any, q: Any, images: int, in_order: bool) -> Site:
+    """A site's row, from the records of it in the model and the guide."""
+
+    def mean(value: Tensor) -> float:
+        return (scale_and_mask(value, mask=(p or q)["mask"]).sum() / images).item()
+
+    log_p, log_q = (mean(side["unscaled_log_prob"]) if side else None for side in (p, q))
+    kl, closed = None, False
+    if q:
+        kl = (log_q or 0.0) - (log_p or 0.0)
+        if p and in_order:
+            try:
+                kl, closed = mean(analytic(name, p, q)), True
+            except InputError:
+                closed = False
+    fn = (p or q)["fn"]
+    return Site(
+        name,
+        latent=q is not None,
+        p=family(p["fn"]) if p else "",
+        q=family(q["fn"]) if q else "",
+        batch_shape=tuple(fn.batch_shape),
+        event_shape=tuple(fn.event_shape),
+        log_p=log_p,
+        log_q=log_q,
+        kl=kl,
+        analytic=closed,
+        scale_p=show(p["scale"]) if p else "",
+        scale_q=show(q["scale"]) if q else "",
+    )
+
+
+def try_on(objective: Any, p: Any, q: Any, model: Any, guide: Any, args: Any, kwargs: Any) -> None:
+    """Raise :class:`~pyro_vae.parts.InputError` if the objective does not fit the programs."""
+    if isinstance(objective, TraceMeanField_ELBO):
+        terms = Terms(p, q, 1)
+        check_order(terms)
+        for name, site in terms.q.items():
+            if name in terms.p:
+                analytic(name, terms.p[name], site)
+    if isinstance(objective, RenyiELBO):
+        terms = Terms(p, q, 1)
+        for name, site in terms.sites.items():
+            if not torch.all(torch.as_tensor(site["scale"]) == 1):
+                raise InputError(
+                    f"site {name!r} has the scale {show(site['scale'])}, which RenyiELBO takes "
+                    "into the logarithm of the weights; take the iwae objective"
+                )
+    if getattr(objective, "advanced", True) is False:
+        objective.advance(0.0)
+    objective.loss(model, guide, *args, **kwargs)
+
+
+def table(sites: list[Site]) -> Table:
+    """The rows of an audit for a terminal or a notebook; numbers are nats per image."""
+    columns = ("site", "", "p", "q", "batch", "event", "log p", "log q", "KL", "", "scale p", "q")
+    shown = Table(*columns, title="nats per image, without scales")
+    for site in sites:
+        numbers = ("" if v is None else f"{v:.3f}" for v in (site.log_p, site.log_q, site.kl))
+        shown.add_row(
+            site.name,
+            "latent" if site.latent else "observed",
+            site.p,
+            site.q,
+            str(list(site.batch_shape)),
+            str(list(site.event_shape)),
+            *numbers,
+            "" if not site.latent else "analytic" if site.analytic else "estimate",
+            site.scale_p,
+            site.scale_q,
+        )
+    return shown
