@@ -21,6 +21,8 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.distributions import Bernoulli, Independent
+from torch.nn.functional import logsigmoid
 
 from .images import Images
 from .parts import InputError
@@ -72,11 +74,22 @@ def scored(name: str, site: Any, x: Tensor, draws: int) -> Any:
             "without the weight or the subsampling"
         )
     if "log_prob" not in site:
-        log_prob = site["fn"].log_prob(site["value"])  # [K, B]
+        log_prob = log_density(site["fn"], site["value"])  # [K, B]
         if site["mask"] is not None:
             log_prob = torch.where(torch.as_tensor(site["mask"]), log_prob, 0.0)
         site["log_prob"] = log_prob.expand(draws, len(x))
     return site
+
+
+def log_density(fn: Any, value: Tensor) -> Tensor:
+    """``fn.log_prob(value)``; of binary pixels in half as many passes over memory, which is where
+    an importance estimate's time goes next to the matrix products."""
+    inside = fn.base_dist if isinstance(fn, Independent) else None
+    binary = isinstance(inside, Bernoulli) and bool(((value == 0) | (value == 1)).all())
+    if not binary:
+        return fn.log_prob(value)
+    each = logsigmoid((2 * value - 1) * inside.logits)
+    return each.flatten(-fn.reinterpreted_batch_ndims).sum(-1)
 
 
 def values(sites: Sites) -> dict[str, Tensor]:

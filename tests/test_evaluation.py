@@ -11,6 +11,7 @@ from torch import nn
 from pyro_vae.evaluation import elbo, standard_error
 from pyro_vae.images import Images
 from pyro_vae.parts import InputError
+from pyro_vae.scoring import log_density
 from pyro_vae.vae import VAE
 
 GREY = Images(torch.randint(256, (40, 1, 6, 5), dtype=torch.uint8), binarize="dynamic")
@@ -49,6 +50,14 @@ def test_another_guide_lies_below_by_its_kl_to_the_posterior(analytic):
     kl = torch.distributions.kl_divergence(guide(x), dist.Normal(torch.zeros(3), 1).to_event(1))
     tolerance = 1e-12 if analytic else 3 * standard_error(bound.kls - kl.detach())
     assert abs((bound.kls - kl).mean().item()) < tolerance
+
+
+@pytest.mark.parametrize("size", [1, 30])
+def test_binary_pixels_are_scored_as_torch_scores_them(size):
+    logits = (size * torch.randn(7, 5, 1, 4, 3)).double()
+    fn = dist.Bernoulli(logits=logits, validate_args=False).to_event(3)
+    for x in (torch.randint(2, (5, 1, 4, 3)).double(), torch.rand(5, 1, 4, 3).double()):
+        torch.testing.assert_close(log_density(fn, x), fn.log_prob(x), rtol=1e-12, atol=0)
 
 
 def test_the_parts_add_up_and_carry_their_errors_over_images():
