@@ -11,15 +11,14 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import platform
 from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from ..checkpoints import versions
 from ..parts import InputError, lookup
 from .answer import answer, draw_answer
 from .base import Experiment, Numbers, Setting, Verdict, silent
@@ -114,8 +113,7 @@ def run(
         "command": f"pyro-vae scales --seeds {seeds}" + " --quick" * quick,
         "quick": quick,
         "seeds": list(range(seeds)),
-        "versions": {name: version(name) for name in ("torch", "pyro-ppl", "numpy")},
-        "python": platform.python_version(),
+        "versions": versions(),
     }
     results: dict[str, Any] = {}
     if file.exists():
@@ -175,11 +173,11 @@ def table(protocol: dict[str, Any], results: dict[str, Numbers]) -> str:
     """The verdicts as Markdown, each with its numbers, its protocol and its rule."""
     verdicts = judge(results)
     numbered = {name: i for i, name in enumerate(EXPERIMENTS, start=1)}
-    versions = ", ".join(f"{k} {v}" for k, v in protocol["versions"].items())
+    software = ", ".join(f"{k} {v}" for k, v in protocol["versions"].items())
     lines = [
         "# Why log-variance? Nine claims and what the measurements say",
         "",
-        f"`{protocol['command']}`, {versions}, Python {protocol['python']}, float32 unless said.",
+        f"`{protocol['command']}`; {software}; float32 unless said.",
         "",
     ]
     if len(results) == len(EXPERIMENTS):

@@ -43,11 +43,10 @@ def answer(results: dict[str, Numbers], verdicts: dict[str, Verdict]) -> list[st
         f", and the test NLL after training is {'; '.join(ends)}.",
         "What the exponential gives is one curvature for every optimum (condition number "
         f"{steps['log-variance']['condition']:.0f}, raw {steps['raw']['condition']:,.0f}): from "
-        f"σ = 0.01 SGD takes {first('log-variance', 'SGD', '0.01')} steps (raw "
-        f"{first('raw', 'SGD', '0.01')}) and Adam {first('log-variance', 'Adam', '0.01')} (raw "
-        f"{first('raw', 'Adam', '0.01')}), but from σ = 1 Adam takes "
-        f"{first('log-variance', 'Adam', '1.0')} (raw {first('raw', 'Adam', '1.0')}) and from "
-        f"σ = 10 {first('log-variance', 'Adam', '10.0')} (raw {first('raw', 'Adam', '10.0')}).",
+        f"σ = 0.01 plain SGD takes {first('log-variance', 'SGD', '0.01')} steps to it (raw "
+        f"{first('raw', 'SGD', '0.01')}); with Adam, which scales each step by itself, it is "
+        f"{first('log-variance', 'Adam', '0.01')} (raw {first('raw', 'Adam', '0.01')}), and from "
+        f"σ = 1 {first('log-variance', 'Adam', '1.0')} (raw {first('raw', 'Adam', '1.0')}).",
         "Precision is a reason "
         + (
             "nowhere"

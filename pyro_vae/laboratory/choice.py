@@ -205,4 +205,4 @@ def draw_choice(numbers: Numbers, figure: Figure) -> None:
     draw_differences(numbers, middle)
     left.set_yticks(range(len(names)), [f"{n}, rate {rows[n]['rate']:g}" for n in names])
     left.set(xlabel="nats", title="test NLL: each seed, and the mean")
-    right.set(xlabel="of 20", title="active units")
+    right.set(xlabel="of 20", xlim=(0, 20), title="active units")
