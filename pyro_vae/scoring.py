@@ -84,11 +84,10 @@ def scored(name: str, site: Any, x: Tensor, draws: int) -> Any:
 def log_density(fn: Any, value: Tensor) -> Tensor:
     """``fn.log_prob(value)``; of binary pixels in half as many passes over memory, which is where
     an importance estimate's time goes next to the matrix products."""
-    inside = fn.base_dist if isinstance(fn, Independent) else None
-    binary = isinstance(inside, Bernoulli) and bool(((value == 0) | (value == 1)).all())
-    if not binary:
+    pixels = isinstance(fn, Independent) and isinstance(fn.base_dist, Bernoulli)
+    if not pixels or not ((value == 0) | (value == 1)).all():
         return fn.log_prob(value)
-    each = logsigmoid((2 * value - 1) * inside.logits)
+    each = logsigmoid((2 * value - 1) * fn.base_dist.logits)
     return each.flatten(-fn.reinterpreted_batch_ndims).sum(-1)
 
 
