@@ -1,0 +1,160 @@
+"""Names of the literature as settings of the four parts.
+
+A recipe is no class and has no code: it names a prior, a likelihood, a guide and an objective, and
+whatever it does not name stays as it is by default. ``--recipe NAME`` takes it as given; in
+Python:
+
+    >>> recipe = RECIPES["iaf-vae"]
+    >>> vae = VAE((1, 28, 28), **recipe.parts)
+    >>> history = fit(vae, data, objective=recipe.objective)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A paper, and what it changes.
+
+    Args:
+        paper: authors, year, title.
+        settings: by option: ``prior``, ``likelihood``, ``guide``, ``objective``.
+    """
+
+    paper: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What ``VAE(...)`` takes of the settings."""
+        return {part: spec for part, spec in self.settings.items() if part != "objective"}
+
+    @property
+    def objective(self) -> str:
+        return self.settings.get("objective", "monte-carlo")
+
+    @property
+    def line(self) -> str:
+        """Settings and paper, as ``pyro-vae list recipes`` prints them."""
+        changed = ", ".join(f"{part} {spec}" for part, spec in self.settings.items())
+        return f"{changed or 'the defaults'} · {self.paper}"
+
+
+RECIPES: dict[str, Recipe] = {
+    "vae": Recipe("Kingma & Welling 2014, Auto-Encoding Variational Bayes"),
+    # Another weight of the KL.
+    "beta-vae": Recipe(
+        "Higgins et al. 2017, β-VAE: Learning basic visual concepts",
+        {"objective": "beta(beta=4)"},
+    ),
+    "annealed": Recipe(
+        "Bowman et al. 2016, Generating sentences from a continuous space",
+        {"objective": "annealed(epochs=10)"},
+    ),
+    "cyclical": Recipe(
+        "Fu et al. 2019, Cyclical annealing schedule",
+        {"objective": "cyclical(epochs=10)"},
+    ),
+    "capacity": Recipe(
+        "Burgess et al. 2018, Understanding disentangling in β-VAE",
+        {"objective": "capacity(nats=25, gamma=1000, epochs=50)"},
+    ),
+    "free-bits": Recipe(
+        "Kingma et al. 2016, Improving variational inference with inverse autoregressive flow",
+        {"objective": "free-bits(nats=0.25, group_size=1)"},
+    ),
+    # Several draws of z, and gradients with less noise.
+    "iwae": Recipe(
+        "Burda, Grosse & Salakhutdinov 2016, Importance weighted autoencoders",
+        {"objective": "iwae(num_particles=5)"},
+    ),
+    "miwae": Recipe(
+        "Rainforth et al. 2018, Tighter variational bounds are not necessarily better",
+        {"objective": "miwae(num_particles=8, outer=8)"},
+    ),
+    "stl": Recipe(
+        "Roeder, Wu & Duvenaud 2017, Sticking the landing",
+        {"objective": "stl"},
+    ),
+    "dreg": Recipe(
+        "Tucker et al. 2019, Doubly reparameterized gradient estimators",
+        {"objective": "dreg(num_particles=5)"},
+    ),
+    # The latents of the whole batch.
+    "beta-tc": Recipe(
+        "Chen et al. 2018, Isolating sources of disentanglement",
+        {"objective": "beta-tc(beta=6)"},
+    ),
+    "infovae": Recipe(
+        "Zhao, Song & Ermon 2019, InfoVAE",
+        {"objective": "infovae(alpha=0, lambda_=1000)"},
+    ),
+    "wae-rbf": Recipe(
+        "Tolstikhin et al. 2018, Wasserstein auto-encoders",
+        {"likelihood": "normal", "objective": "infovae(alpha=1, lambda_=1000)"},
+    ),
+    "wae-imq": Recipe(
+        "Tolstikhin et al. 2018, Wasserstein auto-encoders",
+        {"likelihood": "normal", "objective": "infovae(alpha=1, lambda_=1000, kernel='imq')"},
+    ),
+    "dip-vae": Recipe(
+        "Kumar, Sattigeri & Balakrishnan 2018, Disentangled latent concepts",
+        {"objective": "dip(offdiagonal=10, diagonal=100)"},
+    ),
+    "dip-vae-2": Recipe(
+        "Kumar, Sattigeri & Balakrishnan 2018, Disentangled latent concepts",
+        {"objective": "dip(offdiagonal=10, diagonal=10, variant=2)"},
+    ),
+    # Another prior.
+    "vamp": Recipe("Tomczak & Welling 2018, VAE with a VampPrior", {"prior": "vamp"}),
+    "mixture-prior": Recipe(
+        "Tomczak & Welling 2018, VAE with a VampPrior, its mixture of Gaussians",
+        {"prior": "mixture"},
+    ),
+    "flow-prior": Recipe("Chen et al. 2017, Variational lossy autoencoder", {"prior": "flow"}),
+    # Another guide.
+    "planar": Recipe(
+        "Rezende & Mohamed 2015, Variational inference with normalizing flows",
+        {"guide": "planar"},
+    ),
+    "iaf-vae": Recipe(
+        "Kingma et al. 2016, Improving variational inference with inverse autoregressive flow",
+        {"guide": "iaf"},
+    ),
+    "spline": Recipe("Durkan et al. 2019, Neural spline flows", {"guide": "spline"}),
+    "semi-amortized": Recipe(
+        "Kim et al. 2018, Semi-amortized variational autoencoders",
+        {"guide": "semi-amortized"},
+    ),
+    "categorical": Recipe(
+        "Kingma et al. 2014, Semi-supervised learning with deep generative models",
+        {"guide": "categorical", "objective": "enumerate"},
+    ),
+    "gumbel": Recipe(
+        "Jang, Gu & Poole 2017, Categorical reparameterization with Gumbel-softmax",
+        {"guide": "gumbel-softmax"},
+    ),
+    "joint": Recipe(
+        "Dupont 2018, Learning disentangled joint continuous and discrete representations",
+        {
+            "guide": "joint(categories=10)",
+            "objective": "capacity(nats={'z': 5, 'c': 2.3}, gamma=30, epochs=50)",
+        },
+    ),
+    # Another likelihood.
+    "continuous-bernoulli": Recipe(
+        "Loaiza-Ganem & Cunningham 2019, The continuous Bernoulli",
+        {"likelihood": "continuous-bernoulli"},
+    ),
+    "sigma-vae": Recipe(
+        "Rybkin, Daniilidis & Levine 2021, Calibrated decoders",
+        {"likelihood": "normal-learned"},
+    ),
+    "logcosh": Recipe(
+        "Chen et al. 2019, Log hyperbolic cosine loss improves variational auto-encoder",
+        {"likelihood": "log-cosh"},
+    ),
+}

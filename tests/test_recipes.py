@@ -1,0 +1,61 @@
+"""Recipes: every name of the literature is settings of parts that are there, and trains."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI
+
+from pyro_vae.guides import GUIDES
+from pyro_vae.likelihoods import LIKELIHOODS
+from pyro_vae.objectives import OBJECTIVES
+from pyro_vae.parts import build, resolve
+from pyro_vae.priors import PRIORS
+from pyro_vae.recipes import RECIPES, Recipe
+from pyro_vae.runs import DEFAULTS
+from pyro_vae.vae import VAE
+
+TABLES = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES, "objective": OBJECTIVES}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_names_a_paper_and_parts_that_are_there(name):
+    recipe = RECIPES[name]
+    assert re.search(r"(19|20)\d\d, [A-Zβ]", recipe.paper)
+    assert recipe.settings.keys() <= TABLES.keys() & DEFAULTS.keys()
+    assert recipe.parts.keys() <= inspect.signature(VAE).parameters.keys()
+    for part, spec in recipe.settings.items():
+        row, options = resolve(part, spec, TABLES[part])
+        assert row in TABLES[part].values()
+        assert set(options) <= inspect.signature(row).parameters.keys()
+        assert f"{part} {spec}" in recipe.line
+    assert recipe.line.endswith(recipe.paper)
+
+
+def test_no_two_recipes_are_the_same():
+    settings = [str(sorted(recipe.settings.items())) for recipe in RECIPES.values()]
+    assert len(set(settings)) == len(settings)
+    assert RECIPES["vae"].settings == {}
+    assert Recipe("A 2000, B").objective == DEFAULTS["objective"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_trains(name):
+    recipe = RECIPES[name]
+    vae = VAE((1, 4, 4), 12, hidden=(16,), **recipe.parts)
+    x = torch.rand(4, 1, 4, 4).round().repeat(8, 1, 1, 1)
+    objective = build("objective", recipe.objective, OBJECTIVES, data_size=len(x))
+    objective.advance(1e6)
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=objective)
+
+    def now():
+        return sum(svi.evaluate_loss(x) for _ in range(10)) / 10
+
+    before = now()
+    for _ in range(30):
+        svi.step(x)
+    assert now() < before - 10
