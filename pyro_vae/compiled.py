@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .compiling.elbo import CompiledELBO
-from .compiling.steps import Bound, Step
+from .compiling.steps import LOCK, Bound, Step
 from .compiling.tripwire import CompileError
 
 __all__ = ["CompileError", "CompiledELBO", "CompiledSVI"]
@@ -70,10 +70,11 @@ class CompiledSVI:
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """One step on a batch; the loss, summed over the batch, in nats."""
         call = partial(self.elbo.elbo.loss_and_grads, self.model, self.guide)
-        step, inputs = self.elbo.step_for(call, (self.model, self.guide), args, kwargs)
-        bound = step.find(inputs)
-        if bound is None:
-            return self.eagerly(step, call, args, kwargs).tolist()
+        with LOCK:
+            step, inputs = self.elbo.step_for(call, (self.model, self.guide), args, kwargs)
+            bound = step.find(inputs)
+            if bound is None:
+                return self.eagerly(step, call, args, kwargs).tolist()
         return self.compiled(bound, inputs).tolist()
 
     def epoch(self, data: Tensor, batches: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -89,19 +90,23 @@ class CompiledSVI:
         """
         args = (data, batches[0], *args)
         programs = (self.model, self.guide, self.prepare)
-        step, inputs = self.elbo.step_for(self.on_batch, programs, args, kwargs)
+        with LOCK:
+            step, inputs = self.elbo.step_for(self.on_batch, programs, args, kwargs)
         losses: list[Tensor] = []
         work: Callable[[list[Tensor]], Tensor] | None = None
         for index in batches.unbind():
             inputs[1] = index
             # No code but ours runs between two steps: once a graph holds, it holds to the end.
-            if work is None and (bound := step.find(inputs)) is not None:
+            if work is None:
+                with LOCK:
+                    bound = step.find(inputs)
+                    if bound is None:
+                        now = (data, index, *args[2:])
+                        losses.append(self.eagerly(step, self.on_batch, now, kwargs))
+                        continue
                 work = self.replayed(bound, inputs)
                 step.calls += len(batches) - len(losses) - 1
-            if work is None:
-                losses.append(self.eagerly(step, self.on_batch, (data, index, *args[2:]), kwargs))
-            else:
-                losses.append(work(inputs))
+            losses.append(work(inputs))
         return torch.stack(losses)
 
     def on_batch(self, data: Tensor, index: Tensor, *args: Any, **kwargs: Any) -> Any:

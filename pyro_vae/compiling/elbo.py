@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..parts import InputError
-from .steps import BACKENDS, Compiled, Step, kind
+from .steps import BACKENDS, LOCK, Compiled, Step, kind
 from .watching import SCALARS
 
 
@@ -71,12 +71,13 @@ class CompiledELBO(ELBO):
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         call = partial(self.elbo.loss_and_grads, model, guide)
-        step, inputs = self.step_for(call, (model, guide), args, kwargs)
-        bound = step.find(inputs)
-        if bound is None:
-            loss = call(*args, **kwargs)
-            step.ran_eagerly()
-            return loss
+        with LOCK:
+            step, inputs = self.step_for(call, (model, guide), args, kwargs)
+            bound = step.find(inputs)
+            if bound is None:
+                loss = call(*args, **kwargs)
+                step.ran_eagerly()
+                return loss
         values, gradients = bound(inputs)
         for leaf, gradient in zip(bound.leaves(inputs), gradients, strict=True):
             if leaf.grad is None and leaf.is_leaf:
@@ -88,12 +89,13 @@ class CompiledELBO(ELBO):
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         call = partial(self.elbo.loss_and_grads, model, guide)
-        step, inputs = self.step_for(call, (model, guide), args, kwargs)
-        bound = step.find(inputs)
-        if bound is None:
-            loss = self.elbo.differentiable_loss(model, guide, *args, **kwargs)
-            step.ran_eagerly()
-            return loss
+        with LOCK:
+            step, inputs = self.step_for(call, (model, guide), args, kwargs)
+            bound = step.find(inputs)
+            if bound is None:
+                loss = self.elbo.differentiable_loss(model, guide, *args, **kwargs)
+                step.ran_eagerly()
+                return loss
         (value,), gradients = bound(inputs)
         announce(bound.graph.params)
         return WithGradients.apply(value, gradients, *bound.leaves(inputs))

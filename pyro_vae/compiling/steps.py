@@ -17,7 +17,7 @@ from .watching import Watch, Written, changes
 
 Compiled = Callable[..., list[Tensor]]
 BACKENDS = ("inductor", "eager")
-LOCK = threading.RLock()  # tracing works on Python's and Pyro's global state
+LOCK = threading.RLock()  # held wherever Pyro's handlers run: they are one stack for all threads
 
 
 def build(graph: Graph, inputs: Sequence[Tensor], backend: str) -> Compiled:
@@ -106,16 +106,15 @@ class Step:
         """The graph that holds for this call; None if it is to run eagerly."""
         if self.reason:
             return None
-        with LOCK:
-            self.calls += 1
-            for bound in self.bounds:
-                if bound.holds():
-                    self.misses = 0
-                    if self.calls >= self.look:
-                        self.look *= 4
-                        trace(self.run, inputs, self.roots, before=bound.graph)
-                    return bound
-            return self.bind(inputs)
+        self.calls += 1
+        for bound in self.bounds:
+            if bound.holds():
+                self.misses = 0
+                if self.calls >= self.look:
+                    self.look *= 4
+                    trace(self.run, inputs, self.roots, before=bound.graph)
+                return bound
+        return self.bind(inputs)
 
     def bind(self, inputs: Sequence[Tensor]) -> Bound | None:
         store = pyro.get_param_store()

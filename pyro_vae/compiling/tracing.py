@@ -137,9 +137,8 @@ def trace_once(run: Function, fakes: Sequence[Tensor], seed: int) -> Graph:
     try:
         module = make_fx(flat, tracing_mode="fake")(*fakes)
     except (CompileError, RuntimeError, TypeError, ValueError) as error:
-        raise CompileError(
-            f"{user_line(walk_tb(error.__traceback__))} cannot be part of a graph: {str(error).splitlines()[0]}"
-        ) from error
+        line, what = user_line(walk_tb(error.__traceback__)), str(error).partition("\n")[0]
+        raise CompileError(f"{line} cannot be part of a graph: {what}") from error
     module.graph.eliminate_dead_code()
     captured = lift(module)
     places = {id(t): i for i, t in enumerate([*found["inputs"], *captured])}

@@ -1,0 +1,152 @@
+"""FusedOptim against pyro.optim: the same steps, states that either can read."""
+
+from copy import deepcopy
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from torch.optim.lr_scheduler import ExponentialLR
+
+from pyro_vae.optim import FusedAdam, FusedOptim
+from pyro_vae.parts import InputError
+
+X = torch.tensor([0.3, -1.2, 2.0])
+
+
+def model():
+    z = pyro.sample("z", dist.Normal(pyro.param("prior", torch.tensor(0.5)), 1.0))
+    scale = pyro.param("scale", torch.tensor(1.0), constraint=dist.constraints.positive)
+    pyro.sample("x", dist.Normal(z, scale).expand([3]).to_event(1), obs=X)
+
+
+def guide():
+    loc = pyro.param("loc", torch.zeros(2))
+    pyro.sample("z", dist.Normal(loc.sum(), 0.5))
+
+
+def fit(optim, steps=12, after=lambda optim, i: None, clear=True):
+    """The parameters after some steps of SVI."""
+    if clear:
+        pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    svi = SVI(model, guide, optim, loss=Trace_ELBO())
+    for i in range(steps):
+        svi.step()
+        after(optim, i)
+    return {k: v.detach().clone() for k, v in pyro.get_param_store().named_parameters()}
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def options(name):
+    return {"lr": 0.1} if name == "scale" else {"lr": 0.01, "betas": (0.8, 0.9)}
+
+
+@pytest.mark.parametrize(
+    ("constructor", "args"),
+    [
+        (torch.optim.Adam, {"lr": 0.05}),
+        (torch.optim.Adam, {"lr": 0.05, "betas": (0.95, 0.99), "weight_decay": 0.1}),
+        (torch.optim.AdamW, {"lr": 0.05}),
+        (torch.optim.SGD, {"lr": 0.01, "momentum": 0.9}),
+        (torch.optim.RMSprop, {"lr": 0.01}),
+        (torch.optim.Adam, options),
+    ],
+)
+@pytest.mark.parametrize("clip", [None, {"clip_norm": 0.5}, {"clip_value": 0.2}])
+def test_same_steps_as_pyro(constructor, args, clip):
+    close(
+        fit(FusedOptim(constructor, args, clip)),
+        fit(pyro.optim.PyroOptim(constructor, args, clip)),
+    )
+
+
+def test_scheduler_moves_the_learning_rate_as_pyros_does():
+    def move(optim, i):
+        if i % 3 == 2:
+            optim.step()
+
+    ours = FusedOptim(torch.optim.Adam, {"lr": 0.1}, scheduler=partial(ExponentialLR, gamma=0.5))
+    theirs = pyro.optim.ExponentialLR(
+        {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.5}
+    )
+    close(fit(ours, after=move), fit(theirs, after=move))
+    assert ours.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**4)
+
+
+@pytest.mark.parametrize("save", [FusedAdam, pyro.optim.Adam])
+@pytest.mark.parametrize("load", [FusedAdam, pyro.optim.Adam])
+def test_states_are_pyros(save, load):
+    """Stop, store, load into another optimizer, go on: as if nothing had been."""
+    args = {"lr": 0.05}
+    fit(first := save(args), 6)
+    state = deepcopy(first.get_state())
+    expected = fit(first, 6, clear=False)
+
+    fit(save(args), 6)
+    second = load(args)
+    second.set_state(state)
+    close(fit(second, 6, clear=False), expected)
+
+
+def test_a_state_is_taken_at_once_by_parameters_that_are_known():
+    fit(first := FusedAdam({"lr": 0.05}), 6)
+    state = deepcopy(first.get_state())
+    store = pyro.get_param_store()
+    values = {k: v.detach().clone() for k, v in store.named_parameters()}
+    expected = fit(first, 6, clear=False)
+    with torch.no_grad():
+        for name, p in store.named_parameters():
+            p.copy_(values[name])
+    first.set_state(state)
+    close(fit(first, 6, clear=False), expected)
+
+
+def test_state_with_a_scheduler(tmp_path):
+    make = partial(
+        FusedOptim, torch.optim.Adam, {"lr": 0.1}, scheduler=partial(ExponentialLR, gamma=0.5)
+    )
+
+    def move(optim, i):
+        optim.step()
+
+    fit(first := make(), 4, move)
+    first.save(tmp_path / "state")
+    expected = fit(first, 4, move, clear=False)
+    fit(make(), 4, move)
+    second = make()
+    second.load(tmp_path / "state")
+    close(fit(second, 4, move, clear=False), expected)
+
+
+def test_only_the_given_parameters_move():
+    a, b = (torch.ones(2, requires_grad=True) for _ in range(2))
+    optim = FusedAdam({"lr": 0.1})
+    for params in ({a, b}, {a}):
+        a.grad, b.grad = torch.ones(2), torch.ones(2)
+        optim(params)
+    assert (a < b).all()
+    torch.testing.assert_close(b.detach(), torch.full((2,), 0.9))
+    torch.testing.assert_close(b.grad, torch.ones(2))
+
+
+def test_a_parameter_that_comes_later_has_moments_of_its_own():
+    a, b = (torch.ones(2, requires_grad=True) for _ in range(2))
+    optim = FusedAdam({"lr": 0.1})
+    for params in ({a}, {a, b}, {a, b}):
+        for p in params:
+            p.grad = torch.ones(2)
+        optim(params)
+    torch.testing.assert_close(a.detach(), torch.full((2,), 0.7))
+    torch.testing.assert_close(b.detach(), torch.full((2,), 0.8))
+    assert len(optim.optimizer.param_groups) == 1
+
+
+def test_a_scheduler_with_options_by_name_is_refused():
+    with pytest.raises(InputError, match="one set of options"):
+        FusedOptim(torch.optim.Adam, options, scheduler=partial(ExponentialLR, gamma=0.5))
