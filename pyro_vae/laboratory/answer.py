@@ -68,4 +68,5 @@ def draw_answer(results: dict[str, Numbers], figure: Figure) -> None:
     """The figure that says most: the slope that each map hands to the optimiser, and the end."""
     left, right = figure.subplots(1, 2, width_ratios=(5, 6))
     draw_slopes(results["descent"], left)
+    left.legend(loc="lower right")
     draw_differences(results["choice"], right)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from time import perf_counter
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
@@ -82,6 +83,14 @@ def digits(setting: Setting) -> Data:
     if not setting.quick:
         return data
     return Data(data.name, data.train.split(0.25, seed=0)[1], data.test.split(0.2, seed=0)[1])
+
+
+def milliseconds(work: Callable[[], Any], times: int) -> float:
+    """What one call takes, mean over ``times`` of them."""
+    began = perf_counter()
+    for _ in range(times):
+        work()
+    return 1e3 * (perf_counter() - began) / times
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:

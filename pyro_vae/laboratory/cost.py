@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import pyro
@@ -14,17 +13,10 @@ from pyro.infer import Trace_ELBO
 from ..scales import SCALES
 from ..training import adam
 from ..vae import VAE
-from .base import COLOURS, Numbers, Setting, Verdict, interval
+from .base import COLOURS, Numbers, Setting, Verdict, interval, milliseconds
 from .precision import with_gradient
 
 RIVALS = ("absolute", "softplus", "log-scale", "log-variance")
-
-
-def milliseconds(work: Any, times: int) -> float:
-    began = perf_counter()
-    for _ in range(times):
-        work()
-    return 1e3 * (perf_counter() - began) / times
 
 
 def stepper(name: str, x: torch.Tensor) -> Any:

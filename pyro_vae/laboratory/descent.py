@@ -183,12 +183,12 @@ def draw_slopes(numbers: Numbers, ax: Axes, key: str = "gradient") -> None:
     ax.axvline(0.1, color="grey", lw=0.8, ls=":")
     ax.set(xscale="log", yscale="log", ylim=(1e-3, 1e7), xlabel="σ (optimum at 0.1)")
     ax.set_title(f"|{key}| of the loss by the raw output")
-    ax.legend(fontsize=8)
 
 
 def draw_descent(numbers: Numbers, figure: Figure) -> None:
     (slope, bend), tables = figure.subplots(2, 2)
     draw_slopes(numbers, slope)
+    slope.legend(fontsize=8, loc="lower right")
     draw_slopes(numbers, bend, "curvature")
     names = list(numbers["rivals"])
     for ax, optimiser in zip(tables, OPTIMISERS, strict=True):

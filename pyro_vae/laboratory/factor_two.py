@@ -138,6 +138,8 @@ def draw_factor_two(numbers: Numbers, figure: Figure) -> None:
             )
         ax.set(title=optimiser, xlabel="step", yscale="log", ylim=(1e-17, 1e3))
     axes[0].set_ylabel("|loss(log σ²) - loss(log σ)|, nats")
-    axes[0].legend(
-        fontsize=7, ncols=2, title="log σ² relative to log σ, raw head only", title_fontsize=7
+    handles, labels = axes[0].get_legend_handles_labels()
+    title = "the raw head of log σ², relative to that of log σ"
+    figure.legend(
+        handles, labels, loc="outside right center", fontsize=8, title=title.replace(", ", ",\n")
     )

@@ -110,6 +110,11 @@ def draw_sign(numbers: Numbers, figure: Figure) -> None:
                        color=COLOURS[name], alpha=0.7, label=name if i == 0 else None)  # fmt: skip
     right.set_yticks(range(3), [f"Adam, rate {lr}" for lr in numbers["runs"]["raw"]])
     right.axvline(numbers["steps"], color="grey", ls=":")
-    right.set(xscale="symlog", title="started at σ = 1: steps until the first σ of zero or less",
-              xlabel="step (dotted: end of the training)", ylim=(-0.5, 2.5))  # fmt: skip
+    right.set(
+        xscale="symlog",
+        xlim=(0, None),
+        ylim=(-0.5, 2.5),
+        title="started at σ = 1: steps until the first σ of zero or less",
+        xlabel="step (dotted: end of the training)",
+    )
     right.legend()
