@@ -14,14 +14,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import checkpoints, figures
+from .audit import audit
 from .data import BINARIZE, DATASETS, Data, Images, load
 from .evaluation import elbo
 from .guides import GUIDES
 from .likelihoods import LIKELIHOODS
 from .networks import ACTIVATIONS, NETWORKS
 from .objectives import OBJECTIVES
-from .parts import InputError, build, parse, resolve, summary
+from .parts import InputError, build, lookup, parse, resolve, summary
 from .priors import PRIORS
+from .recipes import RECIPES
 from .scales import SCALES
 from .training import Epoch, adam, fit, positive
 from .vae import VAE
@@ -59,10 +61,14 @@ class Run:
 def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | None) -> Run:
     """Build what the settings name, and refuse what fit() would refuse.
 
+    The settings are those of :data:`DEFAULTS`, then of the recipe if one is given, then the given.
+
     Raises:
         InputError: whatever is wrong with a setting, or with several of them together.
     """
-    settings = {**DEFAULTS, **given}
+    recipe = given.get("recipe")
+    named = {} if recipe is None else lookup("recipe", recipe, RECIPES).settings
+    settings = {**DEFAULTS, **named, **given}
     training = {key: settings[key] for key in ("objective", "epochs", "batch_size", "lr", "seed")}
     positive(**{key: training[key] for key in ("epochs", "batch_size", "lr")})
     likelihood, _ = resolve("likelihood", settings["likelihood"], LIKELIHOODS)
@@ -75,14 +81,18 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
             f"{settings['likelihood']} likelihood scores pixels that are 0 or 1; take --binarize "
             "dynamic, static or threshold, or --likelihood continuous-bernoulli"
         )
-    build("objective", training["objective"], OBJECTIVES, data_size=len(data.train))
+    objective = build("objective", training["objective"], OBJECTIVES, data_size=len(data.train))
     torch.manual_seed(settings["seed"])
     vae = VAE(
         data.shape,
         settings["latent"],
         guide=with_scale(settings["guide"], settings["scale"]),
         **{part: settings[part] for part in ("prior", "likelihood", "network", "hidden")},
-    ).to(device)
+    )
+    with torch.random.fork_rng():
+        # Parts that do not fit each other are refused here, before anything is written.
+        audit(vae, data.train.batch(slice(0, 2)), objective=objective)
+    vae.to(device)
     source = {"name": name_of(settings["data"]), "binarize": protocol}
     return Run(vae, data.to(device), source, training, adam(vae, training["lr"]))
 
@@ -254,6 +264,7 @@ def tables() -> dict[str, dict[str, str]]:
         "data": {name: row.summary for name, row in DATASETS.items()},
         "binarize": BINARIZE,
         **{kind: {n: summary(row) for n, row in t.items()} for kind, t in parts.items()},
+        "recipes": {name: recipe.line for name, recipe in RECIPES.items()},
         "activations": {name: summary(row) for name, row in ACTIVATIONS.items()},
     }
 

@@ -163,6 +163,24 @@ def test_another_protocol_is_refused_or_marked(trained, capsys):
     assert "evaluated under threshold" in json.loads(capsys.readouterr().out)["mark"]
 
 
+def test_audit_shows_every_site(trained, capsys):
+    assert typed(["audit", trained]) == 0
+    printed = capsys.readouterr().out
+    assert "latent" in printed
+    assert "observed" in printed
+    assert "analytic" in printed
+
+
+def test_a_recipe_sets_what_is_not_given(tmp_path):
+    run = tmp_path / "run"
+    assert typed([*TINY, "--recipe", "beta-vae", "--epochs", "1", "--out", run]) == 0
+    assert load(run)[1]["training"]["objective"] == "beta(beta=4)"
+    run = tmp_path / "other"
+    ask = [*TINY, "--recipe", "beta-vae", "--objective", "analytic", "--epochs", "1"]
+    assert typed([*ask, "--out", run]) == 0
+    assert load(run)[1]["training"]["objective"] == "analytic"
+
+
 def test_score_ranks_the_images_of_a_folder_by_name(trained, tmp_path):
     pixels = np.zeros((3, 8, 8), dtype=np.uint8)
     pixels[1, 2:6, 3:5] = 255
@@ -254,6 +272,8 @@ BAD = {
     "--lr 0": "lr is a number above 0, not 0.0",
     "--device tpu": "--device 'tpu' is not there; take auto, or cpu",
     "--binarize none": "--binarize none leaves 17 levels of grey",
+    "--guide iaf --objective analytic": "take the monte-carlo objective",
+    "--recipe iwea": "unknown recipe 'iwea'; did you mean iwae",
 }
 
 

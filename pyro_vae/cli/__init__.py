@@ -28,6 +28,7 @@ for command in (
     use.encode,
     use.evaluate,
     use.score,
+    use.audit,
     train.compare,
 ):
     app.command()(command)

@@ -193,6 +193,30 @@ def lines(result: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]
             yield name, f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
+def audit(
+    run: o.Run,
+    data: o.OtherData = None,
+    split: o.Which = o.Split.test,
+    n: Annotated[int, typer.Option(help="Images to run it on.", min=1)] = 100,
+    seed: o.Seed = 0,
+    device: o.Device = "auto",
+    data_dir: o.DataDir = None,
+) -> None:
+    """Show every site of the model and the guide: distributions, shapes, log p, log q and KL, and
+    whether that KL is analytic; what would make a bound wrong is an error."""
+    from ..audit import audit as audited
+    from ..audit import table
+    from ..objectives import OBJECTIVES
+    from ..parts import build
+
+    vae, config = o.opened(run, device, seed)
+    trained = o.images_of(config, None, o.Split.train, data_dir, device)
+    spec = config["training"]["objective"]
+    objective = build("objective", spec, OBJECTIVES, data_size=len(trained))
+    x = batch(o.images_of(config, data, split, data_dir, device), n, seed)
+    console.print(table(audited(vae, x, objective=objective)))
+
+
 def score(
     run: o.Run,
     data: o.OtherData = None,
