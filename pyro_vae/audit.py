@@ -12,9 +12,11 @@ from pyro.infer import RenyiELBO, TraceMeanField_ELBO
 from rich.table import Table
 from torch import Tensor
 
+from .checks import check_order, infer, show
+from .divergences import analytic, family
 from .parts import InputError
 from .sites import is_latent
-from .terms import Objective, Terms, analytic, check_order, drawing, family, infer, show
+from .terms import Objective, Terms, drawing
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def try_on(objective: Any, p: Any, q: Any, model: Any, guide: Any, args: Any, kw
     """Raise :class:`~pyro_vae.parts.InputError` if the objective does not fit the programs."""
     if isinstance(objective, TraceMeanField_ELBO):
         terms = Terms(p, q, 1)
-        check_order(terms)
+        check_order(terms.q, terms.p)
         for name, site in terms.q.items():
             if name in terms.p:
                 analytic(name, terms.p[name], site)

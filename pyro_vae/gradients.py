@@ -10,9 +10,10 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from .checks import agree, at_least_one, show
 from .parts import InputError
 from .sites import is_latent
-from .terms import PerImage, Terms, agree, at_least_one, show
+from .terms import PerImage, Terms
 
 
 class ImportanceWeighted(PerImage):

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal
 
+from .checks import at_least_one, number
+from .divergences import by_unit, family
 from .parts import InputError, lookup
-from .terms import PerImage, Terms, at_least_one, by_unit, family, number
+from .terms import PerImage, Terms
 
 
 class BetaTC(PerImage):

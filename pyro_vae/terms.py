@@ -11,17 +11,15 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.distributions.util import is_identically_zero, scale_and_mask, sum_rightmost
+from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import ELBO, Trace_ELBO
-from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import Independent, Normal, kl_divergence
 
+from .checks import PLAIN, at_least_one, check_order, check_sides, infer, plates
+from .divergences import KLS, family, monte_carlo
 from .parts import InputError, lookup
 from .sites import is_latent
-
-PARTICLES = "num_particles_vectorized"  # Pyro's name of its plate over draws
 
 
 class Checked(ELBO):
@@ -97,17 +95,12 @@ class Terms:
 
     def __init__(self, model: Trace, guide: Trace, particles: int, scaled: bool = True) -> None:
         self.particles, self.scaled = particles, scaled
-        self.q: dict[str, Any] = {
-            name: site for name, site in guide.nodes.items() if is_latent(site)
-        }
-        self.p: dict[str, Any] = {
-            name: site for name, site in model.nodes.items() if name in self.q
-        }
-        seen = {
-            name: model.nodes[name]
-            for name in model.observation_nodes
-            if not (model.nodes[name]["infer"] or {}).get("_deterministic")
-        }
+        p: dict[str, Any] = model.nodes
+        self.q: dict[str, Any] = {n: site for n, site in guide.nodes.items() if is_latent(site)}
+        self.p = {n: site for n, site in p.items() if n in self.q}
+        seen = {n: p[n] for n in model.observation_nodes if not infer(p[n], "_deterministic")}
+        if not seen:
+            raise InputError("the model observes nothing, so that there is no bound on log p(x)")
         self.sites = {**seen, **self.q}
         first = next(iter(self.sites))
         self.dims = plates(self.sites[first])
@@ -215,7 +208,7 @@ class PerImage(Objective):
                     "Pyro's score-function gradient"
                 )
         if self.divergence is not monte_carlo:
-            check_order(terms)
+            check_order(terms.q, terms.p)
         return self.total(terms)
 
     def total(self, terms: Terms) -> Tensor:
@@ -231,139 +224,3 @@ class PerImage(Objective):
     @torch.no_grad()
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         return self.differentiable_loss(model, guide, *args, **kwargs).item()
-
-
-PLAIN = "take the monte-carlo objective, or kl='monte-carlo'"
-
-
-def monte_carlo(name: str, p: Any, q: Any) -> Tensor:
-    """log q(z) - log p(z) at the draw."""
-    return q["unscaled_log_prob"] - (0 if p is None else p["unscaled_log_prob"])
-
-
-def analytic(name: str, p: Any, q: Any) -> Tensor:
-    """KL(q || p) by torch's table, to which Pyro and our guides add theirs."""
-    try:
-        return kl_divergence(q["fn"], p["fn"])
-    except NotImplementedError:
-        raise InputError(
-            f"there is no closed-form KL({family(q['fn'])} || {family(p['fn'])}) at site {name!r}; "
-            f"{PLAIN}"
-        ) from None
-
-
-def closed_form(name: str, p: Any, q: Any) -> Tensor:
-    """KL(N(μ, σ²) || N(0, 1)), written out."""
-    prior, posterior = base(p["fn"]), base(q["fn"])
-    if not (isinstance(prior, Normal) and isinstance(posterior, Normal)):
-        raise InputError(
-            "the closed form is that of a mean-field Normal to the standard Normal; site "
-            f"{name!r} has {family(q['fn'])} and {family(p['fn'])}: {PLAIN}"
-        )
-    if is_validation_enabled() and not ((prior.loc == 0) & (prior.scale == 1)).all():
-        raise InputError(
-            "the closed form is that of a mean-field Normal to the standard Normal, and the prior "
-            f"at site {name!r} has other moments: take the analytic objective, or kl='analytic'"
-        )
-    mu, variance = posterior.loc, posterior.scale**2  # each [*, B, Z]
-    units = -0.5 * (1 + variance.log() - mu**2 - variance)
-    return sum_rightmost(units, q["fn"].event_dim)
-
-
-KLS = {"monte-carlo": monte_carlo, "analytic": analytic, "closed-form": closed_form}
-
-
-def by_unit(name: str, site: Any) -> dict[str, Any]:
-    """Pyro's record of a latent site as if each of its units were a site, ``[*, B, Z]``."""
-    fn = site["fn"]
-    if not isinstance(fn, Independent) or site["mask"] is not None:
-        raise InputError(
-            f"site {name!r} has {family(fn)}, whose dimensions are not independent, so that none "
-            "has a KL of its own; take whole sites"
-        )
-    log_prob = fn.base_dist.log_prob(site["value"])
-    return {**site, "fn": fn.base_dist, "unscaled_log_prob": log_prob}
-
-
-def check_sides(model: Trace, guide: Trace) -> None:
-    """Raise :class:`InputError` unless model and guide have the same latent sites, each with the
-    same scale and mask on both sides. Tensors are compared where Pyro's validation is on."""
-    for name, p in model.nodes.items():
-        enumerated = infer(p, "_enumerate_dim") is not None
-        if is_latent(p) and name not in guide.nodes and not enumerated:
-            raise InputError(f"the model samples {name!r} and the guide does not")
-    for name, q in guide.nodes.items():
-        if q["type"] != "sample" or type(q["fn"]).__name__ == "_Subsample":
-            continue
-        if name not in model.nodes:
-            if not infer(q, "is_auxiliary"):
-                raise InputError(f"the guide samples {name!r} and the model does not")
-            continue
-        p = model.nodes[name]
-        if not agree(p["scale"], q["scale"]):
-            raise InputError(
-                f"site {name!r} has the scale {show(p['scale'])} in the model and "
-                f"{show(q['scale'])} in the guide, which weighs half of its KL; take the beta "
-                "objective, or put the same poutine.scale around both programs"
-            )
-        if not agree(p["mask"], q["mask"]):
-            raise InputError(
-                f"site {name!r} has one mask in the model and another in the guide, which leaves "
-                "half of a KL; put the same poutine.mask around both"
-            )
-
-
-def check_order(terms: Terms) -> None:
-    """Raise :class:`InputError` unless the guide draws its sites in the model's order: in another
-    one, a closed-form KL at a draw of the sites above is not the mean over these."""
-    for a, b in zip(terms.q, terms.p, strict=False):
-        if a != b:
-            raise InputError(
-                f"the guide draws {a!r} where the model draws {b!r}, and the closed-form KL of a "
-                f"site counts only if both draw in the same order; {PLAIN}"
-            )
-
-
-def agree(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        unknown = a is b or not is_validation_enabled()
-        return unknown or (None not in (a, b) and bool((torch.as_tensor(a == b)).all()))
-    return a is b or a == b
-
-
-def show(scale: Any) -> str:
-    return (
-        f"{scale:g}" if not isinstance(scale, Tensor) or scale.dim() == 0 else str(scale.tolist())
-    )
-
-
-def infer(site: Any, key: str) -> Any:
-    """What the program said of a site for inference; None if nothing."""
-    return (site.get("infer") or {}).get(key)
-
-
-def plates(site: Any) -> set[int]:
-    """The dims of the plates that a site lies in, Pyro's own plate over draws left out."""
-    return {f.dim for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES}
-
-
-def base(fn: Any) -> Any:
-    """The distribution inside ``to_event``."""
-    return fn.base_dist if isinstance(fn, Independent) else fn
-
-
-def family(fn: Any) -> str:
-    return type(base(fn)).__name__
-
-
-def at_least_one(option: str, value: Any) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise InputError(f"{option} is a whole number above 0, not {value!r}")
-
-
-def number(option: str, value: Any, above: float | None = None) -> float:
-    """``value`` if it is a number of at least 0, or above ``above``; else an InputError."""
-    if isinstance(value, int | float) and (value >= 0 if above is None else value > above):
-        return value
-    allowed = "of at least 0" if above is None else f"above {above}"
-    raise InputError(f"{option} is a number {allowed}, not {value!r}")

@@ -1,0 +1,98 @@
+"""Whether a model and a guide fit each other, from their traces, and whether numbers make sense."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine import Trace
+from torch import Tensor
+
+from .parts import InputError
+from .sites import is_latent
+
+PARTICLES = "num_particles_vectorized"  # Pyro's name of its plate over draws
+PLAIN = "take the monte-carlo objective, or kl='monte-carlo'"
+
+
+def check_sides(model: Trace, guide: Trace) -> None:
+    """Raise :class:`InputError` unless model and guide have the same latent sites, each with the
+    same scale and mask on both sides. Tensors are compared where Pyro's validation is on."""
+    for name, p in model.nodes.items():
+        enumerated = infer(p, "_enumerate_dim") is not None
+        if is_latent(p) and name not in guide.nodes and not enumerated:
+            raise InputError(f"the model samples {name!r} and the guide does not")
+    for name, q in guide.nodes.items():
+        if q["type"] != "sample" or type(q["fn"]).__name__ == "_Subsample":
+            continue
+        if name not in model.nodes:
+            if not infer(q, "is_auxiliary"):
+                raise InputError(f"the guide samples {name!r} and the model does not")
+            continue
+        p = model.nodes[name]
+        if not agree(p["scale"], q["scale"]):
+            raise InputError(
+                f"site {name!r} has the scale {show(p['scale'])} in the model and "
+                f"{show(q['scale'])} in the guide, which weighs half of its KL; take the beta "
+                "objective, or put the same poutine.scale around both programs"
+            )
+        if not agree(p["mask"], q["mask"]):
+            raise InputError(
+                f"site {name!r} has one mask in the model and another in the guide, which leaves "
+                "half of a KL; put the same poutine.mask around both"
+            )
+
+
+def check_order(q: Mapping[str, Any], p: Mapping[str, Any]) -> None:
+    """Raise :class:`InputError` unless the guide draws its sites in the model's order: in another
+    one, a closed-form KL at a draw of the sites above is not the mean over these.
+
+    Args:
+        q, p: the latent sites in the order of the guide and of the model.
+    """
+    for a, b in zip((name for name in q if name in p), p, strict=True):
+        if a != b:
+            raise InputError(
+                f"the guide draws {a!r} where the model draws {b!r}, and the closed-form KL of a "
+                f"site counts only if both draw in the same order; {PLAIN}"
+            )
+
+
+def agree(a: Any, b: Any) -> bool:
+    """Whether two scales or masks are the same; tensors are looked at only under validation."""
+    if a is b or not (isinstance(a, Tensor) or isinstance(b, Tensor)):
+        return a is b or a == b
+    if a is None or b is None:
+        return False
+    return not is_validation_enabled() or bool(torch.as_tensor(a == b).all())
+
+
+def show(scale: Any) -> str:
+    """A scale as messages write it: a number, or one for each image."""
+    many = isinstance(scale, Tensor) and scale.dim() > 0
+    return str(scale.tolist()) if many else f"{float(scale):g}"
+
+
+def infer(site: Any, key: str) -> Any:
+    """What the program said of a site for inference; None if nothing."""
+    return (site.get("infer") or {}).get(key)
+
+
+def plates(site: Any) -> set[int]:
+    """The dims of the plates that a site lies in, Pyro's own plate over draws left out."""
+    return {f.dim for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES}
+
+
+def at_least_one(option: str, value: Any) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"{option} is a whole number above 0, not {value!r}")
+
+
+def number(option: str, value: Any, above: float | None = None) -> float:
+    """``value`` if it is a number of at least 0, or above ``above``; else an InputError."""
+    if isinstance(value, int | float) and (value >= 0 if above is None else value > above):
+        return value
+    allowed = "of at least 0" if above is None else f"above {above}"
+    raise InputError(f"{option} is a number {allowed}, not {value!r}")
