@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from ..data import Data, load
 from ..importance import importance
 from ..latents import active_units
-from ..parts import InputError
+from ..parts import InputError, TrainingError
 from ..scales import SCALES
-from ..training import TrainingError, fit
+from ..training import fit
 from ..vae import VAE
 from .base import COLOURS, Numbers, Setting, Verdict, digits, interval, listed
 
