@@ -631,6 +631,7 @@ def test_a_batch_is_the_sum_of_its_images(name):
     close(whole[1], [sum(g) for g in zip(*(g for _, g in single), strict=True)])
 
 
+@pytest.mark.filterwarnings("ignore:z")  # Pyro's own word on discrete draws
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_plain_elbo_is_told_beside_every_loss(name):
     vae = small(name).double()
