@@ -1,13 +1,17 @@
 """Every row of SCALES against its documented range, its own inverse, and float64 references."""
 
 import math
+from inspect import signature
 
 import pytest
 import torch
 from pyro.distributions import Normal
+from pyro.infer import Trace_ELBO
 
+from pyro_vae.guides import GUIDES
 from pyro_vae.parts import InputError, build
 from pyro_vae.scales import SCALES
+from pyro_vae.vae import VAE
 
 POSITIVE = [name for name in SCALES if name != "raw"]
 
@@ -126,6 +130,44 @@ def test_a_normal_takes_it(name):
     torch.manual_seed(0)
     scale = SCALES[name]()(torch.randn(64, 5))
     Normal(torch.zeros(5), scale, validate_args=True)
+
+
+def test_the_mean_field_guide_holds_the_scale_by_name():
+    torch.manual_seed(0)
+    x = torch.rand(3, 1, 4, 4).round()
+    for name in POSITIVE:
+        vae = VAE((1, 4, 4), 2, guide=f"mean-field(scale='{name}')", hidden=(8,))
+        posterior = vae.guide.posterior
+        raw = posterior.head(posterior.encoder(x))[:, 2:]
+        torch.testing.assert_close(vae.encode(x).base_dist.scale, SCALES[name]()(raw))
+
+
+@pytest.mark.parametrize("name", POSITIVE)
+@pytest.mark.parametrize(
+    "guide", [g for g, c in GUIDES.items() if "scale" in signature(c).parameters]
+)
+def test_training_lowers_the_loss_with_any_guide(guide, name):
+    torch.manual_seed(0)
+    x = (torch.rand(1, 1, 4, 4) > 0.5).float().expand(16, -1, -1, -1)
+    vae = VAE((1, 4, 4), 2, guide=f"{guide}(scale='{name}(initial=1.0)')", hidden=(8,))
+    elbo, optimizer = Trace_ELBO(), torch.optim.Adam(vae.parameters(), lr=1e-2)
+
+    def loss():
+        torch.manual_seed(1)
+        return elbo.loss_and_grads(vae.model, vae.guide, x) / len(x)
+
+    before = loss()
+    for _ in range(30):
+        optimizer.step()
+        optimizer.zero_grad()
+        after = loss()
+    assert after < before - 1
+
+
+def test_a_vae_with_a_raw_scale_is_refused():
+    torch.manual_seed(0)
+    with pytest.raises(InputError, match="scales of zero or less"):
+        VAE((1, 4, 4), 10, guide="mean-field(scale='raw')").encode(torch.ones(2, 1, 4, 4))
 
 
 def test_raw_says_in_one_sentence_what_is_wrong():
