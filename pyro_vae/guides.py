@@ -66,7 +66,7 @@ class MeanField(nn.Module):
 class FullCovariance(nn.Module):
     """A Normal with every covariance; the encoder gives μ, log σ² and a lower triangle.
 
-    Equation: q(z | x) = N(z; μ(x), L(x) L(x)ᵀ), L = diag(σ) + strictly lower triangle.
+    Equation: q(z | x) = N(z; μ(x), L Lᵀ), L = diag(σ(x)) (I + strictly lower triangle(x)).
 
     Args:
         encoder: network to features.
@@ -95,9 +95,11 @@ class FullCovariance(nn.Module):
 
     def forward(self, x: Tensor) -> Distribution:
         loc, raw, lower = self.head(self.encoder(x)).split(self.sizes, -1)
-        tril = torch.diag_embed(self.scale(raw))  # [B, Z, Z]
-        tril[..., self.below[0], self.below[1]] = lower
-        return dist.MultivariateNormal(loc, scale_tril=tril)
+        scale = self.scale(raw)
+        unit = torch.diag_embed(torch.ones_like(scale))  # [B, Z, Z]
+        unit[..., self.below[0], self.below[1]] = lower
+        # The triangle counts in units of σ, so that a dimension that gets sharp stays sharp.
+        return dist.MultivariateNormal(loc, scale_tril=scale.unsqueeze(-1) * unit)
 
 
 class LowRank(nn.Module):
