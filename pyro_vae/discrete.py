@@ -14,6 +14,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from .checks import number
 from .networks import features
 from .parts import InputError, build
 from .sites import draw
@@ -95,16 +96,11 @@ class GumbelSoftmax(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(features(encoder), latent_size)
-        self.register_buffer("temperature", positive(temperature), persistent=False)
+        temperature = float(number("temperature", temperature, above=0))
+        self.register_buffer("temperature", torch.tensor(temperature), persistent=False)
 
     def forward(self, x: Tensor) -> Distribution:
         return Relaxed(self.temperature, logits=self.head(self.encoder(x)))  # [B], event [K]
-
-
-def positive(temperature: float) -> Tensor:
-    if not temperature > 0:
-        raise InputError(f"a temperature is a number above 0, not {temperature}")
-    return torch.tensor(temperature)
 
 
 DISCRETE = {"categorical": Categorical, "gumbel-softmax": GumbelSoftmax}
@@ -157,7 +153,7 @@ class Joint(nn.Module):
         super().__init__()
         from .guides import GUIDES  # which holds this class
 
-        if not 2 <= categories < latent_size:
+        if categories not in range(2, latent_size):
             raise InputError(
                 f"categories is between 2 and the latent size {latent_size} less 1, which z needs, "
                 f"not {categories}"
@@ -229,7 +225,8 @@ class RelaxedCategoricalPrior(nn.Module):
     def __init__(self, latent_size: int, temperature: float = 0.5) -> None:
         super().__init__()
         self.register_buffer("zero", torch.zeros(latent_size), persistent=False)
-        self.register_buffer("temperature", positive(temperature), persistent=False)
+        temperature = float(number("temperature", temperature, above=0))
+        self.register_buffer("temperature", torch.tensor(temperature), persistent=False)
 
     def forward(self) -> Distribution:
         return Relaxed(self.temperature, logits=self.zero)

@@ -22,8 +22,9 @@ from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.transforms import ComposedTransform, MonotonicAffineTransform, MonotonicRQSTransform
 from zuko.utils import bisection
 
+from .checks import at_least_one
 from .networks import features
-from .parts import InputError, build
+from .parts import build
 from .scales import SCALES
 
 # Importing zuko turns off torch's checks of arguments for the whole process; what Pyro was told
@@ -223,8 +224,3 @@ class Spline(Autoregressive):
 
     univariate = MonotonicRQSTransform
     shapes = ((8,), (8,), (7,))
-
-
-def at_least_one(option: str, value: int) -> None:
-    if not value >= 1:
-        raise InputError(f"{option} is a whole number above 0, not {value}")

@@ -25,6 +25,7 @@ from torch.distributions import (
     register_kl,
 )
 
+from .checks import at_least_one
 from .discrete import Categorical, GumbelSoftmax, Joint
 from .flows import IAF, Planar, Spline
 from .networks import features
@@ -130,7 +131,7 @@ class LowRank(nn.Module):
         self, encoder: nn.Module, latent_size: int, rank: int = 2, scale: Any = "log-variance"
     ) -> None:
         super().__init__()
-        if not 1 <= rank <= latent_size:
+        if rank not in range(1, latent_size + 1):
             raise InputError(f"the rank is between 1 and the latent size {latent_size}, not {rank}")
         self.encoder = encoder
         self.sizes = [latent_size, latent_size, latent_size * rank]
@@ -202,8 +203,7 @@ class Mixture(nn.Module):
         self, encoder: nn.Module, latent_size: int, components: int = 5, scale: Any = "log-variance"
     ) -> None:
         super().__init__()
-        if not components >= 1:
-            raise InputError(f"a mixture has at least 1 component, not {components}")
+        at_least_one("components", components)
         self.encoder = encoder
         self.sizes = [components, components * latent_size, components * latent_size]
         self.head = nn.Linear(features(encoder), sum(self.sizes))

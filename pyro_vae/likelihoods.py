@@ -15,6 +15,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from . import pixels
+from .checks import number
 from .parts import InputError, build
 from .scales import SCALES
 
@@ -121,9 +122,7 @@ class Normal(Likelihood):
 
     def __init__(self, decoder: nn.Module, scale: float = 0.1) -> None:
         super().__init__(decoder)
-        if not scale > 0:
-            raise InputError(f"the normal likelihood's scale is a number above 0, not {scale}")
-        self.scale = scale
+        self.scale = number("scale", scale, above=0)
 
     def forward(self, z: Tensor) -> Distribution:
         loc = self.decoder(z)
@@ -135,9 +134,7 @@ class LearnedScale(Likelihood):
 
     def __init__(self, decoder: nn.Module, initial: float = 0.1) -> None:
         super().__init__(decoder)
-        if not initial > 0:
-            raise InputError(f"the learned scale starts at a number above 0, not {initial}")
-        self.logvar = nn.Parameter(torch.tensor(2 * log(initial)))
+        self.logvar = nn.Parameter(torch.tensor(2 * log(number("initial", initial, above=0))))
         self.scale = SCALES["log-variance"]()
 
     def loc_scale(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,9 +194,7 @@ class NormalPerPixel(Likelihood):
         self, decoder: nn.Module, floor: float = 1 / 255, scale: Any = "log-variance(initial=0.1)"
     ) -> None:
         super().__init__(decoder)
-        if not floor > 0:
-            raise InputError(f"the smallest σ is a number above 0, not {floor}")
-        self.floor = floor
+        self.floor = number("floor", floor, above=0)
         self.scale = build("scale", scale, SCALES)
 
     def forward(self, z: Tensor) -> Distribution:

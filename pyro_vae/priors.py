@@ -16,8 +16,9 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from zuko.flows.spline import NSF
 
+from .checks import at_least_one
 from .discrete import CategoricalPrior, JointPrior, RelaxedCategoricalPrior
-from .flows import Flow, at_least_one
+from .flows import Flow
 from .networks import Shape
 from .parts import InputError
 from .scales import SCALES

@@ -9,6 +9,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from .checks import at_least_one, number
 from .networks import features
 from .parts import InputError
 from .sites import scores
@@ -56,10 +57,10 @@ class SemiAmortized(nn.Module):
         draws: int = 2,
     ) -> None:
         super().__init__()
-        if not (steps >= 1 and draws >= 1):
-            raise InputError(f"steps and draws are whole numbers above 0, not {steps} and {draws}")
-        if not 0 < rate <= 1:
-            raise InputError(f"the rate of a refining step lies in (0, 1], not {rate}")
+        at_least_one("steps", steps)
+        at_least_one("draws", draws)
+        if number("rate", rate, above=0) > 1:
+            raise InputError(f"the rate of a refining step is at most 1, not {rate}")
         self.encoder = encoder
         self.head = nn.Linear(features(encoder), 2 * latent_size)
         self.steps = steps
