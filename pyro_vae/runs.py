@@ -17,7 +17,7 @@ from . import checkpoints, figures
 from .audit import audit
 from .data import BINARIZE, DATASETS, Data, Images, load
 from .evaluation import elbo
-from .guides import GUIDES
+from .guides import GUIDES, moments
 from .likelihoods import LIKELIHOODS
 from .networks import ACTIVATIONS, NETWORKS
 from .objectives import OBJECTIVES
@@ -220,15 +220,18 @@ def joined(a: Images, b: Images) -> Images:
 
 @torch.no_grad()
 def latents(vae: VAE, data: Images, seed: int, batch_size: int = 500) -> dict[str, np.ndarray]:
-    """μ and σ of the posterior of each image, with labels and file names where there are some."""
+    """μ and σ of the posterior of each image, with labels and file names where there are some.
+
+    Where the latent has several sites, their names stand behind ``loc_`` and ``scale_``.
+    """
     generator = torch.Generator(data.pixels.device).manual_seed(seed)
-    moments = [
-        torch.stack([q.mean, q.stddev])
-        for x in data.batches(batch_size, generator)
-        for q in [vae.encode(x)]
-    ]
-    loc, scale = torch.cat(moments, 1).cpu().numpy()
-    arrays = {"loc": loc, "scale": scale}
+    parts: dict[str, list[torch.Tensor]] = {}
+    for x in data.batches(batch_size, generator):
+        q = vae.encode(x)
+        for site, each in q.items() if isinstance(q, dict) else [("", q)]:
+            for name, moment in zip(("loc", "scale"), moments(each), strict=True):
+                parts.setdefault(f"{name}_{site}".rstrip("_"), []).append(moment)
+    arrays = {name: torch.cat(moment).cpu().numpy() for name, moment in parts.items()}
     if data.labels is not None:
         arrays["labels"] = data.labels.cpu().numpy()
     if data.files is not None:

@@ -131,6 +131,19 @@ def test_encode_writes_the_posterior_of_each_image(trained, tmp_path):
     assert np.load(out)["loc"].shape == (1797, 2)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "names"),
+    [("iaf-vae", {"loc", "scale"}), ("joint", {"loc_z", "scale_z", "loc_c", "scale_c"})],
+)
+def test_a_posterior_without_moments_is_encoded_from_draws(recipe, names, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "latents.npz"
+    assert typed([*TINY, "--latent", "12", "--recipe", recipe, "--epochs", "1", "--out", run]) == 0
+    assert typed(["encode", run, "--split", "test", "--out", out]) == 0
+    arrays = np.load(out)
+    assert set(arrays) == names | {"labels"}
+    assert all(np.isfinite(arrays[name]).all() for name in names)
+
+
 def test_evaluate_puts_the_two_kls_side_by_side(trained, capsys):
     assert typed(["evaluate", trained, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
