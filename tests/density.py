@@ -6,6 +6,7 @@ over the line between them if it is relaxed.
 
 from __future__ import annotations
 
+import pyro
 import torch
 from pyro import poutine
 from sklearn.datasets import load_digits
@@ -100,3 +101,18 @@ def assert_batch_is_independent(vae: VAE, x: Tensor) -> None:
         alone = log_weights(vae, x[i : i + 1], {name: v[i : i + 1] for name, v in z.items()})
         for one, all_ in zip(alone, together, strict=True):
             torch.testing.assert_close(one[0], all_[i], rtol=1e-9, atol=1e-9)
+
+
+def assert_moves(vae: VAE) -> None:
+    """Moved to another device, all that a VAE computes is there: torch refuses to mix the two.
+
+    The device is torch's "meta", which every machine has and which computes shapes alone.
+    """
+    vae = vae.to("meta")
+    x = torch.zeros(3, *vae.shape, device="meta")
+    with pyro.validation_enabled(False):  # A tensor of "meta" has no values to be checked.
+        guide = poutine.trace(vae.guide).get_trace(x)
+        model = poutine.trace(poutine.replay(vae.model, trace=guide)).get_trace(x)
+        assert guide.log_prob_sum().is_meta
+        assert model.log_prob_sum().is_meta
+        assert vae.sample(2).is_meta

@@ -10,6 +10,7 @@ from density import (
     SHAPE,
     assert_batch_is_independent,
     assert_draws_agree,
+    assert_moves,
     digits,
     expectations,
     latent_sites,
@@ -27,7 +28,6 @@ from pyro_vae.networks import MLP
 from pyro_vae.objectives import AnalyticKL
 from pyro_vae.scales import SCALES
 
-CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="GPU"))
 SETTINGS = {
     "joint": {"latent_size": 4, "guide": "joint(categories=2)"},  # two numbers at each site
     "iaf": {"guide": "iaf(units=16)"},  # for speed
@@ -147,14 +147,18 @@ def test_particles_at_once(name):
 
 
 @pytest.mark.parametrize("name", GUIDES)
+def test_moves_to_another_device(name):
+    assert_moves(small(name))
+
+
+@pytest.mark.parametrize("name", GUIDES)
 def test_the_batch_is_independent(name):
     assert_batch_is_independent(bent(name), digits(4, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("name", GUIDES)
-def test_trains(name, device):
-    module, x = small(name).to(device), digits().to(device)
+def test_trains(name):
+    module, x = small(name), digits()
     before = {n: p.detach().clone() for n, p in module.named_parameters()}
     svi = SVI(module.model, module.guide, pyro.optim.Adam({"lr": 1e-2}), loss=objective(name))
     losses = [svi.step(x) / len(x) for _ in range(60)]

@@ -11,6 +11,7 @@ from density import (
     SHAPE,
     assert_batch_is_independent,
     assert_draws_agree,
+    assert_moves,
     digits,
     latent_sites,
     mass,
@@ -23,7 +24,6 @@ from pyro_vae import VAE, InputError
 from pyro_vae.guides import GUIDES, MeanField
 from pyro_vae.priors import PRIORS, FlowPrior, Vamp
 
-CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="GPU"))
 SETTINGS = {
     "mixture": {"prior": "mixture(components=5)"},
     "vamp": {"prior": "vamp(components=5)"},
@@ -69,14 +69,18 @@ def test_draws_agree_with_the_density(name):
 
 
 @pytest.mark.parametrize("name", PRIORS)
+def test_moves_to_another_device(name):
+    assert_moves(vae(name))
+
+
+@pytest.mark.parametrize("name", PRIORS)
 def test_the_batch_is_independent(name):
     assert_batch_is_independent(bent(name), digits(4, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("name", PRIORS)
-def test_trains(name, device):
-    module, x = vae(name).to(device), digits().to(device)
+def test_trains(name):
+    module, x = vae(name), digits()
     before = {n: p.detach().clone() for n, p in module.named_parameters()}
     elbo = objective(name, num_particles=2)
     svi = SVI(module.model, module.guide, pyro.optim.Adam({"lr": 1e-2}), loss=elbo)
