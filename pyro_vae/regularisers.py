@@ -120,7 +120,8 @@ class InfoVAE(PerImage):
 
     Args:
         alpha: α, at most 1.
-        lambda_: λ, with α + λ at least 1.
+        lambda_: λ, with α + λ at least 1. The paper takes 1000 for MNIST; in batches of 128 the
+            noise of MMD² then drowns the rest for the first epochs.
         kernel: ``rbf``, k = exp(-d² / 2σ²), or ``imq``, k = C / (C + d²) with C = 2σ²; d is the
             distance of two latents.
         bandwidth: σ²; None takes the number of dimensions of z, for which 2σ² is the mean d² of two
@@ -140,7 +141,7 @@ class InfoVAE(PerImage):
     def __init__(
         self,
         alpha: float = 0.0,
-        lambda_: float = 1000.0,
+        lambda_: float = 100.0,
         kernel: str = "rbf",
         bandwidth: float | None = None,
         kl: str = "monte-carlo",
