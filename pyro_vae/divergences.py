@@ -53,7 +53,9 @@ KLS = {"monte-carlo": monte_carlo, "analytic": analytic, "closed-form": closed_f
 def by_unit(name: str, site: Any) -> dict[str, Any]:
     """Pyro's record of a latent site as if each of its units were a site, ``[*, B, Z]``."""
     fn = site["fn"]
-    if not isinstance(fn, Independent) or site["mask"] is not None:
+    if site["mask"] is not None:
+        raise InputError(f"site {name!r} is masked, as a whole and not by unit; take whole sites")
+    if not isinstance(fn, Independent):
         raise InputError(
             f"site {name!r} has {family(fn)}, whose dimensions are not independent, so that none "
             "has a KL of its own; take whole sites"
