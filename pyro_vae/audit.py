@@ -146,20 +146,23 @@ def try_on(objective: Any, p: Any, q: Any, model: Any, guide: Any, args: Any, kw
 
 def table(sites: list[Site]) -> Table:
     """The rows of an audit for a terminal or a notebook; numbers are nats per image."""
-    columns = ("site", "", "p", "q", "batch", "event", "log p", "log q", "KL", "", "scale p", "q")
-    shown = Table(*columns, title="nats per image, without scales")
+    columns = ("site", "kind", "p", "q", "batch", "event", "log p", "log q", "KL", "scales")
+    shown = Table(*columns, title="nats per image, without scales", box=None, padding=(0, 1, 0, 0))
     for site in sites:
-        numbers = ("" if v is None else f"{v:.3f}" for v in (site.log_p, site.log_q, site.kl))
+        log_p, log_q, kl = (
+            "" if v is None else f"{v:.2f}" for v in (site.log_p, site.log_q, site.kl)
+        )
+        how = "" if not site.latent else " analytic" if site.analytic else " estimate"
         shown.add_row(
             site.name,
             "latent" if site.latent else "observed",
             site.p,
             site.q,
-            str(list(site.batch_shape)),
-            str(list(site.event_shape)),
-            *numbers,
-            "" if not site.latent else "analytic" if site.analytic else "estimate",
-            site.scale_p,
-            site.scale_q,
+            "x".join(map(str, site.batch_shape)),
+            "x".join(map(str, site.event_shape)),
+            log_p,
+            log_q,
+            kl + how,
+            ", ".join(scale for scale in (site.scale_p, site.scale_q) if scale),
         )
     return shown
