@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import evaluation_figures as show
 from .annealing import annealed, sandwich
 from .evaluation import elbo, standard_error
-from .gaps import gaps
+from .gaps import Gaps, gaps
 from .images import Images
 from .importance import Importance, importance
 from .latents import active_units, aggregate, probe, unit_kl
@@ -32,6 +33,7 @@ def evaluate(
     annealed_images: int = 0,
     temperatures: int = 500,
     seed: int = 0,
+    figures: Path | None = None,
 ) -> Table:
     """Evaluate a model and a guide on images: what can be said of them, in nats per image.
 
@@ -47,6 +49,7 @@ def evaluate(
             the error bounded on 20 simulated ones (about a minute for 20); 0 for none.
         temperatures: steps of annealing from the prior to the posterior.
         seed: of all draws.
+        figures: a folder to draw the pictures of :mod:`~pyro_vae.evaluation_figures` into.
 
     Returns:
         a table that goes into a JSON file. A mean over images is ``{"mean": …, "error": …}``, its
@@ -84,15 +87,48 @@ def evaluate(
         table["accuracy"] = where_defined(
             lambda: {k: pair(*v) for k, v in probe(guide, train, images, seed=seed).items()}
         )
+    lost: dict[str, Gaps] = {}
     if gap_images:
         some = first(images, gap_images)
-        table["gaps"] = {"images": len(some)} | where_defined(
-            lambda: gaps(model, guide, some, samples=samples, seed=seed).summary()
-        )
+
+        def split() -> Table:
+            lost["guide"] = gaps(model, guide, some, samples=samples, seed=seed)
+            return lost["guide"].summary()
+
+        table["gaps"] = {"images": len(some)} | where_defined(split)
     if annealed_images:
         some = first(images, annealed_images)
         table["annealed"] = where_defined(lambda: anneal(model, some, estimate, temperatures, seed))
+    if figures is not None:
+        draw(figures, vae, images, estimate, lost, table["kl_of_units"], seed)
     return table
+
+
+def draw(
+    folder: Path,
+    vae: Any,
+    images: Images,
+    estimate: Importance,
+    lost: dict[str, Gaps],
+    units: Table,
+    seed: int,
+) -> None:
+    """Draw what there is to draw of an evaluation, a PNG each."""
+    pictures = {
+        "draws": show.sample_curve({"guide": estimate}),
+        "latents": show.latent_map(vae.guide, images, seed=seed),
+    }
+    if "why" not in units:
+        pictures["units"] = show.unit_bars(
+            torch.tensor([kl for site in units.values() for kl in site])
+        )
+    if lost:
+        pictures["gaps"] = show.gap_bars(lost)
+    if hasattr(vae, "reconstruct"):
+        pictures["reconstructions"] = show.best_to_worst(vae, images, seed=seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        picture.savefig(folder / f"{name}.png", dpi=120)
 
 
 def mean(each: Tensor) -> Table:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pyro
@@ -10,6 +11,8 @@ import pytest
 import torch
 from exact import LinearGaussian, LinearMeanField
 
+from pyro_vae import report
+from pyro_vae.guides import GUIDES
 from pyro_vae.images import Images
 from pyro_vae.importance import importance
 from pyro_vae.parts import InputError
@@ -62,6 +65,31 @@ def test_bits_per_dimension_and_accuracy_where_there_are_some():
     assert 0 <= table["accuracy"]["linear"]["mean"] <= 1
     assert "no Normal marginals" in table["kl_of_units"]["why"]
     json.dumps(table, allow_nan=False)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_guide_can_be_evaluated(guide, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "gaps", partial(report.gaps, steps=5))
+    options = "(categories=2)" if guide == "joint" else ""
+    vae = VAE((1, 3, 4), 4, hidden=(8,), guide=guide + options)
+    table = evaluate(
+        vae, binary(20), samples=200, gap_images=5, annealed_images=2, temperatures=2,
+        figures=tmp_path / "pictures",
+    )  # fmt: skip
+    json.dumps(table, allow_nan=False)
+    assert table["elbo"]["mean"] < table["log_p"]["mean"] < 0
+    assert table["elbo"]["mean"] == pytest.approx(
+        -table["distortion"]["mean"] - table["rate"]["mean"], abs=0.5
+    )
+    discrete = guide in ("categorical", "gumbel-softmax", "joint")
+    assert ("why" in table["annealed"]) == discrete
+    assert ("why" in table["gaps"]) == (guide == "categorical")
+    drawn = {file.stem for file in (tmp_path / "pictures").iterdir()}
+    assert drawn >= {"draws", "latents", "reconstructions"}
+    assert ("gaps" in drawn) == (guide != "categorical")
+    assert ("units" in drawn) == (
+        guide in ("mean-field", "full-covariance", "low-rank", "semi-amortized")
+    )
 
 
 def test_scores_are_written_with_the_file_s_name_and_the_least_likely_first(tmp_path):
