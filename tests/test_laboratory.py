@@ -208,8 +208,8 @@ def test_rivals_are_sorted_by_their_intervals():
     [((0.3, 0.1), "does not hold"), ((9.0, 1.0), "holds"), ((1.9, 0.5), "holds only where")],
 )
 def test_rule_of_cost(share, word):
-    numbers = {"share": share, "over_absolute": {"log-variance": (0, 0)}}
-    numbers["milliseconds"] = {"log-variance": 5.0}
+    times = {"log-variance": 5.0, "softplus": 5.0, "absolute": 5.0}
+    numbers = {"share": share, "fastest": times, "typical": times, "rounds": 9}
     assert judge_cost({"cost": numbers}).word == word
 
 

@@ -47,18 +47,11 @@ def answer(results: dict[str, Numbers], verdicts: dict[str, Verdict]) -> list[st
         f"{first('raw', 'SGD', '0.01')}); with Adam, which scales each step by itself, it is "
         f"{first('log-variance', 'Adam', '0.01')} (raw {first('raw', 'Adam', '0.01')}), and from "
         f"σ = 1 {first('log-variance', 'Adam', '1.0')} (raw {first('raw', 'Adam', '1.0')}).",
-        "Precision is a reason "
-        + (
-            "nowhere"
-            if verdicts["stability"].word == "does not hold"
-            else f"where {verdicts['stability'].region}"
-            if verdicts["stability"].region
-            else "in every precision"
-        )
-        + f": in float16 the KL is right down to σ = {served('float16', 'log σ²')} from log σ² and "
-        f"to {served('float16', 'log σ')} through a computed σ, in float32 down to "
-        f"{served('float32', 'log σ²')} and {served('float32', 'log σ')}; in bfloat16 holding "
-        f"log σ² even costs up to {max(half['bfloat16']['log-variance']['rounding']):.0%} of σ.",
+        f"That log σ² is more stable near zero {verdicts['stability']}: the KL is right down to "
+        f"σ = {served('float16', 'log σ²')} from log σ² and {served('float16', 'log σ')} from a "
+        f"computed σ in float16, down to {served('float32', 'log σ²')} and "
+        f"{served('float32', 'log σ')} in float32, and in bfloat16 holding log σ² costs up to "
+        f"{max(half['bfloat16']['log-variance']['rounding']):.0%} of σ.",
         f"That log σ² and log σ are the same {verdicts['factor_two']}; exp takes {share:.1f} ± "
         f"{spread:.1f} % of a training step; and that it blows up {verdicts['blow_up']}.",
     ]
