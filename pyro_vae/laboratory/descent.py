@@ -214,4 +214,4 @@ def draw_descent(numbers: Numbers, figure: Figure) -> None:
                 ax.text(j, i, text, ha="center", va="center", fontsize=8)
         ax.set_xticks(range(len(STARTS)), [f"σ₀ = {s:g}" for s in STARTS])
         ax.set_yticks(range(len(names)), names)
-        ax.set_title(f"{optimiser}: steps to all optima, best learning rate")
+        ax.set_title(f"{optimiser}: steps to all optima (never: over {numbers['limit']:,})")

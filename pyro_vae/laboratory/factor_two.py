@@ -136,8 +136,8 @@ def draw_factor_two(numbers: Numbers, figure: Figure) -> None:
                 color=f"C{i % 4}",
                 label=f"weights × {row['stretch']:g}, rate × {row['factor']:g}",
             )
-        ax.set(title=optimiser, xlabel="step", yscale="log", ylim=(1e-17, 1e3))
-    axes[0].set_ylabel("|loss(log σ²) - loss(log σ)|, nats")
+        ax.set(title=optimiser, xlabel="step", yscale="log", ylim=(1e-18, 1e3))
+    axes[0].set_ylabel("|loss(log σ²) - loss(log σ)|, nats (0 at 1e-17)")
     handles, labels = axes[0].get_legend_handles_labels()
     title = "the raw head of log σ², relative to that of log σ"
     figure.legend(
