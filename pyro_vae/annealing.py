@@ -15,7 +15,7 @@ from .evaluation import standard_error
 from .images import Images
 from .importance import Weights
 from .parts import InputError
-from .scoring import at_least_one, blocks, measuring, score
+from .scoring import at_least_one, blocks, measuring, score, values
 from .vae import is_latent
 
 Latents = dict[str, Tensor]
@@ -40,11 +40,6 @@ class Annealed:
     def mean(self) -> float:
         """log p(x), mean over images."""
         return self.log_p.mean().item()
-
-    @property
-    def standard_error(self) -> float:
-        """Standard error of the mean over images."""
-        return standard_error(self.log_p)
 
 
 @dataclass(frozen=True)
@@ -194,7 +189,7 @@ def prior(model: Any, x: Tensor, chains: int) -> Latents:
                 f"annealing moves real-valued latents, and site {name!r} is a "
                 f"{type(site['fn']).__name__} on {support}; take importance sampling"
             )
-    return {name: site["value"] for name, site in latents.items()}
+    return values(latents)
 
 
 def simulate(model: Any, x: Tensor) -> tuple[Tensor, Latents]:
@@ -282,7 +277,7 @@ def move(
     """
     target, _, gradient = now
     size = {name: per_image(step, v) for name, v in z.items()}
-    momentum = {name: torch.randn_like(v) for name, v in z.items()}
+    momentum = {n: torch.randn_like(v) for n, v in z.items()}
     energy = kinetic(momentum) - target  # [K, B]
     there = z
     for _ in range(leapfrogs):
