@@ -46,6 +46,7 @@ def compare(
     data_dir: Path | None = None,
     samples: int = 200,
     gap_images: int = 0,
+    compiled: bool | None = None,
     on_start: Callable[[str, int, int], None] | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> list[Result]:
@@ -58,6 +59,7 @@ def compare(
         data_dir: folder of downloaded data sets.
         samples: draws of z for each image, K, for log p̂(x) by importance sampling.
         gap_images: test images that the two gaps are measured on; 0 leaves them out.
+        compiled: whether steps are compiled, as :func:`~pyro_vae.training.fit` has it.
         on_start: called before each training with its name, its seed, and the number of images in
             the steps of all trainings together.
         on_step: called after each step with the number of images in it.
@@ -77,7 +79,12 @@ def compare(
                 on_start(name, seed, total)
             run = prepare({**each, "seed": seed}, device, data_dir)
             history = fit(
-                run.vae, run.data, **run.training, optimizer=run.optimizer, on_step=on_step
+                run.vae,
+                run.data,
+                **run.training,
+                compiled=compiled,
+                optimizer=run.optimizer,
+                on_step=on_step,
             )
             model, guide, test = run.vae.model, run.vae.guide, run.data.test
             result = {

@@ -125,6 +125,14 @@ class Images:
             return bernoulli(pixels, generator).view(torch.uint8).float()
         return pixels / 255 if pixels.dtype == torch.uint8 else pixels.clone()
 
+    def drawn(self) -> Images:
+        """The images with ``dynamic`` pixels drawn, all at once, from torch's global generator:
+        uint8, 0 or 255; under the other protocols the images as they are."""
+        if self.binarize != "dynamic":
+            return self
+        pixels = bernoulli(self.pixels).view(torch.uint8).mul_(255)
+        return replace(self, pixels=pixels, binarize="static")
+
     def batches(
         self, batch_size: int, generator: torch.Generator | None = None, *, shuffle: bool = False
     ) -> Iterator[Tensor]:

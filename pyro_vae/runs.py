@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from .parts import InputError, build, lookup, parse, resolve, summary
 from .priors import PRIORS
 from .recipes import RECIPES
 from .scales import SCALES
-from .training import Epoch, adam, fit, positive
+from .training import PRECISIONS, Epoch, adam, fit, positive
 from .vae import VAE
 
 DEFAULTS: dict[str, Any] = {
@@ -42,8 +43,10 @@ DEFAULTS: dict[str, Any] = {
     "epochs": 200,
     "batch_size": 128,
     "lr": 1e-3,
+    "precision": "float32",
     "seed": 0,
 }
+TRAINING = ("objective", "epochs", "batch_size", "lr", "precision", "seed")
 
 
 @dataclass
@@ -69,7 +72,8 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
     recipe = given.get("recipe")
     named = {} if recipe is None else lookup("recipe", recipe, RECIPES).settings
     settings = {**DEFAULTS, **named, **given}
-    training = {key: settings[key] for key in ("objective", "epochs", "batch_size", "lr", "seed")}
+    training = {key: settings[key] for key in TRAINING}
+    lookup("precision", training["precision"], PRECISIONS)
     positive(**{key: training[key] for key in ("epochs", "batch_size", "lr")})
     likelihood, _ = resolve("likelihood", settings["likelihood"], LIKELIHOODS)
     binary = getattr(likelihood, "binary", False)
@@ -121,10 +125,13 @@ def resume(folder: Path, epochs: int | None, device: torch.device, data_dir: Pat
     return Run(vae, data, config["data"], training, optimizer, done)
 
 
-def train(run: Run, folder: Path, pictures: int, console: Console) -> list[Epoch]:
+def train(
+    run: Run, folder: Path, pictures: int, compiled: bool | None, console: Console
+) -> list[Epoch]:
     """Train to the end, showing progress; weights and metrics are written after each epoch,
     pictures after every ``pictures`` of them and the last."""
     epochs = run.training["epochs"]
+    compiling: list[float] = []  # when it began, and when it ended
     with progress_bar(console) as progress:
         steps = (epochs - run.start) * len(run.data.train)
         task = progress.add_task(f"epoch {run.start + 1}/{epochs}", total=steps)
@@ -140,14 +147,25 @@ def train(run: Run, folder: Path, pictures: int, console: Console) -> list[Epoch
             if record.epoch % pictures == 0 or record.epoch == epochs:
                 draw(run, folder, record.epoch)
 
+        def on_compile() -> None:
+            compiling.append(perf_counter())
+            progress.update(task, description="compiling a step, some seconds")
+
+        def on_step(images: int) -> None:
+            progress.advance(task, images)
+            if len(compiling) == 1:
+                compiling.append(perf_counter())
+
         fit(
             run.vae,
             run.data,
             **run.training,
+            compiled=compiled,
             optimizer=run.optimizer,
             start=run.start,
             on_epoch=on_epoch,
-            on_step=lambda n: progress.advance(task, n),
+            on_step=on_step,
+            on_compile=on_compile,
         )
     history = checkpoints.history(folder)
     figures.training_curves(history).savefig(folder / "training.png", dpi=120)
@@ -155,7 +173,8 @@ def train(run: Run, folder: Path, pictures: int, console: Console) -> list[Epoch
     console.print(
         f"test ELBO {last.test_elbo:.2f} nats per image (reconstruction "
         f"{last.test_reconstruction:.2f}, KL {last.test_kl:.2f}) after {last.epoch} epochs in "
-        f"{sum(e.seconds for e in history):.0f} s",
+        f"{sum(e.seconds for e in history):.0f} s"
+        + (f", {compiling[1] - compiling[0]:.0f} of them compiling" if compiling else ""),
         highlight=False,
     )
     name = f"epoch_{last.epoch:04d}.png"

@@ -1,20 +1,25 @@
-"""The training loop. It knows a model, a guide and an objective, and nothing of what is in them."""
+"""The training loop. It knows a model, a guide and an objective, not what is in them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import ceil, isfinite
 from typing import Any
 
 import pyro
 import torch
+from torch import Tensor
 
+from .compiled import CompiledSVI
 from .data import Data
 from .evaluation import elbo
 from .objectives import OBJECTIVES
-from .parts import InputError, TrainingError, build
+from .parts import InputError, TrainingError, build, lookup
+
+PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
+SAVED, COMPILING = 0.3, 20.0
+"""The share of an epoch that compiling saves at least, and the seconds that it takes."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,18 @@ def fit(
     lr: float = 1e-3,
     seed: int = 0,
     optimizer: torch.optim.Optimizer | None = None,
+    precision: str = "float32",
+    compiled: bool | None = None,
     start: int = 0,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[int], None] | None = None,
+    on_compile: Callable[[], None] | None = None,
 ) -> list[Epoch]:
     """Train with Adam on the whole training set, ``epochs`` times.
 
     An epoch's noise depends on ``seed`` and on the epoch's number alone, so that training which
-    is stopped and continued (``start``, with the same ``optimizer``) ends in the same weights.
+    is stopped and continued (``start``, with the same ``optimizer``) ends in the same weights: bit
+    for bit without compiling, else but for the rounding of the two ways to compute a step.
 
     Args:
         vae: a module with ``model`` and ``guide``, Pyro programs that take a batch of images.
@@ -63,9 +72,13 @@ def fit(
         lr: learning rate of Adam.
         seed: of the order of the images and of all noise.
         optimizer: a torch optimizer of your own in place of Adam; ``lr`` is then its own.
+        precision: ``float32``, or ``bfloat16`` for the matrix products by torch's autocast.
+        compiled: whether steps are compiled (:class:`~pyro_vae.compiled.CompiledSVI`). None
+            decides after the first epoch, by :func:`pays`.
         start: epochs that have been trained before.
         on_epoch: called after each epoch with its numbers.
-        on_step: called after each step with the number of images in it.
+        on_step: called after each step, or some steps at once, with the number of their images.
+        on_compile: called before the first compiled step.
 
     Returns:
         The numbers of each epoch.
@@ -79,45 +92,66 @@ def fit(
         >>> history = fit(VAE(data.shape), data, epochs=10)
     """
     positive(epochs=epochs, batch_size=batch_size, lr=lr)
+    dtype = lookup("precision", precision, PRECISIONS)
     train = data.train
+    kind = train.pixels.device.type
     loss_of = build("objective", objective, OBJECTIVES, data_size=len(train))
     advance = getattr(loss_of, "advance", lambda epoch: None)  # Pyro's own have no schedule
     optimizer = optimizer or adam(vae, lr)
-    steps = ceil(len(train) / batch_size)
+    svi = CompiledSVI(vae.model, vae.guide, optimizer, loss_of, prepare=as_float)
     # As many training images as test images tell how far the two have come apart.
     shown = train.subset(torch.arange(min(len(train), max(len(data.test), 1))))
-    history = []
-    checked = False
+    pixels = train.drawn().pixels
+    history: list[Epoch] = []
+    with torch.random.fork_rng(), pyro.validation_enabled():
+        advance(start)
+        loss_of.loss(vae.model, vae.guide, as_float(pixels[:batch_size]))
     for epoch in range(start + 1, epochs + 1):
         began = time.perf_counter()
-        good = {k: v.detach().clone() for k, v in vae.state_dict().items()}
-        total = 0.0
+        good = {name: value.clone() for name, value in vae.state_dict().items()}
+        if compiled is None and history:
+            compiled = pays(history[0].seconds, epochs - epoch + 1)
+        if compiled and on_compile is not None:
+            on_compile()
+            on_compile = None
+        # A schedule moves at each step; without one, many steps are one call.
+        together = 32 if compiled and not hasattr(loss_of, "advanced") else 1
+        losses = torch.zeros(0, device=pixels.device)
         vae.train()
-        with torch.random.fork_rng():
+        with (
+            torch.random.fork_rng(),
+            pyro.validation_enabled(False),  # all was checked above, and checks take a third
+            torch.autocast(kind, dtype, enabled=dtype is not None),
+        ):
             torch.manual_seed(100_003 * seed + epoch)
-            for step, x in enumerate(train.batches(batch_size, shuffle=True), start=1):
-                advance(epoch - 1 + (step - 1) / steps)
-                # Pyro checks every value of every site: once is enough, and costs a third of
-                # the time if it is done at each step.
-                with pyro.validation_enabled(not checked):
-                    loss = loss_of.loss_and_grads(vae.model, vae.guide, x)
-                checked = True
-                if not isfinite(loss):
+            pixels.copy_(train.drawn().pixels)  # one place in memory, as a CUDA graph needs it
+            order = torch.randperm(len(train), device=pixels.device)
+            for rows in batches(order, batch_size, together):
+                advance(epoch - 1 + len(losses) * batch_size / len(train))
+                # A short last batch would be a graph of its own, which is not worth it.
+                if compiled and rows.shape[1] == batch_size:
+                    now = svi.epoch(pixels, rows)
+                else:
+                    x = as_float(pixels.index_select(0, rows[0]))
+                    now = torch.as_tensor(loss_of.loss_and_grads(vae.model, vae.guide, x))[None]
+                    optimizer.step()
+                    optimizer.zero_grad()
+                losses = torch.cat([losses, now.to(losses)])
+                if not now.isfinite().all():
+                    step = int(losses.isfinite().long().argmin())
                     vae.load_state_dict(good)
                     raise TrainingError(
-                        f"the loss became {loss} in epoch {epoch}, step {step}; the weights are "
-                        f"those of epoch {epoch - 1}, and a smaller learning rate often helps"
+                        f"the loss became {losses[step]} in epoch {epoch}, step {step + 1}; the "
+                        f"weights are those of epoch {epoch - 1}, and a smaller learning rate "
+                        "often helps"
                     )
-                optimizer.step()
-                optimizer.zero_grad()
-                total += loss
                 if on_step is not None:
-                    on_step(len(x))
+                    on_step(rows.numel())
         vae.eval()
         test, before = (elbo(vae.model, vae.guide, i, seed=seed) for i in (data.test, shown))
         record = Epoch(
             epoch,
-            total / len(train),
+            losses.double().sum().item() / len(train),
             before.elbo,
             test.elbo,
             test.reconstruction,
@@ -130,6 +164,27 @@ def fit(
     return history
 
 
+def batches(order: Tensor, size: int, together: int) -> Iterator[Tensor]:
+    """Cut the order of an epoch into batches, ``[together, size]`` at a time; the last one, if it
+    is short, comes alone."""
+    whole = len(order) // size * size
+    if whole > 0:
+        yield from order[:whole].view(-1, size).split(together)
+    if whole < len(order):
+        yield order[None, whole:]
+
+
+def as_float(pixels: Tensor) -> Tensor:
+    """Pixels as they are kept, uint8 or float, to numbers in [0, 1]."""
+    return pixels / 255 if pixels.dtype == torch.uint8 else pixels
+
+
+def pays(seconds: float, epochs: int) -> bool:
+    """Whether it pays to compile: what is saved of the epochs to come, going by the first one's
+    seconds, against what compiling takes, both as measured in ``benchmarks/speed.py``."""
+    return SAVED * seconds * epochs > COMPILING
+
+
 def positive(**numbers: float) -> None:
     """Raise :class:`~pyro_vae.parts.InputError` unless all numbers lie above 0."""
     for name, value in numbers.items():
@@ -140,4 +195,6 @@ def positive(**numbers: float) -> None:
 def adam(vae: torch.nn.Module, lr: float) -> torch.optim.Adam:
     """One fused Adam over all parameters: the mathematics of ``pyro.optim.Adam``, which keeps one
     optimizer for each, in a sixth of the time."""
-    return torch.optim.Adam(vae.parameters(), lr=lr, fused=True)
+    parameters = list(vae.parameters())
+    cuda = all(p.is_cuda for p in parameters)
+    return torch.optim.Adam(parameters, lr=lr, fused=True, capturable=cuda)

@@ -10,7 +10,8 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro_vae import VAE, InputError, elbo, fit
 from pyro_vae.data import Data
 from pyro_vae.images import Images
-from pyro_vae.training import TrainingError, adam
+from pyro_vae.objectives import OBJECTIVES
+from pyro_vae.training import TrainingError, adam, pays
 
 SHAPE = (1, 6, 5)
 
@@ -116,3 +117,53 @@ def test_a_lost_loss_stops_training_and_the_last_good_weights_stay(data):
 def test_settings_that_do_not_fit_are_refused(data, settings, message):
     with pytest.raises(InputError, match=message):
         fit(small(), data, **settings)
+
+
+def test_compiled_training_ends_in_the_same_weights(data):
+    """True Inductor: the same noise, so the same weights but for rounding; short batch included."""
+    eager = small()
+    compiled = copy.deepcopy(eager)
+    one = fit(eager, data, epochs=3, batch_size=48, lr=1e-2, compiled=False)
+    called = []
+    two = fit(
+        compiled,
+        data,
+        epochs=3,
+        batch_size=48,
+        lr=1e-2,
+        compiled=True,
+        on_compile=lambda: called.append(True),
+    )
+    assert called == [True]
+    for name, p in eager.named_parameters():
+        torch.testing.assert_close(p, dict(compiled.named_parameters())[name], rtol=1e-4, atol=1e-5)
+    assert two[-1].loss == pytest.approx(one[-1].loss, rel=1e-4)
+
+
+def test_compiling_pays_for_long_runs_alone():
+    assert pays(seconds=1.0, epochs=200)
+    assert not pays(seconds=0.01, epochs=200)
+    assert not pays(seconds=1.0, epochs=2)
+
+
+def test_a_schedule_moves_at_each_step(data):
+    objective = OBJECTIVES["annealed"](epochs=1)
+    seen = []
+    plain = objective.advance
+    objective.advance = lambda epoch: (seen.append(epoch), plain(epoch))
+    fit(small(), data, objective=objective, epochs=2, batch_size=40)
+    assert seen[1:] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75])
+
+
+def test_half_precision_is_used_where_it_is_asked_for(data):
+    dtypes = set()
+
+    class Watched(Trace_ELBO):
+        def loss_and_grads(self, model, guide, *args, **kwargs):
+            dtypes.add(guide.posterior.head(torch.rand(1, 16)).dtype)
+            return super().loss_and_grads(model, guide, *args, **kwargs)
+
+    fit(small(), data, objective=Watched(), epochs=1, precision="bfloat16")
+    assert dtypes == {torch.bfloat16}
+    with pytest.raises(InputError, match="unknown precision 'bf16'"):
+        fit(small(), data, precision="bf16")

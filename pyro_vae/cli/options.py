@@ -76,6 +76,19 @@ BatchSize = Annotated[int | None, typer.Option(help="Images in a step.", min=1, 
 LearningRate = Annotated[
     float | None, typer.Option("--lr", help="Learning rate of Adam.", show_default="0.001")
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the matrix products: float32, or bfloat16, which is quicker and coarser.",
+        show_default="float32",
+    ),
+]
+Compile = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile", help="Compile the step.", show_default="where it pays back"
+    ),
+]
 Recipe = Annotated[
     str | None,
     typer.Option(

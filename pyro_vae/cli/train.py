@@ -28,6 +28,8 @@ def train(
     epochs: o.Epochs = None,
     batch_size: o.BatchSize = None,
     lr: o.LearningRate = None,
+    precision: o.Precision = None,
+    compiled: o.Compile = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the weights and of all noise.", show_default="0")
     ] = None,
@@ -59,13 +61,14 @@ def train(
                 f"--resume goes on with the run's own settings, so {listed} cannot be given; "
                 "--epochs can"
             )
-        runs.train(runs.resume(resume, epochs, o.pick(device), data_dir), resume, pictures, console)
+        run = runs.resume(resume, epochs, o.pick(device), data_dir)
+        runs.train(run, resume, pictures, compiled, console)
         return
     folder = out or runs.vacant_folder(given)
     checkpoints.vacant(folder)
     run = runs.prepare(given, o.pick(device), data_dir)
     runs.begin(run, folder)
-    runs.train(run, folder, pictures, console)
+    runs.train(run, folder, pictures, compiled, console)
 
 
 def compare(
@@ -99,6 +102,8 @@ def compare(
     epochs: o.Epochs = None,
     batch_size: o.BatchSize = None,
     lr: o.LearningRate = None,
+    precision: o.Precision = None,
+    compiled: o.Compile = None,
     device: o.Device = "auto",
     data_dir: o.DataDir = None,
     out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("comparison"),
@@ -147,6 +152,7 @@ def compare(
             data_dir=data_dir,
             samples=samples,
             gap_images=gap_images if gaps else 0,
+            compiled=compiled,
             on_start=on_start,
             on_step=lambda n: progress.advance(task, n),
         )

@@ -127,6 +127,10 @@ def evaluate(
     ] = False,
     data: o.OtherData = None,
     split: o.Which = o.Split.test,
+    pictures: Annotated[
+        Path | None,
+        typer.Option("--figures", help="A folder to draw the figures of the evaluation in."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
     seed: o.Seed = 0,
     device: o.Device = "auto",
@@ -142,7 +146,11 @@ def evaluate(
     config["data"]["binarize"] = used
     images = o.images_of(config, data, split, data_dir, device)
     labelled = o.images_of(config, data, o.Split.train, data_dir, device) if probe else None
-    source: dict[str, Any] = {"run": str(run), "data": data or config["data"]["name"], "split": split.value}
+    source: dict[str, Any] = {
+        "run": str(run),
+        "data": data or config["data"]["name"],
+        "split": split.value,
+    }
     result = source | bounds(vae, images, seed)
     result |= report.evaluate(
         vae,
@@ -152,6 +160,7 @@ def evaluate(
         gap_images=gap_images if gaps else 0,
         annealed_images=annealed,
         seed=seed,
+        figures=pictures,
     )
     if mark is not None:
         result["mark"] = mark

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..parts import InputError
-from .steps import BACKENDS, LOCK, Compiled, Step, kind
+from .steps import BACKENDS, LOCK, Compiled, Step, build, kind
+from .tracing import Graph
 from .watching import SCALARS
 
 
@@ -62,6 +63,7 @@ class CompiledELBO(ELBO):
         self.backend = backend
         self.steps: dict[Any, Step] = {}
         self.graphs: dict[str, Compiled] = {}
+        self.on_build: Callable[[], None] | None = None  # told before each build
 
     def _get_trace(self, *args: Any) -> Any:
         return self.elbo._get_trace(*args)
@@ -100,6 +102,14 @@ class CompiledELBO(ELBO):
         announce(bound.graph.params)
         return WithGradients.apply(value, gradients, *bound.leaves(inputs))
 
+    def build(self, graph: Graph, inputs: Sequence[Tensor]) -> Compiled:
+        """The graph, compiled; graphs of equal text are compiled once."""
+        if graph.text not in self.graphs:
+            if self.on_build is not None:
+                self.on_build()
+            self.graphs[graph.text] = build(graph, inputs, self.backend)
+        return self.graphs[graph.text]
+
     def step_for(
         self, call: Any, programs: Sequence[Any], args: Any, kwargs: Any
     ) -> tuple[Step, list[Tensor]]:
@@ -122,7 +132,7 @@ class CompiledELBO(ELBO):
                 args, kwargs = tree_unflatten([next(rest) if x is SLOT else x for x in slots], spec)
                 return call(*args, **kwargs)
 
-            step = Step(run, [*programs, self.elbo, slots], self.graphs, self.backend)
+            step = Step(run, [*programs, self.elbo, slots], self.build)
             self.steps[reason or key] = step
             if reason:
                 step.stay_eager(reason)

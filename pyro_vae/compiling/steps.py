@@ -11,7 +11,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from .tracing import Graph, trace
+from .tracing import Function, Graph, trace
 from .tripwire import EagerReason
 from .watching import Watch, Written, changes
 
@@ -77,30 +77,23 @@ class Step:
     Args:
         run: the function; calls ``loss_and_grads``.
         roots: the programs and the objective, whose state is watched.
-        cache: compiled graphs by their text.
-        backend: as in :class:`CompiledELBO`.
+        build: compiles a graph for given inputs, or finds it compiled.
     """
 
     MOST_GRAPHS = 8
     MISSES = 16
 
-    def __init__(
-        self,
-        run: Callable[..., Any],
-        roots: Sequence[Any],
-        cache: dict[str, Compiled],
-        backend: str,
-    ) -> None:
+    def __init__(self, run: Function, roots: Sequence[Any], build: Callable[..., Compiled]) -> None:
         self.run = run
         self.roots = roots
-        self.cache = cache
-        self.backend = backend
+        self.build = build
         self.bounds: list[Bound] = []
         self.seen: Watch | None = None  # as the last eager call left it
         self.before: Any = []
         self.written: Written = {}
         self.calls, self.look, self.misses = 0, 4, 0
         self.reason = ""
+        self.seconds: list[float] = []  # of its eager calls: see CompiledSVI
 
     def find(self, inputs: Sequence[Tensor]) -> Bound | None:
         """The graph that holds for this call; None if it is to run eagerly."""
@@ -130,12 +123,11 @@ class Step:
         except EagerReason as reason:
             self.stay_eager(str(reason))
             return None
-        if graph.text not in self.cache:
-            if len({b.graph.text for b in self.bounds}) == self.MOST_GRAPHS:
-                self.stay_eager(f"its graph has changed {self.MOST_GRAPHS} times")
-                return None
-            self.cache[graph.text] = build(graph, inputs, self.backend)
-        bound = Bound(graph, self.cache[graph.text], self.seen)
+        texts = {bound.graph.text for bound in self.bounds}
+        if graph.text not in texts and len(texts) == self.MOST_GRAPHS:
+            self.stay_eager(f"its graph has changed {self.MOST_GRAPHS} times")
+            return None
+        bound = Bound(graph, self.build(graph, inputs), self.seen)
         self.bounds = [bound, *self.bounds[: self.MOST_GRAPHS]]
         return bound
 

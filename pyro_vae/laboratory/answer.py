@@ -20,7 +20,7 @@ def answer(results: dict[str, Numbers], verdicts: dict[str, Verdict]) -> list[st
     half = results["stability"]["precisions"]
 
     def mean(names: list[str]) -> str:
-        return listed(f"{n} ({rivals[n]['difference'][0]:+.1f} nats)" for n in names)
+        return listed(f"{n} ({rivals[n]['difference'][0]:+z.1f} nats)" for n in names)
 
     def first(name: str, optimiser: str, start: str) -> str:
         taken = steps[name][optimiser].get(start, {"steps": inf})["steps"]
@@ -52,8 +52,8 @@ def answer(results: dict[str, Numbers], verdicts: dict[str, Verdict]) -> list[st
         f"computed σ in float16, down to {served('float32', 'log σ²')} and "
         f"{served('float32', 'log σ')} in float32, and in bfloat16 holding log σ² costs up to "
         f"{max(half['bfloat16']['log-variance']['rounding']):.0%} of σ.",
-        f"That log σ² and log σ are the same {verdicts['factor_two']}; exp takes {share:.1f} ± "
-        f"{spread:.1f} % of a training step; and that it blows up {verdicts['blow_up']}.",
+        f"That log σ² and log σ are the same {verdicts['factor_two']}; exp takes {share:.2f} ± "
+        f"{spread:.2f} % of a training step; and that it blows up {verdicts['blow_up']}.",
     ]
 
 
