@@ -225,6 +225,15 @@ def test_compare_leaves_a_table_and_a_figure(tmp_path):
     assert picture(out / "comparison.png").shape[1] > 500
 
 
+def test_scales_leaves_a_verdict_and_a_figure(tmp_path, capsys):
+    out = tmp_path / "scales"
+    assert typed(["scales", "--quick", "--seeds", "2", "--only", "divergence", "--out", out]) == 0
+    assert "is needed for the KL: " in capsys.readouterr().out
+    assert {p.name for p in out.iterdir()} == {"results.json", "verdicts.md", "divergence.png"}
+    assert typed(["scales", "--only", "divergense", "--out", tmp_path / "other"]) == 2
+    assert "did you mean divergence" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

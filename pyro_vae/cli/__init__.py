@@ -30,6 +30,7 @@ for command in (
     use.score,
     use.audit,
     train.compare,
+    train.scales,
 ):
     app.command()(command)
 app.command("list")(train.list_parts)

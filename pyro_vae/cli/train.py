@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -160,6 +161,30 @@ def compare(
     write(results, protocol, out)
     console.print(markdown(results), soft_wrap=True)
     console.print(f"  {out / 'comparison.png'}", soft_wrap=True)
+
+
+def scales(
+    seeds: Annotated[int, typer.Option(help="Repetitions of what is random.", min=2)] = 5,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="About a minute; its verdicts are worth little.")
+    ] = False,
+    only: Annotated[
+        str | None,
+        typer.Option(help="Experiments by name, with commas between.", show_default="all nine"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("scales"),
+) -> None:
+    """Why log-variance? Measure nine claims about σ, and leave verdicts, figures and numbers."""
+    from rich.progress import track
+
+    from .. import laboratory
+
+    chosen = split(only) if only else ()
+    progress = partial(track, console=console)
+    verdicts = laboratory.run(out, quick=quick, seeds=seeds, only=chosen, track=progress)
+    for name, verdict in verdicts.items():
+        console.print(f"[bold]{laboratory.EXPERIMENTS[name].claim}[/]: {verdict}")
+    console.print(f"  {out / 'verdicts.md'}", soft_wrap=True)
 
 
 def list_parts(
