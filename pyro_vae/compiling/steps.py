@@ -104,7 +104,7 @@ class Step:
             if bound.holds():
                 self.misses = 0
                 if self.calls >= self.look:
-                    self.look *= 4
+                    self.look = 4 * self.calls
                     trace(self.run, inputs, self.roots, before=bound.graph)
                 return bound
         return self.bind(inputs)
