@@ -9,6 +9,7 @@ import torch
 from torch.distributions import kl_divergence
 
 from pyro_vae.laboratory import EXPERIMENTS, judge, run, table
+from pyro_vae.laboratory.answer import answer
 from pyro_vae.laboratory.base import Setting, digits, interval
 from pyro_vae.laboratory.blow_up import by_hand, by_pyro, cause, ending, untrained
 from pyro_vae.laboratory.choice import compare, compared
@@ -223,7 +224,7 @@ def test_rule_of_cost(share, word):
     ],
 )
 def test_rule_of_sign(raw, held, word):
-    numbers = {"negative": [0.5], "losses": [None], "pyro": "ValueError: no", "steps": 10}
+    numbers = {"negative": [0.5], "losses": [None], "pyro": "ValueError: it has no", "steps": 10}
     numbers["runs"] = {"raw": {"0.001": raw}, "log-variance": {"0.001": held}}
     assert judge_sign({"sign": numbers}).word == word
 
@@ -233,7 +234,7 @@ def test_rule_of_mismatch():
         fixed = {"elbo": -110.0, "kl": 9.0, "believed_kl": 8.0, "log_likelihood": -100.0}
         return [{**fixed, "believed": -110.0 + a} for a in apart]
 
-    known = {"believed": [1.0]}
+    known = {"believed": [1.0], "best": [0.1]}
     clear = {"slip": runs(5.0, 5.5), "right": runs(-0.1, 0.1), "conjugate": known}
     assert judge_mismatch({"mismatch": clear}).word == "holds"
     vague = {**clear, "slip": runs(-5.0, 5.5)}
@@ -280,6 +281,18 @@ def test_quick_run_finds_what_does_not_depend_on_its_size(quick):
     assert verdicts["divergence"].word == "does not hold"
     assert verdicts["factor_two"].word == "holds only where"
     assert "times 4 for SGD and times 2 for Adam" in verdicts["factor_two"].region
+
+
+def test_short_answer_is_five_sentences_of_the_results(quick):
+    out, verdicts, _ = quick
+    results = read(out / "results.json")["results"]
+    told = answer(results, verdicts)
+    assert len(told) == 5
+    assert all(sentence.endswith(".") for sentence in told)
+    share, spread = results["cost"]["share"]
+    assert f"{share:.2f} ± {spread:.2f} %" in told[4]
+    assert verdicts["stability"].region in told[3]
+    assert all(name in told[1] for name in results["choice"]["rivals"])
 
 
 def test_one_experiment_alone_keeps_the_others(quick):

@@ -114,7 +114,8 @@ def blow_up(setting: Setting) -> Numbers:
     A 784-100-10 VAE on MNIST-5k, Adam, batch 50, float32, σ = 1 at raw 0, 40 steps, 2 seeds. Checks
     are off, so that what fails is the arithmetic: the loss NaN or infinite, or for raw a σ of zero
     or less. With the loss as Pyro has it, whose Normal holds σ, and as public code has it, with the
-    KL from log σ². The scales of the step that fails tell overflow from underflow.
+    KL from log σ². The scales of the step that fails tell overflow from underflow; where the
+    weights are NaN by then, a gradient was NaN under a finite loss, and neither is told.
 
     Rule: the claim does not hold if no run of log-variance fails with an infinite σ, under either
     loss; it holds if some do at the smallest rate with weights as they are initialised; else it

@@ -134,14 +134,15 @@ def judge_mismatch(results: dict[str, Numbers]) -> Verdict:
         right["log_likelihood"] - slip["log_likelihood"]
         for right, slip in zip(numbers["right"], numbers["slip"], strict=True)
     ])  # fmt: skip
-    above = max(numbers["conjugate"]["believed"])
+    known = numbers["conjugate"]
+    above, at = max(zip(known["believed"], known["best"], strict=True))
     evidence = (
         f"With the slip the code believes in an ELBO of {told('slip', 'believed')} nats and has "
         f"{told('slip', 'elbo')}: {with_slip:.1f} ± {spread:.1f} too much (KL believed "
         f"{told('slip', 'believed_kl')}, actual {told('slip', 'kl')}); without it the two differ "
         f"by {without:.1f} ± {slack:.1f}. Its log p(x) is {told('slip', 'log_likelihood')}, "
         f"{loss:.1f} ± {half:.1f} below that of the right code. Where log p(x) is known, the "
-        f"believed bound exceeds it by up to {above:.2f} nats per dimension."
+        f"believed bound exceeds it by up to {above:.1f} nats in one dimension (σ* = {at:.2g})."
     )
     wrong, right = abs(with_slip) > spread, abs(without) > slack
     if wrong and not right:

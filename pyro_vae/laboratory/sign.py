@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from math import isfinite
 from statistics import fmean
 
 import pyro
@@ -53,7 +52,8 @@ def sign(setting: Setting) -> Numbers:
             Trace_ELBO().loss(vae.model, vae.guide, x)
         numbers["pyro"] = "nothing"
     except ValueError as error:
-        numbers["pyro"] = f"{type(error).__name__}: {str(error).split(', but found')[0]}"
+        told = str(error).partition(", but found")[0].replace("to satisfy", "has to satisfy")
+        numbers["pyro"] = f"{type(error).__name__}: {told}"
     cells = [(n, lr) for n in ("raw", "log-variance") for lr in (1e-4, 1e-3, 1e-2)]
     for name, lr in setting.track(cells, description="1 sign"):
         runs = [
@@ -70,15 +70,17 @@ def judge_sign(results: dict[str, Numbers]) -> Verdict:
     numbers = results["sign"]
     runs = {n: [s for cell in by.values() for s in cell] for n, by in numbers["runs"].items()}
     stopped = {n: [s for s in each if s is not None] for n, each in runs.items()}
-    lost = sum(not isfinite(v if v is not None else float("nan")) for v in numbers["losses"])
+    lost = numbers["losses"].count(None)  # what JSON cannot hold was no finite number
+    kind, _, said = numbers["pyro"].partition(": ")
+    negative = numbers["negative"]
     evidence = (
-        f"With a raw output {fmean(numbers['negative']):.0%} of all σ are negative at the start "
-        f"({min(numbers['negative']):.0%} to {max(numbers['negative']):.0%} over seeds); Pyro "
-        f"says {numbers['pyro'].split(':')[0]} with its checks on, and with them off the first "
-        f"loss is NaN in {lost} of {len(numbers['losses'])} runs. Started at σ = 1, raw stops in "
-        f"{len(stopped['raw'])} of {len(runs['raw'])} runs within {numbers['steps']} steps (the "
-        + (f"earliest after {min(stopped['raw'])}" if stopped["raw"] else "earliest never")
-        + f"), log-variance in {len(stopped['log-variance'])} of {len(runs['log-variance'])}."
+        f"With a raw output {fmean(negative):.0%} of all σ are negative at the start "
+        f"({min(negative):.0%} to {max(negative):.0%} over seeds). Pyro's checks raise {kind} "
+        f"(the scale has {said.partition(' has ')[2]}); with them off the first loss is "
+        f"no finite number in {lost} of {len(numbers['losses'])} runs. Started at σ = 1, raw stops "
+        f"in {len(stopped['raw'])} of {len(runs['raw'])} runs within {numbers['steps']} steps"
+        + (f" (the earliest after {min(stopped['raw'])})" if stopped["raw"] else "")
+        + f", log-variance in {len(stopped['log-variance'])} of {len(runs['log-variance'])}."
     )
     if "choice" in results:
         found = compared(results["choice"])
