@@ -29,7 +29,7 @@ def answer(results: dict[str, Numbers], verdicts: dict[str, Verdict]) -> list[st
     def served(precision: str, formula: str) -> str:
         return f"{half[precision]['log-variance']['kl'][formula]['served'][0]:.0e}"
 
-    ends = [f"as low as log-variance with {mean(found['the same'])}"] if found["the same"] else []
+    ends = [f"as low as log-variance's with {mean(found['the same'])}"] if found["the same"] else []
     ends += [f"{how} with {mean(found[how])}" for how in ("higher", "lower") if found[how]]
     ends += [f"not told apart with {listed(found['left open'])}"] if found["left open"] else []
     share, spread = results["cost"]["share"]
