@@ -19,7 +19,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import fmean, median, quantiles
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -35,19 +35,19 @@ def images_of(folder):
 
 
 def take_turns(runs, batches_of, rounds, clock, warm=5):
-    """Milliseconds a step of each contender, by round, and the loss of its last round."""
+    """Milliseconds a step of each contender, by round, and its mean loss over the later half."""
     for run in runs.values():
         for _ in range(warm):
             run(batches_of())
     times = {name: [] for name in runs}
-    losses = {}
+    losses = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
             batches = batches_of()
             began = clock()
-            losses[name] = run(batches)
+            losses[name].append(run(batches))
             times[name].append((clock() - began) / len(batches) * 1e3)
-    return times, losses
+    return times, {name: fmean(v[rounds // 2 :]) for name, v in losses.items()}
 
 
 def summary(times):
@@ -67,7 +67,7 @@ def ratio(times, a, b):
 
 
 def same_loss(losses, slack=0.06):
-    """Whether all contenders train alike: their losses over the last round, within noise."""
+    """Whether all contenders train alike, within the noise of few images."""
     values = [v for v in losses.values() if v]
     if max(values) - min(values) > slack * min(values):
         raise SystemExit(f"the contenders do not reach the same loss: {losses}")

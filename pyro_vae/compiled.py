@@ -9,10 +9,8 @@ longer holds is noticed stands in :mod:`~pyro_vae.compiling`; here is the whole 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 from typing import Any
 
 import torch
@@ -27,9 +25,6 @@ from .compiling.steps import LOCK, Bound, Step
 from .compiling.tripwire import CompileError
 
 __all__ = ["CompileError", "CompiledELBO", "CompiledSVI"]
-
-SAVED = 0.33  # of an eager step's time; measured: a tenth (large networks) to two thirds
-PRICE = 20.0  # seconds of a build; measured: 6 to 20
 
 
 class CompiledSVI:
@@ -50,10 +45,6 @@ class CompiledSVI:
         prepare: from a batch of the data, as it is stored, to what the programs take; becomes part
             of the graph. It is run under torch's generators, so that it may draw.
         backend: as in :class:`CompiledELBO`, which also says what is compiled and what raises.
-        steps: how many calls of :meth:`step` the run will have. Calls are then eager until ten of
-            a shape have shown that compiling pays back: until the time that it saves in what is
-            left, a third of the eager time, is more than 20 s, its price on two cores. None
-            compiles at once, 0 never.
 
     Example:
         >>> svi = CompiledSVI(model, guide, FusedAdam({"lr": 1e-3}), Trace_ELBO(),
@@ -69,39 +60,22 @@ class CompiledSVI:
         loss: ELBO,
         prepare: Callable[[Tensor], Any] | None = None,
         backend: str = "inductor",
-        steps: int | None = None,
     ) -> None:
         self.model = model
         self.guide = guide
         self.optim = optim
         self.elbo = CompiledELBO(loss, backend)
         self.prepare = prepare
-        self.steps = steps
-        self.taken = 0
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """One step on a batch; the loss, summed over the batch, in nats."""
         call = partial(self.elbo.elbo.loss_and_grads, self.model, self.guide)
         with LOCK:
             step, inputs = self.elbo.step_for(call, (self.model, self.guide), args, kwargs)
-            if self.waits(step):
-                return self.eagerly(step, call, args, kwargs).tolist()
             bound = step.find(inputs)
             if bound is None:
-                loss = self.eagerly(step, call, args, kwargs)
-                step.ran_eagerly()
-                return loss.tolist()
+                return self.eagerly(step, call, args, kwargs).tolist()
         return self.compiled(bound, inputs).tolist()
-
-    def waits(self, step: Step) -> bool:
-        """Whether compiling this step would not pay back in what is left of the run."""
-        self.taken += 1
-        if self.steps is None or step.bounds:
-            return False
-        if len(step.seconds) < 10:
-            return True
-        left = (self.steps - self.taken) * len(step.seconds) / self.taken
-        return left * median(step.seconds) * SAVED < PRICE
 
     def epoch(self, data: Tensor, batches: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """One step for each row of ``batches``.
@@ -129,7 +103,6 @@ class CompiledSVI:
                     if bound is None:
                         now = (data, index, *args[2:])
                         losses.append(self.eagerly(step, self.on_batch, now, kwargs))
-                        step.ran_eagerly()
                         continue
                 work = self.replayed(bound, inputs)
                 step.calls += len(batches) - len(losses) - 1
@@ -142,16 +115,11 @@ class CompiledSVI:
         return self.elbo.elbo.loss_and_grads(self.model, self.guide, x, *args, **kwargs)
 
     def eagerly(self, step: Step, call: Any, args: Any, kwargs: Any) -> Tensor:
-        began = time.perf_counter()
-        if isinstance(self.optim, PyroOptim):
-            with poutine.trace(param_only=True) as sites:
-                loss = call(*args, **kwargs)
-            values: list[Any] = [site["value"] for site in sites.trace.nodes.values()]
-            self.update({value.unconstrained() for value in values})
-        else:
+        with poutine.trace(param_only=True) as sites:
             loss = call(*args, **kwargs)
-            self.update(set())
-        step.seconds.append(time.perf_counter() - began)
+        values: list[Any] = [site["value"] for site in sites.trace.nodes.values()]
+        self.update({value.unconstrained() for value in values})
+        step.ran_eagerly()
         return torch.as_tensor(loss)
 
     def compiled(self, bound: Bound, inputs: list[Tensor]) -> Tensor:
@@ -174,9 +142,9 @@ class CompiledSVI:
         """The compiled step; on CUDA, its replay."""
         work = partial(self.compiled, bound)
         optimizer = getattr(self.optim, "optimizer", self.optim)
-        tensors = [*inputs, *bound.graph.captured]
-        groups = optimizer.param_groups if isinstance(optimizer, Optimizer) else []
-        if not all(t.is_cuda for t in tensors) or not all(g.get("capturable") for g in groups):
+        groups = optimizer.param_groups if isinstance(optimizer, Optimizer) else [{}]
+        on_device = all(t.is_cuda for t in (*inputs, *bound.graph.captured))
+        if not on_device or not all(group.get("capturable") for group in groups):
             return work
         # A replay knows memory by its address and numbers by their value.
         state = [s for p in optimizer.state.values() for s in p.values() if isinstance(s, Tensor)]

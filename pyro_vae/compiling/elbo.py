@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -63,7 +63,6 @@ class CompiledELBO(ELBO):
         self.backend = backend
         self.steps: dict[Any, Step] = {}
         self.graphs: dict[str, Compiled] = {}
-        self.on_build: Callable[[], None] | None = None  # told before each build
 
     def _get_trace(self, *args: Any) -> Any:
         return self.elbo._get_trace(*args)
@@ -105,8 +104,6 @@ class CompiledELBO(ELBO):
     def build(self, graph: Graph, inputs: Sequence[Tensor]) -> Compiled:
         """The graph, compiled; graphs of equal text are compiled once."""
         if graph.text not in self.graphs:
-            if self.on_build is not None:
-                self.on_build()
             self.graphs[graph.text] = build(graph, inputs, self.backend)
         return self.graphs[graph.text]
 

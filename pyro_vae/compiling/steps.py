@@ -93,7 +93,6 @@ class Step:
         self.written: Written = {}
         self.calls, self.look, self.misses = 0, 4, 0
         self.reason = ""
-        self.seconds: list[float] = []  # of its eager calls: see CompiledSVI
 
     def find(self, inputs: Sequence[Tensor]) -> Bound | None:
         """The graph that holds for this call; None if it is to run eagerly."""
