@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import count
@@ -26,6 +27,7 @@ from .parts import InputError, build, lookup, parse, resolve, summary
 from .priors import PRIORS
 from .recipes import RECIPES
 from .scales import SCALES
+from .sites import fitting_objective
 from .training import PRECISIONS, Epoch, adam, fit, positive
 from .vae import VAE
 
@@ -36,7 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "likelihood": "bernoulli",
     "guide": "mean-field",
     "scale": None,
-    "objective": "monte-carlo",
+    "objective": None,
     "latent": 20,
     "network": "mlp",
     "hidden": None,
@@ -85,7 +87,6 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
             f"{settings['likelihood']} likelihood scores pixels that are 0 or 1; take --binarize "
             "dynamic, static or threshold, or --likelihood continuous-bernoulli"
         )
-    objective = build("objective", training["objective"], OBJECTIVES, data_size=len(data.train))
     torch.manual_seed(settings["seed"])
     vae = VAE(
         data.shape,
@@ -93,9 +94,14 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
         guide=with_scale(settings["guide"], settings["scale"]),
         **{part: settings[part] for part in ("prior", "likelihood", "network", "hidden")},
     )
-    with torch.random.fork_rng():
-        # Parts that do not fit each other are refused here, before anything is written.
-        audit(vae, data.train.batch(slice(0, 2)), objective=objective)
+    few = data.train.batch(slice(0, 2))
+    training["objective"] = training["objective"] or fitting_objective(vae.guide, few)
+    objective = build("objective", training["objective"], OBJECTIVES, data_size=len(data.train))
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # Parts that do not fit each other are refused here, before anything is written, and in
+        # one sentence: what Pyro warns of on the way is part of it.
+        warnings.simplefilter("ignore")
+        audit(vae, few, objective=objective)
     vae.to(device)
     source = {"name": name_of(settings["data"]), "binarize": protocol}
     return Run(vae, data.to(device), source, training, adam(vae, training["lr"]))

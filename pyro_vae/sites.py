@@ -40,6 +40,16 @@ def fitting_prior(posterior: nn.Module) -> str:
 
 
 @torch.no_grad()
+def fitting_objective(guide: nn.Module, x: Tensor) -> str:
+    """The name of the objective that fits a guide: discrete latents, whose draws have no gradient,
+    are summed out."""
+    with torch.random.fork_rng():
+        sites: Any = poutine.trace(guide).get_trace(x).nodes
+    discrete = any((site.get("infer") or {}).get("enumerate") for site in sites.values())
+    return "enumerate" if discrete else "monte-carlo"
+
+
+@torch.no_grad()
 def refuse_misfits(x: Tensor, posterior: nn.Module, prior: nn.Module) -> None:
     """Raise :class:`~pyro_vae.parts.InputError` unless prior and guide have the same latent sites,
     with events of the same shape, each accepting a draw of the other.

@@ -194,6 +194,13 @@ def test_a_recipe_sets_what_is_not_given(tmp_path):
     assert load(run)[1]["training"]["objective"] == "analytic"
 
 
+def test_a_discrete_guide_is_trained_by_enumeration_unless_told_otherwise(tmp_path):
+    run = tmp_path / "run"
+    assert typed([*TINY, "--guide", "categorical", "--epochs", "1", "--out", run]) == 0
+    assert load(run)[1]["training"]["objective"] == "enumerate"
+    assert load(run)[1]["vae"]["prior"] == "categorical"
+
+
 def test_score_ranks_the_images_of_a_folder_by_name(trained, tmp_path):
     pixels = np.zeros((3, 8, 8), dtype=np.uint8)
     pixels[1, 2:6, 3:5] = 255
@@ -295,6 +302,7 @@ BAD = {
     "--device tpu": "--device 'tpu' is not there; take auto, or cpu",
     "--binarize none": "--binarize none leaves 17 levels of grey",
     "--guide iaf --objective analytic": "take the monte-carlo objective",
+    "--guide categorical --objective analytic": "enumerate",
     "--recipe iwea": "unknown recipe 'iwea'; did you mean iwae",
 }
 

@@ -56,7 +56,8 @@ Scale = Annotated[
     ),
 ]
 Objective = Annotated[
-    str | None, typer.Option(help="What training minimises.", show_default="monte-carlo")
+    str | None,
+    typer.Option(help="What training minimises.", show_default="what fits the guide: monte-carlo"),
 ]
 Latent = Annotated[int | None, typer.Option(help="Latent dimensions.", min=1, show_default="20")]
 Network = Annotated[
