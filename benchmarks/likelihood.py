@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from pyro_vae.data import load
-from pyro_vae.importance import importance
+from pyro_vae.evaluation.importance import importance
 from pyro_vae.vae import VAE
 
 HIDDEN, LATENT = (200, 200), 50

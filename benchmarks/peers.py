@@ -18,6 +18,7 @@ from pyro.infer import ELBO, SVI, Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_vae.compiled import CompiledSVI
+from pyro_vae.data.images import Images
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.optim import FusedAdam
 
@@ -116,6 +117,21 @@ def ours(case: Case, images: Tensor):
     net = programs(case)
     svi = CompiledSVI(net.model, net.guide, FusedAdam({"lr": LR}), objective(case), binarise)
     return lambda batches: svi.epoch(images, batches).mean().item() / case.batch
+
+
+def ours_from_images(case: Case, images: Tensor):
+    """As ``fit`` does it: the pixels of an epoch are drawn at once, eight to a random word."""
+    data = Images(images.view(-1, 1, 28, 28), binarize="dynamic")
+    pixels = torch.empty_like(images)
+    net = programs(case)
+    optim = FusedAdam({"lr": LR})
+    svi = CompiledSVI(net.model, net.guide, optim, objective(case), lambda drawn: drawn / 255)
+
+    def run(batches: Tensor) -> float:
+        pixels.copy_(data.drawn().pixels.view_as(pixels))
+        return svi.epoch(pixels, batches).mean().item() / case.batch
+
+    return run
 
 
 def pyro_svi(case: Case, images: Tensor):

@@ -106,11 +106,12 @@ def steps(images, rounds, clock, per_turn):
 
 def epochs(images, folder, rounds, clock):
     import torch
-    from peers import CONTENDERS, Case, tutorial_epoch
+    from peers import CONTENDERS, Case, ours_from_images, tutorial_epoch
 
     case = Case()
-    names = ("ours", "hand-written, compiled", "NumPyro")
-    runs = {name: CONTENDERS[name](case, images) for name in names}
+    names = ("hand-written, compiled", "NumPyro")
+    runs = {"ours": ours_from_images(case, images)}
+    runs |= {name: CONTENDERS[name](case, images) for name in names}
     if folder is not None:
         runs["Pyro tutorial loop"] = tutorial_epoch(case, folder)
     n = len(images) // case.batch
@@ -171,6 +172,25 @@ def growth(images, rounds, clock):
     return found
 
 
+def growth_figure(found, file):
+    """How the step's time grows with each size, beside that of its matrix products."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(found), figsize=(3 * len(found), 2.8), sharey=True)
+    for ax, (axis, rows) in zip(axes, found.items(), strict=True):
+        sizes = [row[axis] for row in rows]
+        ax.loglog(sizes, [row["ours_ms"] for row in rows], "o-", label="compiled step")
+        ax.loglog(sizes, [row["floor_ms"] for row in rows], "o:", label="matrix products alone")
+        ax.set_xlabel(axis)
+    axes[0].set_ylabel("ms a step")
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+
+
 def memory(folder):
     """Peak memory of 60 steps above that of the process with torch and the images, in MiB."""
     found = {}
@@ -224,7 +244,7 @@ def main():
     images = images_of(given.data)
     parts = {
         "steps": lambda: steps(images, given.rounds, clock, given.steps),
-        "epochs": lambda: epochs(images, given.data, 3, clock),
+        "epochs": lambda: epochs(images, given.data, 5, clock),
         "growth": lambda: growth(images, 5, clock),
         "memory": lambda: memory(given.data),
     }
@@ -247,6 +267,8 @@ def main():
         result[name] = parts[name]()
         RESULTS.mkdir(exist_ok=True)
         file.write_text(json.dumps(result, indent=1) + "\n")
+    if "growth" in given.only:
+        growth_figure(result["growth"], file.with_name(f"{file.stem}-growth.png"))
     return None
 
 

@@ -7,21 +7,41 @@ if TYPE_CHECKING:
     from .checkpoints import load as load_run
     from .data import load as load_data
     from .evaluation import elbo
+    from .evaluation.gaps import gaps
+    from .evaluation.importance import importance
+    from .evaluation.report import evaluate
     from .objectives import OBJECTIVES
     from .parts import InputError
+    from .recipes import RECIPES
     from .training import fit
     from .vae import VAE
 
 _WHERE = {
     "OBJECTIVES": ("objectives", "OBJECTIVES"),
+    "RECIPES": ("recipes", "RECIPES"),
     "VAE": ("vae", "VAE"),
     "InputError": ("parts", "InputError"),
     "elbo": ("evaluation", "elbo"),
+    "evaluate": ("evaluation.report", "evaluate"),
     "fit": ("training", "fit"),
+    "gaps": ("evaluation.gaps", "gaps"),
+    "importance": ("evaluation.importance", "importance"),
     "load_data": ("data", "load"),
     "load_run": ("checkpoints", "load"),
 }
-__all__ = ["OBJECTIVES", "VAE", "InputError", "elbo", "fit", "load_data", "load_run"]
+__all__ = [
+    "OBJECTIVES",
+    "RECIPES",
+    "VAE",
+    "InputError",
+    "elbo",
+    "evaluate",
+    "fit",
+    "gaps",
+    "importance",
+    "load_data",
+    "load_run",
+]
 
 
 def __getattr__(name: str) -> Any:

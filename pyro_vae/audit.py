@@ -12,11 +12,11 @@ from pyro.infer import RenyiELBO, TraceMeanField_ELBO
 from rich.table import Table
 from torch import Tensor
 
-from .checks import check_order, infer, show
-from .divergences import analytic, family
+from .objectives.checks import check_order, infer, show
+from .objectives.divergences import analytic, family
+from .objectives.terms import Objective, Terms, drawing
 from .parts import InputError
 from .sites import is_latent
-from .terms import Objective, Terms, drawing
 
 
 @dataclass(frozen=True)

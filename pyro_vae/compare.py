@@ -18,8 +18,8 @@ import torch
 
 from .checkpoints import versions
 from .evaluation import elbo
-from .gaps import gaps
-from .importance import importance
+from .evaluation.gaps import gaps
+from .evaluation.importance import importance
 from .parts import InputError
 from .runs import prepare
 from .training import fit

@@ -3,7 +3,8 @@
 A prior asks for what it needs by the names of its arguments: ``latent_size`` (Z) and, if it is
 made of the guide's own posterior, ``posterior`` and ``shape``.
 
-The priors of discrete latents stand in :mod:`~pyro_vae.discrete`, next to the guides they fit.
+The priors of discrete latents stand in :mod:`~pyro_vae.guides.discrete`, next to the guides that
+they fit.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from zuko.flows.spline import NSF
 
-from .checks import at_least_one
-from .discrete import CategoricalPrior, JointPrior, RelaxedCategoricalPrior
-from .flows import Flow
+from .guides.discrete import CategoricalPrior, JointPrior, RelaxedCategoricalPrior
+from .guides.flows import Flow
 from .networks import Shape
+from .objectives.checks import at_least_one
 from .parts import InputError
 from .scales import SCALES
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from exact import LinearGaussian
 
-from pyro_vae.annealing import annealed, sandwich, schedule
-from pyro_vae.images import Images
+from pyro_vae.data.images import Images
+from pyro_vae.evaluation.annealing import annealed, sandwich, schedule
 from pyro_vae.parts import InputError
 from pyro_vae.vae import VAE
 
@@ -62,7 +62,7 @@ def test_the_images_of_the_sandwich_are_the_model_s_own():
 
 
 def test_a_bernoulli_vae_agrees_with_many_importance_draws():
-    from pyro_vae.importance import importance
+    from pyro_vae.evaluation.importance import importance
 
     vae = VAE((1, 3, 3), 2, hidden=(16,)).double()
     images = Images(torch.randint(2, (20, 1, 3, 3)).double())

@@ -289,7 +289,7 @@ def assign(z, x):
         (to_index, "index", "as a Python index"),
         (compare, "equal", "torch.equal"),
         (contain, "contains", "`in` on a tensor"),
-        (select, "shape", ""),
+        (select, "shape", "a shape that depends on values"),
         (assign, "data", "an assignment to tensor.data"),
     ],
 )

@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from pyro_vae.evaluation_figures import (
+from pyro_vae.data.images import Images
+from pyro_vae.evaluation.figures import (
     best_to_worst,
     gap_bars,
     latent_map,
     sample_curve,
     unit_bars,
 )
-from pyro_vae.gaps import gaps
-from pyro_vae.images import Images
-from pyro_vae.importance import importance
+from pyro_vae.evaluation.gaps import gaps
+from pyro_vae.evaluation.importance import importance
 from pyro_vae.vae import VAE
 
 

@@ -7,10 +7,10 @@ import torch
 from exact import LinearGaussian
 from torch import nn
 
+from pyro_vae.data.images import Images
 from pyro_vae.evaluation import elbo, standard_error
-from pyro_vae.gaps import freed, gaps
+from pyro_vae.evaluation.gaps import freed, gaps
 from pyro_vae.guides import FullCovariance, MeanField
-from pyro_vae.images import Images
 from pyro_vae.parts import InputError
 from pyro_vae.vae import VAE
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_vae.data import BINARIZE, load
-from pyro_vae.images import Images, bernoulli
+from pyro_vae.data.images import Images, bernoulli
 
 RANDOM = np.random.RandomState(0)
 

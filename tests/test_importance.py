@@ -8,9 +8,9 @@ import torch
 from exact import LinearGaussian, LinearMeanField
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyro_vae.data.images import Images
 from pyro_vae.evaluation import elbo
-from pyro_vae.images import Images
-from pyro_vae.importance import Weights, importance, pareto_k
+from pyro_vae.evaluation.importance import Weights, importance, pareto_k
 from pyro_vae.parts import InputError
 from pyro_vae.vae import VAE
 

@@ -16,9 +16,9 @@ from torch.nn.functional import softplus
 
 from pyro_vae import VAE, InputError
 from pyro_vae.likelihoods import LIKELIHOODS
+from pyro_vae.likelihoods.pixels import ContinuousBernoulli, DiscretizedLogistic
 from pyro_vae.networks import MLP
 from pyro_vae.parts import build
-from pyro_vae.pixels import ContinuousBernoulli, DiscretizedLogistic
 
 
 def make(name, decoder=None):

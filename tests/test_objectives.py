@@ -15,9 +15,9 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 from pyro_vae.objectives import OBJECTIVES
+from pyro_vae.objectives.regularisers import stratified
+from pyro_vae.objectives.terms import Terms
 from pyro_vae.parts import InputError, build
-from pyro_vae.regularisers import stratified
-from pyro_vae.terms import Terms
 from pyro_vae.vae import VAE
 
 N = 40

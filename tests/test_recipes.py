@@ -40,7 +40,7 @@ def test_no_two_recipes_are_the_same():
     settings = [str(sorted(recipe.settings.items())) for recipe in RECIPES.values()]
     assert len(set(settings)) == len(settings)
     assert RECIPES["vae"].settings == {}
-    assert Recipe("A 2000, B").objective == DEFAULTS["objective"]
+    assert Recipe("A 2000, B").objective == "monte-carlo"
 
 
 @pytest.mark.parametrize("name", RECIPES)

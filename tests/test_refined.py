@@ -7,8 +7,8 @@ from exact import LinearGaussian
 from pyro.infer import Trace_ELBO
 
 from pyro_vae import VAE, InputError
+from pyro_vae.guides.refined import SemiAmortized
 from pyro_vae.networks import MLP
-from pyro_vae.refined import SemiAmortized
 
 
 def bent():

@@ -11,12 +11,12 @@ import pytest
 import torch
 from exact import LinearGaussian, LinearMeanField
 
-from pyro_vae import report
+from pyro_vae.evaluation import report
+from pyro_vae.data.images import Images
+from pyro_vae.evaluation.importance import importance
+from pyro_vae.evaluation.report import auroc, evaluate, protocol, write_scores
 from pyro_vae.guides import GUIDES
-from pyro_vae.images import Images
-from pyro_vae.importance import importance
 from pyro_vae.parts import InputError
-from pyro_vae.report import auroc, evaluate, protocol, write_scores
 from pyro_vae.vae import VAE
 
 

@@ -9,7 +9,7 @@ from pyro.infer import SVI, Trace_ELBO
 
 from pyro_vae import VAE, InputError, elbo, fit
 from pyro_vae.data import Data
-from pyro_vae.images import Images
+from pyro_vae.data.images import Images
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.training import TrainingError, adam, pays
 

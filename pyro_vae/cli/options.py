@@ -14,7 +14,7 @@ from ..parts import InputError
 if TYPE_CHECKING:
     import torch
 
-    from ..images import Images
+    from ..data.images import Images
     from ..vae import VAE
 
 console = Console(highlight=False)

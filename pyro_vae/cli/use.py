@@ -17,7 +17,7 @@ from .options import console
 if TYPE_CHECKING:
     import torch
 
-    from ..images import Images
+    from ..data.images import Images
 
 
 def sample(
@@ -138,7 +138,7 @@ def evaluate(
 ) -> None:
     """Measure a run: the ELBO by the Monte Carlo and the analytic KL side by side, log p̂(x) by
     importance sampling, rate and distortion, what the latents carry; nats per image."""
-    from .. import report
+    from ..evaluation import report
     from ..runs import bounds
 
     vae, config = o.opened(run, device, seed)
@@ -238,8 +238,8 @@ def score(
 ) -> None:
     """Rank images by log p̂(x): a line for each, the most unusual first, with its file name and
     standard error, in nats."""
-    from ..importance import importance
-    from ..report import write_scores
+    from ..evaluation.importance import importance
+    from ..evaluation.report import write_scores
 
     vae, config = o.opened(run, device, seed)
     images = o.images_of(config, data, split, data_dir, device)

@@ -18,7 +18,11 @@ import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten
@@ -138,6 +142,8 @@ def trace_once(run: Function, fakes: Sequence[Tensor], seed: int) -> Graph:
         module = make_fx(flat, tracing_mode="fake")(*fakes)
     except (CompileError, RuntimeError, TypeError, ValueError) as error:
         line, what = user_line(walk_tb(error.__traceback__)), str(error).partition("\n")[0]
+        if isinstance(error, DynamicOutputShapeException):
+            what = f"a shape that depends on values ({what})"
         raise CompileError(f"{line} cannot be part of a graph: {what}") from error
     module.graph.eliminate_dead_code()
     captured = lift(module)

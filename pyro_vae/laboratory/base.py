@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
-from scipy.stats import t  # type: ignore[import-untyped]
+from scipy.stats import t
 
 from ..data import Data, load
 from ..scales import SCALES

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..data import Data, load
-from ..importance import importance
-from ..latents import active_units
+from ..evaluation.importance import importance
+from ..evaluation.latents import active_units
 from ..parts import InputError, TrainingError
 from ..scales import SCALES
 from ..training import fit

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ..data import Data
 from ..evaluation import elbo
+from ..evaluation.importance import importance
 from ..guides import MeanField
-from ..importance import importance
 from ..networks import MLP
 from ..training import adam
 from ..vae import VAE

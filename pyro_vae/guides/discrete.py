@@ -14,10 +14,10 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from .checks import number
-from .networks import features
-from .parts import InputError, build
-from .sites import draw
+from ..networks import features
+from ..objectives.checks import number
+from ..parts import InputError, build
+from ..sites import draw
 
 
 class Categorical(nn.Module):
@@ -151,7 +151,7 @@ class Joint(nn.Module):
         discrete: Any = "gumbel-softmax",
     ) -> None:
         super().__init__()
-        from .guides import GUIDES  # which holds this class
+        from . import GUIDES  # which holds this class
 
         if categories not in range(2, latent_size):
             raise InputError(

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent
 from torch.nn.functional import logsigmoid
 
-from .images import Images
-from .parts import InputError
-from .vae import is_latent
+from ..data.images import Images
+from ..parts import InputError
+from ..vae import is_latent
 
 Sites = dict[str, Any]
 """The records that Pyro keeps of a program's sites, by name."""

@@ -16,10 +16,10 @@ from pyro.infer import ELBO, Trace_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ..parts import InputError, lookup
+from ..sites import is_latent
 from .checks import PLAIN, at_least_one, check_order, check_sides, infer, plates
 from .divergences import KLS, family, monte_carlo
-from .parts import InputError, lookup
-from .sites import is_latent
 
 
 class Checked(ELBO):

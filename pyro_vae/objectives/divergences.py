@@ -9,8 +9,8 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
+from ..parts import InputError
 from .checks import PLAIN
-from .parts import InputError
 
 
 def monte_carlo(name: str, p: Any, q: Any) -> Tensor:

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import evaluation_figures as show
+from ..data.images import Images
+from ..parts import InputError
+from . import elbo, standard_error
+from . import figures as show
 from .annealing import annealed, sandwich
-from .evaluation import elbo, standard_error
 from .gaps import Gaps, gaps
-from .images import Images
 from .importance import Importance, importance
 from .latents import active_units, aggregate, probe, unit_kl
-from .parts import InputError
 
 Table = dict[str, Any]
 
@@ -39,7 +39,7 @@ def evaluate(
 
     Args:
         vae: anything with ``.model`` and ``.guide``, Pyro programs that fit
-            :mod:`~pyro_vae.scoring`.
+            :mod:`.scoring`.
         images: what to evaluate on.
         train: labelled images that the classifiers of the latents learn from; None for none.
         samples: draws of z for each image of the importance estimate of log p(x).
@@ -49,7 +49,7 @@ def evaluate(
             the error bounded on 20 simulated ones (about a minute for 20); 0 for none.
         temperatures: steps of annealing from the prior to the posterior.
         seed: of all draws.
-        figures: a folder to draw the pictures of :mod:`~pyro_vae.evaluation_figures` into.
+        figures: a folder to draw the pictures of :mod:`.figures` into.
 
     Returns:
         a table that goes into a JSON file. A mean over images is ``{"mean": …, "error": …}``, its

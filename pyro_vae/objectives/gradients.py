@@ -10,9 +10,9 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from ..parts import InputError
+from ..sites import is_latent
 from .checks import agree, at_least_one, show
-from .parts import InputError
-from .sites import is_latent
 from .terms import PerImage, Terms
 
 

@@ -9,10 +9,10 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from .checks import at_least_one, number
-from .networks import features
-from .parts import InputError
-from .sites import scores
+from ..networks import features
+from ..objectives.checks import at_least_one, number
+from ..parts import InputError
+from ..sites import scores
 
 
 class SemiAmortized(nn.Module):

@@ -14,10 +14,10 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from ..objectives.checks import number
+from ..parts import InputError, build
+from ..scales import SCALES
 from . import pixels
-from .checks import number
-from .parts import InputError, build
-from .scales import SCALES
 
 
 class Likelihood(nn.Module):

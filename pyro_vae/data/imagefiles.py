@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from pyro_vae.images import Images
+from pyro_vae.data.images import Images
 from pyro_vae.parts import InputError
 
 SUFFIXES = (

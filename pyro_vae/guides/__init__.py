@@ -5,8 +5,8 @@ A guide asks for what it needs by the names of its arguments: ``encoder``, a net
 whose z is no real vector names the prior that fits it as ``default_prior``; one that needs the
 model has a method ``attach(model)``, which the VAE calls once.
 
-Here are the Normals; flows stand in :mod:`~pyro_vae.flows`, discrete latents in
-:mod:`~pyro_vae.discrete`, the semi-amortized guide in :mod:`~pyro_vae.refined`.
+Here are the Normals; flows stand in :mod:`~pyro_vae.guides.flows`, discrete latents in
+:mod:`~pyro_vae.guides.discrete`, the semi-amortized guide in :mod:`~pyro_vae.guides.refined`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from torch.distributions import (
     register_kl,
 )
 
-from .checks import at_least_one
+from ..networks import features
+from ..objectives.checks import at_least_one
+from ..parts import InputError, build
+from ..scales import SCALES
 from .discrete import Categorical, GumbelSoftmax, Joint
 from .flows import IAF, Planar, Spline
-from .networks import features
-from .parts import InputError, build
 from .refined import SemiAmortized
-from .scales import SCALES
 
 
 class MeanField(nn.Module):

@@ -22,10 +22,10 @@ from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.transforms import ComposedTransform, MonotonicAffineTransform, MonotonicRQSTransform
 from zuko.utils import bisection
 
-from .checks import at_least_one
-from .networks import features
-from .parts import build
-from .scales import SCALES
+from ..networks import features
+from ..objectives.checks import at_least_one
+from ..parts import build
+from ..scales import SCALES
 
 # Importing zuko turns off torch's checks of arguments for the whole process; what Pyro was told
 # about them stands.

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..parts import InputError
 from .checks import at_least_one, number, plates
 from .divergences import by_unit
-from .parts import InputError
 from .terms import PerImage, Terms
 
 
@@ -22,7 +22,7 @@ class Scheduled(PerImage):
 
     Args:
         final: the number at the end of the course; or a dict from each latent site to its own.
-        kl, num_particles: as in :class:`~pyro_vae.terms.PerImage`.
+        kl, num_particles: as in :class:`.terms.PerImage`.
     """
 
     def __init__(

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal
 
+from ..parts import InputError, lookup
 from .checks import at_least_one, number
 from .divergences import by_unit, family
-from .parts import InputError, lookup
 from .terms import PerImage, Terms
 
 

@@ -1,7 +1,7 @@
 """How good a model and a guide are: the evidence lower bound of each image, in nats.
 
-log p(x) itself is estimated in :mod:`~pyro_vae.importance` and :mod:`~pyro_vae.annealing`, where
-the bound is lost in :mod:`~pyro_vae.gaps`, and what the latents hold in :mod:`~pyro_vae.latents`.
+log p(x) itself is estimated in :mod:`.importance` and :mod:`.annealing`, where
+the bound is lost in :mod:`.gaps`, and what the latents hold in :mod:`.latents`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .images import Images
-from .objectives import AnalyticKL
+from ..data.images import Images
+from ..objectives import AnalyticKL
 from .scoring import at_least_one, blocks, draw, log_ratio, measuring, pieces, score, values
 
 
@@ -84,7 +84,7 @@ def elbo(
     Equation: L(x) = E_q[log p(x | z)] - KL(q(z | x) || p(z)).
 
     Args:
-        model, guide: Pyro programs that fit :mod:`~pyro_vae.scoring`.
+        model, guide: Pyro programs that fit :mod:`.scoring`.
         images: what to evaluate on; ``dynamic`` pixels are drawn once, by ``seed``.
         samples: draws of z for each image.
         seed: of the draws of pixels and of z; the global generators are left as they were.

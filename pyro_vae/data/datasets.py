@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_vae.imagefiles import read_files
-from pyro_vae.images import Images
+from pyro_vae.data.imagefiles import read_files
+from pyro_vae.data.images import Images
 from pyro_vae.parts import InputError
 
 Read = Callable[[str, Path], tuple[Images, Images]]

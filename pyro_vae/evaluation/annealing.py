@@ -11,12 +11,12 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import constraints
 
-from .evaluation import standard_error
-from .images import Images
+from ..data.images import Images
+from ..parts import InputError
+from ..vae import is_latent
+from . import standard_error
 from .importance import Weights
-from .parts import InputError
 from .scoring import at_least_one, blocks, measuring, score, values
-from .vae import is_latent
 
 Latents = dict[str, Tensor]
 """The chains' latents by site, each ``[K, B, *]``."""
@@ -86,7 +86,7 @@ def annealed(
     chain's past would spoil the estimate.
 
     Args:
-        model: a Pyro program that fits :mod:`~pyro_vae.scoring`, with real-valued latents.
+        model: a Pyro program that fits :mod:`.scoring`, with real-valued latents.
         images: what to evaluate on; ``dynamic`` pixels are drawn once, by ``seed``.
         temperatures: number of steps T from β = 0 to β = 1, closest together at both ends.
         chains: chains for each image, K.
@@ -132,7 +132,7 @@ def sandwich(
     it was made of. Annealing from there back to the prior bounds log p(x) from above.
 
     Args:
-        model: a Pyro program that fits :mod:`~pyro_vae.scoring`, with real-valued latents.
+        model: a Pyro program that fits :mod:`.scoring`, with real-valued latents.
         shape: ``(C, H, W)`` of an image.
         n: number of images to draw.
         temperatures, chains, leapfrogs, seed: as for :func:`annealed`.

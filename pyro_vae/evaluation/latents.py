@@ -16,9 +16,9 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from .evaluation import standard_error
-from .images import Images
-from .parts import InputError
+from ..data.images import Images
+from ..parts import InputError
+from . import standard_error
 from .scoring import blocks, draw, measuring, score, values
 
 
@@ -26,7 +26,7 @@ def means(guide: Any, images: Images, *, draws: int = 100, seed: int = 0) -> Ten
     """The posterior mean of each image's latents, by two independent halves of the draws.
 
     Args:
-        guide: a Pyro program that fits :mod:`~pyro_vae.scoring`.
+        guide: a Pyro program that fits :mod:`.scoring`.
         images: the images to encode; ``dynamic`` pixels are drawn once, by ``seed``.
         draws: draws of z for each image; an even number.
         seed: of the draws of pixels and of z.
@@ -78,7 +78,7 @@ def unit_kl(
     before, at ``draws`` draws of them. For a guide with independent units their sum is the rate.
 
     Args:
-        model, guide: Pyro programs that fit :mod:`~pyro_vae.scoring`.
+        model, guide: Pyro programs that fit :mod:`.scoring`.
         images, draws, seed: as for :func:`means`.
 
     Returns:
@@ -151,7 +151,7 @@ def aggregate(model: Any, guide: Any, images: Images, *, seed: int = 0) -> Aggre
     cannot exceed log N. One z is drawn for each image. The work grows with N².
 
     Args:
-        model, guide: Pyro programs that fit :mod:`~pyro_vae.scoring`, with one latent site, of
+        model, guide: Pyro programs that fit :mod:`.scoring`, with one latent site, of
             real vectors.
         images: what to evaluate on; ``dynamic`` pixels are drawn once, by ``seed``.
         seed: of the draws of pixels and of z.
@@ -223,7 +223,7 @@ def probe(
     """How well labels can be read off the latents: accuracy of two classifiers on posterior means.
 
     Args:
-        guide: a Pyro program that fits :mod:`~pyro_vae.scoring`.
+        guide: a Pyro program that fits :mod:`.scoring`.
         train, test: labelled images; the classifiers learn from the first.
         neighbours: of the nearest-neighbour classifier.
         seed: of the draws of pixels and of z.

@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyro_vae.datasets import DATASETS, DataSet, data_folder
-from pyro_vae.imagefiles import read_own
-from pyro_vae.images import BINARIZE, Images
+from pyro_vae.data.datasets import DATASETS, DataSet, data_folder
+from pyro_vae.data.imagefiles import read_own
+from pyro_vae.data.images import BINARIZE, Images
 from pyro_vae.parts import InputError, lookup
 
 __all__ = ["BINARIZE", "DATASETS", "Data", "DataSet", "Images", "data_folder", "load"]

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .evaluation import standard_error
-from .images import Images
+from ..data.images import Images
+from ..parts import InputError
+from . import standard_error
 from .importance import Importance, gathered, weigh
-from .parts import InputError
 from .scoring import at_least_one, blocks, draw, log_ratio, measuring, score, values
 
 
@@ -78,7 +78,7 @@ def gaps(
     The biases are found by gradient ascent from the encoder's output.
 
     Args:
-        model: a Pyro program that fits :mod:`~pyro_vae.scoring`.
+        model: a Pyro program that fits :mod:`.scoring`.
         guide: likewise; a module with ``nn.Linear`` layers and reparameterised draws.
         images: what to evaluate on, some hundreds; ``dynamic`` pixels are drawn once, by ``seed``.
         samples: draws of z for each image that L[q], L[q*] and log p̂(x) are estimated with.
@@ -86,7 +86,7 @@ def gaps(
         draws: draws of z for each image and step.
         rate: Adam's first step size; it falls to 0 along a cosine.
         seed: of the draws of pixels and of z.
-        chunk: as for :func:`~pyro_vae.importance.importance`.
+        chunk: as for :func:`.importance.importance`.
 
     Raises:
         InputError: no images, a count below 1, programs that do not fit, a guide with no layer to

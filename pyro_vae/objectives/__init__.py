@@ -2,9 +2,9 @@
 
 A loss is the sum over the batch's images of minus a bound on log p(x), in nats, or of what a paper
 puts in its place; ``elbo`` gives the plain bound of each image whatever the loss is. The plain ones
-stand here; those that weigh the KL in :mod:`~pyro_vae.weights`, those with several draws under a
-logarithm in :mod:`~pyro_vae.gradients`, those that look at the whole batch's latents in
-:mod:`~pyro_vae.regularisers`.
+stand here; those that weigh the KL in :mod:`.weights`, those with several draws under a
+logarithm in :mod:`.gradients`, those that look at the whole batch's latents in
+:mod:`.regularisers`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from pyro.infer import ELBO, TraceEnum_ELBO, config_enumerate
 from pyro.poutine import Trace
 
+from ..parts import InputError
 from .checks import infer
 from .gradients import DReG, ImportanceWeighted, MultiplyImportanceWeighted, StickingTheLanding
-from .parts import InputError
 from .regularisers import DIP, BetaTC, InfoVAE
 from .terms import Checked, Objective, PerImage
 from .weights import Annealed, Beta, Capacity, Cyclical, FreeBits

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .evaluation import elbo, standard_error
-from .figures import grid, pairs
+from ..data.images import Images
+from ..figures import grid, pairs
+from . import elbo, standard_error
 from .gaps import Gaps
-from .images import Images
 from .importance import Importance
 from .latents import means
 from .scoring import blocks

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .evaluation import standard_error
-from .images import Images
+from ..data.images import Images
+from . import standard_error
 from .scoring import at_least_one, blocks, draw, measuring, score, values
 
 CURVE = (1, 10, 100, 1000, 5000)
@@ -93,7 +93,7 @@ def importance(
     memory grows neither with K nor, but for the results, with the number of images.
 
     Args:
-        model, guide: Pyro programs that fit :mod:`~pyro_vae.scoring`.
+        model, guide: Pyro programs that fit :mod:`.scoring`.
         images: what to evaluate on; ``dynamic`` pixels are drawn once, by ``seed``.
         samples: draws of z for each image, K; 5,000 is the literature's number.
         seed: of the draws of pixels and of z; the global generators are left as they were.
