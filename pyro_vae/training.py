@@ -121,7 +121,8 @@ def fit(
         with (
             torch.random.fork_rng(),
             pyro.validation_enabled(False),  # all was checked above, and checks take a third
-            torch.autocast(kind, dtype, enabled=dtype is not None),
+            # A cached cast would be that of the epoch's first weights.
+            torch.autocast(kind, dtype, enabled=dtype is not None, cache_enabled=False),
         ):
             torch.manual_seed(100_003 * seed + epoch)
             pixels.copy_(train.drawn().pixels)  # one place in memory, as a CUDA graph needs it
