@@ -167,3 +167,9 @@ def test_half_precision_is_used_where_it_is_asked_for(data):
     assert dtypes == {torch.bfloat16}
     with pytest.raises(InputError, match="unknown precision 'bf16'"):
         fit(small(), data, precision="bf16")
+
+
+def test_half_precision_learns_as_well(data):
+    """Each step casts the weights as they are then, not as they were when the epoch began."""
+    history = fit(small(), data, epochs=30, batch_size=20, lr=1e-2, precision="bfloat16")
+    assert -2.5 < history[-1].test_elbo < -0.69
