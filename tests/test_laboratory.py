@@ -291,7 +291,7 @@ def test_short_answer_is_five_sentences_of_the_results(quick):
     assert all(sentence.endswith(".") for sentence in told)
     share, spread = results["cost"]["share"]
     assert f"{share:.2f} ± {spread:.2f} %" in told[4]
-    assert verdicts["stability"].region in told[3]
+    assert verdicts["stability"].region in told[2]
     assert all(name in told[1] for name in results["choice"]["rivals"])
 
 

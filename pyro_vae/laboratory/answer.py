@@ -17,7 +17,6 @@ def answer(results: dict[str, Numbers], verdicts: dict[str, Verdict]) -> list[st
     raw = [end for cell in sign["runs"]["raw"].values() for end in cell]
     kl = results["divergence"]["rivals"]
     rivals, found = results["choice"]["rivals"], compared(results["choice"])
-    half = results["stability"]["precisions"]
 
     def mean(names: list[str]) -> str:
         return listed(f"{n} ({rivals[n]['difference'][0]:+z.1f} nats)" for n in names)
@@ -26,34 +25,27 @@ def answer(results: dict[str, Numbers], verdicts: dict[str, Verdict]) -> list[st
         taken = steps[name][optimiser].get(start, {"steps": inf})["steps"]
         return f"{taken:g}" if taken < inf else f"more than {results['descent']['limit']:,}"
 
-    def served(precision: str, formula: str) -> str:
-        return f"{half[precision]['log-variance']['kl'][formula]['served'][0]:.0e}"
-
-    ends = [f"as low as log-variance's with {mean(found['the same'])}"] if found["the same"] else []
+    same = f"that of log-variance with {mean(found['the same'])}" if found["the same"] else ""
+    ends = [same] * bool(same)
     ends += [f"{how} with {mean(found[how])}" for how in ("higher", "lower") if found[how]]
     ends += [f"not told apart with {listed(found['left open'])}"] if found["left open"] else []
     share, spread = results["cost"]["share"]
     return [
-        "An encoder's output can be any number and σ cannot: taken as σ as it is, "
-        f"{sum(sign['negative']) / len(sign['negative']):.0%} of the outputs are negative before "
-        f"any training, and even started at σ = 1 raw σ stops {sum(e is not None for e in raw)} of "
-        f"{len(raw)} runs.",
-        "Some positive map is needed then, but not a logarithm: the KL is as exact from softplus "
-        f"(off by {kl['softplus']['error']:.0e} at most, against {kl['log-variance']['error']:.0e})"
-        f", and the test NLL after training is {'; '.join(ends)}.",
-        "What the exponential gives is one curvature for every optimum (condition number "
-        f"{steps['log-variance']['condition']:.0f}, raw {steps['raw']['condition']:,.0f}): from "
-        f"σ = 0.01 plain SGD takes {first('log-variance', 'SGD', '0.01')} steps to it (raw "
-        f"{first('raw', 'SGD', '0.01')}); with Adam, which scales each step by itself, it is "
-        f"{first('log-variance', 'Adam', '0.01')} (raw {first('raw', 'Adam', '0.01')}), and from "
-        f"σ = 1 {first('log-variance', 'Adam', '1.0')} (raw {first('raw', 'Adam', '1.0')}).",
-        f"That log σ² is more stable near zero {verdicts['stability']}: the KL is right down to "
-        f"σ = {served('float16', 'log σ²')} from log σ² and {served('float16', 'log σ')} from a "
-        f"computed σ in float16, down to {served('float32', 'log σ²')} and "
-        f"{served('float32', 'log σ')} in float32, and in bfloat16 holding log σ² costs up to "
-        f"{max(half['bfloat16']['log-variance']['rounding']):.0%} of σ.",
-        f"That log σ² and log σ are the same {verdicts['factor_two']}; exp takes {share:.2f} ± "
-        f"{spread:.2f} % of a training step; and that it blows up {verdicts['blow_up']}.",
+        f"σ must be positive and an encoder's output need not be: taken as σ, "
+        f"{sum(sign['negative']) / len(sign['negative']):.0%} of the raw outputs are negative "
+        f"before any training, and even from σ = 1, {sum(e is not None for e in raw)} of {len(raw)} "
+        "runs stop.",
+        "So it needs a positive map, but not just this one: the test NLL after training is "
+        f"{'; '.join(ends)}.",
+        f"The KL needs no logarithm: it is off by {kl['log-variance']['error']:.0e} at most from "
+        f"log σ² and by {kl['softplus']['error']:.0e} from softplus; that log σ² is the more "
+        f"stable form {verdicts['stability']}.",
+        "What the exponential gives is the same curvature at every optimum: from σ = 0.01 plain "
+        f"SGD takes {first('log-variance', 'SGD', '0.01')} steps (raw {first('raw', 'SGD', '0.01')}"
+        "), while with Adam, which scales each step by itself, it is "
+        f"{first('log-variance', 'Adam', '0.01')} (raw {first('raw', 'Adam', '0.01')}).",
+        f"It takes {share:.2f} ± {spread:.2f} % of a training step, and that it blows up "
+        f"{verdicts['blow_up']}.",
     ]
 
 
