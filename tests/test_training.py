@@ -171,5 +171,8 @@ def test_half_precision_is_used_where_it_is_asked_for(data):
 
 def test_half_precision_learns_as_well(data):
     """Each step casts the weights as they are then, not as they were when the epoch began."""
-    history = fit(small(), data, epochs=30, batch_size=20, lr=1e-2, precision="bfloat16")
-    assert -2.5 < history[-1].test_elbo < -0.69
+    one = small()
+    two = copy.deepcopy(one)
+    (full,) = fit(one, data, epochs=1, batch_size=2, lr=1e-2)
+    (half,) = fit(two, data, epochs=1, batch_size=2, lr=1e-2, precision="bfloat16")
+    assert half.test_elbo == pytest.approx(full.test_elbo, abs=0.5)
