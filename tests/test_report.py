@@ -11,8 +11,8 @@ import pytest
 import torch
 from exact import LinearGaussian, LinearMeanField
 
-from pyro_vae.evaluation import report
 from pyro_vae.data.images import Images
+from pyro_vae.evaluation import report
 from pyro_vae.evaluation.importance import importance
 from pyro_vae.evaluation.report import auroc, evaluate, protocol, write_scores
 from pyro_vae.guides import GUIDES

@@ -31,10 +31,10 @@ def answer(results: dict[str, Numbers], verdicts: dict[str, Verdict]) -> list[st
     ends += [f"not told apart with {listed(found['left open'])}"] if found["left open"] else []
     share, spread = results["cost"]["share"]
     return [
-        f"σ must be positive and an encoder's output need not be: taken as σ, "
+        "σ must be positive and an encoder's output need not be: taken as σ, "
         f"{sum(sign['negative']) / len(sign['negative']):.0%} of the raw outputs are negative "
-        f"before any training, and even from σ = 1, {sum(e is not None for e in raw)} of {len(raw)} "
-        "runs stop.",
+        "before any training, and even from σ = 1, "
+        f"{sum(e is not None for e in raw)} of {len(raw)} runs stop.",
         "So it needs a positive map, but not just this one: the test NLL after training is "
         f"{'; '.join(ends)}.",
         f"The KL needs no logarithm: it is off by {kl['log-variance']['error']:.0e} at most from "
