@@ -129,3 +129,16 @@ def build(kind: str, spec: Any, table: Mapping[str, Callable[..., Any]], **conte
 def summary(row: Any) -> str:
     """The first line of a row's docstring: what ``pyro-vae list`` prints about it."""
     return (inspect.getdoc(row) or "").partition("\n")[0]
+
+
+def at_least_one(option: str, value: Any) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"{option} is a whole number above 0, not {value!r}")
+
+
+def number(option: str, value: Any, above: float | None = None) -> float:
+    """``value`` if it is a number of at least 0, or above ``above``; else an InputError."""
+    if isinstance(value, int | float) and (value >= 0 if above is None else value > above):
+        return value
+    allowed = "of at least 0" if above is None else f"above {above}"
+    raise InputError(f"{option} is a number {allowed}, not {value!r}")

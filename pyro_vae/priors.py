@@ -20,8 +20,7 @@ from zuko.flows.spline import NSF
 from .guides.discrete import CategoricalPrior, JointPrior, RelaxedCategoricalPrior
 from .guides.flows import Flow
 from .networks import Shape
-from .objectives.checks import at_least_one
-from .parts import InputError
+from .parts import InputError, at_least_one
 from .scales import SCALES
 
 

@@ -101,7 +101,7 @@ def test_latents_that_cannot_be_moved_are_refused():
 @pytest.mark.parametrize("option", ["temperatures", "chains", "leapfrogs"])
 def test_a_count_below_one_is_refused(option):
     vae = VAE((1, 3, 3), 2, hidden=(8,))
-    with pytest.raises(InputError, match=f"{option} takes a whole number of at least 1, not 0"):
+    with pytest.raises(InputError, match=f"{option} is a whole number above 0, not 0"):
         annealed(vae.model, Images(torch.zeros(3, 1, 3, 3)), **{option: 0})
-    with pytest.raises(InputError, match=f"{option} takes a whole number of at least 1, not 0"):
+    with pytest.raises(InputError, match=f"{option} is a whole number above 0, not 0"):
         sandwich(vae.model, vae.shape, 3, **{option: 0})

@@ -146,7 +146,7 @@ def test_sites_that_do_not_match_are_refused():
 @pytest.mark.parametrize(
     ("images", "options", "words"),
     [
-        (GREY, {"samples": 0}, "samples takes a whole number of at least 1, not 0"),
+        (GREY, {"samples": 0}, "samples is a whole number above 0, not 0"),
         (GREY.subset(torch.arange(0)), {}, "no images"),
         (Images(torch.zeros(3, 1, 5, 5)), {}, r"expected images of shape \[B, 1, 6, 5\]"),
     ],

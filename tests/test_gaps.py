@@ -111,7 +111,7 @@ def test_what_sees_a_draw_of_z_is_not_freed():
 @pytest.mark.parametrize("option", ["samples", "steps", "draws"])
 def test_a_count_below_one_is_refused(option):
     vae = VAE((1, 3, 3), 2, hidden=(8,))
-    with pytest.raises(InputError, match=f"{option} takes a whole number of at least 1, not 0"):
+    with pytest.raises(InputError, match=f"{option} is a whole number above 0, not 0"):
         gaps(vae.model, vae.guide, Images(torch.zeros(3, 1, 3, 3)), **{option: 0})
 
 

@@ -190,5 +190,5 @@ def test_the_mean_has_both_errors():
 @pytest.mark.parametrize("option", ["samples", "chunk"])
 def test_a_count_below_one_is_refused(option):
     vae = VAE((1, 6, 5), 2, hidden=(8,))
-    with pytest.raises(InputError, match=f"{option} takes a whole number of at least 1, not 0"):
+    with pytest.raises(InputError, match=f"{option} is a whole number above 0, not 0"):
         importance(vae.model, vae.guide, Images(torch.zeros(3, 1, 6, 5)), **{option: 0})

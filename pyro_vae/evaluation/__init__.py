@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..data.images import Images
 from ..objectives import AnalyticKL
-from .scoring import at_least_one, blocks, draw, log_ratio, measuring, pieces, score, values
+from ..parts import at_least_one
+from .scoring import blocks, draw, log_ratio, measuring, pieces, score, values
 
 
 @dataclass(frozen=True)

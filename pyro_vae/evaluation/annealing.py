@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..data.images import Images
-from ..parts import InputError
+from ..parts import InputError, at_least_one
 from ..vae import is_latent
 from . import standard_error
 from .importance import Weights
-from .scoring import at_least_one, blocks, measuring, score, values
+from .scoring import blocks, measuring, score, values
 
 Latents = dict[str, Tensor]
 """The chains' latents by site, each ``[K, B, *]``."""

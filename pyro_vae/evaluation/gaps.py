@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..data.images import Images
-from ..parts import InputError
+from ..parts import InputError, at_least_one
 from . import standard_error
 from .importance import Importance, gathered, weigh
-from .scoring import at_least_one, blocks, draw, log_ratio, measuring, score, values
+from .scoring import blocks, draw, log_ratio, measuring, score, values
 
 
 @dataclass(frozen=True)

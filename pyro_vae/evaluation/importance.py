@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..data.images import Images
+from ..parts import at_least_one
 from . import standard_error
-from .scoring import at_least_one, blocks, draw, measuring, score, values
+from .scoring import blocks, draw, measuring, score, values
 
 CURVE = (1, 10, 100, 1000, 5000)
 """The numbers of draws at which the literature reports, and the curve is drawn."""

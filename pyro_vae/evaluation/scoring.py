@@ -101,11 +101,6 @@ def log_ratio(q: Any, p: Any) -> Tensor:
     return q["log_prob"] - p["log_prob"]
 
 
-def at_least_one(option: str, value: int) -> None:
-    if value < 1:
-        raise InputError(f"{option} takes a whole number of at least 1, not {value}")
-
-
 def pieces(total: int, size: int) -> Iterator[int]:
     """``total`` cut into pieces of ``size``, the last one smaller if need be."""
     for start in range(0, total, size):

@@ -26,8 +26,7 @@ from torch.distributions import (
 )
 
 from ..networks import features
-from ..objectives.checks import at_least_one
-from ..parts import InputError, build
+from ..parts import InputError, at_least_one, build
 from ..scales import SCALES
 from .discrete import Categorical, GumbelSoftmax, Joint
 from .flows import IAF, Planar, Spline

@@ -15,8 +15,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from ..networks import features
-from ..objectives.checks import number
-from ..parts import InputError, build
+from ..parts import InputError, build, number
 from ..sites import draw
 
 

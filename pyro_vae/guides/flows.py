@@ -23,8 +23,7 @@ from zuko.transforms import ComposedTransform, MonotonicAffineTransform, Monoton
 from zuko.utils import bisection
 
 from ..networks import features
-from ..objectives.checks import at_least_one
-from ..parts import build
+from ..parts import at_least_one, build
 from ..scales import SCALES
 
 # Importing zuko turns off torch's checks of arguments for the whole process; what Pyro was told

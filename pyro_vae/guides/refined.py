@@ -10,8 +10,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from ..networks import features
-from ..objectives.checks import at_least_one, number
-from ..parts import InputError
+from ..parts import InputError, at_least_one, number
 from ..sites import scores
 
 

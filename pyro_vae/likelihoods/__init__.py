@@ -14,8 +14,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from ..objectives.checks import number
-from ..parts import InputError, build
+from ..parts import InputError, build, number
 from ..scales import SCALES
 from . import pixels
 

@@ -83,16 +83,3 @@ def infer(site: Any, key: str) -> Any:
 def plates(site: Any) -> set[int]:
     """The dims of the plates that a site lies in, Pyro's own plate over draws left out."""
     return {f.dim for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES}
-
-
-def at_least_one(option: str, value: Any) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise InputError(f"{option} is a whole number above 0, not {value!r}")
-
-
-def number(option: str, value: Any, above: float | None = None) -> float:
-    """``value`` if it is a number of at least 0, or above ``above``; else an InputError."""
-    if isinstance(value, int | float) and (value >= 0 if above is None else value > above):
-        return value
-    allowed = "of at least 0" if above is None else f"above {above}"
-    raise InputError(f"{option} is a number {allowed}, not {value!r}")

@@ -10,9 +10,9 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from ..parts import InputError
+from ..parts import InputError, at_least_one
 from ..sites import is_latent
-from .checks import agree, at_least_one, show
+from .checks import agree, show
 from .terms import PerImage, Terms
 
 

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal
 
-from ..parts import InputError, lookup
-from .checks import at_least_one, number
+from ..parts import InputError, at_least_one, lookup, number
 from .divergences import by_unit, family
 from .terms import PerImage, Terms
 

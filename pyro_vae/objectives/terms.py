@@ -16,9 +16,9 @@ from pyro.infer import ELBO, Trace_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ..parts import InputError, lookup
+from ..parts import InputError, at_least_one, lookup
 from ..sites import is_latent
-from .checks import PLAIN, at_least_one, check_order, check_sides, infer, plates
+from .checks import PLAIN, check_order, check_sides, infer, plates
 from .divergences import KLS, family, monte_carlo
 
 

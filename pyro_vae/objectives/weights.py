@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..parts import InputError
-from .checks import at_least_one, number, plates
+from ..parts import InputError, at_least_one, number
+from .checks import plates
 from .divergences import by_unit
 from .terms import PerImage, Terms
 
