@@ -137,7 +137,7 @@ def compare(
 
     from ..compare import compare as run_all
     from ..compare import markdown, write
-    from ..runs import progress_bar
+    from ..runs import DEFAULTS, progress_bar
 
     settings = {name: {**given, key: name} for name in names}
     with progress_bar(console) as progress:
@@ -157,7 +157,12 @@ def compare(
             on_start=on_start,
             on_step=lambda n: progress.advance(task, n),
         )
-    protocol = {"varied": key, "settings": settings, "seeds": seeds, "samples": samples}
+    protocol = {
+        "varied": key,
+        "settings": {name: DEFAULTS | each for name, each in settings.items()},
+        "seeds": seeds,
+        "samples": samples,
+    }
     write(results, protocol, out)
     console.print(markdown(results), soft_wrap=True)
     console.print(f"  {out / 'comparison.png'}", soft_wrap=True)
