@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO, TraceGraph_ELBO
+from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO, TraceGraph_ELBO
 from torch import nn
 from zoo import SIZE, ZOO, PlainVAE, images
 
@@ -684,7 +684,7 @@ def test_nan_is_said():
         compiled.loss_and_grads(net.model, net.guide, x)
 
 
-@pytest.mark.parametrize("elbo", [CompiledELBO(Trace_ELBO()), Trace_ELBO, "elbo"])
+@pytest.mark.parametrize("elbo", [CompiledELBO(Trace_ELBO()), JitTrace_ELBO(), Trace_ELBO, "elbo"])
 def test_what_is_no_elbo_is_refused(elbo):
     with pytest.raises(InputError, match="takes an ELBO such as"):
         CompiledELBO(elbo)

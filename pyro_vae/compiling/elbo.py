@@ -53,7 +53,8 @@ class CompiledELBO(ELBO):
     MOST_STEPS = 64
 
     def __init__(self, elbo: Any, backend: str = "inductor") -> None:
-        if isinstance(elbo, CompiledELBO) or not isinstance(elbo, ELBO):
+        jit = type(elbo).__name__.startswith("Jit")
+        if jit or isinstance(elbo, CompiledELBO) or not isinstance(elbo, ELBO):
             raise InputError(f"CompiledELBO takes an ELBO such as Trace_ELBO(), not {elbo!r}")
         if backend not in BACKENDS:
             raise InputError(f"a backend is one of {', '.join(BACKENDS)}, not {backend!r}")
