@@ -5,18 +5,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoints import load as load_run
+    from .compiled import CompiledELBO, CompiledSVI
     from .data import load as load_data
     from .evaluation import elbo
     from .evaluation.gaps import gaps
     from .evaluation.importance import importance
     from .evaluation.report import evaluate
     from .objectives import OBJECTIVES
+    from .optim import FusedAdam
     from .parts import InputError
     from .recipes import RECIPES
     from .training import fit
     from .vae import VAE
 
 _WHERE = {
+    "CompiledELBO": ("compiled", "CompiledELBO"),
+    "CompiledSVI": ("compiled", "CompiledSVI"),
+    "FusedAdam": ("optim", "FusedAdam"),
     "OBJECTIVES": ("objectives", "OBJECTIVES"),
     "RECIPES": ("recipes", "RECIPES"),
     "VAE": ("vae", "VAE"),
@@ -33,6 +38,9 @@ __all__ = [
     "OBJECTIVES",
     "RECIPES",
     "VAE",
+    "CompiledELBO",
+    "CompiledSVI",
+    "FusedAdam",
     "InputError",
     "elbo",
     "evaluate",

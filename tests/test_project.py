@@ -3,9 +3,13 @@
 import ast
 import re
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
+import pytest
 import yaml
+
+import pyro_vae
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -101,3 +105,11 @@ def test_imports_run_one_way():
 def test_training_names_no_part():
     parts = {"priors", "likelihoods", "guides", "networks", "vae"}
     assert not parts & {m.split(".")[0] for m in imports(ROOT / "pyro_vae" / "training.py")}
+
+
+def test_every_public_name_is_where_it_is_said_to_be():
+    assert set(pyro_vae._WHERE) == set(pyro_vae.__all__)
+    for name, (module, attribute) in pyro_vae._WHERE.items():
+        assert getattr(pyro_vae, name) is getattr(import_module(f"pyro_vae.{module}"), attribute)
+    with pytest.raises(AttributeError, match="no attribute 'vea'"):
+        pyro_vae.vea  # noqa: B018
