@@ -319,6 +319,50 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(arguments, tmp_path, capsy
     assert not run.exists()
 
 
+def spoiled(folder):
+    """Data that cannot be trained on, by what is said of them."""
+    good = np.random.RandomState(0).randint(256, size=(4, 6, 5), dtype=np.uint8)
+    for name in ("empty", "torn", "uneven"):
+        (folder / name).mkdir()
+    for name in ("torn", "uneven"):
+        for i, image in enumerate(good):
+            Image.fromarray(image).save(folder / name / f"{i}.png")
+    (folder / "torn/3.png").write_bytes((folder / "torn/3.png").read_bytes()[:40])
+    Image.fromarray(good[0, :4]).save(folder / "uneven/3.png")
+    np.save(folder / "wide.npy", np.full((4, 6, 5), 1.5, dtype=np.float32))
+    np.save(folder / "holes.npy", np.full((4, 6, 5), np.nan, dtype=np.float32))
+    np.save(folder / "flat.npy", np.zeros((4, 30), dtype=np.uint8))
+    return {
+        "empty": "holds no images",
+        "torn": "3.png",
+        "uneven": "3.png",
+        "wide.npy": "1.5",
+        "holes.npy": "NaN",
+        "flat.npy": "has shape (4, 30)",
+        "nowhere": "there is no file or folder",
+    }
+
+
+def test_images_that_cannot_be_trained_on_are_told_in_one_sentence(tmp_path, capsys):
+    for name, said in spoiled(tmp_path).items():
+        run = tmp_path / "run"
+        ask = ["train", "--data", tmp_path / name, "--likelihood", "normal", "--out", run]
+        assert typed(ask) == 2
+        message = capsys.readouterr().err.strip()
+        assert said in message
+        assert "\n" not in message
+        assert not run.exists()
+
+
+def test_labels_are_not_read_off_where_there_are_none(tmp_path, capsys):
+    run, array = tmp_path / "run", tmp_path / "grey.npy"
+    np.save(array, np.random.RandomState(0).randint(256, size=(20, 6, 5), dtype=np.uint8))
+    ask = ["train", "--data", array, "--likelihood", "normal", "--hidden", "8", "--epochs", "1"]
+    assert typed([*ask, "--out", run]) == 0
+    assert typed(["evaluate", run, "--probe", "--samples", "5"]) == 2
+    assert "these images have none" in capsys.readouterr().err
+
+
 def test_a_run_is_neither_written_over_nor_used_with_other_images(trained, tmp_path, capsys):
     before = (trained / "weights.safetensors").read_bytes()
     assert typed([*TINY, "--out", trained]) == 2

@@ -146,6 +146,8 @@ def evaluate(
     config["data"]["binarize"] = used
     images = o.images_of(config, data, split, data_dir, device)
     labelled = o.images_of(config, data, o.Split.train, data_dir, device) if probe else None
+    if labelled is not None and labelled.labels is None:
+        raise InputError("--probe reads labels off the latents, and these images have none")
     source: dict[str, Any] = {
         "run": str(run),
         "data": data or config["data"]["name"],
