@@ -96,8 +96,8 @@ def encode(
 
     vae, config = o.opened(run, device, seed)
     images = o.images_of(config, data, split, data_dir, device)
-    arrays = latents(vae, images, seed)
-    np.savez_compressed(out, allow_pickle=False, **arrays)
+    arrays: dict[str, Any] = latents(vae, images, seed)
+    np.savez_compressed(out, **arrays)
     console.print(f"μ and σ of {len(images)} images in {out}")
 
 
