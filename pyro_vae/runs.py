@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from time import perf_counter
@@ -18,7 +18,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from . import checkpoints, figures
 from .audit import audit
 from .data import BINARIZE, DATASETS, Data, Images, load
-from .evaluation import elbo
 from .guides import GUIDES, moments
 from .likelihoods import LIKELIHOODS
 from .networks import ACTIVATIONS, NETWORKS
@@ -227,20 +226,10 @@ def images(config: dict[str, Any], name: str | None, split: str, data_dir: Path 
             f"the run was trained on images of shape {config['vae']['shape']}, and those of "
             f"{source['name']!r} have {list(data.shape)}"
         )
-    chosen = joined(data.train, data.test) if split == "all" else getattr(data, split)
+    chosen = data.train.joined(data.test) if split == "all" else getattr(data, split)
     if len(chosen) == 0:
         raise InputError(f"there are no {split} images in {source['name']!r}")
     return chosen
-
-
-def joined(a: Images, b: Images) -> Images:
-    """The images of ``a``, then those of ``b``, of one data set."""
-    return replace(
-        a,
-        pixels=torch.cat([a.pixels, b.pixels]),
-        labels=None if a.labels is None or b.labels is None else torch.cat([a.labels, b.labels]),
-        files=None if a.files is None or b.files is None else a.files + b.files,
-    )
 
 
 @torch.no_grad()
@@ -262,20 +251,6 @@ def latents(vae: VAE, data: Images, seed: int, batch_size: int = 500) -> dict[st
     if data.files is not None:
         arrays["files"] = np.array(data.files)
     return arrays
-
-
-def bounds(vae: VAE, data: Images, seed: int) -> dict[str, Any]:
-    """The test ELBO and its parts by either KL; ``analytic`` is None where there is none."""
-    result: dict[str, Any] = {"images": len(data), "seed": seed}
-    for way, analytic in (("monte_carlo", False), ("analytic", True)):
-        try:
-            bound = elbo(vae.model, vae.guide, data, seed=seed, analytic=analytic)
-        except InputError as error:
-            result |= {way: None, "why": str(error)}
-            continue
-        parts = {name: getattr(bound, name) for name in bound.errors}
-        result[way] = parts | {f"{name}_error": e for name, e in bound.errors.items()}
-    return result
 
 
 def tables() -> dict[str, dict[str, str]]:

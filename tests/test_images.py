@@ -180,3 +180,14 @@ def test_split_of_many_classes_gives_each_its_share():
     assert (test.labels.bincount(minlength=7) - 0.2 * labels.bincount()).abs().max() < 1
     assert torch.equal(test.labels.bincount() + train.labels.bincount(), labels.bincount())
     assert any(a > b for a, b in pairwise(test.labels.tolist()))  # not sorted by class
+
+
+def test_two_parts_are_joined_in_order_with_what_both_know():
+    pixels = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1)
+    labels = torch.arange(5)
+    whole = Images(pixels, labels, files=tuple("abcde"))
+    a, b = whole.subset(torch.tensor([3, 1])), whole.subset(torch.tensor([4]))
+    both = a.joined(b)
+    assert both.pixels.flatten().tolist() == both.labels.tolist() == [3, 1, 4]
+    assert both.files == ("d", "b", "e")
+    assert a.joined(Images(pixels)).labels is None

@@ -139,7 +139,6 @@ def evaluate(
     """Measure a run: the ELBO by the Monte Carlo and the analytic KL side by side, log p̂(x) by
     importance sampling, rate and distortion, what the latents carry; nats per image."""
     from ..evaluation import report
-    from ..runs import bounds
 
     vae, config = o.opened(run, device, seed)
     used, mark = report.protocol(config["data"]["binarize"], binarize, anyway=other_protocol)
@@ -153,7 +152,7 @@ def evaluate(
         "data": data or config["data"]["name"],
         "split": split.value,
     }
-    result = source | bounds(vae, images, seed)
+    result = source | report.bounds(vae, images, seed)
     result |= report.evaluate(
         vae,
         images,

@@ -62,6 +62,16 @@ class Images:
             files=None if self.files is None else tuple(self.files[i] for i in index.tolist()),
         )
 
+    def joined(self, other: Images) -> Images:
+        """These images, then those of ``other``, of one data set."""
+        labels = files = None
+        if self.labels is not None and other.labels is not None:
+            labels = torch.cat([self.labels, other.labels])
+        if self.files is not None and other.files is not None:
+            files = self.files + other.files
+        pixels = torch.cat([self.pixels, other.pixels])
+        return replace(self, pixels=pixels, labels=labels, files=files)
+
     def split(self, test_fraction: float, seed: int) -> tuple[Images, Images]:
         """Hold out a share of the images: ``(train, test)``.
 

@@ -131,6 +131,20 @@ def draw(
         picture.savefig(folder / f"{name}.png", dpi=120)
 
 
+def bounds(vae: Any, images: Images, seed: int) -> Table:
+    """The test ELBO and its parts by either KL; ``analytic`` is None where there is none."""
+    result: Table = {"images": len(images), "seed": seed}
+    for way, analytic in (("monte_carlo", False), ("analytic", True)):
+        try:
+            bound = elbo(vae.model, vae.guide, images, seed=seed, analytic=analytic)
+        except InputError as error:
+            result |= {way: None, "why": str(error)}
+            continue
+        parts = {name: getattr(bound, name) for name in bound.errors}
+        result[way] = parts | {f"{name}_error": e for name, e in bound.errors.items()}
+    return result
+
+
 def mean(each: Tensor) -> Table:
     """The mean over images and its standard error."""
     return pair(each.mean().item(), standard_error(each))
