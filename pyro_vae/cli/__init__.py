@@ -19,6 +19,7 @@ app = typer.Typer(
     help="Variational autoencoders in Pyro: prior, likelihood, guide and objective, each a word.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
 for command in (
     train.train,
