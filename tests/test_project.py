@@ -113,3 +113,9 @@ def test_every_public_name_is_where_it_is_said_to_be():
         assert getattr(pyro_vae, name) is getattr(import_module(f"pyro_vae.{module}"), attribute)
     with pytest.raises(AttributeError, match="no attribute 'vea'"):
         pyro_vae.vea  # noqa: B018
+
+
+def test_what_the_documents_link_to_is_there():
+    for name in ("README.md", "CONTRIBUTING.md"):
+        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", (ROOT / name).read_text()):
+            assert (ROOT / link).exists(), f"{name} links to {link}"
