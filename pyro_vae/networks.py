@@ -4,7 +4,12 @@ A network is a class that knows the image's shape and makes both halves:
 
 - ``encoder()``: images ``[*, C, H, W]`` -> features ``[*, F]``, with ``out_features`` = F;
 - ``decoder(latent_size, outputs)``: latents ``[*, Z]`` -> maps ``[*, outputs·C, H, W]``, as many
-  numbers for a pixel as the likelihood has parameters.
+  numbers for a pixel as the likelihood has parameters;
+
+and, for a hierarchy of latents, what stands between two of them:
+
+- ``between(sources, target)``: vectors side by side ``[*, ΣF]`` -> features ``[*, F]`` from which
+  a layer of latents is computed.
 
 The leading dimensions ``*`` are free: a batch, or samples times a batch.
 """
@@ -13,12 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
+from typing import Any
 
 from torch import Tensor, nn
 
 from .parts import InputError, lookup
 
 Shape = tuple[int, int, int]
+Latent = int | Sequence[int | Sequence[int]]
+Layout = tuple[int, ...]
+"""A layer of latents or features: ``(n,)`` numbers, or ``(c, h, w)`` laid out like an image."""
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -66,6 +76,73 @@ def features(encoder: nn.Module) -> int:
     return size
 
 
+def layers(latent_size: Latent) -> tuple[Layout, ...]:
+    """The layers of latents that ``latent_size`` names, z_1 first.
+
+    ``20`` is one layer, ``(64, 32)`` are two, ``((8, 14, 14), (8, 7, 7), 32)`` are three.
+
+    Raises:
+        InputError: none, or other than whole numbers above 0.
+    """
+    each = latent_size if isinstance(latent_size, Sequence) else (latent_size,)
+    result = tuple(tuple(z) if isinstance(z, Sequence) else (z,) for z in each)
+    if not result or not all(
+        len(z) in (1, 3) and all(type(n) is int and n > 0 for n in z) for z in result
+    ):
+        raise InputError(
+            "the latent size is a whole number above 0, or one for each layer such as (64, 32, "
+            f"16), or channels, height and width of a layer such as (8, 7, 7), not {latent_size}"
+        )
+    return result
+
+
+def divide(shape: Shape, latents: Sequence[Layout]) -> None:
+    """Raise :class:`~pyro_vae.parts.InputError` unless every layer that is laid out like an image
+    has sides that divide those of what lies below it."""
+    below, (high, wide) = "the image", shape[1:]
+    for i, each in enumerate(latents, start=1):
+        if len(each) == 1:
+            continue
+        h, w = each[1:]
+        if high % h or wide % w or high // h != wide // w:
+            raise InputError(
+                f"layer {i} of the latents has {h}x{w} places, and {below} has {high}x{wide}, "
+                "which they do not divide; give sides such as "
+                + " or ".join(f"{high // n}x{wide // n}" for n in divisors(high, wide)[:3])
+            )
+        below, (high, wide) = f"layer {i}", each[1:]
+
+
+def divisors(*numbers: int) -> list[int]:
+    """What divides all numbers, from 1 upwards."""
+    return [n for n in range(1, min(numbers) + 1) if not any(number % n for number in numbers)]
+
+
+def layout(encoder: nn.Module) -> Layout:
+    """How an encoder's features are laid out."""
+    return getattr(encoder, "out_layout", (features(encoder),))
+
+
+def numbers(layouts: Sequence[Layout]) -> int:
+    """How many numbers there are in all."""
+    return sum(prod(each) for each in layouts)
+
+
+def between(network: Any, sources: Sequence[Layout], target: Layout) -> nn.Module:
+    """What the network puts between layers of latents."""
+    if not hasattr(network, "between"):
+        raise InputError(
+            f"the network {type(network).__name__} makes nothing to stand between two layers of "
+            "latents; give it a method between(sources, target), or take mlp"
+        )
+    return network.between(sources, target)
+
+
+def head(encoder: nn.Module, outputs: int) -> nn.Module:
+    """A linear map from an encoder's features to ``outputs`` numbers."""
+    return nn.Linear(features(encoder), outputs)
+
+
 class MLP:
     """Fully connected layers on the flattened image.
 
@@ -73,6 +150,7 @@ class MLP:
         shape: ``(C, H, W)`` of the image.
         hidden: units of the encoder's layers; the decoder has them in reverse.
         activation: a name of :data:`ACTIVATIONS`.
+        middle: units of what stands between two layers of latents; None for those of ``hidden``.
 
     Example:
         >>> MLP((1, 28, 28), hidden=(400,)).encoder().out_features
@@ -80,11 +158,16 @@ class MLP:
     """
 
     def __init__(
-        self, shape: Shape, hidden: Sequence[int] = (400,), activation: str = "relu"
+        self,
+        shape: Shape,
+        hidden: Sequence[int] = (400,),
+        activation: str = "relu",
+        middle: Sequence[int] | None = None,
     ) -> None:
         self.shape = shape
         self.hidden = widths("hidden", hidden)
         self.activation = activation
+        self.middle = self.hidden if middle is None else widths("middle", middle)
 
     def encoder(self) -> Layers:
         c, h, w = self.shape
@@ -98,6 +181,9 @@ class MLP:
         layers = dense(sizes, self.activation, last=False)
         layers.append(nn.Unflatten(-1, (outputs * c, h, w)))  # [*, outputs·C, H, W]
         return layers
+
+    def between(self, sources: Sequence[Layout], target: Layout) -> Layers:
+        return dense((numbers(sources), *self.middle), self.activation, last=True)
 
 
 class Conv:
@@ -164,6 +250,9 @@ class Conv:
         layers.append(nn.Unflatten(-1, (self.channels[-1], *self.sides[-1])))
         layers.append(OverImages(images))  # [*, outputs·C, H, W]
         return layers
+
+    def between(self, sources: Sequence[Layout], target: Layout) -> Layers:
+        return dense((numbers(sources), self.hidden[-1]), self.activation, last=True)
 
 
 class OverImages(nn.Module):

@@ -3,8 +3,8 @@
 A prior asks for what it needs by the names of its arguments: ``latent_size`` (Z) and, if it is
 made of the guide's own posterior, ``posterior`` and ``shape``.
 
-The priors of discrete latents stand in :mod:`~pyro_vae.guides.discrete`, next to the guides that
-they fit.
+The priors of discrete latents stand in :mod:`~pyro_vae.guides.discrete` and that of several layers
+in :mod:`~pyro_vae.hierarchy`, next to the guides that they fit.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from zuko.flows.spline import NSF
 
 from .guides.discrete import CategoricalPrior, JointPrior, RelaxedCategoricalPrior
 from .guides.flows import Flow
+from .hierarchy import Hierarchy
 from .networks import Shape
 from .parts import InputError, at_least_one
 from .scales import SCALES
@@ -132,8 +133,11 @@ class Vamp(nn.Module):
     def __init__(self, shape: Shape, posterior: nn.Module, components: int = 100) -> None:
         super().__init__()
         at_least_one("components", components)
-        if getattr(posterior, "default_prior", None) == "joint":
-            raise InputError("the vamp prior takes a guide with one site, which joint has not")
+        if (own := getattr(posterior, "default_prior", None)) in ("joint", "hierarchy"):
+            raise InputError(
+                f"the vamp prior takes a guide that gives one distribution, which the "
+                f"{type(posterior).__name__} guide does not; take the prior {own}"
+            )
         self.logits = nn.Parameter(torch.randn(components, *shape))  # of the pixels
         # In a tuple, out of torch's sight: the posterior's weights belong to the guide alone.
         self.borrowed = (posterior,)
@@ -191,4 +195,5 @@ PRIORS: dict[str, type[nn.Module]] = {
     "categorical": CategoricalPrior,
     "relaxed-categorical": RelaxedCategoricalPrior,
     "joint": JointPrior,
+    "hierarchy": Hierarchy,
 }

@@ -21,7 +21,7 @@ class Recipe:
 
     Args:
         paper: authors, year, title.
-        settings: by option: ``prior``, ``likelihood``, ``guide``, ``objective``.
+        settings: by option: ``prior``, ``likelihood``, ``guide``, ``latent``, ``objective``.
     """
 
     paper: str
@@ -30,7 +30,8 @@ class Recipe:
     @property
     def parts(self) -> dict[str, Any]:
         """What ``VAE(...)`` takes of the settings."""
-        return {part: spec for part, spec in self.settings.items() if part != "objective"}
+        named = {"latent": "latent_size"}
+        return {named.get(k, k): v for k, v in self.settings.items() if k != "objective"}
 
     @property
     def objective(self) -> str:
@@ -144,6 +145,15 @@ RECIPES: dict[str, Recipe] = {
             "guide": "joint(categories=10)",
             "objective": "capacity(nats={'z': 5, 'c': 2.3}, gamma=30, epochs=50)",
         },
+    ),
+    # Several layers of latents.
+    "hvae": Recipe(
+        "Burda, Grosse & Salakhutdinov 2016, Importance weighted autoencoders, its two layers",
+        {"latent": (100, 50), "guide": "bottom-up"},
+    ),
+    "lvae": Recipe(
+        "Sønderby et al. 2016, Ladder variational autoencoders",
+        {"latent": (64, 32, 16), "guide": "ladder", "objective": "annealed(epochs=50)"},
     ),
     # Another likelihood.
     "continuous-bernoulli": Recipe(

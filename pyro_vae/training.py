@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
@@ -29,7 +30,8 @@ class Epoch:
 
     ``loss`` is the objective's own, over the epoch's training batches. The others are the plain
     ELBO, β = 1 whatever the objective, so that training and test, and runs with different
-    objectives, can be compared: ``elbo`` = ``reconstruction`` - ``kl``.
+    objectives, can be compared: ``elbo`` = ``reconstruction`` - ``kl``. The test images' KL is also
+    there by latent site, and by unit ``[Z]`` where a site's units are independent.
     """
 
     epoch: int
@@ -39,6 +41,26 @@ class Epoch:
     test_reconstruction: float
     test_kl: float
     seconds: float
+    kl_of_sites: dict[str, float] = field(default_factory=dict)
+    kl_of_units: dict[str, list[float]] = field(default_factory=dict)
+
+
+class CollapseWarning(UserWarning):
+    """A layer of latents says next to nothing about the image."""
+
+
+def collapsed(epoch: Epoch, below: float = 0.01) -> list[str]:
+    """A sentence for each latent site whose mean KL per unit lies ``below`` so many nats."""
+    sites = {
+        name: (epoch.kl_of_sites[name] / len(kl), len(kl)) for name, kl in epoch.kl_of_units.items()
+    }
+    return [
+        f"the latent layer {name} has collapsed: {each:.4f} nats of KL in each of its {units} units"
+        f" on average, below {below}; annealed or free-bits as objective, or the guide ladder, may"
+        " keep it"
+        for name, (each, units) in sites.items()
+        if each < below
+    ]
 
 
 def fit(
@@ -87,6 +109,9 @@ def fit(
     Raises:
         InputError: an unknown objective, numbers out of range, or parts that do not fit the data.
         TrainingError: the loss became NaN or infinite.
+
+    Warns:
+        CollapseWarning: a latent site carries less than 0.01 nats of KL per unit at the end.
 
     Example:
         >>> data = load("mnist-5k", binarize="dynamic")
@@ -159,10 +184,14 @@ def fit(
             test.reconstruction,
             test.kl,
             time.perf_counter() - began,
+            {name: kl.mean().item() for name, kl in test.kl_of_sites.items()},
+            {name: kl.tolist() for name, kl in test.kl_of_units.items()},
         )
         history.append(record)
         if on_epoch is not None:
             on_epoch(record)
+    for sentence in collapsed(history[-1]) if history else ():
+        warnings.warn(sentence, CollapseWarning, stacklevel=2)
     return history
 
 

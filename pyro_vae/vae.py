@@ -20,6 +20,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from itertools import chain, count
+from math import prod
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 
 from .guides import GUIDES
 from .likelihoods import LIKELIHOODS, Likelihood
-from .networks import NETWORKS, Shape
+from .networks import NETWORKS, Latent, Shape, divide, layers
 from .parts import InputError, build, make, resolve
 from .priors import PRIORS
 from .sites import fitting_prior, is_latent, latents, refuse_misfits
@@ -134,7 +135,8 @@ class VAE(nn.Module):
 
     Args:
         shape: ``(C, H, W)`` of an image.
-        latent_size: number of latent dimensions Z.
+        latent_size: number of latent dimensions Z; or a list of one for each layer of a hierarchy,
+            as :mod:`~pyro_vae.hierarchy` has it.
         prior, likelihood, guide: a name of :data:`~pyro_vae.priors.PRIORS`,
             :data:`~pyro_vae.likelihoods.LIKELIHOODS`, :data:`~pyro_vae.guides.GUIDES`, or
             whatever else :mod:`~pyro_vae.parts` takes: a class of your own, a built module. A
@@ -160,7 +162,7 @@ class VAE(nn.Module):
     def __init__(
         self,
         shape: Sequence[int],
-        latent_size: int = 20,
+        latent_size: Latent = 20,
         *,
         prior: Any = None,
         likelihood: Any = "bernoulli",
@@ -171,13 +173,16 @@ class VAE(nn.Module):
         super().__init__()
         if len(shape) != 3 or min(shape) < 1:
             raise InputError(f"an image's shape is (C, H, W), not {tuple(shape)}")
-        if not isinstance(latent_size, int) or latent_size < 1:
-            raise InputError(f"the latent size is a whole number above 0, not {latent_size}")
-        c, h, w = self.shape = tuple(shape)
+        c, h, w = shape
+        self.shape = (c, h, w)
+        every = layers(latent_size)
+        divide(self.shape, every)
+        if every == ((prod(every[0]),),):
+            latent_size = every[0][0]  # one vector
         self.latent_size = latent_size
         self.config = {
             "shape": list(shape),
-            "latent_size": latent_size,
+            "latent_size": latent_size if isinstance(latent_size, int) else list(latent_size),
             "prior": prior,
             "likelihood": likelihood,
             "guide": guide,
@@ -185,15 +190,20 @@ class VAE(nn.Module):
             "hidden": None if hidden is None else list(hidden),
         }
         sizes = {"shape": (c, h, w), "latent_size": latent_size}
-        layers = {} if hidden is None else {"hidden": hidden}
-        net = build("network", network, NETWORKS, **sizes, **layers)
+        widths = {} if hidden is None else {"hidden": hidden}
+        net = build("network", network, NETWORKS, **sizes, **widths)
         row, options = resolve("likelihood", likelihood, LIKELIHOODS)
-        decoder = net.decoder(latent_size, getattr(row, "outputs", 1))
+        decoder = net.decoder(prod(every[0]), getattr(row, "outputs", 1))
         p_x = make("likelihood", row, options, **sizes, decoder=decoder)
-        q_z = build("guide", guide, GUIDES, **sizes, encoder=net.encoder())
+        sizes["network"] = net
+        row, options = resolve("guide", guide, GUIDES)
+        layered("guide", row, options, latent_size, "bottom-up or ladder")
+        q_z = make("guide", row, options, **sizes, encoder=net.encoder())
         if prior is None:
             prior = self.config["prior"] = fitting_prior(q_z)
-        p_z = build("prior", prior, PRIORS, **sizes, posterior=q_z)
+        row, options = resolve("prior", prior, PRIORS)
+        layered("prior", row, options, latent_size, "hierarchy")
+        p_z = make("prior", row, options, **sizes, posterior=q_z)
         self.model = Model((c, h, w), p_z, p_x)
         self.guide = Guide((c, h, w), q_z)
         if hasattr(q_z, "attach"):
@@ -245,6 +255,16 @@ class VAE(nn.Module):
                 start, end = site["value"]  # each [Z]
                 line[name] = torch.lerp(start, end, t[:, None])  # [steps, Z]
         return mean_image(poutine.condition(self.model, data=line), steps)
+
+
+def layered(kind: str, row: Any, options: Any, latent_size: Latent, fitting: str) -> None:
+    """Raise :class:`~pyro_vae.parts.InputError` for a class that takes one vector as latent, if the
+    latent is another."""
+    if options is not None and not (isinstance(latent_size, int) or getattr(row, "layered", False)):
+        raise InputError(
+            f"the {kind} {row.__name__} is for one layer of latents that is a plain vector, and "
+            f"the latent sizes are {latent_size}; take {fitting}"
+        )
 
 
 def mean_image(model: Any, n: int) -> Tensor:

@@ -83,7 +83,7 @@ def imports(path):
 def test_imports_run_one_way():
     order = [
         {"parts", "networks", "scales", "data"},
-        {"priors", "likelihoods", "guides", "sites"},
+        {"priors", "likelihoods", "guides", "hierarchy", "sites"},
         {"vae"},
         {"objectives", "optim", "compiling", "compiled"},
         {"audit", "evaluation", "figures", "training"},

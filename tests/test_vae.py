@@ -256,7 +256,7 @@ def test_images_that_do_not_fit_are_refused_in_one_sentence(x, message):
     ("settings", "message"),
     [
         ({"shape": (28, 28)}, r"shape is \(C, H, W\), not \(28, 28\)"),
-        ({"latent_size": 0}, "latent size is a whole number above 0, not 0"),
+        ({"latent_size": 0}, "latent size is a whole number above 0, .* not 0"),
         ({"prior": "standard"}, "unknown prior 'standard'; did you mean standard-normal"),
         ({"likelihood": "normal(scale=0)"}, "scale is a number above 0, not 0"),
     ],

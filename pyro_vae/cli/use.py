@@ -195,9 +195,18 @@ def lines(result: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]
         elif isinstance(value, dict) and "mean" in value:
             error = value["error"]
             yield name, f"{value['mean']:.3f}" + ("" if error is None else f" ± {error:.3f}")
-        elif key == "active_units":
+        elif isinstance(value, dict) and "count" in value:
             yield name, f"{value['count']} of {value['of']}"
-        elif key in ("curve", "trust", "aggregate", "accuracy", "gaps", "annealed"):
+        elif key in (
+            "active_units",
+            "rate_of_sites",
+            "curve",
+            "trust",
+            "aggregate",
+            "accuracy",
+            "gaps",
+            "annealed",
+        ):
             yield from lines(value, f"{name}: ")
         elif within and value is not None:
             yield name, f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..data.images import Images
 from ..objectives import AnalyticKL
+from ..objectives.checks import check_order
 from ..parts import at_least_one
-from .scoring import blocks, draw, log_ratio, measuring, pieces, score, values
+from .scoring import blocks, draw, log_ratio, measuring, pieces, score, unit_log_ratio, values
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,13 @@ class Bound:
         reconstructions: E_q[log p(x | z)] of each image, ``[N]``: minus the distortion.
         kl_of_sites: KL(q(z | x) || p(z)) of each image by latent site, each ``[N]``; for a
             hierarchy, that of a site given the sites before it.
+        kl_of_units: the same of each unit, mean over images, by latent site, each ``[Z]``; sites
+            whose units are not independent in both are left out.
     """
 
     reconstructions: Tensor
     kl_of_sites: dict[str, Tensor]
+    kl_of_units: dict[str, Tensor]
 
     @property
     def kls(self) -> Tensor:
@@ -104,6 +108,7 @@ def elbo(
     kl_of = AnalyticKL().kl
     reconstructions: list[Tensor] = []
     kls: dict[str, list[Tensor]] = {}
+    units: dict[str, Tensor] = {}
     with measuring(model, guide, seed=seed, device=images.pixels.device):
         for x in blocks(images, 500, seed):
             reconstruction = x.new_zeros(len(x))
@@ -112,11 +117,17 @@ def elbo(
                 q = draw(guide, x, draws)
                 p, likelihood = score(model, x, values(q))
                 reconstruction = reconstruction + likelihood.sum(0) / samples  # [B]
+                if analytic:
+                    check_order(q, p)
                 for name, site in q.items():
+                    if (unit := unit_log_ratio(site, p[name])) is not None:
+                        total = unit.expand(draws, len(x), -1).sum((0, 1)) / samples / len(images)
+                        units[name] = units[name] + total if name in units else total
                     each = kl_of(name, p[name], site) if analytic else log_ratio(site, p[name])
                     each = each.expand(draws, -1).sum(0) / samples  # [B]
                     kl[name] = kl[name] + each if name in kl else each
             reconstructions.append(reconstruction)
             for name, each in kl.items():
                 kls.setdefault(name, []).append(each)
-    return Bound(torch.cat(reconstructions), {name: torch.cat(each) for name, each in kls.items()})
+    sites = {name: torch.cat(each) for name, each in kls.items()}
+    return Bound(torch.cat(reconstructions), sites, units)

@@ -13,7 +13,7 @@ from ..figures import grid, pairs
 from . import elbo, standard_error
 from .gaps import Gaps
 from .importance import Importance
-from .latents import means
+from .latents import means, side_by_side
 from .scoring import blocks
 
 
@@ -77,7 +77,7 @@ def latent_map(guide: Any, images: Images, *, seed: int = 0) -> Any:
     """The posterior means of the images, coloured by label where there are labels; their first two
     principal components where z has more than two dimensions."""
     figure, axes = blank(5.5, 4.6)
-    points = means(guide, images, seed=seed).mean(0).cpu()  # [N, Z]
+    points = side_by_side(means(guide, images, seed=seed)).cpu()  # [N, Z]
     names = ["z_1", "z_2"]
     if points.shape[1] != 2:
         centred = points - points.mean(0)

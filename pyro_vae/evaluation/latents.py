@@ -22,7 +22,7 @@ from . import standard_error
 from .scoring import blocks, draw, measuring, score, values
 
 
-def means(guide: Any, images: Images, *, draws: int = 100, seed: int = 0) -> Tensor:
+def means(guide: Any, images: Images, *, draws: int = 100, seed: int = 0) -> dict[str, Tensor]:
     """The posterior mean of each image's latents, by two independent halves of the draws.
 
     Args:
@@ -32,23 +32,30 @@ def means(guide: Any, images: Images, *, draws: int = 100, seed: int = 0) -> Ten
         seed: of the draws of pixels and of z.
 
     Returns:
-        ``[2, N, Z]``, the latents of all sites one after the other; its mean over the first
-        dimension is the posterior mean.
+        ``[2, N, Z]`` by latent site; its mean over the first dimension is the posterior mean.
 
     Raises:
         InputError: no images, or draws that are no even number above 0.
     """
     if draws < 2 or draws % 2:
         raise InputError(f"draws is an even number of at least 2, not {draws}")
-    halves = []
+    halves: dict[str, list[Tensor]] = {}
     with measuring(guide, seed=seed, device=images.pixels.device):
         for x in blocks(images, 500, seed):
-            z = [v.flatten(2) for v in values(draw(guide, x, draws)).values()]
-            halves.append(torch.cat(z, -1).unflatten(0, (2, -1)).mean(1))  # [2, B, Z]
-    return torch.cat(halves, 1)
+            for name, z in values(draw(guide, x, draws)).items():
+                half = z.flatten(2).unflatten(0, (2, -1)).mean(1)  # [2, B, Z]
+                halves.setdefault(name, []).append(half)
+    return {name: torch.cat(each, 1) for name, each in halves.items()}
 
 
-def active_units(guide: Any, images: Images, *, draws: int = 100, seed: int = 0) -> Tensor:
+def side_by_side(means: dict[str, Tensor]) -> Tensor:
+    """The posterior means of all sites, one after the other, ``[N, ΣZ]``."""
+    return torch.cat([each.mean(0) for each in means.values()], -1)
+
+
+def active_units(
+    guide: Any, images: Images, *, draws: int = 100, seed: int = 0
+) -> dict[str, Tensor]:
     """How far each unit's posterior mean moves over the data; above 0.01 the unit is active.
 
     Equation: A_d = Var_x(E_q(z|x)[z_d]), estimated by the covariance of two halves of the draws,
@@ -58,24 +65,31 @@ def active_units(guide: Any, images: Images, *, draws: int = 100, seed: int = 0)
         guide, images, draws, seed: as for :func:`means`.
 
     Returns:
-        ``[Z]``, in the unit of z squared; ``(… > 0.01).sum()`` is the number of active units.
+        ``[Z]`` by latent site, in the unit of z squared; ``(… > 0.01).sum()`` is the number of
+        active units.
 
     Paper: Burda, Grosse & Salakhutdinov 2016, Importance Weighted Autoencoders.
 
     Example:
-        >>> int((active_units(vae.guide, data.test) > 0.01).sum())
+        >>> int((active_units(vae.guide, data.test)["z"] > 0.01).sum())
     """
-    first, second = means(guide, images, draws=draws, seed=seed)  # each [N, Z]
-    return ((first - first.mean(0)) * (second - second.mean(0))).sum(0) / max(len(first) - 1, 1)
+    activity = {}
+    for name, (first, second) in means(guide, images, draws=draws, seed=seed).items():
+        product = (first - first.mean(0)) * (second - second.mean(0))  # [N, Z]
+        activity[name] = product.sum(0) / max(len(first) - 1, 1)
+    return activity
 
 
 def unit_kl(
     model: Any, guide: Any, images: Images, *, draws: int = 1, seed: int = 0
 ) -> dict[str, Tensor]:
-    """The KL of each latent unit, mean over images, in closed form.
+    """The KL of each latent unit, mean over images, in closed form where there is one.
 
     Equation: KL_d = E_x KL(q(z_d | x) || p(z_d)), z_d's marginals; for a hierarchy, given the sites
     before, at ``draws`` draws of them. For a guide with independent units their sum is the rate.
+
+    A guide that draws its sites in another order than the model (``bottom-up``) has no closed form
+    there; its KL is the mean of log q - log p at the draws.
 
     Args:
         model, guide: Pyro programs that fit :mod:`.scoring`.
@@ -97,8 +111,11 @@ def unit_kl(
             q = draw(guide, x, draws)
             p, _ = score(model, x, values(q))
             for name, site in q.items():
-                prior = units(name, p[name]["fn"])
-                kl = kl_divergence(marginals(name, site["fn"]), prior)  # [K, B, Z]
+                own, prior = marginals(name, site["fn"]), units(name, p[name]["fn"])
+                if list(q) == list(p):
+                    kl = kl_divergence(own, prior)  # [K, B, Z]
+                else:
+                    kl = own.log_prob(site["value"]) - prior.log_prob(site["value"])
                 kl = kl.mean(0).sum(0) / len(images)
                 total[name] = total[name] + kl if name in total else kl
     return total
@@ -245,7 +262,7 @@ def probe(
 
     if train.labels is None or test.labels is None:
         raise InputError("a probe learns to tell labels from latents, and these images have none")
-    known, asked = (means(guide, i, seed=seed).mean(0).cpu().numpy() for i in (train, test))
+    known, asked = (side_by_side(means(guide, i, seed=seed)).cpu().numpy() for i in (train, test))
     labels, truth = train.labels.cpu().numpy(), test.labels.cpu().numpy()
     classifiers = {
         "linear": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),

@@ -189,8 +189,10 @@ def bits(model: Any, log_p: Tensor, shape: tuple[int, ...]) -> Table:
 
 
 def active(guide: Any, images: Images, seed: int) -> Table:
-    each = active_units(guide, images, seed=seed)
-    return {"count": int((each > 0.01).sum()), "of": len(each)}
+    return {
+        name: {"count": int((each > 0.01).sum()), "of": len(each)}
+        for name, each in active_units(guide, images, seed=seed).items()
+    }
 
 
 def spread(model: Any, guide: Any, images: Images, seed: int) -> Table:

@@ -43,8 +43,8 @@ def draw(guide: Any, x: Tensor, draws: int) -> Sites:
 
 
 def score(model: Any, x: Tensor, latents: dict[str, Tensor]) -> tuple[Sites, Tensor]:
-    """Run the model with latents given: its latent sites, with ``log_prob`` ``[K, B]``, and
-    log p(x | z), ``[K, B]``."""
+    """Run the model with latents given: its latent sites in its own order, with ``log_prob``
+    ``[K, B]``, and log p(x | z), ``[K, B]``."""
     draws = len(next(iter(latents.values())))
     with pyro.plate("_draws", draws, dim=-2):
         trace = poutine.trace(poutine.condition(model, data=latents)).get_trace(x)
@@ -58,7 +58,8 @@ def score(model: Any, x: Tensor, latents: dict[str, Tensor]) -> tuple[Sites, Ten
         site = trace.nodes[name]
         if name not in latents and not (site["infer"] or {}).get("_deterministic"):
             likelihood = likelihood + scored(name, site, x, draws)["log_prob"]
-    return {name: scored(name, trace.nodes[name], x, draws) for name in latents}, likelihood
+    own = [name for name in trace.nodes if name in latents]
+    return {name: scored(name, trace.nodes[name], x, draws) for name in own}, likelihood
 
 
 def scored(name: str, site: Any, x: Tensor, draws: int) -> Any:
@@ -99,6 +100,14 @@ def values(sites: Sites) -> dict[str, Tensor]:
 def log_ratio(q: Any, p: Any) -> Tensor:
     """log q(z | x) - log p(z) of a site, ``[K, B]``: its KL is the mean over draws."""
     return q["log_prob"] - p["log_prob"]
+
+
+def unit_log_ratio(q: Any, p: Any) -> Tensor | None:
+    """log q - log p of each unit of a site, ``[K, B, Z]``; None where units are not independent."""
+    sides = [(site["fn"], site["mask"]) for site in (q, p)]
+    if not all(isinstance(fn, Independent) and mask is None for fn, mask in sides):
+        return None
+    return sides[0][0].base_dist.log_prob(q["value"]) - sides[1][0].base_dist.log_prob(q["value"])
 
 
 def pieces(total: int, size: int) -> Iterator[int]:

@@ -6,7 +6,8 @@ whose z is no real vector names the prior that fits it as ``default_prior``; one
 model has a method ``attach(model)``, which the VAE calls once.
 
 Here are the Normals; flows stand in :mod:`~pyro_vae.guides.flows`, discrete latents in
-:mod:`~pyro_vae.guides.discrete`, the semi-amortized guide in :mod:`~pyro_vae.guides.refined`.
+:mod:`~pyro_vae.guides.discrete`, the semi-amortized guide in :mod:`~pyro_vae.guides.refined`, those
+of several layers of latents in :mod:`~pyro_vae.hierarchy`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from torch.distributions import (
     register_kl,
 )
 
-from ..networks import features
+from ..hierarchy import BottomUp, Ladder
+from ..networks import features, head
 from ..parts import InputError, at_least_one, build
 from ..scales import SCALES
 from .discrete import Categorical, GumbelSoftmax, Joint
@@ -55,7 +57,7 @@ class MeanField(nn.Module):
     def __init__(self, encoder: nn.Module, latent_size: int, scale: Any = "log-variance") -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(features(encoder), 2 * latent_size)
+        self.head = head(encoder, 2 * latent_size)
         self.scale = build("scale", scale, SCALES)
 
     def forward(self, x: Tensor) -> Distribution:
@@ -252,4 +254,6 @@ GUIDES: dict[str, type[nn.Module]] = {
     "gumbel-softmax": GumbelSoftmax,
     "joint": Joint,
     "semi-amortized": SemiAmortized,
+    "bottom-up": BottomUp,
+    "ladder": Ladder,
 }

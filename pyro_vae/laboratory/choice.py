@@ -77,7 +77,7 @@ def choice(setting: Setting) -> Numbers:
                 seeds.append(None)
                 continue
             estimate = importance(vae.model, vae.guide, data.test, samples=samples, seed=0)
-            active = int((active_units(vae.guide, data.test) > 0.01).sum())
+            active = int((active_units(vae.guide, data.test)["z"] > 0.01).sum())
             seeds.append({"nll": -estimate.mean, "elbo": elbo, "active": active})
         rivals[name] = {"tried": tried, "rate": best, "seeds": seeds}
     compare(rivals)
@@ -124,7 +124,7 @@ def full(setting: Setting, rates: dict[str, float]) -> Numbers:
             "nll": -estimate.mean,
             "difference": apart.mean().item(),
             "half_width": 1.96 * apart.std().item() / len(apart) ** 0.5,
-            "active": int((active_units(vae.guide, some) > 0.01).sum()),
+            "active": int((active_units(vae.guide, some)["z"] > 0.01).sum()),
         }
     return numbers
 
