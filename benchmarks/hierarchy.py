@@ -2,8 +2,8 @@
 
 Full MNIST, dynamic binarisation. All runs have the layers of the IWAE paper between image and z_1
 (784-200-200, tanh) and of its second layer between any two latents (100-100), the same optimizer
-and the same processor time: ``calibrate`` times a step of each model, by turns, and gives the epochs
-that fit into the budget. One thread for each run, so that two can run side by side.
+and the same processor time: ``calibrate`` times a step of each model, by turns, and gives the
+epochs that fit into the budget. One thread for each run, so that two can run side by side.
 
     python benchmarks/hierarchy.py calibrate --data FOLDER
     python benchmarks/hierarchy.py train 3-ladder --seed 0 --data FOLDER

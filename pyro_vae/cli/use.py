@@ -186,6 +186,18 @@ def evaluate(
         console.print(f"[bold]not comparable:[/] {mark}")
 
 
+NESTED = (
+    "active_units",
+    "rate_of_sites",
+    "curve",
+    "trust",
+    "aggregate",
+    "accuracy",
+    "gaps",
+    "annealed",
+)
+
+
 def lines(result: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
     """A row for each number of a report; what is not defined tells why."""
     for key, value in result.items():
