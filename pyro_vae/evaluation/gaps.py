@@ -11,10 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ..data.images import Images
+from ..networks import PlaceByPlace, Sum
 from ..parts import InputError, at_least_one
 from . import standard_error
 from .importance import Importance, gathered, weigh
 from .scoring import blocks, draw, log_ratio, measuring, score, values
+
+FREE = (nn.Linear, Sum, PlaceByPlace)
+"""The layers that can be freed: their output is a vector for each image."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,10 @@ def gaps(
     own family, for this one image.
 
     The family is what the guide can reach when the encoder is free: each image gets its own bias,
-    0 at first, in every fully connected layer that computes from the image alone. Layers that see
-    a draw of z (a flow's, or those of q(z_1 | z_2)) are the family itself, and stay as they are.
-    The biases are found by gradient ascent from the encoder's output.
+    0 at first, in every fully connected layer that computes from the image alone, and likewise in
+    what the residual network computes of the image for each place of a latent. Layers that see a
+    draw of z (a flow's, or those of q(z_1 | z_2)) are the family itself, and stay as they are. The
+    biases are found by gradient ascent from the encoder's output.
 
     Args:
         model: a Pyro program that fits :mod:`.scoring`.
@@ -126,7 +131,7 @@ def freed(guide: Any, count: int) -> Iterator[dict[nn.Module, Tensor]]:
         return output + biases[layer]
 
     layers = guide.modules() if isinstance(guide, nn.Module) else ()
-    hooks = [m.register_forward_hook(add) for m in layers if isinstance(m, nn.Linear)]
+    hooks = [m.register_forward_hook(add) for m in layers if isinstance(m, FREE)]
     try:
         yield biases
     finally:
