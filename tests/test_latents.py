@@ -26,7 +26,7 @@ def any_pixels():
 def test_the_two_halves_are_two_estimates_of_the_posterior_mean():
     exact = LinearGaussian(5, (2,))
     x, vae = exact.images(500), exact.vae()
-    halves = means(vae.guide, Images(x), draws=200)
+    halves = means(vae.guide, Images(x), draws=200)["z"]
     q = exact.posterior(x)
     error = (halves - q.mean) / (q.variance / 100).sqrt()
     assert error.std().item() == pytest.approx(1, abs=0.1)
@@ -38,7 +38,7 @@ def test_active_units_are_the_variance_of_the_mean_without_the_draws_own_noise()
     exact.layers[-1].weight.data[:, 1] = 0  # the unit z_1 makes no difference
     x, vae = exact.images(1000), exact.vae()
     for draws in (2, 100):
-        activity = active_units(vae.guide, Images(x), draws=draws)
+        activity = active_units(vae.guide, Images(x), draws=draws)["z"]
         known = exact.posterior(x).mean.var(0)
         torch.testing.assert_close(
             activity, known.detach(), rtol=0.05, atol=0.1 if draws == 2 else 3e-3

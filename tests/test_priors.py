@@ -159,8 +159,10 @@ FITS = {
     "gumbel-softmax": {"relaxed-categorical", "vamp"},
     "joint": {"joint"},
     "semi-amortized": {"standard-normal", "normal", "mixture", "flow"},
+    "bottom-up": {"standard-normal", "normal", "mixture", "flow", "hierarchy"},
+    "ladder": {"hierarchy"},
 }
-REAL = {"standard-normal", "normal", "mixture", "vamp", "flow"}
+REAL = {"standard-normal", "normal", "mixture", "vamp", "flow", "hierarchy"}
 
 
 @pytest.mark.parametrize("guide", GUIDES)
@@ -244,5 +246,5 @@ def test_bad_options(spec, message):
 
 def test_vamp_is_no_prior_for_several_sites():
     guide = VAE(SHAPE, 4, guide="joint(categories=2)").guide.posterior
-    with pytest.raises(InputError, match="one site"):
+    with pytest.raises(InputError, match="gives one distribution, which the Joint guide does not"):
         Vamp(SHAPE, guide)

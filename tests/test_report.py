@@ -46,7 +46,7 @@ def test_the_table_holds_what_is_known_and_goes_into_json():
     )
     assert list(table["curve"]) == ["1", "10", "100", "500"]
     assert table["curve"]["500"]["mean"] == table["log_p"]["mean"]
-    assert table["active_units"] == {"count": 2, "of": 2}
+    assert table["active_units"] == {"z": {"count": 2, "of": 2}}
     assert sum(table["kl_of_units"]["z"]) == pytest.approx(table["rate"]["mean"], rel=0.05)
     assert "256 levels" in table["bits_per_dimension"]["why"]
     assert table["gaps"]["images"] == 10
@@ -88,7 +88,8 @@ def test_every_guide_can_be_evaluated(guide, tmp_path, monkeypatch):
     assert drawn >= {"draws", "latents", "reconstructions"}
     assert ("gaps" in drawn) == (guide != "categorical")
     assert ("units" in drawn) == (
-        guide in ("mean-field", "full-covariance", "low-rank", "semi-amortized")
+        guide
+        in ("mean-field", "full-covariance", "low-rank", "semi-amortized", "bottom-up", "ladder")
     )
 
 
