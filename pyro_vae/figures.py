@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from .parts import InputError
+from .sites import is_latent
 from .training import Epoch
 
 COLUMNS = 12
@@ -56,6 +59,90 @@ def walk(vae: Any, side: int = 15, device: str | torch.device = "cpu") -> Tensor
     z = torch.cartesian_prod(points.flip(0), points).flip(-1)  # [side², 2], z_2 upwards
     with torch.no_grad():
         return mean_image(poutine.condition(vae.model, data={"z": z}), len(z))
+
+
+def vary(vae: Any, site: str, rows: int = 6, columns: int = COLUMNS) -> Tensor:
+    """Mean images of p(x | z) that differ in one layer of a hierarchy; ``[N, C, H, W]``.
+
+    A row has one draw of the layers above ``site``; along it ``site`` is drawn anew for each image,
+    and each layer below is at its mean given those above it.
+
+    Args:
+        vae: a VAE with one or more layers of latents.
+        site: the layer's name, "z_1" next to the image.
+        rows, columns: N = rows · columns images.
+
+    Raises:
+        InputError: a latent site that the model has not.
+
+    Example:
+        >>> save_grid(vary(vae, "z_2"), Path("z_2.png"))
+    """
+    from pyro import poutine
+
+    from .vae import mean_image
+
+    with torch.no_grad():
+        sites: Any = poutine.trace(vae.model).get_trace(None, rows).nodes
+        names = [name for name, node in sites.items() if is_latent(node)]
+        if site not in names:
+            raise InputError(f"the latent sites are {', '.join(names)}, and {site!r} is none")
+        place = names.index(site)
+        above = {k: sites[k]["value"].repeat_interleave(columns, 0) for k in names[:place]}
+        model = poutine.condition(vae.model, data=above)
+        return mean_image(AtMean(names[place + 1 :])(model), rows * columns)
+
+
+class AtMean(Messenger):
+    """Pyro's handler that gives each named site the mean of its distribution."""
+
+    def __init__(self, sites: Sequence[str]) -> None:
+        super().__init__()
+        self.sites = sites
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.sites:
+            msg["value"] = msg["fn"].mean
+
+
+def kl_curves(history: Sequence[Epoch]) -> Any:
+    """The KL of each latent layer over the epochs, and that of each of its units, the largest at
+    the end on top; a matplotlib figure.
+
+    Raises:
+        InputError: epochs without the KL of units, as those of guides with dependent units.
+    """
+    from matplotlib.figure import Figure
+
+    names = sorted(history[-1].kl_of_units)
+    if not names:
+        raise InputError("the units of these latents are not independent, so none has its own KL")
+    epochs = [e.epoch for e in history]
+    figure = Figure(figsize=(4.5 + 2.3 * len(names), 3.6), layout="constrained")
+    curves, *maps = figure.subplots(
+        1, 1 + len(names), width_ratios=[2, *[1] * len(names)], squeeze=False
+    )[0]
+    for name in names:
+        curves.plot(epochs, [e.kl_of_sites[name] for e in history], label=name)
+    curves.set(title="KL of each layer", xlabel="epoch", ylabel="nats per image", ylim=(0, None))
+    curves.spines[["top", "right"]].set_visible(False)
+    if len(names) > 1:
+        curves.legend(frameon=False)
+    units = {n: torch.tensor([e.kl_of_units[n] for e in history]).T for n in names}  # [Z, E]
+    most = max(max(kl.max().item() for kl in units.values()), 0.1)
+    for axes, (name, kl) in zip(maps, units.items(), strict=True):
+        order = kl[:, -1].argsort(descending=True)
+        shown = axes.imshow(
+            kl[order].clamp(min=0).numpy(),
+            aspect="auto",
+            interpolation="nearest",
+            vmin=0,
+            vmax=most,
+            extent=(epochs[0] - 0.5, epochs[-1] + 0.5, len(kl), 0),
+        )
+        axes.set(title=f"the {len(kl)} units of {name}", xlabel="epoch", yticks=[])
+    figure.colorbar(shown, ax=maps, label="nats per image")
+    return figure
 
 
 def training_curves(history: Sequence[Epoch]) -> Any:

@@ -27,7 +27,7 @@ from .priors import PRIORS
 from .recipes import RECIPES
 from .scales import SCALES
 from .sites import fitting_objective
-from .training import PRECISIONS, Epoch, adam, fit, positive
+from .training import PRECISIONS, CollapseWarning, Epoch, adam, collapsed, fit, positive
 from .vae import VAE
 
 DEFAULTS: dict[str, Any] = {
@@ -161,20 +161,26 @@ def train(
             if len(compiling) == 1:
                 compiling.append(perf_counter())
 
-        fit(
-            run.vae,
-            run.data,
-            **run.training,
-            compiled=compiled,
-            optimizer=run.optimizer,
-            start=run.start,
-            on_epoch=on_epoch,
-            on_step=on_step,
-            on_compile=on_compile,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CollapseWarning)  # said below, once the bar is gone
+            fit(
+                run.vae,
+                run.data,
+                **run.training,
+                compiled=compiled,
+                optimizer=run.optimizer,
+                start=run.start,
+                on_epoch=on_epoch,
+                on_step=on_step,
+                on_compile=on_compile,
+            )
     history = checkpoints.history(folder)
-    figures.training_curves(history).savefig(folder / "training.png", dpi=120)
     last = history[-1]
+    figures.training_curves(history).savefig(folder / "training.png", dpi=120)
+    pictures_made = ["training.png"]
+    if last.kl_of_units:
+        figures.kl_curves(history).savefig(folder / "kl.png", dpi=120)
+        pictures_made.append("kl.png")
     console.print(
         f"test ELBO {last.test_elbo:.2f} nats per image (reconstruction "
         f"{last.test_reconstruction:.2f}, KL {last.test_kl:.2f}) after {last.epoch} epochs in "
@@ -182,8 +188,10 @@ def train(
         + (f", {compiling[1] - compiling[0]:.0f} of them compiling" if compiling else ""),
         highlight=False,
     )
+    for sentence in collapsed(last):
+        console.print(f"[yellow]{sentence}[/]", highlight=False)
     name = f"epoch_{last.epoch:04d}.png"
-    for picture in ("training.png", f"reconstructions/{name}", f"samples/{name}"):
+    for picture in (*pictures_made, f"reconstructions/{name}", f"samples/{name}"):
         console.print(f"  {folder / picture}", highlight=False, soft_wrap=True)
     return history
 

@@ -45,8 +45,9 @@ def test_the_bars_are_the_gaps(images):
 
 
 def test_the_units_are_sorted():
-    (axes,) = unit_bars(torch.tensor([0.5, 3.0, 0.0, 1.0])).axes
-    assert [bar.get_height() for bar in axes.patches] == [3.0, 1.0, 0.5, 0.0]
+    (axes,) = unit_bars({"z_2": torch.tensor([0.5, 3.0]), "z_1": torch.tensor([0.0, 1.0])}).axes
+    assert [bar.get_height() for bar in axes.patches] == [1.0, 0.0, 3.0, 0.5]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["z_1", "z_2"]
 
 
 @pytest.mark.parametrize("latent", [2, 4])

@@ -59,7 +59,14 @@ Objective = Annotated[
     str | None,
     typer.Option(help="What training minimises.", show_default="what fits the guide: monte-carlo"),
 ]
-Latent = Annotated[int | None, typer.Option(help="Latent dimensions.", min=1, show_default="20")]
+Latent = Annotated[
+    str | None,
+    typer.Option(
+        help="Latent dimensions; for a hierarchy those of each layer, z_1 first: 64,32,16, or "
+        "8x14x14,8x7x7,32 where layers are laid out like images.",
+        show_default="20",
+    ),
+]
 Network = Annotated[
     str | None, typer.Option(help="What encoder and decoder are made of.", show_default="mlp")
 ]
@@ -132,11 +139,30 @@ def sizes(option: str, text: str | None) -> list[int] | None:
         ) from None
 
 
+def latent_sizes(text: str | None) -> int | list[int | list[int]] | None:
+    """``"20"`` -> ``20``; ``"8x14x14,32"`` -> ``[[8, 14, 14], 32]``."""
+    if text is None:
+        return None
+    try:
+        parts = [[int(n) for n in part.split("x")] for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            "--latent takes a whole number, or one for each layer such as 64,32,16, or channels, "
+            f"height and width of a layer such as 8x7x7, not {text!r}"
+        ) from None
+    layers = [part[0] if len(part) == 1 else part for part in parts]
+    return layers[0] if len(layers) == 1 and isinstance(layers[0], int) else layers
+
+
 def chosen(options: dict[str, Any]) -> dict[str, Any]:
     """The settings among a command's options that the user gave."""
     from ..runs import DEFAULTS
 
-    options = {**options, "hidden": sizes("--hidden", options["hidden"])}
+    read = {
+        "hidden": sizes("--hidden", options["hidden"]),
+        "latent": latent_sizes(options["latent"]),
+    }
+    options = {**options, **read}
     keys = [key for key in (*DEFAULTS, "recipe") if key in options]
     return {key: options[key] for key in keys if options[key] is not None}
 

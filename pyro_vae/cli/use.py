@@ -23,16 +23,30 @@ if TYPE_CHECKING:
 def sample(
     run: o.Run,
     n: Annotated[int, typer.Option(help="Images.", min=1)] = 144,
+    vary: Annotated[
+        str | None,
+        typer.Option(
+            help="A latent layer to vary, such as z_2: a row of images has one draw of the layers "
+            "above it, and the layers below are at their mean.",
+            show_default="all are drawn",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("samples.png"),
     seed: o.Seed = 0,
     device: o.Device = "auto",
 ) -> None:
     """Draw images from the prior: the decoder's mean for each draw of z."""
-    from ..figures import save_grid
+    from .. import figures
 
     vae, _ = o.opened(run, device, seed)
-    save_grid(vae.sample(n), out)
-    console.print(f"{n} samples in {out}")
+    if vary is None:
+        figures.save_grid(vae.sample(n), out)
+        console.print(f"{n} samples in {out}")
+        return
+    columns = min(n, figures.COLUMNS)
+    rows = n // columns
+    figures.save_grid(figures.vary(vae, vary, rows, columns), out, columns)
+    console.print(f"{rows} rows of {columns} samples that differ in {vary}, in {out}")
 
 
 def reconstruct(

@@ -60,16 +60,21 @@ def gap_bars(results: Mapping[str, Gaps]) -> Any:
     return figure
 
 
-def unit_bars(kl: Tensor) -> Any:
-    """The KL of each latent unit, the largest first.
+def unit_bars(kl: Mapping[str, Tensor]) -> Any:
+    """The KL of each latent unit, the largest first, in a colour for each latent site.
 
     Args:
-        kl: nats of each unit, ``[Z]``.
+        kl: nats of each unit by latent site, each ``[Z]``.
     """
     figure, axes = blank()
-    ordered = kl.sort(descending=True).values.tolist()
-    axes.bar(range(1, len(ordered) + 1), ordered, width=0.8)
+    start = 1
+    for name, each in sorted(kl.items()):
+        ordered = each.sort(descending=True).values.tolist()
+        axes.bar(range(start, start + len(ordered)), ordered, width=0.8, label=name)
+        start += len(ordered)
     axes.set(xlabel="latent unit, sorted", ylabel="KL, nats per image")
+    if len(kl) > 1:
+        axes.legend(frameon=False)
     return figure
 
 

@@ -119,9 +119,7 @@ def draw(
         "latents": show.latent_map(vae.guide, images, seed=seed),
     }
     if "why" not in units:
-        pictures["units"] = show.unit_bars(
-            torch.tensor([kl for site in units.values() for kl in site])
-        )
+        pictures["units"] = show.unit_bars({k: torch.tensor(kl) for k, kl in units.items()})
     if lost:
         pictures["gaps"] = show.gap_bars(lost)
     if hasattr(vae, "reconstruct"):
