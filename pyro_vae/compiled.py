@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from .compiling.elbo import CompiledELBO
 from .compiling.steps import LOCK, Bound, Step
 from .compiling.tripwire import CompileError
+from .optim import bare_adam
 
 __all__ = ["CompileError", "CompiledELBO", "CompiledSVI"]
 
@@ -122,11 +123,14 @@ class CompiledSVI:
         step.ran_eagerly()
         return torch.as_tensor(loss)
 
-    def compiled(self, bound: Bound, inputs: list[Tensor]) -> Tensor:
+    def compiled(self, bound: Bound, inputs: list[Tensor], adam: Any = None) -> Tensor:
         values, gradients = bound(inputs)
-        for leaf, gradient in zip(bound.leaves(inputs), gradients, strict=True):
-            leaf.grad = gradient
-        self.update(bound.params)
+        if adam is not None:
+            adam(gradients)
+        else:
+            for leaf, gradient in zip(bound.leaves(inputs), gradients, strict=True):
+                leaf.grad = gradient
+            self.update(bound.params)
         return values[0] if len(values) == 1 else torch.stack(values)
 
     def update(self, params: set[Tensor]) -> None:
@@ -140,7 +144,8 @@ class CompiledSVI:
 
     def replayed(self, bound: Bound, inputs: list[Tensor]) -> Callable[[list[Tensor]], Tensor]:
         """The compiled step; on CUDA, its replay."""
-        work = partial(self.compiled, bound)
+        adam = bare_adam(self.optim, bound.leaves(inputs))
+        work = partial(self.compiled, bound, adam=adam)
         optimizer = getattr(self.optim, "optimizer", self.optim)
         groups = optimizer.param_groups if isinstance(optimizer, Optimizer) else [{}]
         on_device = all(t.is_cuda for t in (*inputs, *bound.graph.captured))

@@ -10,7 +10,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch.optim.lr_scheduler import ExponentialLR
 
-from pyro_vae.optim import FusedAdam, FusedOptim
+from pyro_vae.optim import FusedAdam, FusedOptim, bare_adam
 from pyro_vae.parts import InputError
 
 X = torch.tensor([0.3, -1.2, 2.0])
@@ -150,3 +150,60 @@ def test_a_parameter_that_comes_later_has_moments_of_its_own():
 def test_a_scheduler_with_options_by_name_is_refused():
     with pytest.raises(InputError, match="one set of options"):
         FusedOptim(torch.optim.Adam, options, scheduler=partial(ExponentialLR, gamma=0.5))
+
+
+def adam(params, **options):
+    return torch.optim.Adam(params, lr=0.05, fused=True, **options)
+
+
+def test_bare_adam_is_adam():
+    options = {"betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1, "maximize": True}
+    sets = [[torch.tensor([1.0, -2.0], requires_grad=True) for _ in range(2)] for _ in range(2)]
+    optimizers = [adam(params, **options) for params in sets]
+    torch.manual_seed(0)
+    for i in range(6):
+        gradients = [torch.randn(2), torch.randn(2)]
+        for params, optimizer in zip(sets, optimizers, strict=True):
+            bare = bare_adam(optimizer, params)
+            assert (bare is None) == (i == 0)  # the first step makes the state
+            if bare is not None and params is sets[0]:
+                bare(gradients)
+                continue
+            for p, g in zip(params, gradients, strict=True):
+                p.grad = g.clone()
+            optimizer.step()
+    states = [[o.state[p] for p in params] for o, params in zip(optimizers, sets, strict=True)]
+    torch.testing.assert_close((sets[0], states[0]), (sets[1], states[1]), rtol=0, atol=0)
+
+
+OTHERS = {
+    "amsgrad": lambda p: adam(p, amsgrad=True),
+    "AdamW": lambda p: torch.optim.AdamW(p, fused=True),
+    "not fused": lambda p: torch.optim.Adam(p, fused=False),
+    "more parameters": lambda p: adam([*p, torch.ones(2, requires_grad=True)]),
+    "two groups": lambda p: adam([{"params": p}, {"params": torch.ones(2, requires_grad=True)}]),
+    "clipping": lambda p: FusedAdam({"lr": 0.1}, {"clip_norm": 1.0}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_bare_adam_is_nothing_else(name):
+    params = [torch.ones(2, requires_grad=True)]
+    params[0].grad = torch.ones(2)
+    optim = OTHERS[name](params)
+    optim(params) if isinstance(optim, FusedOptim) else optim.step()
+    assert bare_adam(optim, params) is None
+
+
+def test_bare_adam_passes_neither_hooks_nor_a_scheduler():
+    for watch in (
+        lambda o: o.register_step_post_hook(lambda *_: None),
+        lambda o: ExponentialLR(o, gamma=0.5),
+    ):
+        params = [torch.ones(2, requires_grad=True)]
+        params[0].grad = torch.ones(2)
+        optimizer = adam(params)
+        optimizer.step()
+        assert bare_adam(optimizer, params) is not None
+        watch(optimizer)
+        assert bare_adam(optimizer, params) is None
