@@ -25,7 +25,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from .networks import Latent, between, head, layers, layout
-from .parts import InputError, build, lookup
+from .parts import InputError, build, lookup, make, resolve
 from .scales import SCALES
 from .sites import draw
 
@@ -278,11 +278,11 @@ def posteriors(
     made = nn.ModuleList()
     for spec, encoder, shape in zip(specs, encoders, shapes, strict=True):
         size = torch.Size(shape).numel()
-        part = build("guide", spec, GUIDES, encoder=encoder, latent_size=size, scale=scale)
-        if hasattr(part, "default_prior") or hasattr(part, "attach"):
+        row, options = resolve("guide", spec, GUIDES)
+        if hasattr(row, "default_prior") or hasattr(row, "attach"):
             raise InputError(
                 f"a layer's guide is one of a real vector that needs no model, such as mean-field, "
                 f"full-covariance or iaf, not {spec!r}"
             )
-        made.append(part)
+        made.append(make("guide", row, options, encoder=encoder, latent_size=size, scale=scale))
     return made

@@ -8,6 +8,7 @@ With one layer the latent is the site "z"; with more, "z_1" (next to x) to "z_L"
 from __future__ import annotations
 
 from itertools import pairwise
+from math import prod
 
 import pyro
 import pyro.distributions as dist
@@ -169,6 +170,79 @@ class ExactPosterior(nn.Module):
             z = values[name] = pyro.sample(name, q)  # [*, B, Z]
             known = torch.cat([known.expand(*z.shape[:-1], -1), z], -1)
         return values
+
+
+class Straight:
+    """A network that hands on what it gets, so that what the library makes of it is linear."""
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def encoder(self):
+        return through(nn.Flatten(-3), prod(self.shape))
+
+    def decoder(self, latent_size, outputs):
+        maps = (outputs * self.shape[0], *self.shape[1:])
+        return nn.Sequential(nn.Linear(latent_size, prod(maps)), nn.Unflatten(-1, maps))
+
+    def between(self, sources, target):
+        return through(nn.Identity(), sum(prod(source) for source in sources))
+
+
+def through(module: nn.Module, size: int) -> nn.Module:
+    module.out_features = size
+    return module
+
+
+@torch.no_grad()
+def normal_head(head: nn.Linear, scale: nn.Module, gain, offset: Tensor, sigma: float) -> None:
+    """Make a head's outputs, by way of its ``scale``, the moments of N(gain h + offset, σ² I)."""
+    raw = scale.inverse(torch.full_like(offset, sigma))
+    head.weight.copy_(torch.cat([gain, torch.zeros_like(gain)]))
+    head.bias.copy_(torch.cat([offset, raw]))
+
+
+@torch.no_grad()
+def library_chain(exact: LinearGaussian, guide) -> VAE:
+    """The model by the library's own prior ``hierarchy``.
+
+    The guide is a built one, or else by name the exact posterior by the library's own class, for
+    layers of one unit.
+    """
+    x_given_z = nn.Sequential(exact.layers[-1], nn.Unflatten(-1, exact.shape))
+    vae = VAE(
+        exact.shape,
+        exact.latents,
+        prior="hierarchy",
+        likelihood=Normal(x_given_z, exact.scales[-1]),
+        guide=guide,
+        network=Straight,
+    ).double()
+    prior, posterior = vae.model.prior, vae.guide.posterior
+    downwards = zip(prior.heads, exact.layers[-2::-1], exact.scales[-2::-1], strict=True)
+    for head, layer, sigma in downwards:
+        normal_head(head, prior.scale, layer.weight, layer.bias, sigma)
+    names = exact.names[::-1]  # z_1 first
+    for i, name in enumerate(names if isinstance(guide, str) else ()):
+        own = posterior.posteriors[i]
+        if guide == "bottom-up":
+            gain, offset, cov = exact.conditional([name], [names[i - 1] if i else "x"])
+            normal_head(own.head, own.scale, gain, offset, cov.item() ** 0.5)
+            continue
+        # As a function of z_l, p(x | z_l) is a Normal; what is above z_l makes the other factor.
+        gain, offset, cov = exact.conditional(["x"], [name])
+        seen = torch.linalg.solve(cov, gain).T  # [1, D]
+        precision = (seen @ gain).item()
+        mean, shift = seen / precision, -seen @ offset / precision
+        if guide == "ladder":
+            normal_head(own, posterior.scale, mean, shift, precision**-0.5)
+        else:  # merge='learned', which sees μ_p and σ_p beside x
+            above = 1.0 if i + 1 == len(names) else exact.scales[-2 - i] ** -2
+            share = precision / (precision + above)
+            beside = torch.tensor([[1 - share, 0.0]], dtype=torch.float64)
+            mean = torch.cat([share * mean, beside], 1)
+            normal_head(own.head, own.scale, mean, share * shift, (precision + above) ** -0.5)
+    return vae
 
 
 class LinearMeanField(nn.Module):

@@ -1,0 +1,35 @@
+"""VAEs of several layers, and what is looked at in them."""
+
+from __future__ import annotations
+
+import torch
+from density import SHAPE
+from pyro import poutine
+
+from pyro_vae import VAE
+from pyro_vae.vae import is_latent
+
+SIZES = (4, 3, 2)
+LAYERED = ["bottom-up", "ladder", "ladder(merge='learned')"]
+SKIPS = ["hierarchy", "hierarchy(skip=True)"]
+
+
+def deep(guide="ladder", sizes=SIZES, **settings) -> VAE:
+    """A VAE in float64 whose weights are far from where they start."""
+    vae = VAE(
+        **{"shape": SHAPE, "latent_size": sizes, "guide": guide, "hidden": (16,), **settings}
+    ).double()
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return vae
+
+
+def drawn(program, *args) -> dict:
+    """The latents of one run of a program, by site."""
+    nodes = poutine.trace(program).get_trace(*args).nodes
+    return {n: s["value"].detach() for n, s in nodes.items() if is_latent(s) and n != "x"}
+
+
+def close(a, b, tolerance=1e-10) -> None:
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)

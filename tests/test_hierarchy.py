@@ -1,0 +1,376 @@
+"""Layers of latents against the linear-Gaussian chain and against formulas written out, in float64:
+the prior, what the guides merge, their densities, and what they refuse."""
+
+import copy
+import io
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from deep import LAYERED, SIZES, SKIPS, close, deep, drawn
+from density import SHAPE, assert_batch_is_independent, assert_moves, digits, log_weights
+from exact import ExactPosterior, LinearGaussian, library_chain
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO
+from torch import nn
+from torch.distributions import MultivariateNormal
+from torch.nn.functional import linear
+
+from pyro_vae import VAE
+from pyro_vae.data.images import Images
+from pyro_vae.evaluation import elbo
+from pyro_vae.evaluation.scoring import draw, score, values
+from pyro_vae.guides import GUIDES
+from pyro_vae.hierarchy import Hierarchy, by_precision
+
+# The linear-Gaussian chain, whose every number is known ----------------------------------------
+
+
+@pytest.mark.parametrize("latents", [(2,), (2, 3), (2, 3, 2)])
+@pytest.mark.parametrize("upwards", [False, True])
+def test_the_prior_is_such_a_chain(latents, upwards):
+    """Its density is the joint Normal's, and with the exact posterior the ELBO is log p(x)."""
+    exact = LinearGaussian(5, latents)
+    x = exact.images(7)
+    vae = library_chain(exact, ExactPosterior(exact, upwards))
+    bound = elbo(vae.model, vae.guide, Images(x))
+    close(bound.elbos, exact.log_evidence(x).detach(), 1e-9)
+    mean, cov = exact.joint()
+    top = slice(0, sum(latents))
+    z = torch.randn(6, 7, sum(latents), dtype=torch.float64)  # top first, [K, B, ΣZ]
+    parts = dict(zip(exact.names, z.split(list(reversed(latents)), -1), strict=True))
+    p, _ = score(vae.model, x, parts)
+    close(
+        sum(site["log_prob"] for site in p.values()),
+        MultivariateNormal(mean[top], cov[top, top]).log_prob(z),
+    )
+
+
+@pytest.mark.parametrize("guide", LAYERED)
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_each_guide_can_be_the_posterior(guide, depth):
+    """So a product by precision is the exact p(z_l | x, z_{l+1}), and no layer sees too much or too
+    little: at every draw the ELBO is log p(x)."""
+    exact = LinearGaussian(5, (1,) * depth)
+    x, vae = exact.images(7), library_chain(exact, guide)
+    for seed in range(3):
+        bound = elbo(vae.model, vae.guide, Images(x), seed=seed)
+        close(bound.elbos, exact.log_evidence(x).detach(), 1e-9)
+
+
+class Linear:
+    """A network whose ``between`` adds nothing."""
+
+    def between(self, sources, target):
+        between = nn.Identity()
+        between.out_features = sum(source[0] for source in sources)
+        return between
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("sizes", [(2,), (2, 3), (2, 3, 4)])
+def test_ancestral_samples_have_the_known_moments(sizes, skip):
+    prior = Hierarchy(sizes, Linear(), skip=skip).double()
+    n = 200_000
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.copy_(0.5 * torch.randn_like(parameter))
+        for head, size in zip(prior.heads, sizes, strict=False):
+            head.weight[size:] = 0  # a fixed σ
+        # The layers' joint moments, each layer put before those above it.
+        mean, cov = torch.zeros(sizes[-1]).double(), torch.eye(sizes[-1]).double()
+        for i in reversed(range(len(sizes) - 1)):
+            own, seen = sizes[i], len(mean) if skip else sizes[i + 1]
+            weight, bias = prior.heads[i].weight[:own], prior.heads[i].bias
+            cross = weight @ cov[:seen]
+            block = cross[:, :seen] @ weight.T + bias[own:].exp().diag()
+            mean = torch.cat([weight @ mean[:seen] + bias[:own], mean])
+            cov = torch.cat([torch.cat([block, cross], 1), torch.cat([cross.T, cov], 1)])
+        with pyro.plate("data", n, dim=-1):
+            trace = poutine.trace(prior).get_trace()
+    z = torch.cat([trace.nodes[name]["value"] for name in prior.names], -1)  # [n, ΣZ]
+    assert ((z.mean(0) - mean).abs() < 5 * (cov.diagonal() / n).sqrt()).all()
+    variances = cov.diagonal()
+    error = ((cov.square() + torch.outer(variances, variances)) / n).sqrt()
+    assert ((z.T.cov() - cov).abs() < 5 * error).all()
+    # What the decoder gets is z_1, plus with skip a linear map of the others.
+    rest = z[:, sizes[0] :]
+    past = linear(rest, prior.past.weight) if skip and len(sizes) > 1 else 0
+    close(trace.nodes["_RETURN"]["value"], z[:, : sizes[0]] + past)
+
+
+# What the guides are ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("own", [1e-4, 1.0, 1e4])
+@pytest.mark.parametrize("prior", [1e-3, 1.0, 1e3])
+def test_merging_is_the_normalized_product_of_the_two_normals(own, prior):
+    loc, mu = 3 * torch.randn(2, 50, dtype=torch.float64)
+    scale, sigma = (s * (0.5 + torch.rand(50, dtype=torch.float64)) for s in (own, prior))
+    q = by_precision(
+        nn.Identity(),
+        torch.cat([loc, 2 * scale.log()]),
+        dist.Normal(mu, sigma),
+        Hierarchy(1, Linear()).scale,
+    )
+    precision = scale**-2 + sigma**-2
+    mean = (loc * scale**-2 + mu * sigma**-2) / precision
+    torch.testing.assert_close(q.stddev, precision**-0.5, rtol=1e-12, atol=0)
+    torch.testing.assert_close(q.mean, mean, rtol=1e-9, atol=1e-12)
+    assert q.event_shape == (50,)
+
+
+@pytest.mark.parametrize("prior", SKIPS)
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_ladder_that_hears_nothing_is_the_prior(depth, prior):
+    vae = deep(sizes=SIZES[:depth], prior=prior)
+    for head, size in zip(vae.guide.posterior.posteriors, SIZES, strict=False):
+        head.weight.data.zero_()
+        head.bias.data[size:] = torch.inf
+    x = digits(5, dtype=torch.float64)
+    for analytic in (True, False):
+        bound = elbo(vae.model, vae.guide, Images(x), analytic=analytic)
+        assert len(bound.kl_of_sites) == depth
+        assert all(torch.equal(kl, torch.zeros(5).double()) for kl in bound.kl_of_sites.values())
+    # With one layer that hears it is not.
+    vae.guide.posterior.posteriors[-1].bias.data.zero_()
+    bound = elbo(vae.model, vae.guide, Images(x), analytic=True)
+    assert [kl.min() > 0 for kl in bound.kl_of_sites.values()] == [True] + [False] * (depth - 1)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_skip_connections_reach(skip):
+    """z_3 has a say in z_1 given z_2, and in the image given z_1, if and only if they are there."""
+    vae = deep(prior=f"hierarchy(skip={skip})")
+    z = drawn(vae.model, None, 5)
+    other = {**z, "z_3": z["z_3"] + 1}
+
+    def given(z):
+        nodes = poutine.trace(poutine.condition(vae.model, z)).get_trace(None, 5).nodes
+        return {name: nodes[name]["fn"].mean for name in ("z_1", "z_2", "x")}
+
+    a, b = given(z), given(other)
+    assert {name: torch.equal(a[name], b[name]) for name in a} == {
+        "z_1": not skip,
+        "z_2": False,
+        "x": not skip,
+    }
+
+
+@pytest.mark.parametrize("guide", [*LAYERED, "bottom-up(layer='iaf')"])
+@pytest.mark.parametrize("prior", SKIPS)
+def test_many_draws_at_once_are_as_many_single_runs(guide, prior):
+    """At the same draws every site has the same density, whatever the leading dimensions."""
+    vae, x = deep(guide, prior=prior), digits(3, dtype=torch.float64)
+    with torch.no_grad():
+        q = draw(vae.guide, x, 4)
+        p, likelihood = score(vae.model, x, values(q))
+        assert all(site["value"].shape[:-1] == (4, 3) for site in q.values())
+        assert all(site["log_prob"].shape == (4, 3) for site in (*q.values(), *p.values()))
+        together = (
+            sum(site["log_prob"] for site in q.values()),
+            sum(site["log_prob"] for site in p.values()) + likelihood,
+        )
+        for k in range(4):
+            alone = log_weights(vae, x, {name: z[k] for name, z in values(q).items()})
+            close(alone, tuple(each[k] for each in together))
+
+
+@pytest.mark.parametrize("guide", LAYERED)
+@pytest.mark.parametrize(
+    ("shape", "network", "hidden"),
+    [
+        ((1, 7, 5), "mlp", (8,)),
+        ((3, 9, 11), "mlp", (8, 6)),
+        ((1, 7, 5), "conv", (3, 8)),
+        ((3, 9, 11), "conv", (3, 4, 8)),
+    ],
+)
+def test_odd_sizes_and_colour_image_by_image(guide, shape, network, hidden):
+    vae = deep(guide, shape=shape, network=network, hidden=hidden, prior=SKIPS[len(hidden) % 2])
+    x = torch.rand(4, *shape, dtype=torch.float64).round()
+    assert_batch_is_independent(vae, x)
+    assert vae.reconstruct(x).shape == x.shape
+    assert vae.sample(2).shape == (2, *shape)
+
+
+@pytest.mark.parametrize("guide", LAYERED)
+def test_moves_to_another_device(guide):
+    assert_moves(deep(guide, prior="hierarchy(skip=True)").float())
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_the_ladder_s_gradient_is_that_of_a_hand_written_elbo(skip):
+    """Written with matrices and precisions alone; the prior's weights learn through the guide as
+    well."""
+    vae = deep("ladder(scale='log-variance')", (4, 3), prior=f"hierarchy(skip={skip})")
+    x = digits(6, dtype=torch.float64)
+    pyro.set_rng_seed(3)
+    loss = Trace_ELBO().differentiable_loss(vae.model, vae.guide, x)
+    weights = dict(vae.named_parameters())
+    found = torch.autograd.grad(loss, list(weights.values()))
+
+    def layer(name, h):
+        return linear(h, weights[name + ".weight"], weights[name + ".bias"])
+
+    def density(z, loc, logvar):
+        each = (z - loc).square() / logvar.exp() + logvar + torch.tensor(2 * torch.pi).log()
+        return -0.5 * each.sum()
+
+    pyro.set_rng_seed(3)
+    noise = [torch.empty(6, size, dtype=torch.float64).normal_() for size in (3, 4)]
+    own, prior = "guide.posterior.", "model.prior."
+    d_1 = layer(own + "up.0.1", x.flatten(1)).relu()
+    d_2 = layer(own + "up.1.0", d_1).relu()
+    loc, logvar = layer(own + "posteriors.1", d_2).chunk(2, 1)
+    precision = 1 + (-logvar).exp()
+    mean = loc * (-logvar).exp() / precision
+    z_2 = mean + noise[0] * precision**-0.5
+    truth = density(z_2, mean, -precision.log())
+    truth = truth - density(z_2, torch.zeros(()), torch.zeros(()).double())
+    mu, prior_logvar = layer(prior + "heads.0", layer(prior + "down.0.0", z_2).relu()).chunk(2, 1)
+    loc, logvar = layer(own + "posteriors.0", d_1).chunk(2, 1)
+    precision = (-prior_logvar).exp() + (-logvar).exp()
+    mean = (mu * (-prior_logvar).exp() + loc * (-logvar).exp()) / precision
+    z_1 = mean + noise[1] * precision**-0.5
+    truth = truth + density(z_1, mean, -precision.log()) - density(z_1, mu, prior_logvar)
+    seen = z_1 + linear(z_2, weights[prior + "past.weight"]) if skip else z_1
+    decoder = "model.likelihood.decoder."
+    logits = layer(decoder + "2", layer(decoder + "0", seen).relu()).reshape(x.shape)
+    truth = truth - (x * logits - nn.functional.softplus(logits)).sum()
+    close(loss, truth)
+    expected = torch.autograd.grad(truth, list(weights.values()))
+    assert all(g.abs().max() > 1e-3 for g in expected)
+    close(found, expected, 1e-9)
+
+
+def test_each_layer_may_have_another_guide():
+    vae = deep("bottom-up(layer=['iaf', 'mean-field', 'full-covariance'])")
+    x = digits(5, dtype=torch.float64)
+    with torch.no_grad():
+        z = drawn(vae.guide, x)
+        log_q, _ = log_weights(vae, x, z)
+        one, two, three = vae.guide.posterior.posteriors
+        assert [type(part) for part in (one, two, three)] == [
+            GUIDES[name] for name in ("iaf", "mean-field", "full-covariance")
+        ]
+        loc, raw = two.head(two.encoder(z["z_1"])).chunk(2, -1)
+        middle = dist.Normal(loc, (0.5 * raw).exp()).log_prob(z["z_2"]).sum(-1)
+        q = three(z["z_2"])
+        top = MultivariateNormal(q.mean, q.covariance_matrix).log_prob(z["z_3"])
+        close(log_q, one(x).log_prob(z["z_1"]) + middle + top)
+    learns(vae, x)
+
+
+def learns(vae, x, steps=60):
+    """Some steps of SVI lower the loss and move every weight."""
+    before = {n: p.detach().clone() for n, p in vae.named_parameters()}
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
+    losses = [svi.step(x) / len(x) for _ in range(steps)]
+    assert sum(losses[-10:]) < sum(losses[:10]) - 20
+    assert all(not torch.equal(p, before[n]) for n, p in vae.named_parameters())
+
+
+@pytest.mark.parametrize("layer", ["low-rank", "mixture", "planar", "spline", "iaf(units=8)"])
+@pytest.mark.parametrize("guide", ["bottom-up(layer={!r})", "ladder(merge='learned', layer={!r})"])
+def test_any_guide_of_a_real_vector_will_do(guide, layer):
+    vae, x = deep(guide.format(layer)), digits(4, dtype=torch.float64)
+    assert_batch_is_independent(vae, x)
+    Trace_ELBO().loss_and_grads(vae.model, vae.guide, x)
+    assert all(p.grad.abs().sum() > 0 for p in vae.parameters())
+
+
+# A ladder and its model ------------------------------------------------------------------------
+
+
+def shares(vae):
+    """Whether the guide merges with the VAE's own prior, weights and all."""
+    assert vae.guide.posterior.prior[0] is vae.model.prior
+    x = digits(2, dtype=torch.float64)
+    pyro.set_rng_seed(0)
+    before = drawn(vae.guide, x)["z_1"]
+    with torch.no_grad():
+        vae.model.prior.heads[0].bias += 1
+    pyro.set_rng_seed(0)
+    after = drawn(vae.guide, x)["z_1"]
+    return not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("guide", LAYERED[1:])
+def test_a_copy_merges_with_its_own_prior(guide):
+    original = deep(guide)
+    file = io.BytesIO()
+    torch.save(original, file)
+    file.seek(0)
+    state = {n: t.clone() for n, t in original.state_dict().items()}
+    loaded = deep(guide)
+    loaded.load_state_dict(state)
+    for vae in (copy.deepcopy(original), torch.load(file, weights_only=False), loaded):
+        assert vae.guide.posterior.prior[0] is not original.model.prior
+        assert shares(vae)
+        learns(vae, digits(6, dtype=torch.float64))
+        assert all(torch.equal(t, state[n]) for n, t in original.state_dict().items())
+    assert shares(original.float().double())
+    # The prior's weights belong to the model alone.
+    assert not any("prior" in name for name in original.guide.state_dict())
+
+
+def test_two_ladders_in_one_process_learn_on_their_own():
+    x = digits(6, dtype=torch.float64)
+    one, two = deep(), deep("ladder(merge='learned')")
+    learns(one, x)
+    state = {n: t.clone() for n, t in one.state_dict().items()}
+    learns(two, x)
+    assert all(torch.equal(t, state[n]) for n, t in one.state_dict().items())
+    learns(one, 1 - x)
+
+
+# One layer, and layouts ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(3,), [3], ((3,),)])
+@pytest.mark.parametrize("guide", ["mean-field", "ladder"])
+def test_a_list_of_one_size_is_that_size(guide, size):
+    torch.manual_seed(0)
+    one = VAE(SHAPE, 3, guide=guide, hidden=(8,))
+    torch.manual_seed(0)
+    two = VAE(SHAPE, size, guide=guide, hidden=(8,))
+    assert one.config == two.config
+    for (n, a), (m, b) in zip(one.state_dict().items(), two.state_dict().items(), strict=True):
+        assert n == m
+        assert torch.equal(a, b)
+    q = two.encode(digits())
+    assert q.event_shape == (3,)
+
+
+@pytest.mark.parametrize("guide", ["bottom-up", "ladder"])
+def test_a_single_layer_s_ladder_is_one_normal(guide):
+    """q ∝ N(0, I) N(μ(d), σ(d)²) for the ladder, and q = N(μ(d), σ(d)²) for bottom-up."""
+    vae, x = deep(guide + "(scale='log-variance')", 3), digits(4, dtype=torch.float64)
+    own = vae.guide.posterior
+    with torch.no_grad():
+        if guide == "ladder":
+            loc, raw = own.posteriors[0](own.up[0](x)).chunk(2, -1)
+            precision = 1 + (-raw).exp()
+            loc, scale = loc * (-raw).exp() / precision, precision**-0.5
+        else:
+            loc, raw = own.posteriors[0].head(own.posteriors[0].encoder(x)).chunk(2, -1)
+            scale = (0.5 * raw).exp()
+        q = vae.encode(x)
+        close((q.mean, q.stddev), (loc, scale))
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv", "residual"])
+def test_a_layer_may_be_laid_out_like_an_image(network):
+    settings = {"network": network, "hidden": (4, 8) if network == "conv" else (8,)}
+    vae = deep(sizes=[[2, 4, 4], [3, 2, 2], 5], **settings)
+    same = VAE(SHAPE, ((2, 4, 4), (3, 2, 2), 5), guide="ladder", **settings)
+    assert vae.state_dict().keys() == same.state_dict().keys()
+    x = digits(3, dtype=torch.float64)
+    assert_batch_is_independent(vae, x)
+    assert {n: tuple(z.shape) for n, z in drawn(vae.guide, x).items()} == {
+        "z_3": (3, 5),
+        "z_2": (3, 12),
+        "z_1": (3, 32),
+    }
