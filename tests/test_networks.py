@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyro_vae.networks import NETWORKS
+from pyro_vae.networks import NETWORKS, between, divide, layers, layout
 from pyro_vae.parts import InputError, build
 
 SHAPES = [(1, 28, 28), (1, 8, 8), (1, 28, 20), (3, 32, 32), (2, 7, 5), (1, 1, 3)]
@@ -18,6 +18,18 @@ def test_both_halves_fit_every_shape_and_any_leading_dimensions(name, shape):
     for leading in [(), (4,), (3, 4)]:
         assert encoder(torch.rand(*leading, *shape)).shape == (*leading, encoder.out_features)
         assert decoder(torch.randn(*leading, 5)).shape == (*leading, 2 * c, h, w)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("sources", [[(5,)], [(2, 4, 6), (3,)], [(2, 2, 3), (2, 2, 3), (1, 8, 12)]])
+@pytest.mark.parametrize("target", [(4,), (3, 4, 6), (3, 2, 3)])
+def test_what_stands_between_layers_takes_vectors_side_by_side(name, sources, target):
+    network = build("network", name, NETWORKS, shape=(3, 8, 12))
+    middle = between(network, sources, target).double()
+    x = torch.randn(2, 4, sum(torch.Size(s).numel() for s in sources), dtype=torch.float64)
+    assert middle(x).shape == (2, 4, middle.out_features)
+    assert torch.Size(layout(middle)).numel() == middle.out_features
+    torch.testing.assert_close(middle(x)[1, 2], middle(x[1, 2]), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -53,3 +65,30 @@ def test_the_mlp_is_its_matrix_products():
 def test_sizes_and_names_that_do_not_fit_are_refused(spec, hidden, message):
     with pytest.raises(InputError, match=message):
         build("network", spec, NETWORKS, shape=(1, 8, 8), hidden=hidden).encoder()
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (20, ((20,),)),
+        ([64, 32], ((64,), (32,))),
+        ([[8, 7, 7], 32], ((8, 7, 7), (32,))),
+        (((8, 7, 7),), ((8, 7, 7),)),
+    ],
+)
+def test_a_latent_size_names_layers(given, read):
+    assert layers(given) == read
+
+
+@pytest.mark.parametrize("given", [(), 0, (4, -1), (4, (8, 7)), (4, (8, 7, 0)), (4.0,), ("4",)])
+def test_a_latent_size_that_names_none_is_refused(given):
+    with pytest.raises(InputError, match="latent size is a whole number above 0, or one for each"):
+        layers(given)
+
+
+def test_places_divide_what_lies_below_them():
+    divide((1, 24, 12), [(8,), (2, 24, 12), (2, 8, 4), (3,), (2, 4, 2), (5, 4, 2)])
+    with pytest.raises(InputError, match=r"layer 3 .* 8x8 places, and layer 1 has 12x12, .* 6x6"):
+        divide((1, 24, 24), [(2, 12, 12), (4,), (2, 8, 8)])
+    with pytest.raises(InputError, match=r"12x8 places, and the image has 24x24, .* 12x12 or 8x8"):
+        divide((1, 24, 24), [(2, 12, 8)])

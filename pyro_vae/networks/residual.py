@@ -31,7 +31,7 @@ class Residual:
         latent_size: the layers of latents, z_1 first.
         hidden: channels at level 1, 2, …; levels beyond them have as many as the last.
         activation: a name of :data:`~pyro_vae.networks.ACTIVATIONS`.
-        units: of the dense layers next to latents ``(n,)``.
+        units: features that latents ``(n,)`` are computed from.
         blocks: residual blocks at each level.
 
     Raises:
@@ -67,18 +67,15 @@ class Residual:
             self.sides.append(tuple(-(-side // 2) for side in self.sides[-1]))
         self.deep = min(len(self.hidden), len(self.sides) - 1)
         self.latents = layers(latent_size)
+        high, wide = shape[1:]
+        whole = [(h, w) for h, w in self.sides if high % h == 0 and high // h * w == wide]
         for i, each in enumerate(self.latents, start=1):
-            if len(each) == 3 and each[1:] not in (places := self.whole()):
+            if spatial(each) and each[1:] not in whole:
                 raise InputError(
                     "the residual network halves the image, so that latents can have "
-                    f"{' or '.join(f'{h}x{w}' for h, w in places)} places, and layer {i} of them "
+                    f"{' or '.join(f'{h}x{w}' for h, w in whole)} places, and layer {i} of them "
                     f"has {each[1]}x{each[2]}"
                 )
-
-    def whole(self) -> list[tuple[int, ...]]:
-        """The sides at those levels of which the image's are a whole multiple."""
-        high, wide = self.shape[1:]
-        return [(h, w) for h, w in self.sides if high % h == 0 and high // h * w == wide]
 
     def encoder(self) -> Layers:
         network = self.between([self.shape], self.latents[0])
@@ -87,8 +84,9 @@ class Residual:
 
     def decoder(self, latent_size: int, outputs: int = 1) -> Layers:
         z = self.latents[0] if prod(self.latents[0]) == latent_size else (latent_size,)
+        # Blocks on whole images take most of the time, so they end at level 1 where they can.
         level = 0 if self.sides[0] in (z[1:], self.sides[-1]) else 1
-        finer = level + 1
+        finer = level + 1  # by so much is an image finer than its level
         network = self.between([z], (1, *self.sides[level]))
         to_pixels = nn.Sequential(
             nn.Conv2d(self.channels(level), finer**2 * outputs * self.shape[0], 3, padding=1),
@@ -112,6 +110,7 @@ class Residual:
     def path(self, source: Layout, target: Layout) -> nn.Module:
         """From a vector laid out as ``source`` to one laid out as ``target``."""
         start, end = self.level(source), self.level(target)
+        # A vector is next to the deepest level, or next to the other end if that is deeper still.
         if not spatial(source):
             start = max(start, end)
         if not spatial(target):
