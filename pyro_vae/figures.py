@@ -84,7 +84,7 @@ def vary(vae: Any, site: str, rows: int = 6, columns: int = COLUMNS) -> Tensor:
 
     with torch.no_grad():
         sites: Any = poutine.trace(vae.model).get_trace(None, rows).nodes
-        names = [name for name, node in sites.items() if is_latent(node)]
+        names = [n for n, node in sites.items() if is_latent(node) and n != "x"]
         if site not in names:
             raise InputError(f"the latent sites are {', '.join(names)}, and {site!r} is none")
         place = names.index(site)

@@ -385,3 +385,67 @@ def test_a_lost_loss_is_told_and_the_run_keeps_the_last_good_weights(tmp_path, c
     assert "the loss became" in said
     assert "epoch 1, step" in said
     assert load(run)[0].sample(1).isfinite().all()
+
+
+@pytest.fixture(scope="module")
+def layered(tmp_path_factory):
+    """A run with three layers of latents, the top one too small a matter to be learned."""
+    run = tmp_path_factory.mktemp("runs") / "layers"
+    typed([*TINY, "--latent", "4,3,2", "--guide", "ladder", "--epochs", "2", "--out", run])
+    return run
+
+
+def test_a_hierarchy_is_a_list_of_latents(layered, tmp_path, capsys):
+    config = load(layered)[1]
+    assert config["vae"]["latent_size"] == [4, 3, 2]
+    assert config["vae"]["prior"] == "hierarchy"
+    assert set(history(layered)[-1].kl_of_sites) == {"z_1", "z_2", "z_3"}
+    assert [len(kl) for _, kl in sorted(history(layered)[-1].kl_of_units.items())] == [4, 3, 2]
+    assert (layered / "kl.png").stat().st_size > 5000
+    assert typed(["encode", layered, "--split", "test", "--out", tmp_path / "z.npz"]) == 0
+    assert np.load(tmp_path / "z.npz")["loc_z_2"].shape == (359, 3)
+    capsys.readouterr()
+    assert typed(["evaluate", layered, "--samples", "20", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {name: units["of"] for name, units in result["active_units"].items()} == {
+        "z_1": 4,
+        "z_2": 3,
+        "z_3": 2,
+    }
+    rates = result["rate_of_sites"]
+    assert sum(rate["mean"] for rate in rates.values()) == pytest.approx(result["rate"]["mean"])
+    for site, units in result["kl_of_units"].items():
+        noise = 5 * rates[site]["error"] + 0.05
+        assert sum(units) == pytest.approx(rates[site]["mean"], abs=noise)
+    assert typed(["evaluate", layered, "--samples", "20"]) == 0
+    assert "active units: z 3" in capsys.readouterr().out
+
+
+def test_samples_that_vary_one_layer(layered, tmp_path, capsys):
+    out = tmp_path / "z_2.png"
+    assert typed(["sample", layered, "--vary", "z_2", "--n", "24", "--out", out]) == 0
+    assert "2 rows of 12 samples that differ in z_2" in capsys.readouterr().out
+    assert picture(out).shape[0] < picture(out).shape[1]
+    assert typed(["sample", layered, "--vary", "z_4", "--out", out]) == 2
+    assert "the latent sites are z_3, z_2, z_1, and 'z_4' is none" in capsys.readouterr().err
+
+
+def test_a_collapsed_layer_is_named(tmp_path, capsys):
+    command = [*TINY, "--latent", "4,2", "--guide", "bottom-up", "--objective", "beta(beta=50)"]
+    assert typed([*command, "--lr", "0.01", "--epochs", "8", "--out", tmp_path / "run"]) == 0
+    assert "the latent layer z_2 has collapsed" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--latent", "8,four"], "--latent takes a whole number, or one for each layer"),
+        (["--latent", "8,0", "--guide", "ladder"], "the latent size is a whole number above 0"),
+        (["--latent", "8,4"], "take bottom-up or ladder"),
+        (["--latent", "8x3x3,4", "--guide", "ladder"], "layer 1 of the latents has 3x3 places"),
+    ],
+)
+def test_layers_that_do_not_fit_are_refused_before_training(options, message, tmp_path, capsys):
+    assert typed(["train", "--data", "digits", *options, "--out", tmp_path / "run"]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
