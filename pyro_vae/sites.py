@@ -57,8 +57,9 @@ def refuse_misfits(x: Tensor, posterior: nn.Module, prior: nn.Module) -> None:
     Both are run once, for the one image ``x`` ``[1, C, H, W]``, and leave no mark: neither on the
     random numbers that follow nor on the statistics of batch normalization.
     """
-    modes = [(module, module.training) for module in posterior.modules()]
-    posterior.eval()
+    modes = [(module, module.training) for part in (posterior, prior) for module in part.modules()]
+    for module, _ in modes:
+        module.training = False
     devices = [x.device] if x.is_cuda else []
     try:
         with torch.random.fork_rng(devices=devices), pyro.plate("data", 1, dim=-1):

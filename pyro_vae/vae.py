@@ -248,7 +248,7 @@ class VAE(nn.Module):
         if steps < 2:
             raise InputError(f"a path has at least 2 steps, not {steps}")
         ends: Any = poutine.trace(self.guide).get_trace(torch.stack([a, b]))
-        t = torch.linspace(0, 1, steps, device=a.device)
+        t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)
         line = {}
         for name, site in ends.nodes.items():
             if is_latent(site):

@@ -263,12 +263,12 @@ def test_each_layer_may_have_another_guide():
     learns(vae, x)
 
 
-def learns(vae, x, steps=60):
+def learns(vae, x, steps=30):
     """Some steps of SVI lower the loss and move every weight."""
     before = {n: p.detach().clone() for n, p in vae.named_parameters()}
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
     losses = [svi.step(x) / len(x) for _ in range(steps)]
-    assert sum(losses[-10:]) < sum(losses[:10]) - 20
+    assert sum(losses[-5:]) < sum(losses[:5]) - 10
     assert all(not torch.equal(p, before[n]) for n, p in vae.named_parameters())
 
 
