@@ -168,9 +168,9 @@ class Ladder(nn.Module):
         network: makes what stands between two layers.
         merge: ``precision`` or ``learned``.
         layer: for ``learned``, the guide of each layer, or a list of one for each.
-        scale: how the networks' output becomes σ, a name of :data:`~pyro_vae.scales.SCALES`. Softplus
-            is the paper's: a layer that has nothing to say yet asks for an ever larger σ, and with
-            log-variance that grew past all numbers within some hundred steps.
+        scale: how the networks' output becomes σ, a name of :data:`~pyro_vae.scales.SCALES`; the
+            default is the paper's. A layer that has nothing to say asks for an ever larger σ, and
+            with log-variance that overflowed within some hundred steps.
 
     Raises:
         InputError: a prior that is no hierarchy of these layers, another ``merge``, or a ``layer``

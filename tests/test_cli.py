@@ -418,7 +418,7 @@ def test_a_hierarchy_is_a_list_of_latents(layered, tmp_path, capsys):
         noise = 5 * rates[site]["error"] + 0.05
         assert sum(units) == pytest.approx(rates[site]["mean"], abs=noise)
     assert typed(["evaluate", layered, "--samples", "20"]) == 0
-    assert "active units: z 3" in capsys.readouterr().out
+    assert "active units: z_3" in capsys.readouterr().out
 
 
 def test_samples_that_vary_one_layer(layered, tmp_path, capsys):

@@ -215,7 +215,8 @@ NESTED = (
 def lines(result: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
     """A row for each number of a report; what is not defined tells why."""
     for key, value in result.items():
-        name = f"{within}{key.replace('_', ' ')}"
+        site = within.startswith(("active units", "rate of sites"))
+        name = f"{within}{key if site else key.replace('_', ' ')}"
         if isinstance(value, dict) and "why" in value:
             yield name, f"none: {value['why']}"
         elif isinstance(value, dict) and "mean" in value:
