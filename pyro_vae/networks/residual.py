@@ -51,7 +51,7 @@ class Residual:
         shape: Shape,
         latent_size: Latent = 1,
         hidden: Sequence[int] = (32, 64, 128),
-        activation: str = "relu",
+        activation: str = "silu",
         units: int = 256,
         blocks: int = 1,
     ) -> None:
