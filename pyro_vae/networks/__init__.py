@@ -81,6 +81,9 @@ class MLP:
         hidden: units of the encoder's layers; the decoder has them in reverse.
         activation: a name of :data:`ACTIVATIONS`.
         middle: units of what stands between two layers of latents; None for those of ``hidden``.
+        batch_norm: whether each activation has batch normalization before it (Ioffe & Szegedy
+            2015). In training an image's features then depend on its batch, and
+            ``vae.eval()``, in which ``fit`` leaves the VAE, ends that.
 
     Example:
         >>> MLP((1, 28, 28), hidden=(400,)).encoder().out_features
@@ -93,27 +96,29 @@ class MLP:
         hidden: Sequence[int] = (400,),
         activation: str = "relu",
         middle: Sequence[int] | None = None,
+        batch_norm: bool = False,
     ) -> None:
         self.shape = shape
         self.hidden = widths("hidden", hidden)
         self.activation = activation
         self.middle = self.hidden if middle is None else widths("middle", middle)
+        self.batch_norm = batch_norm
 
     def encoder(self) -> Layers:
         c, h, w = self.shape
-        layers = dense((c * h * w, *self.hidden), self.activation, last=True)
+        layers = dense((c * h * w, *self.hidden), self.activation, True, self.batch_norm)
         layers.insert(0, nn.Flatten(-3))  # [*, C·H·W]
         return layers
 
     def decoder(self, latent_size: int, outputs: int = 1) -> Layers:
         c, h, w = self.shape
         sizes = (latent_size, *reversed(self.hidden), outputs * c * h * w)
-        layers = dense(sizes, self.activation, last=False)
+        layers = dense(sizes, self.activation, False, self.batch_norm)
         layers.append(nn.Unflatten(-1, (outputs * c, h, w)))  # [*, outputs·C, H, W]
         return layers
 
     def between(self, sources: Sequence[Layout], target: Layout) -> Layers:
-        return dense((numbers(sources), *self.middle), self.activation, last=True)
+        return dense((numbers(sources), *self.middle), self.activation, True, self.batch_norm)
 
 
 class Conv:

@@ -41,13 +41,23 @@ class Layers(nn.Sequential):
     out_layout: Layout
 
 
-def dense(sizes: Sequence[int], activation: str, last: bool) -> Layers:
-    """Linear layers through ``sizes``, an activation after each, after the last one if ``last``."""
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalization of features ``[*, F]``, over all leading dimensions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.reshape(-1, x.shape[-1])).view_as(x)
+
+
+def dense(sizes: Sequence[int], activation: str, last: bool, batch_norm: bool = False) -> Layers:
+    """Linear layers through ``sizes``, an activation after each, after the last one if ``last``;
+    before each activation batch normalization, if asked for."""
     act = lookup("activation", activation, ACTIVATIONS)
     layers = Layers()
     for i, (a, b) in enumerate(pairwise(sizes), start=2):
         layers.append(nn.Linear(a, b))
         if last or i < len(sizes):
+            if batch_norm:
+                layers.append(BatchNorm(b))
             layers.append(act())
     layers.out_features = sizes[-1]
     return layers
