@@ -8,6 +8,7 @@ per image. All have the same network, the same Adam and the same loss.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import count, pairwise
 
 import pyro
@@ -257,6 +258,54 @@ def numpyro_loop(case: Case, images: Tensor):
     return run
 
 
+# pythae, as its trainer takes a step: the model's own loss, torch.optim.Adam, loss.item()
+
+
+def pythae_step(case: Case, images: Tensor):
+    if case.particles > 1 or len(case.latents) > 1 or find_spec("pythae") is None:
+        return None
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    torch.manual_seed(0)
+    net = Net(case)
+
+    class Encoder(BaseEncoder):
+        def __init__(self):
+            super().__init__()
+            self.up, self.head = net.up[0], net.heads[0]
+
+        def forward(self, x):
+            mean, logvar = self.head(self.up(x).relu()).chunk(2, -1)
+            return ModelOutput(embedding=mean, log_covariance=logvar)
+
+    class Decoder(BaseDecoder):
+        def __init__(self):
+            super().__init__()
+            self.out = net.out
+
+        def forward(self, z):
+            return ModelOutput(reconstruction=self.out(z).sigmoid())
+
+    config = VAEConfig(input_dim=(784,), latent_dim=case.latents[0], reconstruction_loss="bce")
+    model = VAE(config, encoder=Encoder(), decoder=Decoder())
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR)
+    model.train()
+
+    def run(batches: Tensor) -> float:
+        total = 0.0
+        for index in batches:
+            output = model({"data": binarise(images[index])})
+            optimizer.zero_grad()
+            output.loss.backward()
+            optimizer.step()
+            total += output.loss.item()  # a mean over the batch
+        return total / len(batches)
+
+    return run
+
+
 def floor(case: Case, images: Tensor):
     """The matrix products of a step and nothing else: forward, and both of each backward."""
     net = Net(case)
@@ -285,6 +334,7 @@ CONTENDERS = {
     "hand-written, compiled": hand_compiled,
     "hand-written, eager": hand_eager,
     "Pyro SVI": pyro_svi,
+    "pythae": pythae_step,
     "NumPyro": numpyro_loop,
     "matrix products alone": floor,
 }

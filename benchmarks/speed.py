@@ -1,7 +1,9 @@
-"""Speed of a training step and of an epoch, beside hand-written torch, Pyro and NumPyro.
+"""Speed of a training step and of an epoch, beside hand-written torch, Pyro, pythae and NumPyro.
 
     python benchmarks/speed.py --data FOLDER            # wall clock, all cores: a quiet machine
     python benchmarks/speed.py --data FOLDER --one-core # processor time of one core: a shared one
+    python benchmarks/speed.py --data FOLDER --only profile   # where a step's time goes
+    python benchmarks/speed.py --data FOLDER --only pays      # what compiling saves and takes
 
 Contenders take turns in one process, a few steps each, for a number of rounds; what is compared
 are ratios of the medians over rounds. All must have come to the same loss. FOLDER holds MNIST in
@@ -18,10 +20,13 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, median, quantiles
+from tempfile import TemporaryDirectory
 
 RESULTS = Path(__file__).parent / "results"
+PACKAGES = {"pyro-ppl": "pyro"} | {p: p for p in ("torch", "numpy", "jax", "numpyro", "pythae")}
 
 
 def images_of(folder):
@@ -137,6 +142,108 @@ def epochs(images, folder, rounds, clock):
     return found
 
 
+KINDS = {  # of work, by the names that torch's profiler gives
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
+    "random numbers": ("aten::uniform_", "aten::normal_"),
+    "Adam": ("aten::_fused_adam_", "aten::_foreach_add_", "aten::add_"),
+    "all else, fused": ("graph_",),
+}
+
+
+def profile(images, steps=250):
+    """Microseconds of a step of ours by the kind of work, wall clock; what is left of the step is
+    Python and allocation."""
+    import torch
+    from peers import CASES, ours
+    from torch.profiler import ProfilerActivity
+
+    found = {}
+    for label, case in CASES.items():
+        # Each kernel that Inductor makes then tells the profiler its name.
+        with torch._inductor.config.patch({"cpp.enable_kernel_profile": True}):
+            run = ours(case, images)
+            for _ in range(2):
+                run(torch.randint(len(images), (300, case.batch)))  # past the look at call 256
+        took = []
+        for _ in range(5):
+            batches = torch.randint(len(images), (steps // 5, case.batch))
+            began = time.perf_counter()
+            run(batches)
+            took.append((time.perf_counter() - began) / len(batches) * 1e6)
+        with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as seen:
+            run(torch.randint(len(images), (steps, case.batch)))
+        events = {e.key: e.self_cpu_time_total / steps for e in seen.key_averages()}
+        parts = {
+            kind: round(sum(t for name, t in events.items() if name.startswith(names)), 1)
+            for kind, names in KINDS.items()
+        }
+        whole = round(median(took), 1)
+        parts["Python, allocation"] = round(whole - sum(parts.values()), 1)
+        kernels = {k: round(t, 1) for k, t in events.items() if k.startswith("graph_")}
+        largest = sorted(kernels.items(), key=lambda item: -item[1])[:3]
+        found[label] = {
+            "step_us": whole,
+            "parts_us": parts,
+            "largest_fused_kernels_us": dict(largest),
+        }
+        print(label, json.dumps(found[label]))
+    return found
+
+
+SETTINGS = {  # of the library's own VAE and of fit
+    "mlp, batch 128": ({}, {}),
+    "mlp, batch 20": ({}, {"batch_size": 20}),
+    "mlp, iwae k = 5": ({}, {"objective": "iwae(particles=5)"}),
+    "conv, batch 128": ({"network": "conv"}, {}),
+    "mlp, iaf": ({"guide": "iaf"}, {}),
+}
+
+
+def pays(folder):
+    """Seconds of an epoch of ``fit`` with and without compiling, and what compiling took, with
+    nothing compiled before: a process and an empty cache for each."""
+    found = {}
+    for label in SETTINGS:
+        with TemporaryDirectory() as cache:
+            out = subprocess.run(
+                [sys.executable, __file__, "--pays-of", label]
+                + (["--data", folder] if folder else []),
+                env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache},
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
+        found[label] = json.loads(out.stdout.splitlines()[-1])
+        print(label, found[label])
+    return found
+
+
+def pays_of(label, folder, epochs=4):
+    import torch
+
+    from pyro_vae import VAE, fit
+    from pyro_vae.data import Data
+    from pyro_vae.data.images import Images
+
+    settings, options = SETTINGS[label]
+    images = images_of(folder)[:12_000].view(-1, 1, 28, 28)
+    train, test = (Images(part, binarize="dynamic") for part in images.split([10_000, 2_000]))
+    took = {}
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        history = fit(
+            VAE((1, 28, 28), **settings), Data(label, train, test),
+            epochs=epochs, compiled=compiled, **options,
+        )  # fmt: skip
+        took[compiled] = [epoch.seconds for epoch in history]
+    eager, later = min(took[False]), min(took[True][1:])
+    result = {
+        "epoch_s": round(eager, 2),
+        "compiled_epoch_s": round(later, 2),
+        "saved": round(1 - later / eager, 3),
+        "compiling_s": round(took[True][0] - later, 1),
+    }
+    print(json.dumps(result))
+
+
 def growth(images, rounds, clock):
     """Step time of ours and of the floor as one size grows."""
     import torch
@@ -233,15 +340,20 @@ def main():
     parser.add_argument("--steps", type=int, default=20, help="steps in a turn")
     parser.add_argument("--only", nargs="+", default=["steps", "epochs", "growth", "memory"])
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    parser.add_argument("--pays-of", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one_core:  # before torch and jax count the cores
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         os.environ["OMP_NUM_THREADS"] = "1"
+    if not (given.memory_of or given.pays_of) and find_spec("pythae") is None:
+        print("pythae is not installed and is left out (pip install --no-deps pythae)")
     import torch
 
     if given.memory_of:
         return memory_of(given.memory_of, given.data)
     torch.set_num_threads(1 if given.one_core else len(os.sched_getaffinity(0)))
+    if given.pays_of:
+        return pays_of(given.pays_of, given.data)
     clock = time.process_time if given.one_core else time.perf_counter
     images = images_of(given.data)
     parts = {
@@ -249,6 +361,8 @@ def main():
         "epochs": lambda: epochs(images, given.data, 5, clock),
         "growth": lambda: growth(images, 5, clock),
         "memory": lambda: memory(given.data),
+        "profile": lambda: profile(images),
+        "pays": lambda: pays(given.data),
     }
     file = RESULTS / ("speed-one-core.json" if given.one_core else "speed.json")
     result = json.loads(file.read_text()) if file.exists() else {}
@@ -262,7 +376,7 @@ def main():
             + (" --one-core" if given.one_core else ""),
         },
         "machine": {"cores": os.cpu_count(), "processor": processor(), "gpu": "none"},
-        "versions": {p: version(p) for p in ("torch", "pyro-ppl", "jax", "numpyro", "numpy")}
+        "versions": {p: version(p) for p in PACKAGES if find_spec(PACKAGES[p])}
         | {"python": platform.python_version()},
     }
     for name in given.only:
