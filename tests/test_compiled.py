@@ -279,6 +279,10 @@ def assign(z, x):
     return z
 
 
+def draw(z, x):
+    return z * torch.empty(3).random_(0, 2).sum()  # random_
+
+
 @pytest.mark.parametrize(
     ("look", "fragment", "words"),
     [
@@ -291,6 +295,7 @@ def assign(z, x):
         (contain, "contains", "`in` on a tensor"),
         (select, "shape", "a shape that depends on values"),
         (assign, "data", "an assignment to tensor.data"),
+        (draw, "random_", "tensor.random_(low, high)"),
     ],
 )
 def test_looking_at_a_value_is_refused_with_its_line(look, fragment, words):

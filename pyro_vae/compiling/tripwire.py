@@ -96,6 +96,8 @@ class Tripwire(TorchFunctionMode):
                 return torch.where(args[1], args[0], 0)  # same sum, and a shape that is known
             if code in CHECKS:
                 return CHECKS[code]
+        if func is Tensor.random_ and len(args) > 2:
+            raise CompileError("tensor.random_(low, high), unlike torch.randint(low, high, size)")
         if func in LOOKS:
             raise CompileError(LOOKS[func])
         result = func(*args, **(kwargs or {}))
