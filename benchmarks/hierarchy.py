@@ -181,8 +181,8 @@ def main() -> None:
     parser.add_argument("model", nargs="?", choices=MODELS)
     parser.add_argument("--data", help="the folder of the full MNIST")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=12.0, help="of processor time for a run")
-    parser.add_argument("--samples", type=int, default=1000, help="draws of z for each image")
+    parser.add_argument("--minutes", type=float, default=9.0, help="of processor time for a run")
+    parser.add_argument("--samples", type=int, default=500, help="draws of z for each image")
     parser.add_argument("--weights", type=Path, default=Path("runs/hierarchy"))
     given = parser.parse_args()
     if given.what == "table":

@@ -1,8 +1,8 @@
 """Names of the literature as settings of the four parts.
 
-A recipe is no class and has no code: it names a prior, a likelihood, a guide and an objective, and
-whatever it does not name stays as it is by default. ``--recipe NAME`` takes it as given; in
-Python:
+A recipe is no class and has no code: it names a prior, a likelihood, a guide and an objective, the
+sizes and the network where a paper's result hangs on them, and whatever it does not name stays as
+it is by default. ``--recipe NAME`` takes it as given; in Python:
 
     >>> recipe = RECIPES["iaf-vae"]
     >>> vae = VAE((1, 28, 28), **recipe.parts)
@@ -21,7 +21,8 @@ class Recipe:
 
     Args:
         paper: authors, year, title.
-        settings: by option: ``prior``, ``likelihood``, ``guide``, ``latent``, ``objective``.
+        settings: by option: ``prior``, ``likelihood``, ``guide``, ``objective``, ``latent``,
+            ``network``.
     """
 
     paper: str
@@ -153,7 +154,12 @@ RECIPES: dict[str, Recipe] = {
     ),
     "lvae": Recipe(
         "Sønderby et al. 2016, Ladder variational autoencoders",
-        {"latent": (64, 32, 16), "guide": "ladder", "objective": "annealed(epochs=50)"},
+        {
+            "latent": (64, 32, 16),
+            "guide": "ladder",
+            "network": "mlp(activation='leaky-relu', batch_norm=True)",
+            "objective": "annealed(epochs=50)",
+        },
     ),
     # Another likelihood.
     "continuous-bernoulli": Recipe(

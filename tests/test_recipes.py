@@ -12,6 +12,7 @@ from pyro.infer import SVI
 
 from pyro_vae.guides import GUIDES
 from pyro_vae.likelihoods import LIKELIHOODS
+from pyro_vae.networks import NETWORKS
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.parts import build, resolve
 from pyro_vae.priors import PRIORS
@@ -19,7 +20,13 @@ from pyro_vae.recipes import RECIPES, Recipe
 from pyro_vae.runs import DEFAULTS
 from pyro_vae.vae import VAE
 
-TABLES = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES, "objective": OBJECTIVES}
+TABLES = {
+    "prior": PRIORS,
+    "likelihood": LIKELIHOODS,
+    "guide": GUIDES,
+    "objective": OBJECTIVES,
+    "network": NETWORKS,
+}
 
 
 @pytest.mark.parametrize("name", RECIPES)
