@@ -245,6 +245,19 @@ def test_the_ladder_s_gradient_is_that_of_a_hand_written_elbo(skip):
     close(found, expected, 1e-9)
 
 
+def test_the_learned_merge_sees_the_features_and_both_moments_of_the_prior():
+    vae, x = deep("ladder(merge='learned')", (4, 3)), digits(5, dtype=torch.float64)
+    with torch.no_grad():
+        z = drawn(vae.guide, x)
+        log_q, _ = log_weights(vae, x, z)
+        (first, second), (one, two) = vae.guide.posterior.up, vae.guide.posterior.posteriors
+        d = first(x)
+        above = torch.cat([second(d), torch.zeros(5, 3), torch.ones(5, 3)], 1)
+        p = vae.model.prior.given([z["z_2"]])
+        below = torch.cat([d, p.mean, p.stddev], 1)
+        close(log_q, two(above).log_prob(z["z_2"]) + one(below).log_prob(z["z_1"]))
+
+
 def test_each_layer_may_have_another_guide():
     vae = deep("bottom-up(layer=['iaf', 'mean-field', 'full-covariance'])")
     x = digits(5, dtype=torch.float64)

@@ -126,7 +126,7 @@ def test_the_loss_is_the_one_written_out_and_falls_or_is_refused(name, guide):
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=made)
 
     def now():
-        return sum(svi.evaluate_loss(x) for _ in range(10)) / 10
+        return sum(svi.evaluate_loss(x) for _ in range(5)) / 5
 
     before = now()
     for _ in range(30):
@@ -237,7 +237,7 @@ def test_path_gradients_have_the_mean_of_the_plain_ones(plain, quiet, guide):
     """In the ladder the prior's weights are the guide's as well, so that both ways count."""
     vae = deep(guide, (2, 2), shape=(1, 3, 3), hidden=(4,), prior="hierarchy(skip=True)")
     x = torch.rand(1, 1, 3, 3, dtype=torch.float64).round().expand(400, -1, -1, -1)
-    runs = 40
+    runs = 25
     found = {}
     for spec in (plain, quiet):
         made, each = objective(spec), []
