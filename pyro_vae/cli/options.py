@@ -73,8 +73,9 @@ Network = Annotated[
 Hidden = Annotated[
     str | None,
     typer.Option(
-        help="The network's layer sizes: units for mlp; for conv channels, then units.",
-        show_default="the network's own: 400 or 32,64,256",
+        help="The network's layer sizes: units for mlp, channels for residual; for conv channels, "
+        "then units.",
+        show_default="the network's own: 400, 32,64,128 or 32,64,256",
     ),
 ]
 Epochs = Annotated[
