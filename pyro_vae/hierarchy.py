@@ -253,9 +253,9 @@ class Ladder(nn.Module):
 def by_precision(posterior: nn.Module, d: Tensor, p: Any, scale: nn.Module) -> Distribution:
     """The product of the prior's Normal and the features' own, normalized."""
     loc, raw = posterior(d).chunk(2, -1)  # each [B, Z_l]
-    # By the ratio of the precisions: where the features say nothing it is 0, and q is p exactly. A
-    # scale above the limit says as little, and its square would overflow.
-    ratio = (p.scale / scale(raw).clamp(max=1e18)).square()  # [*, Z_l]
+    # By the ratio of the precisions: where the features say nothing it is 0, and q is p exactly. It
+    # is squared, so that the scale stays within the root of what a float can hold.
+    ratio = (p.scale / scale(raw).clamp(1e-18, 1e18)).square()  # [*, Z_l]
     q = dist.Normal(p.loc + ratio / (1 + ratio) * (loc - p.loc), p.scale * (1 + ratio).rsqrt())
     return q.to_event(1)
 

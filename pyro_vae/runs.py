@@ -18,6 +18,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from . import checkpoints, figures
 from .audit import audit
 from .data import BINARIZE, DATASETS, Data, Images, load
+from .evaluation.scoring import draw as drawn
+from .evaluation.scoring import values
 from .guides import GUIDES, moments
 from .likelihoods import LIKELIHOODS
 from .networks import ACTIVATIONS, NETWORKS
@@ -244,14 +246,20 @@ def images(config: dict[str, Any], name: str | None, split: str, data_dir: Path 
 def latents(vae: VAE, data: Images, seed: int, batch_size: int = 500) -> dict[str, np.ndarray]:
     """μ and σ of the posterior of each image, with labels and file names where there are some.
 
-    Where the latent has several sites, their names stand behind ``loc_`` and ``scale_``.
+    Where the latent has several sites, their names stand behind ``loc_`` and ``scale_``, and μ and
+    σ are those of 100 draws of all of them together.
     """
     generator = torch.Generator(data.pixels.device).manual_seed(seed)
     parts: dict[str, list[torch.Tensor]] = {}
     for x in data.batches(batch_size, generator):
         q = vae.encode(x)
-        for site, each in q.items() if isinstance(q, dict) else [("", q)]:
-            for name, moment in zip(("loc", "scale"), moments(each), strict=True):
+        if isinstance(q, dict):
+            z = values(drawn(vae.guide, x, 100))
+            found = {name: (draws.mean(0), draws.std(0)) for name, draws in z.items()}
+        else:
+            found = {"": moments(q)}
+        for site, pair in found.items():
+            for name, moment in zip(("loc", "scale"), pair, strict=True):
                 parts.setdefault(f"{name}_{site}".rstrip("_"), []).append(moment)
     arrays = {name: torch.cat(moment).cpu().numpy() for name, moment in parts.items()}
     if data.labels is not None:
