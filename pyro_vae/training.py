@@ -20,8 +20,8 @@ from .parts import InputError, TrainingError, build, lookup
 
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
 SAVED, COMPILING = 0.003, 20.0
-"""The seconds that compiling saves of a step and that it takes. Measured on one core: 3 to 6 ms, for
-it is Pyro's work that goes, whatever the network; 18 to 26 s with an empty cache."""
+"""The seconds that compiling saves of a step, and that it takes. Measured on one core: 3 to 6 ms,
+for it is Pyro's work that goes, whatever the network; 18 to 26 s with an empty cache."""
 
 
 @dataclass(frozen=True)
