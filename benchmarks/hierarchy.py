@@ -23,6 +23,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median, stdev
+from typing import Any
 
 import torch
 
@@ -36,13 +37,12 @@ from pyro_vae.training import Epoch, adam, as_float, fit
 from pyro_vae.vae import VAE
 
 RESULTS = Path(__file__).parent / "results" / "hierarchy"
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "1": {"latent_size": (50,)},
     "2-bottom-up": {"latent_size": (100, 50), "guide": "bottom-up"},
     "2-ladder": {"latent_size": (100, 50), "guide": "ladder"},
     "3-bottom-up": {"latent_size": (100, 50, 25), "guide": "bottom-up"},
     "3-ladder": {"latent_size": (100, 50, 25), "guide": "ladder"},
-    "3-learned": {"latent_size": (100, 50, 25), "guide": "ladder(merge='learned')"},
 }
 NETWORK = {
     "network": "mlp(activation='leaky-relu', middle=[100, 100], batch_norm=True)",
