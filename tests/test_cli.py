@@ -81,6 +81,7 @@ def test_train_leaves_a_run_folder(trained):
         "optimizer.safetensors",
         "metrics.jsonl",
         "training.png",
+        "kl.png",
         "reconstructions/epoch_0002.png",
         "samples/epoch_0002.png",
     }

@@ -31,10 +31,10 @@ ROWS = [(part, name) for part, table in TABLES.items() for name in table]
 
 
 def same_gradients(settings):
-    settings = dict(settings)
+    settings = {"latent_size": 12, "hidden": (8,), **settings}
     objective = settings.pop("objective", "monte-carlo")
     torch.manual_seed(0)
-    vae = VAE((1, 6, 5), latent_size=12, hidden=(8,), **settings)
+    vae = VAE((1, 6, 5), **settings)
     elbo = build("objective", objective, OBJECTIVES, data_size=100)
     x = torch.rand(6, 1, 6, 5).round()
     getattr(elbo, "advance", lambda epoch: None)(0.5)
@@ -53,7 +53,8 @@ def test_parts(part, name):
 
 @pytest.mark.parametrize("name", [n for n, recipe in RECIPES.items() if len(recipe.settings) > 1])
 def test_recipes(name):
-    *_, compiled, _ = same_gradients(RECIPES[name].settings)
+    recipe = RECIPES[name]
+    *_, compiled, _ = same_gradients({**recipe.parts, "objective": recipe.objective})
     assert len(compiled.graphs) == 1
 
 
