@@ -170,9 +170,9 @@ def table() -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Mean ± standard error over seeds."""
-    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{mean(values):.2f} ± {error:.2f}"
+    """Mean ± standard error over seeds, if there are some."""
+    error = f" ± {stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
+    return f"{mean(values):.2f}{error}"
 
 
 def main() -> None:
