@@ -160,9 +160,9 @@ class Ladder(nn.Module):
       precisions and whose mean is weighted by them, or
     - ``learned``: q_l is any guide that sees d_l, μ_p and σ_p.
 
-    The paper takes the top's N(μ(d_L), σ(d_L)²) as it is; here the top is merged as the rest. Train
-    it as the paper does, with batch normalization (``network="mlp(batch_norm=True)"``) and a warm-up
-    of the KL (``objective="annealed"``): without them the upper layers collapse.
+    The paper takes the top's N(μ(d_L), σ(d_L)²) as it is; here the top is merged as the rest.
+    Train it as the paper does, with batch normalization (``network="mlp(batch_norm=True)"``) and a
+    warm-up of the KL (``objective="annealed"``): without them the upper layers collapse.
 
     Args:
         encoder: network to the features of z_1.
