@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import pyro.distributions as dist
@@ -27,18 +28,12 @@ from torch import Tensor, nn
 from .networks import Latent, between, head, layers, layout
 from .parts import InputError, build, lookup, make, resolve
 from .scales import SCALES
-from .sites import draw
+from .sites import draw, together
 
 
 def site_names(count: int) -> list[str]:
     """The sites of ``count`` layers, the one next to the image first."""
     return ["z"] if count == 1 else [f"z_{i}" for i in range(1, count + 1)]
-
-
-def together(tensors: Sequence[Tensor]) -> Tensor:
-    """Vectors as one, ``[*, ΣF]``; some may lack the leading dimensions of others."""
-    leading = torch.broadcast_shapes(*(t.shape[:-1] for t in tensors))
-    return torch.cat([t.expand(*leading, -1) for t in tensors], -1)
 
 
 class Hierarchy(nn.Module):
@@ -73,7 +68,7 @@ class Hierarchy(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = layers(latent_size)
-        self.sizes = [torch.Size(layer).numel() for layer in self.layers]
+        self.sizes = [prod(layer) for layer in self.layers]
         self.names = site_names(len(self.sizes))
         self.skip = skip
         self.register_buffer("zero", torch.zeros(self.sizes[-1]), persistent=False)
@@ -171,8 +166,8 @@ class Ladder(nn.Module):
         merge: ``precision`` or ``learned``.
         layer: for ``learned``, the guide of each layer, or a list of one for each.
         scale: how the networks' output becomes σ, a name of :data:`~pyro_vae.scales.SCALES`; the
-            default is the paper's. A layer that has nothing to say asks for an ever larger σ, and
-            with log-variance that overflowed within some hundred steps.
+            default is the paper's. A layer that has nothing to say asks for an ever larger σ,
+            which with log-variance grows until it overflows.
 
     Raises:
         InputError: a prior that is no hierarchy of these layers, another ``merge``, or a ``layer``
@@ -213,9 +208,8 @@ class Ladder(nn.Module):
             ]
             self.posteriors = posteriors(both, self.layers, layer, scale)
         elif layer == "mean-field":
-            sizes = [torch.Size(z).numel() for z in self.layers]
             self.posteriors = nn.ModuleList(
-                head(d, 2 * size) for d, size in zip(up, sizes, strict=True)
+                head(d, 2 * prod(z)) for d, z in zip(up, self.layers, strict=True)
             )
         else:
             raise InputError(
@@ -281,12 +275,12 @@ def posteriors(
         raise InputError(f"layer names {len(specs)} guides, and there are {len(shapes)} layers")
     made = nn.ModuleList()
     for spec, encoder, shape in zip(specs, encoders, shapes, strict=True):
-        size = torch.Size(shape).numel()
         row, options = resolve("guide", spec, GUIDES)
         if hasattr(row, "default_prior") or hasattr(row, "attach"):
             raise InputError(
                 f"a layer's guide is one of a real vector that needs no model, such as mean-field, "
                 f"full-covariance or iaf, not {spec!r}"
             )
-        made.append(make("guide", row, options, encoder=encoder, latent_size=size, scale=scale))
+        sizes = {"encoder": encoder, "latent_size": prod(shape)}
+        made.append(make("guide", row, options, **sizes, scale=scale))
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -17,6 +18,12 @@ def draw(name: str, fn: Any) -> Any:
     if fn.has_enumerate_support:
         return pyro.sample(name, fn, infer={"enumerate": "parallel"})
     return pyro.sample(name, fn)
+
+
+def together(tensors: Sequence[Tensor]) -> Tensor:
+    """Vectors as one, ``[*, ΣF]``; some may lack the leading dimensions of others."""
+    leading = torch.broadcast_shapes(*(t.shape[:-1] for t in tensors))
+    return torch.cat([t.expand(*leading, -1) for t in tensors], -1)
 
 
 def latents(part: Any) -> Any:

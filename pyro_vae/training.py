@@ -56,8 +56,8 @@ def collapsed(epoch: Epoch, below: float = 0.01) -> list[str]:
     }
     return [
         f"the latent layer {name} has collapsed: {each:.4f} nats of KL in each of its {units} units"
-        f" on average, below {below}; annealed or free-bits as objective, or the guide ladder, may"
-        " keep it"
+        f" on average, below {below}; annealed or free-bits as objective, or batch normalization,"
+        " may keep it"
         for name, (each, units) in sites.items()
         if each < below
     ]

@@ -177,8 +177,8 @@ class VAE(nn.Module):
         self.shape = (c, h, w)
         every = layers(latent_size)
         divide(self.shape, every)
-        if every == ((prod(every[0]),),):
-            latent_size = every[0][0]  # one vector
+        if len(every) == len(every[0]) == 1:  # one vector
+            ((latent_size,),) = every
         self.latent_size = latent_size
         self.config = {
             "shape": list(shape),

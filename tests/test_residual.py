@@ -125,9 +125,17 @@ def test_halves_of_the_head_s_output_are_halves_of_its_channels():
 
 
 def test_outputs_that_the_places_do_not_share_come_from_all_features():
-    encoder = Residual((1, 8, 8), ((3, 4, 4),), hidden=(5,)).encoder()
-    assert isinstance(head(encoder, 33), nn.Linear)
-    assert isinstance(head(Residual((1, 8, 8), 3).encoder(), 256), nn.Linear)
+    placed = Residual((1, 8, 8), ((3, 4, 4),), hidden=(5,)).encoder()
+    for encoder, outputs in ((placed, 33), (Residual((1, 8, 8), 3).encoder(), 256)):
+        h = torch.zeros(encoder.out_features, requires_grad=True)
+        to_raw = head(encoder, outputs)
+        for output in to_raw(h)[:3]:
+            (seen,) = torch.autograd.grad(output, h, retain_graph=True)
+            assert (seen != 0).all()
+    assert head(placed, 2 * 3 * 4 * 4)(torch.zeros(80)).shape == (96,)
+    h = torch.zeros(80, requires_grad=True)
+    (seen,) = torch.autograd.grad(head(placed, 96)(h)[0], h)
+    assert (seen != 0).sum() == 5  # the features at the output's own place
 
 
 def test_a_deep_stack_starts_as_a_shallow_one():

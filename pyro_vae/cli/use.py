@@ -224,16 +224,7 @@ def lines(result: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]
             yield name, f"{value['mean']:.3f}" + ("" if error is None else f" ± {error:.3f}")
         elif isinstance(value, dict) and "count" in value:
             yield name, f"{value['count']} of {value['of']}"
-        elif key in (
-            "active_units",
-            "rate_of_sites",
-            "curve",
-            "trust",
-            "aggregate",
-            "accuracy",
-            "gaps",
-            "annealed",
-        ):
+        elif key in NESTED:
             yield from lines(value, f"{name}: ")
         elif within and value is not None:
             yield name, f"{value:.3f}" if isinstance(value, float) else str(value)

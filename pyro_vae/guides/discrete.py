@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..networks import features
 from ..parts import InputError, build, number
-from ..sites import draw
+from ..sites import draw, together
 
 
 class Categorical(nn.Module):
@@ -165,13 +165,7 @@ class Joint(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.encoder(x)
-        return side_by_side(draw("z", self.z(h)), draw("c", self.c(h)))  # [*, B, Z]
-
-
-def side_by_side(z: Tensor, c: Tensor) -> Tensor:
-    """(z, c) as one vector; under enumeration c has dimensions that z lacks."""
-    leading = torch.broadcast_shapes(z.shape[:-1], c.shape[:-1])
-    return torch.cat([z.expand(*leading, -1), c.expand(*leading, -1)], -1)
+        return together([draw("z", self.z(h)), draw("c", self.c(h))])  # [*, B, Z]
 
 
 class CategoricalPrior(nn.Module):
@@ -264,4 +258,4 @@ class JointPrior(nn.Module):
 
     def forward(self) -> Tensor:
         z = draw("z", dist.Normal(self.zero, torch.ones_like(self.zero)).to_event(1))
-        return side_by_side(z, draw("c", self.c()))  # [*, B, Z]
+        return together([z, draw("c", self.c())])  # [*, B, Z]
