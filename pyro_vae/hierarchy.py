@@ -18,7 +18,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
+from operator import is_
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pyro.distributions as dist
 import torch
@@ -90,13 +92,32 @@ class Hierarchy(nn.Module):
         loc, raw = self.heads[i](h).chunk(2, -1)  # each [*, Z_l]
         return dist.Normal(loc, self.scale(raw)).to_event(1)
 
+    def hand_over(self, values: Sequence[Tensor], conditionals: Sequence[Any]) -> None:
+        """Take what a guide has computed on its way from the top: the next run of this prior, if
+        it is at the very same values, need not compute it again."""
+        if torch.is_grad_enabled():
+            HANDED_OVER[self] = values, conditionals, self.version()
+
+    def version(self) -> list[int]:
+        """Changes whenever a weight does."""
+        return [weight._version for weight in self.parameters()]
+
     def forward(self) -> Tensor:
+        theirs, known, version = HANDED_OVER.pop(self, ([], [], []))
+        if version != self.version():
+            known = []
         values: list[Tensor] = []
-        for name in reversed(self.names):
-            values.insert(0, draw(name, self.given(values)))
+        for i, name in reversed(list(enumerate(self.names))):
+            same = known and all(map(is_, values, theirs[i + 1 :]))
+            p = known[i] if same else self.given(values)
+            values.insert(0, draw(name, p))
         if self.skip and values[1:]:
             return values[0] + self.past(together(values[1:]))
         return values[0]
+
+
+HANDED_OVER: WeakKeyDictionary[Hierarchy, Any] = WeakKeyDictionary()
+"""Between a guide's run and the model's; beside the priors, which are copied and saved without."""
 
 
 class BottomUp(nn.Module):
@@ -216,12 +237,12 @@ class Ladder(nn.Module):
                 f"merge='precision' is of two Normals, and layer is {layer!r}; take merge='learned'"
             )
         self.scale = build("scale", scale, SCALES)
-        self.prior: tuple[Any, ...] = ()
+        self.prior: tuple[()] | tuple[Hierarchy] = ()
 
     def attach(self, model: Any) -> None:
         """Tell the guide the model whose prior its layers are merged with."""
         own = getattr(model.prior, "layers", None)
-        if not hasattr(model.prior, "given") or own != self.layers:
+        if not isinstance(model.prior, Hierarchy) or own != self.layers:
             made = "is no hierarchy" if own is None else f"has the layers {list(map(list, own))}"
             raise InputError(
                 f"the ladder guide has the layers {list(map(list, self.layers))} and merges them "
@@ -238,11 +259,15 @@ class Ladder(nn.Module):
         for up in self.up:
             x = up(x)
             features.append(x)  # [B, F]
+        (prior,) = self.prior
         values: list[Tensor] = []
+        conditionals: list[Any] = []
         for i in reversed(range(len(features))):
-            p = self.prior[0].given(values).base_dist
+            conditionals.insert(0, prior.given(values))
+            p = conditionals[0].base_dist
             q = self.merge(self.posteriors[i], features[i], p, self.scale)
             values.insert(0, draw(self.names[i], q))
+        prior.hand_over(values, conditionals)
         return values
 
 

@@ -22,7 +22,7 @@ from pyro_vae.data.images import Images
 from pyro_vae.evaluation import elbo
 from pyro_vae.evaluation.scoring import draw, score, values
 from pyro_vae.guides import GUIDES
-from pyro_vae.hierarchy import Hierarchy, by_precision
+from pyro_vae.hierarchy import HANDED_OVER, Hierarchy, by_precision
 
 # The linear-Gaussian chain, whose every number is known ----------------------------------------
 
@@ -387,3 +387,32 @@ def test_a_layer_may_be_laid_out_like_an_image(network):
         "z_2": (3, 12),
         "z_1": (3, 32),
     }
+
+
+def test_what_a_ladder_handed_over_is_not_taken_for_something_else():
+    """Other values or other weights: the prior computes anew. Nor does it stand in the way of a
+    copy, and without gradients nothing is kept."""
+    vae, x = deep(), digits(5, dtype=torch.float64)
+    names = ("z_1", "z_2", "z_3")
+
+    def moments(model, trace):
+        nodes = poutine.trace(poutine.replay(model, trace=trace)).get_trace(x).nodes
+        return [nodes[name]["fn"].mean for name in names]
+
+    guide = poutine.trace(vae.guide)
+    q = guide.get_trace(x)
+    assert vae.model.prior in HANDED_OVER
+    twin = copy.deepcopy(vae)
+    close(moments(vae.model, q), moments(twin.model, q))
+    assert vae.model.prior not in HANDED_OVER
+    earlier, later = guide.get_trace(x), guide.get_trace(x)
+    close(moments(vae.model, earlier), moments(twin.model, earlier))
+    q = guide.get_trace(x)
+    for prior in (vae.model.prior, twin.model.prior):
+        with torch.no_grad():
+            prior.heads[0].bias += 1
+    close(moments(vae.model, q), moments(twin.model, q))
+    with torch.no_grad():
+        guide.get_trace(x)
+    assert vae.model.prior not in HANDED_OVER
+    assert not torch.equal(later.nodes["z_1"]["value"], earlier.nodes["z_1"]["value"])

@@ -14,6 +14,7 @@ from pyro.infer import SVI
 from torch.distributions import kl_divergence
 
 from pyro_vae import VAE, InputError
+from pyro_vae.hierarchy import Hierarchy
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.parts import build
 
@@ -262,3 +263,23 @@ def test_the_default_objective_of_a_vae_is_the_plain_elbo_of_all_layers():
     each = objective("monte-carlo").elbo(vae.model, vae.guide, x)
     pyro.set_rng_seed(0)
     close(each.sum().item(), -objective("monte-carlo").loss(vae.model, vae.guide, x), 1e-5)
+
+
+@pytest.mark.parametrize("guide", LAYERED[1:])
+@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - set(REFUSED)))
+def test_what_a_ladder_has_computed_the_model_does_not_compute_again(name, guide, monkeypatch):
+    """And gets the same loss and the same gradients by it."""
+    vae, x = deep(guide, prior="hierarchy(skip=True)"), digits(5, dtype=torch.float64)
+    calls = []
+    vae.model.prior.down[0].register_forward_hook(lambda *_: calls.append(1))
+    found = []
+    for times in (1, 2):
+        pyro.set_rng_seed(0)
+        made = objective(name)
+        made._guess_max_plate_nesting(vae.model, vae.guide, (x,), {})
+        calls.clear()
+        loss = made.differentiable_loss(vae.model, vae.guide, x)
+        assert len(calls) == times
+        found.append([loss.detach(), *torch.autograd.grad(loss, list(vae.parameters()))])
+        monkeypatch.setattr(Hierarchy, "hand_over", lambda *_: None)
+    close(*found)
