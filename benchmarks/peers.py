@@ -22,13 +22,15 @@ from pyro_vae.compiled import CompiledSVI
 from pyro_vae.data.images import Images
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.optim import FusedAdam
+from pyro_vae.vae import VAE
 
 LR = 1e-3
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network and a batch: hidden sizes of each block, latent sizes from the image upwards."""
+    """A network and a batch: hidden sizes of each block, latent sizes from the image upwards. More
+    than one layer of latents are inferred by a ladder (Sønderby et al. 2016)."""
 
     hidden: tuple[int, ...] = (400,)
     latents: tuple[int, ...] = (20,)
@@ -40,7 +42,7 @@ CASES = {
     "VAE 784-400-20, batch 128": Case(),
     "VAE 784-400-20, batch 20": Case(batch=20),
     "IWAE 784-200-200-50, k = 50, batch 20": Case((200, 200), (50,), 20, 50),
-    "hierarchy of 3, 784-200-32-16-8, batch 128": Case((200,), (32, 16, 8), 128),
+    "ladder of 3, 784-200-32-16-8, batch 128": Case((200,), (32, 16, 8), 128),
 }
 
 
@@ -75,7 +77,7 @@ def binarise(pixels: Tensor) -> Tensor:
     return (torch.rand(pixels.shape, device=pixels.device) < pixels / 255).float()
 
 
-# This library: a plain Pyro model and guide
+# This library: a plain Pyro model and guide, or its own ladder
 
 
 class Programs(Net):
@@ -88,30 +90,38 @@ class Programs(Net):
     def model(self, x: Tensor) -> None:
         pyro.module(self.name, self)
         with pyro.plate("data", len(x), dim=-1):
-            z = pyro.sample(
-                f"z_{len(self.heads)}",
-                dist.Normal(x.new_zeros(self.heads[-1].out_features // 2), 1.0).to_event(1),
-            )
-            for i in reversed(range(len(self.down))):
-                mean, logvar = self.down[i](z).chunk(2, -1)
-                z = pyro.sample(f"z_{i + 1}", dist.Normal(mean, (logvar / 2).exp()).to_event(1))
+            standard = dist.Normal(x.new_zeros(self.heads[0].out_features // 2), 1.0)
+            z = pyro.sample("z", standard.to_event(1))
             p_x = dist.Bernoulli(logits=self.out(z), validate_args=False)
             pyro.sample("x", p_x.to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
         pyro.module(self.name, self)
         with pyro.plate("data", len(x), dim=-1):
-            for i, (mean, logvar) in enumerate(self.posterior(x), start=1):
-                pyro.sample(f"z_{i}", dist.Normal(mean, (logvar / 2).exp()).to_event(1))
+            ((mean, logvar),) = self.posterior(x)
+            pyro.sample("z", dist.Normal(mean, (logvar / 2).exp()).to_event(1))
+
+
+class Ladder:
+    """The library's ladder, of the same layers as :class:`Net`."""
+
+    def __init__(self, case: Case) -> None:
+        self.vae = VAE((1, 28, 28), case.latents, guide="ladder", hidden=case.hidden)
+
+    def model(self, x: Tensor) -> None:
+        self.vae.model(x.view(-1, 1, 28, 28))
+
+    def guide(self, x: Tensor) -> None:
+        self.vae.guide(x.view(-1, 1, 28, 28))
 
 
 def objective(case: Case) -> ELBO:
     return Trace_ELBO() if case.particles == 1 else OBJECTIVES["iwae"](case.particles)
 
 
-def programs(case: Case) -> Programs:
+def programs(case: Case) -> Programs | Ladder:
     torch.manual_seed(0)
-    return Programs(case)
+    return Programs(case) if len(case.latents) == 1 else Ladder(case)
 
 
 def ours(case: Case, images: Tensor):
@@ -154,16 +164,23 @@ def hand_loss(net: Net, case: Case, x: Tensor) -> Tensor:
     """Minus the importance-weighted bound (the ELBO if K = 1), summed over the batch."""
     k = case.particles
     log_w: Tensor | float = 0.0
-    zs = []
-    for mean, logvar in net.posterior(x):
+    posteriors = net.posterior(x)
+    mu, prior_logvar = torch.zeros(()), torch.zeros(())
+    for i in reversed(range(len(posteriors))):
+        mean, raw = posteriors[i]
+        if len(posteriors) == 1:
+            logvar = raw
+        else:  # by the ratio of the precisions, the features' to the prior's
+            ratio = prior_logvar.exp() / F.softplus(raw)
+            mean = mu + ratio / (1 + ratio) * (mean - mu)
+            logvar = prior_logvar - ratio.log1p()
         noise = torch.randn(k, *mean.shape) if k > 1 else torch.randn_like(mean)
-        zs.append(mean + noise * (logvar / 2).exp())
+        z = mean + noise * (logvar / 2).exp()
         log_w = log_w + 0.5 * (noise**2 + logvar).sum(-1)
-    log_w = log_w - 0.5 * (zs[-1] ** 2).sum(-1)
-    for (below, above), down in zip(pairwise(zs), net.down, strict=True):
-        mean, logvar = down(above).chunk(2, -1)
-        log_w = log_w - 0.5 * ((below - mean) ** 2 / logvar.exp() + logvar).sum(-1)
-    logits = net.out(zs[0])
+        log_w = log_w - 0.5 * ((z - mu) ** 2 / prior_logvar.exp() + prior_logvar).sum(-1)
+        if i > 0:
+            mu, prior_logvar = net.down[i - 1](z).chunk(2, -1)
+    logits = net.out(z)
     target = x.expand_as(logits)
     log_w = log_w - F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(-1)
     return -log_w.sum() if k == 1 else -(log_w.logsumexp(0) - torch.tensor(float(k)).log()).sum()
