@@ -131,7 +131,7 @@ def ours(case: Case, images: Tensor):
 
 
 def ours_from_images(case: Case, images: Tensor):
-    """As ``fit`` does it: the pixels of an epoch are drawn at once, eight to a random word."""
+    """As ``fit`` does it: the pixels of an epoch are drawn at once."""
     data = Images(images.view(-1, 1, 28, 28), binarize="dynamic")
     pixels = torch.empty_like(images)
     net = programs(case)
@@ -139,7 +139,7 @@ def ours_from_images(case: Case, images: Tensor):
     svi = CompiledSVI(net.model, net.guide, optim, objective(case), lambda drawn: drawn / 255)
 
     def run(batches: Tensor) -> float:
-        pixels.copy_(data.drawn().pixels.view_as(pixels))
+        data.drawn(out=pixels.view(-1, 1, 28, 28))
         return svi.epoch(pixels, batches).mean().item() / case.batch
 
     return run

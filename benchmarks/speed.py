@@ -115,7 +115,7 @@ def epochs(images, folder, rounds, clock):
     from peers import CONTENDERS, Case, ours_from_images, tutorial_epoch
 
     case = Case()
-    names = ("hand-written, compiled", "NumPyro")
+    names = ("hand-written, compiled", "NumPyro", "matrix products alone")
     runs = {"ours": ours_from_images(case, images)}
     runs |= {name: CONTENDERS[name](case, images) for name in names}
     if folder is not None:
@@ -135,6 +135,7 @@ def epochs(images, folder, rounds, clock):
         "ratios": {
             "ours / NumPyro": ratio(times, "ours", "NumPyro"),
             "ours / hand-written compiled": ratio(times, "ours", "hand-written, compiled"),
+            "floor / ours": ratio(times, "matrix products alone", "ours"),
         },
     }
     if folder is not None:

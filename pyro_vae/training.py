@@ -151,7 +151,7 @@ def fit(
             torch.autocast(kind, dtype, enabled=dtype is not None, cache_enabled=False),
         ):
             torch.manual_seed(100_003 * seed + epoch)
-            pixels.copy_(train.drawn().pixels)  # one place in memory, as a CUDA graph needs it
+            train.drawn(out=pixels)  # one place in memory, as a CUDA graph needs it
             order = torch.randperm(len(train), device=pixels.device)
             for rows in batches(order, batch_size, together):
                 advance(epoch - 1 + len(losses) * batch_size / len(train))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_vae.data import BINARIZE, load
-from pyro_vae.data.images import Images, bernoulli
+from pyro_vae.data.images import PIECE, Images, bernoulli
 
 RANDOM = np.random.RandomState(0)
 
@@ -43,6 +43,23 @@ def test_draws_are_independent_within_the_words_that_they_share():
 @pytest.mark.parametrize("count", [1, 7, 8, 9])
 def test_draws_of_any_number_of_pixels(count):
     assert bernoulli(torch.full((count,), 255, dtype=torch.uint8)).sum() == count
+
+
+def test_no_draw_depends_on_the_number_of_threads():
+    """Nor is one piece like another: equal bytes give other draws."""
+    images = Images(torch.full((5, 1, 256, PIECE // 256), 128, dtype=torch.uint8))
+    images = images.binarized("dynamic", RANDOM)
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        found.append(images.drawn().pixels)
+    torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    x = (found[0].double() - 128).flatten(1) / 128  # pieces are images here
+    correlations = x @ x.T / PIECE
+    assert (correlations.fill_diagonal_(0).abs() < 5 / PIECE**0.5).all()
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ class CompiledELBO(ELBO):
                 return loss
         values, gradients = bound(inputs)
         for leaf, gradient in zip(bound.leaves(inputs), gradients, strict=True):
-            if leaf.grad is None and leaf.is_leaf:
+            if leaf.is_leaf and leaf.grad is None:
                 leaf.grad = gradient
             else:
                 torch.autograd.backward(leaf, gradient)

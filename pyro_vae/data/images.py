@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,13 +136,14 @@ class Images:
             return bernoulli(pixels, generator).view(torch.uint8).float()
         return pixels / 255 if pixels.dtype == torch.uint8 else pixels.clone()
 
-    def drawn(self) -> Images:
+    def drawn(self, out: Tensor | None = None) -> Images:
         """The images with ``dynamic`` pixels drawn, all at once, from torch's global generator:
-        uint8, 0 or 255; under the other protocols the images as they are."""
+        uint8, 0 or 255, in ``out`` if given; under the other protocols the images as they are."""
         if self.binarize != "dynamic":
             return self
-        pixels = bernoulli(self.pixels).view(torch.uint8).mul_(255)
-        return replace(self, pixels=pixels, binarize="static")
+        pixels = torch.empty_like(self.pixels, dtype=torch.uint8) if out is None else out
+        bernoulli(self.pixels, out=pixels.view(torch.bool))
+        return replace(self, pixels=pixels.mul_(255), binarize="static")
 
     def batches(
         self, batch_size: int, generator: torch.Generator | None = None, *, shuffle: bool = False
@@ -180,29 +182,52 @@ class Images:
         return self.pixels.flatten().bincount(minlength=256)
 
 
-def bernoulli(pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def bernoulli(
+    pixels: Tensor, generator: torch.Generator | None = None, out: Tensor | None = None
+) -> Tensor:
     r"""Draw x ~ Bernoulli(p) as bool, p = pixel / 255 (uint8) or p = pixel (float32).
 
     For uint8, :math:`x = [r < \text{pixel}]` with r uniform on 0, …, 254: p is exact, and 0 and
     255 are certain.
     """
     device = pixels.device if generator is None else generator.device
+    if out is None:
+        out = torch.empty(pixels.shape, dtype=torch.bool, device=pixels.device)
     if pixels.dtype != torch.uint8:
         noise = torch.rand(pixels.shape, generator=generator, device=device)
     elif device.type != "cpu":
         noise = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
         noise.random_(0, 255, generator=generator)
     else:
-        # On a CPU the time goes into the generator. Eight bytes from each of its words, uniform
-        # on 0, …, 255, take a third of it; the 1 in 256 that comes out as 255 is drawn again.
-        count = pixels.numel()
-        words = torch.empty((count + 7) // 8, dtype=torch.int64)
-        words.random_(-(2**63), None, generator=generator)
-        noise = words.view(torch.uint8)[:count]
-        values = noise.numpy()
-        again = np.flatnonzero(values == 255)
-        values[again] = torch.empty(len(again), dtype=torch.uint8).random_(
-            0, 255, generator=generator
-        )
-        noise = noise.view(pixels.shape)
-    return noise.to(pixels.device) < pixels
+        here = out.cpu()
+        on_threads(pixels.cpu(), here, generator)
+        return out.copy_(here)
+    return torch.lt(noise.to(pixels.device), pixels, out=out)
+
+
+PIECE = 1 << 18  # pixels whose noise stays in a core's cache
+
+
+def on_threads(pixels: Tensor, out: Tensor, generator: torch.Generator | None) -> None:
+    """Draw uint8 pixels on a CPU, where torch's generator would take most of the time: it seeds a
+    faster one for each piece. Threads share the pieces, and no draw depends on their number."""
+    seed = torch.randint(2**63 - 1, (), generator=generator)
+    cuts = range(0, pixels.numel(), PIECE)
+    seeds = np.random.SeedSequence(int(seed)).spawn(len(cuts))
+    flat, drawn = pixels.reshape(-1).numpy(), out.view(-1).numpy()
+
+    def draw(start: int, seed: np.random.SeedSequence) -> None:
+        piece = flat[start : start + PIECE]
+        random = np.random.Generator(np.random.SFC64(seed))
+        # Eight bytes from each word, uniform on 0, …, 255; the 1 in 256 that is 255 once more.
+        words = random.integers(0, 2**64, (len(piece) + 7) // 8, dtype=np.uint64)
+        noise = words.view(np.uint8)[: len(piece)]
+        again = np.flatnonzero(noise == 255)
+        noise[again] = random.integers(0, 255, len(again), dtype=np.uint8)
+        np.less(noise, piece, out=drawn[start : start + PIECE])
+
+    if len(cuts) == 1:
+        draw(0, seeds[0])
+    else:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(draw, cuts, seeds))
