@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from math import nan
 from pathlib import Path
@@ -22,7 +23,7 @@ from .evaluation.gaps import gaps
 from .evaluation.importance import importance
 from .parts import InputError
 from .runs import prepare
-from .training import fit
+from .training import CollapseWarning, collapsed, fit
 
 COLUMNS = {
     "elbo": "test ELBO",
@@ -35,7 +36,7 @@ COLUMNS = {
 """What is measured, and how the table calls it."""
 
 Result = dict[str, Any]
-"""One trained VAE: ``name``, ``seed``, ``protocol`` and the columns."""
+"""One trained VAE: ``name``, ``seed``, ``protocol``, the columns, and what has ``collapsed``."""
 
 
 def compare(
@@ -78,14 +79,16 @@ def compare(
             if on_start is not None:
                 on_start(name, seed, total)
             run = prepare({**each, "seed": seed}, device, data_dir)
-            history = fit(
-                run.vae,
-                run.data,
-                **run.training,
-                compiled=compiled,
-                optimizer=run.optimizer,
-                on_step=on_step,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", CollapseWarning)  # said in the table
+                history = fit(
+                    run.vae,
+                    run.data,
+                    **run.training,
+                    compiled=compiled,
+                    optimizer=run.optimizer,
+                    on_step=on_step,
+                )
             model, guide, test = run.vae.model, run.vae.guide, run.data.test
             result = {
                 "name": name,
@@ -95,6 +98,7 @@ def compare(
                 "log_p": importance(model, guide, test, samples=samples, seed=seed).mean,
                 "parameters": sum(p.numel() for p in run.vae.parameters()),
                 "seconds_per_epoch": median(e.seconds for e in history),
+                "collapsed": "; ".join(collapsed(history[-1])),
             }
             if gap_images > 0:
                 few = test.subset(torch.arange(min(gap_images, len(test))))
@@ -141,7 +145,11 @@ def markdown(results: Sequence[Result]) -> str:
             lines.append(f"| {' | '.join([name, *cells])} |")
         lines.append("")
     seeds = len({r["seed"] for r in results})
-    return "\n".join([*lines, f"± one standard deviation over {seeds} seeds.", ""])
+    lines += [f"± one standard deviation over {seeds} seeds.", ""]
+    for r in results:
+        if r["collapsed"]:
+            lines += [f"{r['name']}, seed {r['seed']}: {r['collapsed']}.", ""]
+    return "\n".join(lines)
 
 
 def cell(column: str, middle: float, deviation: float) -> str:
