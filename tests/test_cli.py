@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from pyro_vae.checkpoints import history, load
 from pyro_vae.cli import main
+from pyro_vae.training import CollapseWarning
 
 TINY = ["train", "--data", "digits", "--hidden", "16", "--latent", "2", "--batch-size", "256"]
 
@@ -433,8 +435,16 @@ def test_samples_that_vary_one_layer(layered, tmp_path, capsys):
 
 def test_a_collapsed_layer_is_named(tmp_path, capsys):
     command = [*TINY, "--latent", "4,2", "--guide", "bottom-up", "--objective", "beta(beta=50)"]
-    assert typed([*command, "--lr", "0.01", "--epochs", "8", "--out", tmp_path / "run"]) == 0
+    command += ["--lr", "0.01", "--epochs", "8"]
+    assert typed([*command, "--out", tmp_path / "run"]) == 0
     assert "the latent layer z_2 has collapsed" in " ".join(capsys.readouterr().out.split())
+    seeds = ["compare", *command[1:], "--seeds", "1", "--samples", "10"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        assert typed([*seeds, "--recipes", "vae", "--out", tmp_path / "comparison"]) == 0
+    table = (tmp_path / "comparison" / "comparison.md").read_text()
+    assert "\nvae, seed 0: the latent layer z_" in table
+    assert "the latent layer z_2 has collapsed" in table
 
 
 @pytest.mark.parametrize(
