@@ -48,7 +48,9 @@ class Hierarchy(nn.Module):
         network: makes what stands between two layers.
         skip: every layer sees all layers above it, and not the next alone; the decoder gets z_1
             plus a linear map of the others.
-        scale: how the networks' output becomes σ, a name of :data:`~pyro_vae.scales.SCALES`.
+        scale: how the networks' output becomes σ, a name of :data:`~pyro_vae.scales.SCALES`. A unit
+            that a ladder leaves as its prior has it costs nothing with any σ, and may become a
+            function of the layers above: its σ then falls until, without a bound, it underflows.
 
     Paper: Rezende, Mohamed & Wierstra 2014, Stochastic backpropagation and approximate inference
     in deep generative models.
@@ -66,7 +68,7 @@ class Hierarchy(nn.Module):
         latent_size: Latent,
         network: Any,
         skip: bool = False,
-        scale: Any = "log-variance",
+        scale: Any = "log-variance-clamped",
     ) -> None:
         super().__init__()
         self.layers = layers(latent_size)
@@ -98,13 +100,13 @@ class Hierarchy(nn.Module):
         if torch.is_grad_enabled():
             HANDED_OVER[self] = values, conditionals, self.version()
 
-    def version(self) -> list[int]:
+    def version(self) -> list[tuple[int, int]]:
         """Changes whenever a weight does."""
-        return [weight._version for weight in self.parameters()]
+        return [(id(weight), weight._version) for weight in self.parameters()]
 
     def forward(self) -> Tensor:
-        theirs, known, version = HANDED_OVER.pop(self, ([], [], []))
-        if version != self.version():
+        theirs, known, version = HANDED_OVER.pop(self, ([], [], None))
+        if known and version != self.version():
             known = []
         values: list[Tensor] = []
         for i, name in reversed(list(enumerate(self.names))):
