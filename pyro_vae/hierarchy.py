@@ -50,7 +50,7 @@ class Hierarchy(nn.Module):
             plus a linear map of the others.
         scale: how the networks' output becomes σ, a name of :data:`~pyro_vae.scales.SCALES`. A unit
             that a ladder leaves as its prior has it costs nothing with any σ, and may become a
-            function of the layers above: its σ then falls until, without a bound, it underflows.
+            function of the layers above, its σ falling on and on; it is held at 1e-18.
 
     Paper: Rezende, Mohamed & Wierstra 2014, Stochastic backpropagation and approximate inference
     in deep generative models.
@@ -68,7 +68,7 @@ class Hierarchy(nn.Module):
         latent_size: Latent,
         network: Any,
         skip: bool = False,
-        scale: Any = "log-variance-clamped",
+        scale: Any = "log-variance",
     ) -> None:
         super().__init__()
         self.layers = layers(latent_size)
@@ -92,7 +92,7 @@ class Hierarchy(nn.Module):
         i = len(self.sizes) - len(above) - 1
         h = self.down[i](together(above if self.skip else above[:1]))
         loc, raw = self.heads[i](h).chunk(2, -1)  # each [*, Z_l]
-        return dist.Normal(loc, self.scale(raw)).to_event(1)
+        return dist.Normal(loc, bounded(self.scale(raw))).to_event(1)
 
     def hand_over(self, values: Sequence[Tensor], conditionals: Sequence[Any]) -> None:
         """Take what a guide has computed on its way from the top: the next run of this prior, if
@@ -273,12 +273,16 @@ class Ladder(nn.Module):
         return values
 
 
+def bounded(scale: Tensor) -> Tensor:
+    """σ within the root of what a float32 can hold, for its square has to be held as well."""
+    return scale.clamp(1e-18, 1e18)
+
+
 def by_precision(posterior: nn.Module, d: Tensor, p: Any, scale: nn.Module) -> Distribution:
     """The product of the prior's Normal and the features' own, normalized."""
     loc, raw = posterior(d).chunk(2, -1)  # each [B, Z_l]
-    # By the ratio of the precisions: where the features say nothing it is 0, and q is p exactly. It
-    # is squared, so that the scale stays within the root of what a float can hold.
-    ratio = (p.scale / scale(raw).clamp(1e-18, 1e18)).square()  # [*, Z_l]
+    # By the ratio of the precisions: where the features say nothing it is 0, and q is p exactly.
+    ratio = (p.scale / bounded(scale(raw))).square()  # [*, Z_l]
     q = dist.Normal(p.loc + ratio / (1 + ratio) * (loc - p.loc), p.scale * (1 + ratio).rsqrt())
     return q.to_event(1)
 
