@@ -55,9 +55,9 @@ NETWORK = {
     "network": "mlp(activation='leaky-relu', middle=[100, 100], batch_norm=True)",
     "hidden": (200, 200),
 }
-BATCH, FIRST_LR, LAST_LR, WARM_UP = 128, 4e-3, 2e-4, 0.2
-"""Images in a step; Adam's rate, falling geometrically by epoch; the share of the epochs in which
-the KL's weight rises from 0 to 1."""
+BATCH, FIRST_LR, LAST_LR, WARM_UP = 128, 4e-3, 2e-4, 10
+"""Images in a step; Adam's rate, falling geometrically by epoch; the epochs in which the KL's
+weight rises from 0 to 1."""
 
 
 def built(name: str, seed: int) -> VAE:
@@ -107,7 +107,7 @@ def train(name: str, seed: int, data: Data, epochs: int, samples: int, weights: 
     fit(
         vae,
         some,
-        objective=f"annealed(epochs={WARM_UP * epochs})",
+        objective=f"annealed(epochs={WARM_UP})",
         epochs=epochs,
         batch_size=BATCH,
         optimizer=optimizer,
@@ -129,7 +129,7 @@ def train(name: str, seed: int, data: Data, epochs: int, samples: int, weights: 
             "batch_size": BATCH,
             "epochs": epochs,
             "learning_rate": [FIRST_LR, LAST_LR],
-            "warm_up_epochs": WARM_UP * epochs,
+            "warm_up_epochs": WARM_UP,
             "samples": samples,
             "command": f"python benchmarks/hierarchy.py train {name} --seed {seed}",
         },
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", choices=MODELS)
     parser.add_argument("--data", help="the folder of the full MNIST")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=14.0, help="of processor time for a run")
+    parser.add_argument("--minutes", type=float, default=12.0, help="of processor time for a run")
     parser.add_argument("--samples", type=int, default=500, help="draws of z for each image")
     parser.add_argument("--weights", type=Path, default=Path("runs/hierarchy"))
     given = parser.parse_args()
