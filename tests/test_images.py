@@ -40,6 +40,14 @@ def test_draws_are_independent_within_the_words_that_they_share():
         assert abs((x[:-lag] * x[lag:]).mean()) < 5 * 0.25 / len(x) ** 0.5
 
 
+def test_no_draw_depends_on_how_many_follow():
+    pixels, found = torch.full((30_000,), 128, dtype=torch.uint8), []
+    for count in (20_000, 30_000):
+        torch.manual_seed(0)
+        found.append(bernoulli(pixels[:count])[:20_000])
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("count", [1, 7, 8, 9])
 def test_draws_of_any_number_of_pixels(count):
     assert bernoulli(torch.full((count,), 255, dtype=torch.uint8)).sum() == count

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.random import PCG64, SFC64
 from torch import Tensor
 
 from pyro_vae.parts import InputError
@@ -218,12 +219,13 @@ def on_threads(pixels: Tensor, out: Tensor, generator: torch.Generator | None) -
 
     def draw(start: int, seed: np.random.SeedSequence) -> None:
         piece = flat[start : start + PIECE]
-        random = np.random.Generator(np.random.SFC64(seed))
-        # Eight bytes from each word, uniform on 0, …, 255; the 1 in 256 that is 255 once more.
+        random, other = (np.random.Generator(kind(seed)) for kind in (SFC64, PCG64))
+        # Eight bytes from each word, uniform on 0, …, 255; the 1 in 256 that is 255 once more, from
+        # a stream of its own, so that no draw depends on how many images follow.
         words = random.integers(0, 2**64, (len(piece) + 7) // 8, dtype=np.uint64)
         noise = words.view(np.uint8)[: len(piece)]
         again = np.flatnonzero(noise == 255)
-        noise[again] = random.integers(0, 255, len(again), dtype=np.uint8)
+        noise[again] = other.integers(0, 255, len(again), dtype=np.uint8)
         np.less(noise, piece, out=drawn[start : start + PIECE])
 
     if len(cuts) == 1:
