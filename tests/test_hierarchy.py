@@ -416,3 +416,16 @@ def test_what_a_ladder_handed_over_is_not_taken_for_something_else():
         guide.get_trace(x)
     assert vae.model.prior not in HANDED_OVER
     assert not torch.equal(later.nodes["z_1"]["value"], earlier.nodes["z_1"]["value"])
+
+
+@pytest.mark.parametrize("guide", LAYERED[1:])
+def test_units_that_have_become_functions_of_those_above_spoil_nothing(guide):
+    """Their σ falls on and on in the logarithm; neither loss nor gradient is lost by it."""
+    vae, x = deep(guide).float(), digits(5)
+    with torch.no_grad():
+        for head, size in zip(vae.model.prior.heads, SIZES, strict=False):
+            head.bias[size:] = -300
+    loss = Trace_ELBO().differentiable_loss(vae.model, vae.guide, x)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in vae.parameters())
