@@ -23,18 +23,11 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any, TypeVar
 
+from .errors import InputError, TrainingError
+
+__all__ = ["InputError", "TrainingError"]
+
 Row = TypeVar("Row")
-
-
-class InputError(Exception):
-    """A mistake in what the user gave, told in one sentence that says what would fit.
-
-    It is no ValueError, because Pyro adds a table of shapes to the text of those.
-    """
-
-
-class TrainingError(Exception):
-    """The loss is no number any more; the module holds the weights of the last good epoch."""
 
 
 def lookup(kind: str, name: str, table: Mapping[str, Row]) -> Row:
