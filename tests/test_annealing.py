@@ -4,7 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import LinearGaussian
+from support.exact import LinearGaussian
 
 from pyro_vae.data.images import Images
 from pyro_vae.evaluation.annealing import annealed, sandwich, schedule

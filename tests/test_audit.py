@@ -8,11 +8,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import LinearGaussian, LinearMeanField
 from pyro import poutine
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from rich.console import Console
+from support.exact import LinearGaussian, LinearMeanField
 from torch.distributions import kl_divergence
 
 from pyro_vae.audit import audit, table

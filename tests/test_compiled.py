@@ -13,8 +13,8 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO, TraceGraph_ELBO
+from support.zoo import SIZE, ZOO, PlainVAE, images
 from torch import nn
-from zoo import SIZE, ZOO, PlainVAE, images
 
 from pyro_vae.compiled import CompiledELBO, CompiledSVI, CompileError
 from pyro_vae.optim import FusedAdam

@@ -4,8 +4,8 @@ from math import log
 
 import pytest
 import torch
-from density import SHAPE, digits, latent_sites
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from support.density import SHAPE, digits, latent_sites
 from torch import distributions as td
 
 from pyro_vae import VAE

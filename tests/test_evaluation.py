@@ -4,8 +4,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import LinearGaussian, LinearMeanField
 from pyro import poutine
+from support.exact import LinearGaussian, LinearMeanField
 from torch import nn
 
 from pyro_vae.data.images import Images

@@ -4,7 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import LinearGaussian
+from support.exact import LinearGaussian
 from torch import nn
 
 from pyro_vae.data.images import Images

@@ -6,7 +6,8 @@ import io
 import pyro
 import pytest
 import torch
-from density import (
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
+from support.density import (
     SHAPE,
     assert_batch_is_independent,
     assert_draws_agree,
@@ -17,7 +18,6 @@ from density import (
     mass,
     statistics,
 )
-from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from torch import distributions as td
 from torch.distributions import kl_divergence
 

@@ -8,11 +8,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from deep import LAYERED, SIZES, SKIPS, close, deep, drawn
-from density import SHAPE, assert_batch_is_independent, assert_moves, digits, log_weights
-from exact import ExactPosterior, LinearGaussian, library_chain
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
+from support.deep import LAYERED, SIZES, SKIPS, close, deep, drawn
+from support.density import SHAPE, assert_batch_is_independent, assert_moves, digits, log_weights
+from support.exact import ExactPosterior, LinearGaussian, library_chain
 from torch import nn
 from torch.distributions import MultivariateNormal
 from torch.nn.functional import linear

@@ -7,10 +7,10 @@ from math import log
 import pyro
 import pytest
 import torch
-from deep import LAYERED, close, deep
-from density import digits
 from pyro import poutine
 from pyro.infer import SVI
+from support.deep import LAYERED, close, deep
+from support.density import digits
 from torch.distributions import kl_divergence
 
 from pyro_vae import VAE, InputError

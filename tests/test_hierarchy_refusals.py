@@ -1,8 +1,8 @@
 """What does not fit layers of latents is refused in a sentence, before anything is trained."""
 
 import pytest
-from deep import SIZES
-from density import SHAPE, digits
+from support.deep import SIZES
+from support.density import SHAPE, digits
 
 from pyro_vae import VAE, InputError
 from pyro_vae.guides import GUIDES

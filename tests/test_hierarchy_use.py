@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pyro
 import pytest
 import torch
-from deep import LAYERED, SKIPS, close, deep, drawn
-from density import SHAPE, digits
-from exact import LinearGaussian, library_chain
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
+from support.deep import LAYERED, SKIPS, close, deep, drawn
+from support.density import SHAPE, digits
+from support.exact import LinearGaussian, library_chain
 from torch import nn
 
 from pyro_vae import VAE, InputError, checkpoints, fit, runs

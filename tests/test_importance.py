@@ -5,7 +5,7 @@ import math
 import pyro
 import pytest
 import torch
-from exact import LinearGaussian, LinearMeanField
+from support.exact import LinearGaussian, LinearMeanField
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.data.images import Images

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import LinearGaussian, LinearMeanField
+from support.exact import LinearGaussian, LinearMeanField
 from torch import nn
 
 from pyro_vae.data.images import Images

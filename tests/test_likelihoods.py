@@ -8,8 +8,8 @@ from math import log, pi
 import pyro
 import pytest
 import torch
-from density import SHAPE, assert_batch_is_independent, assert_moves, digits
 from pyro.infer import SVI, Trace_ELBO
+from support.density import SHAPE, assert_batch_is_independent, assert_moves, digits
 from torch import distributions as td
 from torch import nn
 from torch.nn.functional import softplus

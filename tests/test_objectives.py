@@ -9,8 +9,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import ExactPosterior, LinearGaussian, LinearMeanField, Quadrature, exact_elbo
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from support.exact import ExactPosterior, LinearGaussian, LinearMeanField, Quadrature, exact_elbo
 from torch import nn
 from torch.distributions import kl_divergence
 

@@ -7,7 +7,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from density import (
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
+from support.density import (
     SHAPE,
     assert_batch_is_independent,
     assert_draws_agree,
@@ -16,7 +17,6 @@ from density import (
     latent_sites,
     mass,
 )
-from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from torch import distributions as td
 from torch import nn
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from density import SHAPE, digits
-from exact import LinearGaussian
 from pyro.infer import Trace_ELBO
+from support.density import SHAPE, digits
+from support.exact import LinearGaussian
 
 from pyro_vae import VAE, InputError
 from pyro_vae.guides.refined import SemiAmortized

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pyro
 import pytest
 import torch
-from exact import LinearGaussian, LinearMeanField
+from support.exact import LinearGaussian, LinearMeanField
 
 from pyro_vae.data.images import Images
 from pyro_vae.evaluation import report

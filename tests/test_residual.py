@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from density import assert_batch_is_independent, assert_moves
 from pyro.infer import SVI, Trace_ELBO
+from support.density import assert_batch_is_independent, assert_moves
 from torch import nn
 
 from pyro_vae import VAE, InputError

@@ -7,9 +7,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from exact import LinearGaussian, LinearMeanField, Quadrature
 from pyro import poutine
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from support.exact import LinearGaussian, LinearMeanField, Quadrature
 
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.parts import InputError, build

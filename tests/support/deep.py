@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from density import SHAPE
 from pyro import poutine
 
 from pyro_vae import VAE
 from pyro_vae.vae import is_latent
+from support.density import SHAPE
 
 SIZES = (4, 3, 2)
 LAYERED = ["bottom-up", "ladder", "ladder(merge='learned')"]
