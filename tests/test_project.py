@@ -82,7 +82,7 @@ def imports(path):
 
 def test_imports_run_one_way():
     order = [
-        {"parts", "networks", "scales", "data"},
+        {"errors", "parts", "networks", "scales", "data"},
         {"priors", "likelihoods", "guides", "hierarchy", "sites"},
         {"vae"},
         {"objectives", "optim", "compiling", "compiled"},

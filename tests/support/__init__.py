@@ -1,1 +1,1 @@
-"""What several test files share: models with known answers, checks of densities, a zoo of Pyro programs."""
+"""What several test files share: models with known answers, checks, a zoo of Pyro programs."""
