@@ -1,55 +1,135 @@
-"""Pictures: grids of images, and the curves of a run."""
+"""Pictures: grids of images, and the curves of a training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
+from .data.images import Images
 from .errors import InputError
 from .history import Epoch
-from .latents import is_latent
+from .latents import is_latent, is_real, moments
 from .vae import AtMean, mean_image
 
 COLUMNS = 12
+"""Images in a row."""
+DPI = 100
 
 
 def grid(images: Tensor, columns: int = COLUMNS) -> Tensor:
-    """Images side by side, ``columns`` to a row, small ones enlarged; ``[C, H', W']``.
+    """One picture of many images, ``columns`` in a row; ``[C, H', W']``. Small images are enlarged.
 
     Args:
-        images: ``[N, C, H, W]`` in [0, 1]; values outside are cut off.
+        images: ``[N, C, H, W]`` in [0, 1]; values outside are clamped.
     """
     from torchvision.utils import make_grid
 
-    zoom = max(1, round(56 / images.shape[-1]))  # whole steps keep the pixels square
+    zoom = max(1, round(56 / images.shape[-1]))  # a whole number, so that pixels stay square
     large = images.clamp(0, 1).repeat_interleave(zoom, -2).repeat_interleave(zoom, -1)
     return make_grid(large, nrow=columns, padding=2, pad_value=0.5)
 
 
-def save_grid(images: Tensor, path: Path, columns: int = COLUMNS) -> None:
-    """Write :func:`grid` as a picture; the ending of ``path`` says in which format."""
+def save_grid(images: Tensor, path: Path, columns: int = COLUMNS, caption: str = "") -> None:
+    """Write :func:`grid` as a picture, with ``caption`` above it.
+
+    Args:
+        images: ``[N, C, H, W]`` in [0, 1].
+        path: the file. Its suffix gives the format.
+        columns: images in a row.
+        caption: what the picture shows; "" for no caption.
+    """
     from torchvision.utils import save_image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(grid(images, columns), path)
+    picture = grid(images, columns)
+    if caption:
+        captioned(picture, caption).savefig(path, dpi=DPI)
+    else:
+        save_image(picture, path)
+
+
+def captioned(picture: Tensor, caption: str) -> Any:
+    """A picture ``[C, H, W]`` below a caption, pixel by pixel; a matplotlib figure."""
+    from matplotlib.figure import Figure
+
+    _, height, width = picture.shape
+    across = max(width, 210)  # enough for 30 characters of 7 pixels
+    lines = wrap(caption, across // 7)
+    total = height + 8 + 16 * len(lines)
+    figure = Figure(figsize=(across / DPI, total / DPI), dpi=DPI)
+    figure.figimage(picture.permute(1, 2, 0).cpu().numpy(), 0, 0)
+    figure.text(4 / across, 1 - 4 / total, "\n".join(lines), va="top", fontsize=9)
+    return figure
+
+
+def stack_rows(*sets: Tensor, columns: int = COLUMNS) -> Tensor:
+    """Sets of images under each other, for a grid of ``columns``.
+
+    A row of the first set comes first, below it the same row of the second set, and so on. Grey
+    images fill the rest of the last rows.
+
+    Args:
+        sets: each ``[N, C, H, W]``.
+        columns: images in a row.
+
+    Returns:
+        ``[M, C, H, W]``; M is a multiple of ``columns``.
+
+    Example:
+        >>> from pyro_vae.figures import stack_rows
+        >>> stack_rows(x, 1 - x, columns=5).shape          # x has 8 images: two rows for each set
+        torch.Size([20, 1, 28, 28])
+    """
+    missing = -len(sets[0]) % columns
+    full = [torch.cat([s, s.new_full((missing, *s.shape[1:]), 0.5)]).split(columns) for s in sets]
+    return torch.cat([row for rows in zip(*full, strict=True) for row in rows])
 
 
 def pairs(originals: Tensor, reconstructions: Tensor, columns: int = COLUMNS) -> Tensor:
-    """Rows of originals, each with the row of its reconstructions under it; ``[2N, C, H, W]``."""
-    rows = zip(originals.split(columns), reconstructions.split(columns), strict=True)
-    return torch.cat([row for pair in rows for row in pair])
+    """Originals above their reconstructions, row by row, as :func:`stack_rows` does."""
+    return stack_rows(originals, reconstructions, columns=columns)
+
+
+def reconstructions(vae: Any, images: Images, *, seed: int = 0) -> dict[str, Tensor]:
+    """The images, what the VAE sees of them, and their reconstructions; each ``[N, C, H, W]``.
+
+    Args:
+        vae: a :class:`~pyro_vae.vae.VAE`.
+        images: the images, all in one batch.
+        seed: of the draws of ``dynamic`` pixels.
+
+    Returns:
+        tensors by name: ``grey images``, only if the pixels are ``dynamic``; then ``binarized
+        pixels`` or ``images``; then ``reconstructions``, the mean images of p(x | z).
+    """
+    x = images.batch(slice(None), torch.Generator().manual_seed(seed))
+    rows = {"images": x}
+    if images.binarize == "dynamic":
+        grey = replace(images, binarize="none").batch(slice(None))
+        rows = {"grey images": grey, "binarized pixels": x}
+    return rows | {"reconstructions": vae.reconstruct(x)}
+
+
+def save_reconstructions(vae: Any, images: Images, path: Path, *, seed: int = 0) -> None:
+    """Write :func:`reconstructions` as a picture, with a caption that says what each row shows."""
+    rows = reconstructions(vae, images, seed=seed)
+    columns = min(COLUMNS, len(images))
+    picture = stack_rows(*rows.values(), columns=columns)
+    save_grid(picture, path, columns, caption=f"from top to bottom: {', '.join(rows)}")
 
 
 def walk(vae: Any, side: int = 15, device: str | torch.device = "cpu") -> Tensor:
     """Mean images over a square of a two-dimensional latent space, ``[side², C, H, W]``.
 
-    The square's points are the quantiles 0.02 to 0.98 of the standard Normal in each direction,
-    so that each cell stands for the same share of the prior.
+    In each direction the points are the quantiles 0.02 to 0.98 of the standard Normal, so every
+    cell has the same share of the prior.
     """
     q = torch.linspace(0.02, 0.98, side, device=device)
     points = torch.distributions.Normal(0.0, 1.0).icdf(q)
@@ -58,28 +138,80 @@ def walk(vae: Any, side: int = 15, device: str | torch.device = "cpu") -> Tensor
         return mean_image(poutine.condition(vae.model, data={"z": z}), len(z))
 
 
+@torch.no_grad()
+def traversals(vae: Any, x: Tensor, *, columns: int = 11, reach: float = 3.0) -> Tensor:
+    """Mean images of p(x | z) along each latent unit, a row for each unit.
+
+    In row d, unit d goes in equal steps from -``reach`` to ``reach`` standard deviations of the
+    prior, around the mean of the prior. All other units are at the posterior mean of ``x``. A unit
+    that the model ignores gives a row of equal images.
+
+    Args:
+        vae: a :class:`~pyro_vae.vae.VAE` with one latent vector of real numbers, Z units.
+        x: one image, ``[C, H, W]``.
+        columns: images in a row.
+        reach: standard deviations of the prior.
+
+    Returns:
+        ``[Z · columns, C, H, W]``.
+
+    Raises:
+        InputError: several layers of latents, or latents that are not real numbers.
+
+    Paper: Higgins et al. 2017, beta-VAE.
+
+    Example:
+        >>> from pyro_vae.figures import traversals
+        >>> traversals(VAE((1, 28, 28), latent_size=3), x[0], columns=5).shape
+        torch.Size([15, 1, 28, 28])
+    """
+    if not isinstance(vae.latent_size, int):
+        raise InputError(
+            f"traversals need one latent vector, and the latent sizes are {vae.latent_size}; "
+            "vary() shows one layer of several"
+        )
+    sites: Any = poutine.trace(vae.model).get_trace(None, n=1).nodes
+    prior = sites["z"]["fn"]
+    if not is_real(prior):
+        raise InputError(
+            f"traversals need latents that are real numbers, and the prior is a "
+            f"{type(prior).__name__} on {prior.support}"
+        )
+    centre, sigma = (moment.reshape(-1) for moment in moments(prior))  # each [Z]
+    mean = moments(vae.encode(x[None]))[0]  # [1, Z]
+    units = mean.shape[-1]
+    z = mean.expand(units, columns, -1).clone()
+    steps = torch.linspace(-reach, reach, columns, dtype=z.dtype, device=z.device)
+    unit = torch.arange(units)
+    z[unit, :, unit] = centre[:, None] + sigma[:, None] * steps
+    return mean_image(poutine.condition(vae.model, data={"z": z.flatten(0, 1)}), units * columns)
+
+
 def vary(vae: Any, site: str, rows: int = 6, columns: int = COLUMNS) -> Tensor:
     """Mean images of p(x | z) that differ in one layer of a hierarchy; ``[N, C, H, W]``.
 
-    A row has one draw of the layers above ``site``; along it ``site`` is drawn anew for each image,
-    and each layer below is at its mean given those above it.
+    Each row has one draw of the layers above ``site``. Each image of a row has a new draw of
+    ``site``. Each layer below is at its mean given the layers above it.
 
     Args:
         vae: a VAE with one or more layers of latents.
-        site: the layer's name, "z_1" next to the image.
-        rows, columns: N = rows · columns images.
+        site: the name of the layer; "z_1" is the layer next to the image.
+        rows, columns: the size of the grid; N = rows · columns.
 
     Raises:
-        InputError: a latent site that the model has not.
+        InputError: the model does not have this latent site.
 
     Example:
-        >>> save_grid(vary(vae, "z_2"), Path("z_2.png"))
+        >>> from pyro_vae.figures import vary
+        >>> vae = VAE((1, 28, 28), (4, 2), guide="ladder")
+        >>> vary(vae, "z_2", rows=2, columns=3).shape
+        torch.Size([6, 1, 28, 28])
     """
     with torch.no_grad():
         sites: Any = poutine.trace(vae.model).get_trace(None, n=rows).nodes
         names = [n for n, node in sites.items() if is_latent(node) and n != "x"]
         if site not in names:
-            raise InputError(f"the latent sites are {', '.join(names)}, and {site!r} is none")
+            raise InputError(f"the latent sites are {', '.join(names)}, and {site!r} is not one")
         place = names.index(site)
         above = {k: sites[k]["value"].repeat_interleave(columns, 0) for k in names[:place]}
         model = poutine.condition(vae.model, data=above)
@@ -87,25 +219,29 @@ def vary(vae: Any, site: str, rows: int = 6, columns: int = COLUMNS) -> Tensor:
 
 
 def kl_curves(history: Sequence[Epoch]) -> Any:
-    """The KL of each latent layer over the epochs, and that of each of its units, the largest at
-    the end on top; a matplotlib figure.
+    """The KL of each latent layer and of each unit over the epochs; a matplotlib figure.
+
+    Units are sorted by their KL after the last epoch, the largest on top.
 
     Raises:
-        InputError: epochs without the KL of units, as those of guides with dependent units.
+        InputError: a history without the KL of units, because the units of the guide are dependent.
     """
     from matplotlib.figure import Figure
 
     names = sorted(history[-1].kl_of_units)
     if not names:
-        raise InputError("the units of these latents are not independent, so none has its own KL")
+        raise InputError(
+            "the units of these latents are dependent, so the KL of a single unit is not defined"
+        )
     epochs = [e.epoch for e in history]
     figure = Figure(figsize=(4.5 + 2.3 * len(names), 3.6), layout="constrained")
     curves, *maps = figure.subplots(
         1, 1 + len(names), width_ratios=[2, *[1] * len(names)], squeeze=False
     )[0]
     for name in names:
-        curves.plot(epochs, [e.kl_of_sites[name] for e in history], label=name)
-    curves.set(title="KL of each layer", xlabel="epoch", ylabel="nats per image", ylim=(0, None))
+        kls = [e.kl_of_sites[name] for e in history]
+        curves.plot(epochs, kls, marker=marker(history), label=name)
+    curves.set(title="KL of each layer", ylabel="nats per image", ylim=(0, None))
     curves.spines[["top", "right"]].set_visible(False)
     if len(names) > 1:
         curves.legend(frameon=False)
@@ -121,39 +257,66 @@ def kl_curves(history: Sequence[Epoch]) -> Any:
             vmax=most,
             extent=(epochs[0] - 0.5, epochs[-1] + 0.5, len(kl), 0),
         )
-        axes.set(title=f"the {len(kl)} units of {name}", xlabel="epoch", yticks=[])
+        axes.set(title=f"KL of the {len(kl)} units of {name}", yticks=[])
+    for axes in (curves, *maps):
+        axes.set_xlabel("epoch")
+        whole_ticks(axes)
     figure.colorbar(shown, ax=maps, label="nats per image")
     return figure
 
 
 def training_curves(history: Sequence[Epoch]) -> Any:
-    """The bound over the epochs, training and test, beside its two parts; a matplotlib figure."""
+    """The ELBO of training and test images over the epochs, and its two parts on the test images.
+
+    The axis of the ELBO leaves out the first tenth of the epochs if they are far below the others.
+
+    Returns:
+        a matplotlib figure.
+    """
     from matplotlib.figure import Figure
 
     epochs = [e.epoch for e in history]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(epochs, [e.train_elbo for e in history], label="training images")
-    left.plot(epochs, [e.test_elbo for e in history], label="test images")
+    style = {"marker": marker(history)}
+    left.plot(epochs, [e.train_elbo for e in history], label="training images", **style)
+    left.plot(epochs, [e.test_elbo for e in history], label="test images", **style)
     left.set(title="ELBO", xlabel="epoch", ylabel="nats per image")
-    best = max(history, key=lambda e: e.test_elbo)
     left.annotate(
         f"{history[-1].test_elbo:.1f}",
         (epochs[-1], history[-1].test_elbo),
-        xytext=(3, 0),
+        xytext=(6, 0),
         textcoords="offset points",
         va="center",
         color="C1",
         fontsize="small",
     )
-    # The first epochs of a run fall off the picture of all that follows.
-    lowest = sorted(e.test_elbo for e in history)[len(history) // 10]
-    left.set_ylim(bottom=lowest - 0.1 * abs(best.test_elbo - lowest))
+    test = sorted(e.test_elbo for e in history)
+    lowest, best = test[len(history) // 10], test[-1]
+    if lowest < best:
+        left.set_ylim(bottom=lowest - 0.1 * (best - lowest))
     left.legend(frameon=False, loc="lower right")
-    right.plot(epochs, [-e.test_reconstruction for e in history], label="distortion, -log p(x | z)")
-    right.plot(epochs, [e.test_kl for e in history], label="rate, KL(q || p)")
-    right.set(title="Its two parts on the test images", xlabel="epoch", ylim=(0, None))
+    distortions = [-e.test_reconstruction for e in history]
+    kls = [e.test_kl for e in history]
+    right.plot(epochs, distortions, label="distortion, -E[log p(x | z)]", **style)
+    right.plot(epochs, kls, label="rate, KL(q || p)", **style)
+    right.set(title="Distortion and rate of the test images", xlabel="epoch")
+    if min(*distortions, *kls) >= 0:  # a density can be above 1, so that -log p is negative
+        right.set_ylim(bottom=0)
     right.legend(frameon=False)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
+        whole_ticks(axes)
     return figure
+
+
+def marker(history: Sequence[Epoch]) -> str:
+    """The marker of a curve: points for few epochs, because one epoch gives no line."""
+    return "o" if len(history) <= 20 else ""
+
+
+def whole_ticks(axes: Any) -> None:
+    """Put the ticks of the x axis at whole numbers, such as epochs."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

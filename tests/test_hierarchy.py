@@ -20,7 +20,7 @@ from torch.nn.functional import linear
 from pyro_vae import VAE
 from pyro_vae.data.images import Images
 from pyro_vae.evaluation import elbo
-from pyro_vae.evaluation.scoring import draw, score, values
+from pyro_vae.evaluation.scoring import run_guide, run_model, values
 from pyro_vae.guides import GUIDES
 from pyro_vae.guides.hierarchical import by_precision
 from pyro_vae.priors.hierarchy import SHARED, Hierarchy
@@ -41,7 +41,7 @@ def test_the_prior_is_such_a_chain(latents, upwards):
     top = slice(0, sum(latents))
     z = torch.randn(6, 7, sum(latents), dtype=torch.float64)  # top first, [K, B, ΣZ]
     parts = dict(zip(exact.names, z.split(list(reversed(latents)), -1), strict=True))
-    p, _ = score(vae.model, x, parts)
+    p, _ = run_model(vae.model, x, parts)
     close(
         sum(site["log_prob"] for site in p.values()),
         MultivariateNormal(mean[top], cov[top, top]).log_prob(z),
@@ -165,8 +165,8 @@ def test_many_draws_at_once_are_as_many_single_runs(guide, prior):
     """At the same draws every site has the same density, whatever the leading dimensions."""
     vae, x = deep(guide, prior=prior), digits(3, dtype=torch.float64)
     with torch.no_grad():
-        q = draw(vae.guide, x, 4)
-        p, likelihood = score(vae.model, x, values(q))
+        q = run_guide(vae.guide, x, 4)
+        p, likelihood = run_model(vae.model, x, values(q))
         assert all(site["value"].shape[:-1] == (4, 3) for site in q.values())
         assert all(site["log_prob"].shape == (4, 3) for site in (*q.values(), *p.values()))
         together = (
