@@ -32,7 +32,7 @@ def test_the_estimate_and_its_standard_errors_are_right(latents):
 
 def test_the_steps_are_adapted_to_each_image():
     exact = LinearGaussian(4, (2,), scale=0.1)
-    x = torch.cat([exact.images(3), 30 * torch.ones(1, 1, 1, 4).double()])  # one far from the others
+    x = torch.cat([exact.images(3), 30 * torch.ones(1, 1, 1, 4).double()])  # one is far away
     result = annealed(exact.vae().model, Images(x), temperatures=150, chains=8, leapfrogs=3)
     assert ((result.acceptance - 0.65).abs() < 0.1).all()
 

@@ -155,7 +155,8 @@ def evaluate(
     from ..evaluation import report
 
     vae, config = o.opened(run, device, seed)
-    used, mark = report.protocol(config["data"]["binarize"], binarize, anyway=other_protocol)
+    trained = config["data"]["binarize"]
+    used, mark = report.choose_binarization(trained, binarize, anyway=other_protocol)
     config["data"]["binarize"] = used
     images = o.images_of(config, data, split, data_dir, device)
     labelled = o.images_of(config, data, o.Split.train, data_dir, device) if probe else None
@@ -266,7 +267,7 @@ def score(
     """Rank images by log p̂(x): a line for each, the most unusual first, with its file name and
     standard error, in nats."""
     from ..evaluation.importance import importance
-    from ..evaluation.report import write_scores
+    from ..evaluation.scores import write_scores
 
     vae, config = o.opened(run, device, seed)
     images = o.images_of(config, data, split, data_dir, device)

@@ -5,7 +5,8 @@
 - :mod:`.gaps`: how much of log p(x) the guide's family and its encoder lose;
 - :mod:`.latents` and :mod:`.aggregate`: what the latents hold;
 - :mod:`.figures`: pictures of these results;
-- :mod:`.report`: all of it in one table.
+- :mod:`.report`: all of it in one table;
+- :mod:`.scores`: scores of single images.
 
 All of them run Pyro programs by :mod:`.scoring`, which says what the programs must meet.
 """

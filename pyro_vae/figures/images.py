@@ -1,8 +1,7 @@
-"""Pictures: grids of images, and the curves of a training."""
+"""Grids of images: samples, reconstructions, and what each latent changes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from textwrap import wrap
@@ -12,11 +11,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from .data.images import Images
-from .errors import InputError
-from .history import Epoch
-from .latents import is_latent, is_real, moments
-from .vae import AtMean, mean_image
+from ..data.images import Images
+from ..errors import InputError
+from ..latents import is_latent, is_real, moments
+from ..vae import AtMean, mean_image
 
 COLUMNS = 12
 """Images in a row."""
@@ -97,19 +95,24 @@ def pairs(originals: Tensor, reconstructions: Tensor, columns: int = COLUMNS) ->
     return stack_rows(originals, reconstructions, columns=columns)
 
 
-def reconstructions(vae: Any, images: Images, *, seed: int = 0) -> dict[str, Tensor]:
+def reconstructions(
+    vae: Any, images: Images, *, pixels: Tensor | None = None, seed: int = 0
+) -> dict[str, Tensor]:
     """The images, what the VAE sees of them, and their reconstructions; each ``[N, C, H, W]``.
 
     Args:
         vae: a :class:`~pyro_vae.vae.VAE`.
         images: the images, all in one batch.
-        seed: of the draws of ``dynamic`` pixels.
+        pixels: the pixels that the VAE sees; by default :meth:`Images.batch` makes them.
+        seed: of the draws of ``dynamic`` pixels, if ``pixels`` is None.
 
     Returns:
         tensors by name: ``grey images``, only if the pixels are ``dynamic``; then ``binarized
         pixels`` or ``images``; then ``reconstructions``, the mean images of p(x | z).
     """
-    x = images.batch(slice(None), torch.Generator().manual_seed(seed))
+    x = pixels
+    if x is None:
+        x = images.batch(slice(None), torch.Generator().manual_seed(seed))
     rows = {"images": x}
     if images.binarize == "dynamic":
         grey = replace(images, binarize="none").batch(slice(None))
@@ -211,112 +214,10 @@ def vary(vae: Any, site: str, rows: int = 6, columns: int = COLUMNS) -> Tensor:
         sites: Any = poutine.trace(vae.model).get_trace(None, n=rows).nodes
         names = [n for n, node in sites.items() if is_latent(node) and n != "x"]
         if site not in names:
-            raise InputError(f"the latent sites are {', '.join(names)}, and {site!r} is not one")
+            raise InputError(
+                f"there is no latent site {site!r}; the latent sites are {', '.join(names)}"
+            )
         place = names.index(site)
         above = {k: sites[k]["value"].repeat_interleave(columns, 0) for k in names[:place]}
         model = poutine.condition(vae.model, data=above)
         return mean_image(AtMean(*names[place + 1 :])(model), rows * columns)
-
-
-def kl_curves(history: Sequence[Epoch]) -> Any:
-    """The KL of each latent layer and of each unit over the epochs; a matplotlib figure.
-
-    Units are sorted by their KL after the last epoch, the largest on top.
-
-    Raises:
-        InputError: a history without the KL of units, because the units of the guide are dependent.
-    """
-    from matplotlib.figure import Figure
-
-    names = sorted(history[-1].kl_of_units)
-    if not names:
-        raise InputError(
-            "the units of these latents are dependent, so the KL of a single unit is not defined"
-        )
-    epochs = [e.epoch for e in history]
-    figure = Figure(figsize=(4.5 + 2.3 * len(names), 3.6), layout="constrained")
-    curves, *maps = figure.subplots(
-        1, 1 + len(names), width_ratios=[2, *[1] * len(names)], squeeze=False
-    )[0]
-    for name in names:
-        kls = [e.kl_of_sites[name] for e in history]
-        curves.plot(epochs, kls, marker=marker(history), label=name)
-    curves.set(title="KL of each layer", ylabel="nats per image", ylim=(0, None))
-    curves.spines[["top", "right"]].set_visible(False)
-    if len(names) > 1:
-        curves.legend(frameon=False)
-    units = {n: torch.tensor([e.kl_of_units[n] for e in history]).T for n in names}  # [Z, E]
-    most = max(max(kl.max().item() for kl in units.values()), 0.1)
-    for axes, (name, kl) in zip(maps, units.items(), strict=True):
-        order = kl[:, -1].argsort(descending=True)
-        shown = axes.imshow(
-            kl[order].clamp(min=0).numpy(),
-            aspect="auto",
-            interpolation="nearest",
-            vmin=0,
-            vmax=most,
-            extent=(epochs[0] - 0.5, epochs[-1] + 0.5, len(kl), 0),
-        )
-        axes.set(title=f"KL of the {len(kl)} units of {name}", yticks=[])
-    for axes in (curves, *maps):
-        axes.set_xlabel("epoch")
-        whole_ticks(axes)
-    figure.colorbar(shown, ax=maps, label="nats per image")
-    return figure
-
-
-def training_curves(history: Sequence[Epoch]) -> Any:
-    """The ELBO of training and test images over the epochs, and its two parts on the test images.
-
-    The axis of the ELBO leaves out the first tenth of the epochs if they are far below the others.
-
-    Returns:
-        a matplotlib figure.
-    """
-    from matplotlib.figure import Figure
-
-    epochs = [e.epoch for e in history]
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    style = {"marker": marker(history)}
-    left.plot(epochs, [e.train_elbo for e in history], label="training images", **style)
-    left.plot(epochs, [e.test_elbo for e in history], label="test images", **style)
-    left.set(title="ELBO", xlabel="epoch", ylabel="nats per image")
-    left.annotate(
-        f"{history[-1].test_elbo:.1f}",
-        (epochs[-1], history[-1].test_elbo),
-        xytext=(6, 0),
-        textcoords="offset points",
-        va="center",
-        color="C1",
-        fontsize="small",
-    )
-    test = sorted(e.test_elbo for e in history)
-    lowest, best = test[len(history) // 10], test[-1]
-    if lowest < best:
-        left.set_ylim(bottom=lowest - 0.1 * (best - lowest))
-    left.legend(frameon=False, loc="lower right")
-    distortions = [-e.test_reconstruction for e in history]
-    kls = [e.test_kl for e in history]
-    right.plot(epochs, distortions, label="distortion, -E[log p(x | z)]", **style)
-    right.plot(epochs, kls, label="rate, KL(q || p)", **style)
-    right.set(title="Distortion and rate of the test images", xlabel="epoch")
-    if min(*distortions, *kls) >= 0:  # a density can be above 1, so that -log p is negative
-        right.set_ylim(bottom=0)
-    right.legend(frameon=False)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        whole_ticks(axes)
-    return figure
-
-
-def marker(history: Sequence[Epoch]) -> str:
-    """The marker of a curve: points for few epochs, because one epoch gives no line."""
-    return "o" if len(history) <= 20 else ""
-
-
-def whole_ticks(axes: Any) -> None:
-    """Put the ticks of the x axis at whole numbers, such as epochs."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
