@@ -35,6 +35,11 @@ def set_title(axes: Any, *parts: str) -> None:
     axes.set_title("\n".join(part for part in parts if part), fontsize="medium")
 
 
+def images_of(*counts: int) -> str:
+    """``counts`` of images in words."""
+    return " and ".join(map(str, sorted(counts))) + (" image" if counts == (1,) else " images")
+
+
 def sample_curve(
     results: Mapping[str, Importance],
     annealed: AnnealedEstimate | None = None,
@@ -53,8 +58,7 @@ def sample_curve(
         title: what the picture says about the data.
     """
     figure, axes = blank(height=4.0)
-    counts = {len(result.log_p) for result in results.values()}
-    few = max(counts) if annealed is None else len(annealed.log_p)
+    few = max(len(r.log_p) for r in results.values()) if annealed is None else len(annealed.log_p)
     for i, (name, result) in enumerate(results.items()):
         draws = list(result.curve)
         means = [v.mean().item() for v in result.curve.values()]
@@ -62,14 +66,16 @@ def sample_curve(
         axes.errorbar(draws[-1], result.mean, yerr=result.monte_carlo_error, color="black")
         if few < len(result.log_p):
             means = [v[:few].mean().item() for v in result.curve.values()]
-            label = f"{name}, the first {few} images"
+            label = f"{name}, the first {images_of(few)}"
             axes.plot(draws, means, "o--", color=f"C{i}", alpha=0.5, label=label)
     if annealed is not None:
         error = (annealed.errors.square().sum().sqrt() / few).item()
-        axes.axhline(annealed.mean, color="black", lw=1, label=f"annealing, the first {few} images")
+        label = f"annealing, the first {images_of(few)} (± one standard error)"
+        axes.axhline(annealed.mean, color="black", lw=1, label=label)
         axes.axhspan(annealed.mean - error, annealed.mean + error, color="black", alpha=0.15)
     axes.set(xscale="log", xlabel="draws of z for each image, K", ylabel="log p̂(x), nats per image")
-    set_title(axes, title, f"importance sampling, {' and '.join(map(str, sorted(counts)))} images")
+    many = {len(result.log_p) for result in results.values()}
+    set_title(axes, title, f"importance sampling, {images_of(*many)}")
     figure.legend(frameon=False, loc="outside lower center", fontsize="small")
     return figure
 
@@ -99,10 +105,9 @@ def gap_bars(results: Mapping[str, Gaps], *, title: str = "") -> Any:
     axes.set(ylabel="log p̂(x) - ELBO, nats per image")
     if len(names) == 1:
         axes.set_xlim(-1, 1)
-    images = sorted({len(r.log_p) for r in results.values()})
+    many = {len(r.log_p) for r in results.values()}
     draws = sorted({r.best.samples for r in results.values()})
-    many, k = (" and ".join(map(str, each)) for each in (images, draws))
-    set_title(axes, title, f"{many} images, K = {k}")
+    set_title(axes, title, f"{images_of(*many)}, K = {' and '.join(map(str, draws))}")
     figure.legend(frameon=False, loc="outside lower center", fontsize="small")
     return figure
 
@@ -140,7 +145,7 @@ def latent_map(guide: Any, images: Images, *, seed: int = 0, title: str = "") ->
     """
     points = joined_sites(posterior_means(guide, images, seed=seed)).cpu()  # [N, Z]
     count, units = points.shape
-    what, names = f"posterior means of {count} images", ["z_1", "z_2"]
+    what, names = f"posterior means of {images_of(count)}", ["unit 1", "unit 2"]
     if units > 2:
         if count < 2:
             raise InputError(f"a map of {units} latent units needs PCA of at least 2 images, not 1")
@@ -161,7 +166,7 @@ def latent_map(guide: Any, images: Images, *, seed: int = 0, title: str = "") ->
     if units == 1:
         parts = [group[:, 0].numpy() for group in groups.values()]
         axes.hist(parts, bins=40, stacked=True, label=list(groups))
-        names[1] = "images"
+        names[1] = "number of images"
     else:
         for name, group in groups.items():
             axes.scatter(*group.T, s=6, label=name)
@@ -214,8 +219,8 @@ def picture_of(images: Tensor, columns: int, *words: str, rows: list[str] | None
     """A grid of images with a title, and with a name for each row."""
     picture = grid(images, columns).permute(1, 2, 0).cpu().numpy()
     height, width = picture.shape[:2]
-    wide = max(0.75 * columns, 4.5)
-    figure, axes = blank(wide, wide * height / width + 0.25 + 0.25 * len(words))
+    wide = 0.75 * columns  # inches
+    figure, axes = blank(max(wide, 5.5), wide * height / width + 0.25 + 0.25 * len(words))
     axes.imshow(picture)
     axes.set(xticks=[], yticks=[])
     if rows is not None:

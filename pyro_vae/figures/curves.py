@@ -74,7 +74,6 @@ def training_curves(history: Sequence[Epoch]) -> Any:
     style = {"marker": marker(history)}
     left.plot(epochs, [e.train_elbo for e in history], label="training images", **style)
     left.plot(epochs, [e.test_elbo for e in history], label="test images", **style)
-    left.set(title="ELBO", xlabel="epoch", ylabel="nats per image")
     left.annotate(
         f"{history[-1].test_elbo:.1f}",
         (epochs[-1], history[-1].test_elbo),
@@ -86,8 +85,12 @@ def training_curves(history: Sequence[Epoch]) -> Any:
     )
     test = sorted(e.test_elbo for e in history)
     lowest, best = test[len(history) // 10], test[-1]
+    title = "ELBO"
     if lowest < best:
-        left.set_ylim(bottom=lowest - 0.1 * (best - lowest))
+        bottom = lowest - 0.1 * (best - lowest)
+        left.set_ylim(bottom=bottom)
+        title += " (the first epochs are below)" if test[0] < bottom else ""
+    left.set(title=title, xlabel="epoch", ylabel="nats per image")
     left.legend(frameon=False, loc="lower right")
     distortions = [-e.test_reconstruction for e in history]
     kls = [e.test_kl for e in history]
