@@ -19,6 +19,7 @@ from torch.distributions import (
 from ..data.images import Images
 from ..errors import InputError
 from ..latents import moments
+from ..objectives.divergences import family
 from .scoring import blocks, measuring, run_guide, run_model, values
 
 
@@ -177,7 +178,7 @@ def posterior_marginals(name: str, q: Any) -> Normal:
     if isinstance(q, MultivariateNormal | LowRankMultivariateNormal):
         return Normal(q.mean, q.variance.sqrt())
     raise InputError(
-        f"the guide's distribution at {name!r} is a {type(q).__name__}, which has no Normal "
+        f"the guide's distribution at {name!r} is a {family(q)}, which has no Normal "
         "marginals in closed form; the KL of each unit needs a Normal distribution"
     )
 
@@ -187,7 +188,7 @@ def prior_marginals(name: str, p: Any) -> Normal:
     if isinstance(p, Independent) and isinstance(p.base_dist, Normal):
         return p.base_dist
     raise InputError(
-        f"the prior of {name!r} is a {type(p).__name__}; the KL of each unit needs a prior of "
+        f"the prior of {name!r} is a {family(p)}; the KL of each unit needs a prior of "
         "independent Normals"
     )
 
