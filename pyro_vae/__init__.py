@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .compiled import CompiledELBO, CompiledSVI
-    from .contracts import Callback, Guide, Likelihood, Network, Objective, Prior
+    from .contracts import Guide, Likelihood, Network, Objective, Prior
     from .data import load as load_data
     from .errors import InputError
     from .evaluation import elbo
     from .evaluation.gaps import gaps
     from .evaluation.importance import importance
     from .evaluation.report import evaluate
+    from .history import Callback
     from .objectives import OBJECTIVES
     from .optim import FusedAdam
     from .recipes import RECIPES
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from .vae import VAE
 
 _WHERE = {
-    "Callback": ("contracts", "Callback"),
+    "Callback": ("history", "Callback"),
     "CompiledELBO": ("compiled", "CompiledELBO"),
     "CompiledSVI": ("compiled", "CompiledSVI"),
     "FusedAdam": ("optim", "FusedAdam"),

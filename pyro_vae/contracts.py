@@ -323,16 +323,3 @@ class Borrowed:
 
     def __init__(self, module: Any = None) -> None:
         self.module = module
-
-
-class Callback:
-    """What ``fit`` calls while it trains. Each method does nothing by default."""
-
-    def on_compile(self) -> None:
-        """Called before the first compiled step, which takes seconds."""
-
-    def on_step(self, images: int) -> None:
-        """Called after one or more steps with the number of images in them."""
-
-    def on_epoch(self, record: Any) -> None:
-        """Called after each epoch with its :class:`~pyro_vae.history.Epoch`."""

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from . import objectives  # noqa: F401  (it fills the table)
 from .compiled import CompiledSVI
-from .contracts import Callback, Objective
+from .contracts import Objective
 from .data import Data
 from .errors import InputError, TrainingError
 from .evaluation import elbo
-from .history import CollapseWarning, Epoch, collapsed
+from .history import Callback, CollapseWarning, Epoch, collapsed
 from .pairing import fitting_objective
 from .registry import OBJECTIVES, lookup
 from .settings import Settings, positive

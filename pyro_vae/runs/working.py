@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from .. import figures
-from ..contracts import Callback
 from ..data import load
 from ..errors import InputError
-from ..history import CollapseWarning, Epoch, collapsed
+from ..history import Callback, CollapseWarning, Epoch, collapsed
 from ..training import adam, fit
 from . import folder as files
 from .setup import Run
