@@ -5,23 +5,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoints import load as load_run
-    from .compiled import CompiledELBO, CompiledSVI
+    from .compiling import CompiledELBO, CompiledSVI, FusedAdam
     from .data import load as load_data
     from .evaluation import elbo
     from .evaluation.gaps import gaps
     from .evaluation.importance import importance
     from .evaluation.report import evaluate
     from .objectives import OBJECTIVES
-    from .optim import FusedAdam
     from .parts import InputError
     from .recipes import RECIPES
     from .training import fit
     from .vae import VAE
 
 _WHERE = {
-    "CompiledELBO": ("compiled", "CompiledELBO"),
-    "CompiledSVI": ("compiled", "CompiledSVI"),
-    "FusedAdam": ("optim", "FusedAdam"),
+    "CompiledELBO": ("compiling", "CompiledELBO"),
+    "CompiledSVI": ("compiling", "CompiledSVI"),
+    "FusedAdam": ("compiling", "FusedAdam"),
     "OBJECTIVES": ("objectives", "OBJECTIVES"),
     "RECIPES": ("recipes", "RECIPES"),
     "VAE": ("vae", "VAE"),

@@ -12,7 +12,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from .compiled import CompiledSVI
+from .compiling import CompiledSVI
 from .data import Data
 from .evaluation import elbo
 from .objectives import OBJECTIVES
