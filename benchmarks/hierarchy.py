@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from pyro_vae.compiled import CompiledSVI
+from pyro_vae.compiling import CompiledSVI
 from pyro_vae.data import Data, load
 from pyro_vae.evaluation import elbo
 from pyro_vae.evaluation.importance import importance

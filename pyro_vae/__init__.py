@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .compiled import CompiledELBO, CompiledSVI
+    from .compiling import CompiledELBO, CompiledSVI, FusedAdam
     from .contracts import Guide, Likelihood, Network, Objective, Prior
     from .data import load as load_data
     from .errors import InputError
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from .evaluation.report import evaluate
     from .history import Callback
     from .objectives import OBJECTIVES
-    from .optim import FusedAdam
     from .recipes import RECIPES
     from .runs.folder import load_run
     from .training import fit
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Callback": ("history", "Callback"),
-    "CompiledELBO": ("compiled", "CompiledELBO"),
-    "CompiledSVI": ("compiled", "CompiledSVI"),
-    "FusedAdam": ("optim", "FusedAdam"),
+    "CompiledELBO": ("compiling", "CompiledELBO"),
+    "CompiledSVI": ("compiling", "CompiledSVI"),
+    "FusedAdam": ("compiling", "FusedAdam"),
     "Guide": ("contracts", "Guide"),
     "InputError": ("errors", "InputError"),
     "Likelihood": ("contracts", "Likelihood"),

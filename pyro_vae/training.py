@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import objectives  # noqa: F401  (it fills the table)
-from .compiled import CompiledSVI
+from .compiling import CompiledSVI
 from .contracts import Objective
 from .data import Data
 from .errors import InputError, TrainingError
@@ -66,7 +66,7 @@ def fit(
         precision: ``float32``, or ``bfloat16`` for the matrix products, by torch's autocast.
         seed: of the order of the images and of all random numbers.
         optimizer: your own torch optimizer in place of Adam; ``lr`` is then not used.
-        compiled: whether steps are compiled (:class:`~pyro_vae.compiled.CompiledSVI`). None
+        compiled: whether steps are compiled (:class:`~pyro_vae.compiling.CompiledSVI`). None
             decides by the number of steps to come, see :func:`pays`.
         start: number of epochs that have already been trained.
         callback: is called after steps and epochs.

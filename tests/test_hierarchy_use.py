@@ -18,7 +18,7 @@ from support.exact import LinearGaussian, library_chain
 from torch import nn
 
 from pyro_vae import VAE, InputError, fit
-from pyro_vae.compiled import CompiledELBO, CompiledSVI
+from pyro_vae.compiling import CompiledELBO, CompiledSVI
 from pyro_vae.data import Data
 from pyro_vae.data.images import Images
 from pyro_vae.evaluation import elbo, standard_error

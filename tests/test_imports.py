@@ -10,7 +10,7 @@ PACKAGE = ROOT / "pyro_vae"
 
 ROOMS = [
     {"errors"},
-    {"registry", "latents", "settings", "compiling", "compiled", "optim"},
+    {"registry", "latents", "settings", "compiling"},
     {"contracts", "distributions", "scales", "data", "history"},
     {"networks"},
     {"priors"},
