@@ -89,7 +89,7 @@ def test_imports_run_one_way():
         {"audit", "evaluation", "figures", "training"},
         {"checkpoints", "recipes"},
         {"runs"},
-        {"compare", "laboratory"},
+        {"compare", "log_variance_study"},
         {"cli"},
     ]
     level = {room: i for i, rooms in enumerate(order) for room in rooms}

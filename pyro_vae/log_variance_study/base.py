@@ -1,4 +1,4 @@
-"""What every experiment of the laboratory is made of."""
+"""What every experiment of the study is made of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laboratory on cases with known answers, its rules on made-up numbers, and a quick run."""
+"""The study on cases with known answers, its rules on made-up numbers, and a quick run."""
 
 import json
 import math
@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
-from pyro_vae.laboratory import EXPERIMENTS, judge, run, table
-from pyro_vae.laboratory.answer import answer
-from pyro_vae.laboratory.base import Setting, digits, interval
-from pyro_vae.laboratory.blow_up import by_hand, by_pyro, cause, ending, untrained
-from pyro_vae.laboratory.choice import compare, compared
-from pyro_vae.laboratory.cost import judge_cost
-from pyro_vae.laboratory.descent import condition, shape_of_loss, steps_to_reach
-from pyro_vae.laboratory.factor_two import path
-from pyro_vae.laboratory.mismatch import Slip, conjugate, judge_mismatch
-from pyro_vae.laboratory.precision import FORMULAS, Count, floating, sweep
-from pyro_vae.laboratory.sign import judge_sign
+from pyro_vae.log_variance_study import EXPERIMENTS, judge, run, table
+from pyro_vae.log_variance_study.answer import answer
+from pyro_vae.log_variance_study.base import Setting, digits, interval
+from pyro_vae.log_variance_study.blow_up import by_hand, by_pyro, cause, ending, untrained
+from pyro_vae.log_variance_study.choice import compare, compared
+from pyro_vae.log_variance_study.cost import judge_cost
+from pyro_vae.log_variance_study.descent import condition, shape_of_loss, steps_to_reach
+from pyro_vae.log_variance_study.factor_two import path
+from pyro_vae.log_variance_study.mismatch import Slip, conjugate, judge_mismatch
+from pyro_vae.log_variance_study.precision import FORMULAS, Count, floating, sweep
+from pyro_vae.log_variance_study.sign import judge_sign
 from pyro_vae.parts import InputError
 from pyro_vae.scales import SCALES
 
