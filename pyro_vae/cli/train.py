@@ -187,8 +187,8 @@ def scales(
     chosen = split(only) if only else ()
     progress = partial(track, console=console)
     verdicts = log_variance_study.run(out, quick=quick, seeds=seeds, only=chosen, track=progress)
-    for name, verdict in verdicts.items():
-        console.print(f"[bold]{log_variance_study.EXPERIMENTS[name].claim}[/]: {verdict}")
+    for line in log_variance_study.verdict_lines(verdicts, quick):
+        console.print(line)
     console.print(f"  {out / 'verdicts.md'}", soft_wrap=True)
 
 

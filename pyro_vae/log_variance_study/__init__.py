@@ -1,9 +1,17 @@
-"""Why log-variance? Nine claims of the public answers, each with its measurement and its verdict.
+"""Why log-variance? Nine claims of the public answers, each with a measurement and a verdict.
 
-A VAE's encoder gives μ and log σ², and the code then computes σ = exp(½ log σ²). Why not give σ?
-:data:`EXPERIMENTS` holds what is said, :func:`run` measures it:
+A VAE's encoder outputs μ and log σ², and the code computes σ = exp(½ log σ²). Why does the encoder
+not output σ? :data:`EXPERIMENTS` lists the claims, and :func:`run` measures them. Three words have
+one meaning in the whole study:
 
-    >>> verdicts = run(Path("scales"), quick=True)
+- the raw output: the part of the encoder's output from which σ is computed;
+- a map: a function from the raw output to σ, a class of :data:`pyro_vae.scales.SCALES`;
+- a verdict: whether a claim holds, by a rule that is fixed before the measurement.
+
+Example:
+    >>> from pathlib import Path
+    >>> from pyro_vae.log_variance_study import run
+    >>> verdicts = run(Path("scales"), quick=True)  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -14,65 +22,91 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from ..checkpoints import versions
-from ..parts import InputError, lookup
-from .answer import answer, draw_answer
-from .base import Experiment, Numbers, Setting, Verdict, silent
-from .blow_up import blow_up, draw_blow_up, judge_blow_up
-from .choice import choice, draw_choice, judge_choice
-from .cost import cost, draw_cost, judge_cost
-from .descent import descent, draw_descent, judge_descent
-from .factor_two import draw_factor_two, factor_two, judge_factor_two
-from .mismatch import draw_mismatch, judge_mismatch, mismatch
+from ..errors import InputError
+from ..parts import lookup
+from .answer import draw_answer, write_statements
+from .base import Experiment, Numbers, Setting, Verdict, skip_progress
+from .blow_up import draw_blow_up, judge_blow_up, measure_blow_up
+from .choice import draw_choice, judge_choice, measure_choice
+from .cost import draw_cost, judge_cost, measure_cost
+from .descent import draw_descent, judge_descent, measure_descent
+from .factor_two import draw_factor_two, judge_factor_two, measure_factor_two
+from .mismatch import draw_mismatch, judge_mismatch, measure_mismatch
 from .precision import (
-    divergence,
     draw_divergence,
     draw_stability,
     judge_divergence,
     judge_stability,
-    stability,
+    measure_divergence,
+    measure_stability,
 )
-from .sign import draw_sign, judge_sign, sign
+from .sign import draw_sign, judge_sign, measure_sign
 
-__all__ = ["EXPERIMENTS", "judge", "picture", "run", "short_answer", "table"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
+__all__ = [
+    "EXPERIMENTS",
+    "QUICK_CAVEAT",
+    "draw_figure",
+    "judge",
+    "render_verdicts",
+    "run",
+    "verdict_lines",
+    "write_report",
+    "write_short_answer",
+]
+
+QUICK_CAVEAT = (
+    "Caution: --quick uses few repetitions and short training. Its verdicts may contradict the "
+    "full run."
+)
+
+# The names are those of --only, of results.json and of the figure files.
 EXPERIMENTS: dict[str, Experiment] = {
     "sign": Experiment(
-        "σ must be positive; log σ² frees the encoder from the constraint",
-        sign,
+        "σ must be positive; log σ² removes this constraint from the encoder",
+        measure_sign,
         judge_sign,
         draw_sign,
     ),
     "stability": Experiment(
-        "numerical stability when the variance is near zero",
-        stability,
+        "log σ² is numerically more stable when the variance is near zero",
+        measure_stability,
         judge_stability,
         draw_stability,
     ),
     "divergence": Experiment(
-        "log σ² is needed for the KL", divergence, judge_divergence, draw_divergence
+        "log σ² is needed for the KL", measure_divergence, judge_divergence, draw_divergence
     ),
     "descent": Experiment(
-        "gradients are smoother, optimisation is easier", descent, judge_descent, draw_descent
+        "log σ² makes gradients smoother and optimisation easier",
+        measure_descent,
+        judge_descent,
+        draw_descent,
     ),
     "factor_two": Experiment(
-        "log σ² and log σ are the same up to a factor 2",
-        factor_two,
+        "log σ² and log σ are the same up to a factor of 2",
+        measure_factor_two,
         judge_factor_two,
         draw_factor_two,
     ),
-    "cost": Experiment("it costs extra computation", cost, judge_cost, draw_cost),
-    "blow_up": Experiment("exp can blow up", blow_up, judge_blow_up, draw_blow_up),
+    "cost": Experiment("log σ² costs extra computation", measure_cost, judge_cost, draw_cost),
+    "blow_up": Experiment(
+        "exp can overflow and stop the training", measure_blow_up, judge_blow_up, draw_blow_up
+    ),
     "choice": Experiment(
-        "in the end the choice does not matter", choice, judge_choice, draw_choice
+        "the choice of the map does not matter in the end",
+        measure_choice,
+        judge_choice,
+        draw_choice,
     ),
     "mismatch": Experiment(
-        "exp(log σ²) taken as σ where z is drawn spoils the ELBO",
-        mismatch,
+        "exp(log σ²) used as σ in the draw of z makes the reported ELBO wrong",
+        measure_mismatch,
         judge_mismatch,
         draw_mismatch,
     ),
@@ -85,26 +119,26 @@ def run(
     quick: bool = False,
     seeds: int = 5,
     only: Sequence[str] = (),
-    track: Callable[..., Iterable[Any]] = silent,
+    track: Callable[..., Iterable[Any]] = skip_progress,
 ) -> dict[str, Verdict]:
     """Run the experiments; write ``results.json``, ``verdicts.md`` and a figure for each.
 
     Args:
-        out: folder of the results, made if need be. Results of the same protocol that it holds
-            are kept where ``only`` leaves them out.
-        quick: about a minute in all instead of the full protocol. Its verdicts are worth little.
-        seeds: repetitions of what is random.
-        only: names of :data:`EXPERIMENTS`; all of them if empty.
+        out: folder of the results; created if it does not exist. If it holds results of the same
+            protocol, the experiments that ``only`` leaves out keep them.
+        quick: few repetitions and short training. The verdicts may contradict the full run.
+        seeds: number of repetitions with different random numbers.
+        only: names of :data:`EXPERIMENTS`; empty means all.
         track: shows progress, as :func:`rich.progress.track` does.
 
     Returns:
-        The verdicts by name.
+        The verdicts by name, of all experiments that ``out`` now holds.
 
     Raises:
         InputError: fewer than 2 seeds, or an unknown name.
     """
     if seeds < 2:
-        raise InputError(f"the experiments take at least 2 seeds for an interval, not {seeds}")
+        raise InputError(f"seeds is {seeds}; the study needs at least 2 seeds for an interval")
     chosen = {name: lookup("experiment", name, EXPERIMENTS) for name in only or EXPERIMENTS}
     setting = Setting(quick, seeds, track)
     out.mkdir(parents=True, exist_ok=True)
@@ -117,33 +151,52 @@ def run(
     }
     results: dict[str, Any] = {}
     if file.exists():
-        held = json.loads(file.read_text(encoding="utf-8"))
-        results = held["results"] if held["protocol"] == protocol else {}
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        results = stored["results"] if stored["protocol"] == protocol else {}
     for name, experiment in chosen.items():
         began = perf_counter()
-        numbers = storable(experiment.measure(setting))
+        numbers = to_storable(experiment.measure(setting))
         results[name] = {"seconds": round(perf_counter() - began), **numbers}
-        # After each one, so that a long run that is stopped has lost no more than one.
         results = {n: results[n] for n in EXPERIMENTS if n in results}
+        # The file is written after each experiment, so a stopped run loses only the current one.
         text = json.dumps(
             {"protocol": protocol, "results": results}, ensure_ascii=False, indent=None
         )
         file.write_text(text + "\n", encoding="utf-8")
-    (out / "verdicts.md").write_text(table(protocol, results), encoding="utf-8")
-    for name in chosen:
-        picture(name, results).savefig(out / f"{name}.png", dpi=110)
-    if len(results) == len(EXPERIMENTS):
-        picture("answer", results).savefig(out / "answer.png", dpi=110)
+    write_report(out, protocol, results, list(chosen))
     return judge(results)
 
 
 def judge(results: dict[str, Numbers]) -> dict[str, Verdict]:
-    """The verdicts on what was measured, by the experiments' own rules."""
+    """The verdicts on the measured numbers, by the rules of the experiments."""
     return {name: EXPERIMENTS[name].judge(results) for name in EXPERIMENTS if name in results}
 
 
-def picture(name: str, results: dict[str, Numbers]) -> Figure:
-    """The figure of one experiment; ``"answer"`` is the one for the short answer."""
+def write_report(
+    out: Path,
+    protocol: dict[str, Any],
+    results: dict[str, Numbers],
+    drawn: Iterable[str] = EXPERIMENTS,
+) -> None:
+    """Write ``verdicts.md`` and the figures from measured numbers, without a measurement.
+
+    Args:
+        out: an existing folder.
+        protocol: ``protocol`` of ``results.json``.
+        results: ``results`` of ``results.json``.
+        drawn: names of the experiments whose figures are drawn.
+    """
+    (out / "verdicts.md").write_text(render_verdicts(protocol, results), encoding="utf-8")
+    for name in drawn:
+        draw_figure(name, results).savefig(out / f"{name}.png", dpi=110)
+    if len(results) == len(EXPERIMENTS):
+        draw_figure("answer", results).savefig(out / "answer.png", dpi=110)
+
+
+def draw_figure(name: str, results: dict[str, Numbers]) -> Figure:
+    """The figure of one experiment, or of the short answer if ``name`` is ``"answer"``."""
+    from matplotlib.figure import Figure
+
     height = 7.5 if name in ("descent", "stability") else 4.2
     figure = Figure(figsize=(11, height), layout="constrained")
     if name == "answer":
@@ -153,45 +206,55 @@ def picture(name: str, results: dict[str, Numbers]) -> Figure:
     return figure
 
 
-def storable(value: Any) -> Any:
-    """As JSON holds it: five digits, null for what is no finite number."""
+def to_storable(value: Any) -> Any:
+    """The value for JSON: floats have five digits; NaN and infinity become None."""
     if isinstance(value, dict):
-        return {str(k): storable(v) for k, v in value.items()}
+        return {str(k): to_storable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [storable(v) for v in value]
+        return [to_storable(v) for v in value]
     if isinstance(value, float):
         return float(f"{value:.5g}") if math.isfinite(value) else None
     return value
 
 
-def short_answer(results: dict[str, Numbers]) -> str:
-    """Five sentences, every number in them read from the results of all nine experiments."""
-    return " ".join(answer(results, judge(results)))
+def write_short_answer(results: dict[str, Numbers]) -> str:
+    """Five statements; every number in them comes from the results of all nine experiments."""
+    return " ".join(write_statements(results, judge(results)))
 
 
-def table(protocol: dict[str, Any], results: dict[str, Numbers]) -> str:
-    """The verdicts as Markdown, each with its numbers, its protocol and its rule."""
+def verdict_lines(verdicts: dict[str, Verdict], quick: bool) -> list[str]:
+    """The claims with their verdicts for the terminal; ``quick`` adds the caveat at both ends."""
+    caveat = [QUICK_CAVEAT] if quick else []
+    lines = [f"[bold]{EXPERIMENTS[name].claim}[/]: {v}" for name, v in verdicts.items()]
+    return [*caveat, *lines, *caveat]
+
+
+def render_verdicts(protocol: dict[str, Any], results: dict[str, Numbers]) -> str:
+    """The verdicts as Markdown: each with its numbers, its protocol and its rule."""
     verdicts = judge(results)
-    numbered = {name: i for i, name in enumerate(EXPERIMENTS, start=1)}
+    number_of = {name: i for i, name in enumerate(EXPERIMENTS, start=1)}
     software = ", ".join(f"{k} {v}" for k, v in protocol["versions"].items())
+    caveat = ["", f"**{QUICK_CAVEAT}**"] if protocol["quick"] else []
     lines = [
-        "# Why log-variance? Nine claims and what the measurements say",
+        "# Why log-variance? Nine claims and their measurements",
         "",
-        f"`{protocol['command']}`; {software}; float32 unless said.",
+        f"`{protocol['command']}`; {software}; float32 unless stated otherwise.",
+        *caveat,
         "",
     ]
     if len(results) == len(EXPERIMENTS):
-        lines += [short_answer(results), "", "![the short answer](answer.png)", ""]
+        lines += [write_short_answer(results), "", "![the short answer](answer.png)", ""]
     lines += [
         "| # | claim | verdict |",
         "| --- | --- | --- |",
-        *(f"| {numbered[n]} | {EXPERIMENTS[n].claim} | **{v}** |" for n, v in verdicts.items()),
+        *(f"| {number_of[n]} | {EXPERIMENTS[n].claim} | **{v}** |" for n, v in verdicts.items()),
     ]
     for name, verdict in verdicts.items():
+        # The first line of the docstring repeats the claim; the rest is protocol and rule.
         protocol_text = inspect.getdoc(EXPERIMENTS[name].measure) or ""
         lines += [
             "",
-            f"## {numbered[name]}. {EXPERIMENTS[name].claim}",
+            f"## {number_of[name]}. {EXPERIMENTS[name].claim}",
             "",
             f"**{verdict}.** {verdict.evidence}",
             "",
@@ -199,4 +262,4 @@ def table(protocol: dict[str, Any], results: dict[str, Numbers]) -> str:
             "",
             *protocol_text.split("\n\n", 1)[1].replace("``", "`").split("\n"),
         ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *caveat]) + "\n"

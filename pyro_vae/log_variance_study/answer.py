@@ -1,56 +1,58 @@
-"""The short answer to the question, made of the measured numbers."""
+"""The short answer to the question of the study, from the measured numbers."""
 
 from __future__ import annotations
 
 from math import inf
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
-from .base import Numbers, Verdict, listed
-from .choice import compared, draw_differences
+from .base import Numbers, Verdict, join_words
+from .choice import draw_differences, group_maps
 from .descent import draw_slopes
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def answer(results: dict[str, Numbers], verdicts: dict[str, Verdict]) -> list[str]:
-    """Five sentences; every number in them, and every list of names, is read from ``results``."""
-    sign, steps = results["sign"], results["descent"]["rivals"]
+
+def write_statements(results: dict[str, Numbers], verdicts: dict[str, Verdict]) -> list[str]:
+    """Five statements. Every number and every list of names in them comes from ``results``."""
+    sign, descent = results["sign"], results["descent"]
     raw = [end for cell in sign["runs"]["raw"].values() for end in cell]
     kl = results["divergence"]["rivals"]
-    rivals, found = results["choice"]["rivals"], compared(results["choice"])
+    rows, groups = results["choice"]["rivals"], group_maps(results["choice"])
 
-    def mean(names: list[str]) -> str:
-        return listed(f"{n} ({rivals[n]['difference'][0]:+z.1f} nats)" for n in names)
+    def differences(names: list[str]) -> str:
+        return join_words(f"{n} ({rows[n]['difference'][0]:+z.1f} nats)" for n in names)
 
-    def first(name: str, optimiser: str, start: str) -> str:
-        taken = steps[name][optimiser].get(start, {"steps": inf})["steps"]
-        return f"{taken:g}" if taken < inf else f"more than {results['descent']['limit']:,}"
+    def steps(name: str, optimiser: str) -> str:
+        count = descent["rivals"][name][optimiser].get("0.01", {"steps": inf})["steps"]
+        return f"{count:g}" if count < inf else f"more than {descent['limit']:,}"
 
-    same = f"that of log-variance with {mean(found['the same'])}" if found["the same"] else ""
-    ends = [same] * bool(same)
-    ends += [f"{how} with {mean(found[how])}" for how in ("higher", "lower") if found[how]]
-    ends += [f"not told apart with {listed(found['left open'])}"] if found["left open"] else []
+    same = groups["the same"]
+    nll = [f"the same as with log-variance for {differences(same)}"] if same else []
+    nll += [f"{how} for {differences(groups[how])}" for how in ("higher", "lower") if groups[how]]
+    nll += [f"not decided for {join_words(groups['undecided'])}"] if groups["undecided"] else []
     share, spread = results["cost"]["share"]
     return [
-        "σ must be positive and an encoder's output need not be: taken as σ, "
-        f"{sum(sign['negative']) / len(sign['negative']):.0%} of the raw outputs are negative "
-        "before any training, and even from σ = 1, "
-        f"{sum(e is not None for e in raw)} of {len(raw)} runs stop.",
-        "So it needs a positive map, but not just this one: the test NLL after training is "
-        f"{'; '.join(ends)}.",
-        f"The KL needs no logarithm: it is off by {kl['log-variance']['error']:.0e} at most from "
-        f"log σ² and by {kl['softplus']['error']:.0e} from softplus; that log σ² is the more "
-        f"stable form {verdicts['stability']}.",
-        "What the exponential gives is the same curvature at every optimum: from σ = 0.01 plain "
-        f"SGD takes {first('log-variance', 'SGD', '0.01')} steps (raw {first('raw', 'SGD', '0.01')}"
-        "), while with Adam, which scales each step by itself, it is "
-        f"{first('log-variance', 'Adam', '0.01')} (raw {first('raw', 'Adam', '0.01')}).",
-        f"It takes {share:.2f} ± {spread:.2f} % of a training step, and that it blows up "
-        f"{verdicts['blow_up']}.",
+        "σ must be positive, but an encoder can output any real number. If the raw output is used "
+        f"as σ, {sum(sign['negative']) / len(sign['negative']):.0%} of all σ are negative before "
+        f"training, and {sum(e is not None for e in raw)} of {len(raw)} runs fail even with a "
+        "start at σ = 1.",
+        "An encoder therefore needs a map to positive numbers, but log σ² is not the only one. "
+        f"After training, the test NLL is {'; '.join(nll)}.",
+        "The KL does not need a logarithm from the encoder: its largest error is "
+        f"{kl['log-variance']['error']:.0e} from log σ² and {kl['softplus']['error']:.0e} from "
+        f"softplus. The claim that log σ² is numerically more stable {verdicts['stability']}.",
+        "With exp, the curvature at the optimum is the same for every optimal σ. From σ = 0.01, "
+        f"plain SGD needs {steps('log-variance', 'SGD')} steps with log-variance and "
+        f"{steps('raw', 'SGD')} with raw. Adam adapts each step; it needs "
+        f"{steps('log-variance', 'Adam')} and {steps('raw', 'Adam')}.",
+        f"The exponential takes {share:.2f} ± {spread:.2f} % of a training step. The claim that it "
+        f"overflows and stops the training {verdicts['blow_up']}.",
     ]
 
 
 def draw_answer(results: dict[str, Numbers], figure: Figure) -> None:
-    """The figure that says most: the slope that each map hands to the optimiser, and the end."""
+    """Two panels: the gradient that each map gives to the optimiser, and the test NLL."""
     left, right = figure.subplots(1, 2, width_ratios=(5, 6))
     draw_slopes(results["descent"], left)
     left.legend(loc="lower right")

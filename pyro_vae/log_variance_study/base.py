@@ -1,4 +1,4 @@
-"""What every experiment of the study is made of."""
+"""What all experiments of the study share: settings, verdicts, data, timing and intervals."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from time import perf_counter
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from matplotlib.figure import Figure
 from scipy.stats import t
 
 from ..data import Data, load
 from ..scales import SCALES
 
-Numbers = dict[str, Any]  # what JSON can hold
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Numbers = dict[str, Any]  # values that JSON can store
 
 COLOURS = dict(
     zip(
@@ -28,8 +30,8 @@ COLOURS = dict(
 )
 
 
-def silent(items: Iterable[Any], description: str) -> Iterable[Any]:
-    """The items themselves; :func:`rich.progress.track` takes its place on a terminal."""
+def skip_progress(items: Iterable[Any], description: str) -> Iterable[Any]:
+    """Return the items and show no progress; same arguments as :func:`rich.progress.track`."""
     return items
 
 
@@ -38,23 +40,23 @@ class Setting:
     """How much to measure.
 
     Args:
-        quick: about a minute in all, on two cores, instead of the full protocol.
-        seeds: repetitions of what is random, at least 2 for an interval.
+        quick: few repetitions and short training instead of the full protocol.
+        seeds: number of repetitions with different random numbers; an interval needs at least 2.
         track: wraps a sequence to show progress, as :func:`rich.progress.track` does.
     """
 
     quick: bool = False
     seeds: int = 5
-    track: Callable[..., Iterable[Any]] = silent
+    track: Callable[..., Iterable[Any]] = skip_progress
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the numbers say of a claim, by a rule that the experiment's docstring states."""
+    """The result of a claim, by the rule in the docstring of its experiment."""
 
     word: Literal["holds", "holds only where", "does not hold"]
-    evidence: str  # one or two sentences with the numbers
-    region: str = ""  # where it holds, if only somewhere
+    evidence: str  # the numbers, in a few sentences
+    region: str = ""  # the conditions under which the claim holds, for "holds only where"
 
     def __str__(self) -> str:
         return f"{self.word} {self.region}".strip()
@@ -62,13 +64,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A claim, the measurement that settles it, the rule, and the figure.
+    """A claim, its measurement, its rule and its figure.
 
     Args:
-        claim: as the public answers put it.
-        measure: setting -> numbers.
-        judge: numbers of all the experiments by name -> verdict.
-        draw: numbers of this one, empty figure -> None.
+        claim: the claim, as the public answers state it.
+        measure: setting -> numbers. Its docstring describes the protocol and the rule.
+        judge: the numbers of all experiments, by name -> verdict.
+        draw: the numbers of this experiment, an empty figure -> None.
     """
 
     claim: str
@@ -77,29 +79,29 @@ class Experiment:
     draw: Callable[[Numbers, Figure], None]
 
 
-def digits(setting: Setting) -> Data:
-    """MNIST-5k, pixels drawn anew each time; a fifth of it in quick mode."""
+def load_digits(setting: Setting) -> Data:
+    """MNIST-5k with dynamic binarisation; a smaller part of it in quick mode."""
     data = load("mnist-5k", binarize="dynamic")
     if not setting.quick:
         return data
     return Data(data.name, data.train.split(0.25, seed=0)[1], data.test.split(0.2, seed=0)[1])
 
 
-def milliseconds(work: Callable[[], Any], times: int) -> float:
-    """What one call takes, mean over ``times`` of them."""
+def time_calls(work: Callable[[], Any], times: int) -> float:
+    """Mean time of one call in milliseconds, over ``times`` calls."""
     began = perf_counter()
     for _ in range(times):
         work()
     return 1e3 * (perf_counter() - began) / times
 
 
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Mean of at least two values, and half the width of its interval by Student's t."""
+def confidence_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """The mean of at least two values, and half the width of its Student's t interval."""
     quantile = t.ppf(0.5 + level / 2, len(values) - 1)
     return fmean(values), float(quantile) * stdev(values) / len(values) ** 0.5
 
 
-def listed(words: Iterable[str]) -> str:
-    """``a, b and c``."""
+def join_words(words: Iterable[str], conjunction: str = "and") -> str:
+    """``a, b and c``; ``none`` without words."""
     *most, last = list(words) or ["none"]
-    return f"{', '.join(most)} and {last}" if most else last
+    return f"{', '.join(most)} {conjunction} {last}" if most else last
