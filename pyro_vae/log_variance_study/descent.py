@@ -227,6 +227,7 @@ def draw_descent(numbers: Numbers, figure: Figure) -> None:
                 never = "never" if low < start < high else "out of range"
                 text = f"{grid[i][j]:.0f}" if math.isfinite(grid[i][j]) else never
                 ax.text(j, i, text, ha="center", va="center", fontsize=8)
-        ax.set_xticks(range(len(STARTS)), [f"start σ = {s:g}" for s in STARTS])
+        ax.set_xticks(range(len(STARTS)), [f"σ = {s:g}" for s in STARTS])
+        ax.set_xlabel("start")
         ax.set_yticks(range(len(names)), names)
         ax.set_title(f"{optimiser}: steps to all optima (never: over {numbers['limit']:,})")
