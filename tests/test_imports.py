@@ -23,7 +23,7 @@ ROOMS = [
     {"training"},
     {"recipes"},
     {"runs"},
-    {"compare", "log_variance_study", "laboratory"},
+    {"compare", "log_variance_study"},
     {"cli"},
 ]
 """A room imports only from the rooms before it, and from its own set."""
