@@ -29,7 +29,8 @@ from typing import Any
 import torch
 
 from pyro_vae.compiled import CompiledSVI
-from pyro_vae.data import Data, load
+from pyro_vae.data import Data
+from pyro_vae.data import load_data as load
 from pyro_vae.evaluation import elbo
 from pyro_vae.evaluation.importance import importance
 from pyro_vae.evaluation.latents import active_units

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from pyro_vae.data import load
+from pyro_vae.data import load_data as load
 from pyro_vae.evaluation.importance import importance
 from pyro_vae.vae import VAE
 

@@ -24,7 +24,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from pyro_vae.data import Images, load
+from pyro_vae.data import Images
+from pyro_vae.data import load_data as load
 from pyro_vae.evaluation.importance import importance
 from pyro_vae.evaluation.report import auroc
 from pyro_vae.training import fit

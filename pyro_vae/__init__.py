@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .checkpoints import load as load_run
     from .compiled import CompiledELBO, CompiledSVI
-    from .data import load as load_data
+    from .data import load_data
     from .evaluation import elbo
     from .evaluation.gaps import gaps
     from .evaluation.importance import importance
@@ -31,7 +31,7 @@ _WHERE = {
     "fit": ("training", "fit"),
     "gaps": ("evaluation.gaps", "gaps"),
     "importance": ("evaluation.importance", "importance"),
-    "load_data": ("data", "load"),
+    "load_data": ("data", "load_data"),
     "load_run": ("checkpoints", "load"),
 }
 __all__ = [

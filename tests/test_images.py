@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae.data import BINARIZE, load
+from pyro_vae.data import BINARIZE, load_data
 from pyro_vae.data.images import PIECE, Images, bernoulli
 
 RANDOM = np.random.RandomState(0)
@@ -72,7 +72,7 @@ def test_no_draw_depends_on_the_number_of_threads():
 
 @pytest.fixture(scope="module")
 def digits():
-    return {protocol: load("digits", binarize=protocol) for protocol in BINARIZE}
+    return {protocol: load_data("digits", binarize=protocol) for protocol in BINARIZE}
 
 
 EVERYTHING = slice(None)

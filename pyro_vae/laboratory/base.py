@@ -11,7 +11,8 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 from scipy.stats import t
 
-from ..data import Data, load
+from ..data import Data
+from ..data import load_data as load
 from ..scales import SCALES
 
 Numbers = dict[str, Any]  # what JSON can hold

@@ -10,7 +10,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..data import Data, load
+from ..data import Data
+from ..data import load_data as load
 from ..evaluation.importance import importance
 from ..evaluation.latents import active_units
 from ..parts import InputError, TrainingError
