@@ -145,12 +145,12 @@ def fit(image: Image.Image, size: tuple[int, int], crop: bool, file: Path) -> Im
     """Resize an image until it covers ``size`` = ``(H, W)``, and keep the centre.
 
     Raises:
-        InputError: without ``crop``, a pixel or more would be cut off.
+        InputError: without ``crop``, more than half a pixel of the result would be cut off.
     """
     height, width = size
     scale = max(height / image.height, width / image.width)
     excess = max(image.height * scale - height, image.width * scale - width)
-    if excess >= 1 and not crop:
+    if excess > 0.5 and not crop:
         raise InputError(
             f"image {str(file)!r} is {image.height} x {image.width} (height x width) and has "
             f"another aspect ratio than size {height} x {width}; give crop=True to cut its edges "

@@ -167,7 +167,7 @@ def check_size(size: int | Sequence[int] | None, crop: bool) -> tuple[int, int] 
         if crop:
             raise InputError("crop=True needs a size, such as size=64 or size=(48, 64)")
         return None
-    pair = (size, size) if isinstance(size, int) else tuple(size)
+    pair = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(pair) != 2 or not all(type(n) is int and n > 0 for n in pair):
         raise InputError(
             f"size is a whole number above 0, or two of them (height, width), not {size!r}"
