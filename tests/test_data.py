@@ -1,4 +1,4 @@
-"""Loading by name or path, and what the protocols of one set share."""
+"""Loading by name or path, and the protocols on one data set."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_import_is_light():
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_name_of_the_table_goes_before_a_folder_of_that_name(tmp_path, monkeypatch, image_folder):
+def test_a_data_set_goes_before_a_folder_of_the_same_name(tmp_path, monkeypatch, image_folder):
     folder, _ = image_folder
     monkeypatch.chdir(tmp_path)
     folder.rename(tmp_path / "digits")

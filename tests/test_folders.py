@@ -22,7 +22,7 @@ def test_folder_with_classes(image_folder):
     assert images.files[-1] == "dogs/11.png"
 
 
-def test_folder_without_classes_skips_what_is_no_image(tmp_path):
+def test_folder_without_classes_skips_other_files(tmp_path):
     for name, image in zip("cab", GREYS[:3], strict=True):
         save(tmp_path / f"{name}.PNG", image)
     (tmp_path / "notes.txt").write_text("no image")

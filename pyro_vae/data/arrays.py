@@ -37,7 +37,7 @@ def read_array(path: Path) -> Images:
             f"the array file {str(path)!r} is unreadable: it is damaged, has another format, "
             "or holds objects instead of numbers"
         ) from None
-    pixels = as_pixels(array, str(path))
+    pixels = to_pixels(array, str(path))
     if labels is None:
         return Images(pixels)
     if labels.shape != (len(pixels),):
@@ -101,7 +101,7 @@ def read_npy(stream: IO[bytes], size: int, path: Path) -> NDArray:
     return npy.read_array(stream, allow_pickle=False)
 
 
-def as_pixels(array: NDArray, name: str) -> torch.Tensor:
+def to_pixels(array: NDArray, name: str) -> torch.Tensor:
     """Convert an array in one of three layouts to ``[N, C, H, W]``.
 
     The layouts are ``[N, H, W]``, ``[N, C, H, W]`` and ``[N, H, W, C]``, with 1 or 3 channels. The

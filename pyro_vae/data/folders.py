@@ -42,7 +42,7 @@ SYSTEM = ("__macosx", "desktop.ini", "thumbs.db")  # left behind by macOS and Wi
 def find_splits(folder: Path) -> dict[str, Path]:
     """The folders ``train``, ``test`` and ``validation`` of a split, by part.
 
-    The result is empty when ``folder`` is not split. Only its sub-folders' names decide.
+    The result is empty when ``folder`` is not split, that is, when no sub-folder has such a name.
 
     Raises:
         InputError: a part is missing or is there twice, or other images are beside the parts.

@@ -34,7 +34,8 @@ def read_files(
         InputError: a file is unreadable, would lose something, or has another size.
     """
     if size is not None:
-        check_memory(len(files) * size[0] * size[1], f"{len(files)} images of that size")
+        height, width = size
+        check_memory(len(files) * height * width, f"images of {height} x {width} pixels")
     arrays: list[NDArray[np.uint8]] = []
     for file, _ in files:
         array = decode(file, size, crop, grey)
@@ -89,7 +90,7 @@ def decode(
     if grey:
         image = image.convert("L")
     if size is not None:
-        image = fit(image, size, crop, file)
+        image = resize(image, size, crop, file)
     return np.asarray(image)
 
 
@@ -141,7 +142,7 @@ def flatten(image: Image.Image) -> Image.Image:
     return image
 
 
-def fit(image: Image.Image, size: tuple[int, int], crop: bool, file: Path) -> Image.Image:
+def resize(image: Image.Image, size: tuple[int, int], crop: bool, file: Path) -> Image.Image:
     """Resize an image until it covers ``size`` = ``(H, W)``, and keep the centre.
 
     Raises:

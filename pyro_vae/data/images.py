@@ -110,7 +110,12 @@ class Images:
         return train, rest
 
     def binarized(self, protocol: str, random: np.random.RandomState) -> Images:
-        """The same images under a protocol of :data:`BINARIZE`; ``random`` serves ``static``."""
+        """The same images under a protocol in :data:`BINARIZE`.
+
+        Args:
+            protocol: the name of the protocol.
+            random: the random numbers that ``static`` draws with.
+        """
         pixels = self.pixels
         if protocol == "threshold":
             half = 128 if pixels.dtype == torch.uint8 else 0.5

@@ -67,13 +67,15 @@ def load_data(
 
     The user's own images are a folder of image files, a ``.npy`` file or a ``.npz`` file:
 
-    - A folder holds image files, or one sub-folder of image files for each class.
+    - A folder holds image files, or one sub-folder of image files for each class. Grey images get
+      three channels if other images of the folder have colour.
     - A folder that holds the folders ``train`` and ``test``, and perhaps ``val``, is split already.
       Each of them is a folder as above. Their names may be written in any case; ``training``,
-      ``testing``, ``valid`` and ``validation`` mean the same.
+      ``testing``, ``valid`` and ``validation`` mean the same. The images have labels only if all of
+      them, in every part, are in sub-folders.
     - A ``.npz`` file holds the array ``images`` and, if the classes are known, ``labels``.
 
-    The same images give other results under another binarisation, so a result must name it:
+    Results under different binarisations are not comparable, so a result must name its own:
 
     - ``none``: the grey pixels, pixel / 255.
     - ``dynamic``: x ~ Bernoulli(pixel / 255), drawn again each time an image enters a batch.
