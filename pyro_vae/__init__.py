@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .compiling import CompiledELBO, CompiledSVI, FusedAdam
     from .contracts import Guide, Likelihood, Network, Objective, Prior
-    from .data import load as load_data
+    from .data import load_data
     from .errors import InputError
     from .evaluation import elbo
     from .evaluation.gaps import gaps
@@ -38,7 +38,7 @@ _WHERE = {
     "fit": ("training", "fit"),
     "gaps": ("evaluation.gaps", "gaps"),
     "importance": ("evaluation.importance", "importance"),
-    "load_data": ("data", "load"),
+    "load_data": ("data", "load_data"),
     "load_run": ("runs.folder", "load_run"),
 }
 __all__ = [

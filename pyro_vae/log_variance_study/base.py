@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from scipy.stats import t
 
-from ..data import Data, load
+from ..data import Data, load_data
 from ..scales import SCALES
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Experiment:
 
 def load_digits(setting: Setting) -> Data:
     """MNIST-5k with dynamic binarisation; a smaller part of it in quick mode."""
-    data = load("mnist-5k", binarize="dynamic")
+    data = load_data("mnist-5k", binarize="dynamic")
     if not setting.quick:
         return data
     return Data(data.name, data.train.split(0.25, seed=0)[1], data.test.split(0.2, seed=0)[1])

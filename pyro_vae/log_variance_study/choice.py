@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..data import Data, load
+from ..data import Data, load_data
 from ..errors import InputError, TrainingError
 from ..evaluation.importance import importance
 from ..evaluation.latents import active_units
@@ -132,7 +132,7 @@ def add_differences(maps: Numbers) -> None:
 def measure_full_mnist(setting: Setting, rates: dict[str, float]) -> Numbers:
     """Train each map of ``rates`` on the full MNIST, with one seed."""
     try:
-        data = load("mnist", binarize="dynamic")
+        data = load_data("mnist", binarize="dynamic")
     except InputError as error:
         return {"absent": str(error)}
     test = data.test.subset(torch.arange(2000))

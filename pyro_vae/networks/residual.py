@@ -113,7 +113,7 @@ class Residual(Network):
         return network
 
     def path(self, source: Layout, target: Layout) -> nn.Module:
-        """A module from a vector of layout ``source`` to one of layout ``target``."""
+        """A module from a vector of layout ``source`` to a vector of ``target``."""
         start, end = self.level(source), self.level(target)
         # A vector connects to the deepest level, or to the level of the other end if that is deeper.
         if not spatial(source):

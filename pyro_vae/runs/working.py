@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from .. import figures
-from ..data import load
+from ..data import load_data
 from ..errors import InputError
 from ..history import Callback, CollapseWarning, Epoch, collapsed
 from ..training import adam, fit
@@ -48,7 +48,7 @@ def resume(folder: Path, epochs: int | None, device: torch.device, data_dir: Pat
         )
     optimizer = adam(vae, training["lr"])
     files.load_optimizer(folder, optimizer)
-    data = load(**config["data"], data_dir=data_dir).to(device)
+    data = load_data(**config["data"], data_dir=data_dir).to(device)
     files.write_config(folder, config)
     return Run(vae, data, config["data"], training, optimizer, done)
 
