@@ -222,7 +222,7 @@ def draw_descent(numbers: Numbers, figure: Figure) -> None:
             vmax=4.5,
         )
         for i, name in enumerate(names):
-            low, high = SCALES[name].range
+            low, high = SCALES.build(name).range
             for j, start in enumerate(STARTS):
                 never = "never" if low < start < high else "out of range"
                 text = f"{grid[i][j]:.0f}" if math.isfinite(grid[i][j]) else never

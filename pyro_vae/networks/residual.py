@@ -115,7 +115,7 @@ class Residual(Network):
     def path(self, source: Layout, target: Layout) -> nn.Module:
         """A module from a vector of layout ``source`` to a vector of ``target``."""
         start, end = self.level(source), self.level(target)
-        # A vector connects to the deepest level, or to the level of the other end if that is deeper.
+        # A vector connects to the deepest level, or to the level of the other end if it is deeper.
         if not spatial(source):
             start = max(start, end)
         if not spatial(target):
