@@ -151,7 +151,7 @@ def alike(a: Any, b: Any) -> bool:
 
 
 def from_library(item: Any) -> bool:
-    # Functions made by exec, and some of the user's callables, have no __module__ or None.
+    # A foreign object may have no __module__, or None there.
     return (getattr(item, "__module__", None) or "").partition(".")[0] in LIBRARY_MODULES
 
 
