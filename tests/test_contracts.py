@@ -123,6 +123,25 @@ def test_a_plain_module_that_samples_its_own_sites_is_told_what_to_do():
         VAE(SHAPE, 3, prior=Samples)
 
 
+def test_pictures_do_not_draw_x():
+    """Some distributions have no draws on some devices, such as a Beta on torch's "meta"."""
+
+    class Undrawable(dist.Normal):
+        def rsample(self, *args):
+            raise AssertionError("x was drawn")
+
+        sample = rsample
+
+    class NoDraws(Likelihood):
+        def forward(self, z):
+            loc = self.decoder(z)
+            return Undrawable(loc, torch.ones_like(loc)).to_event(3)
+
+    vae = VAE(SHAPE, 3, likelihood=NoDraws, hidden=(8,))
+    assert vae.sample(2).shape == (2, *SHAPE)
+    assert vae.reconstruct(digits(2)).shape == (2, *SHAPE)
+
+
 # Factories -------------------------------------------------------------------------------------
 
 
