@@ -34,7 +34,8 @@ from pyro_vae.evaluation import elbo
 from pyro_vae.evaluation.importance import importance
 from pyro_vae.evaluation.latents import active_units
 from pyro_vae.objectives import OBJECTIVES
-from pyro_vae.training import Epoch, adam, as_float, fit
+from pyro_vae.history import Epoch
+from pyro_vae.training import adam, as_float, fit
 from pyro_vae.vae import VAE
 
 RESULTS = Path(__file__).parent / "results" / "hierarchy"

@@ -4,44 +4,57 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checkpoints import load as load_run
     from .compiled import CompiledELBO, CompiledSVI
+    from .contracts import Callback, Guide, Likelihood, Network, Objective, Prior
     from .data import load as load_data
+    from .errors import InputError
     from .evaluation import elbo
     from .evaluation.gaps import gaps
     from .evaluation.importance import importance
     from .evaluation.report import evaluate
     from .objectives import OBJECTIVES
     from .optim import FusedAdam
-    from .parts import InputError
     from .recipes import RECIPES
+    from .runs.folder import load_run
     from .training import fit
     from .vae import VAE
 
 _WHERE = {
+    "Callback": ("contracts", "Callback"),
     "CompiledELBO": ("compiled", "CompiledELBO"),
     "CompiledSVI": ("compiled", "CompiledSVI"),
     "FusedAdam": ("optim", "FusedAdam"),
+    "Guide": ("contracts", "Guide"),
+    "InputError": ("errors", "InputError"),
+    "Likelihood": ("contracts", "Likelihood"),
+    "Network": ("contracts", "Network"),
     "OBJECTIVES": ("objectives", "OBJECTIVES"),
+    "Objective": ("contracts", "Objective"),
+    "Prior": ("contracts", "Prior"),
     "RECIPES": ("recipes", "RECIPES"),
     "VAE": ("vae", "VAE"),
-    "InputError": ("parts", "InputError"),
     "elbo": ("evaluation", "elbo"),
     "evaluate": ("evaluation.report", "evaluate"),
     "fit": ("training", "fit"),
     "gaps": ("evaluation.gaps", "gaps"),
     "importance": ("evaluation.importance", "importance"),
     "load_data": ("data", "load"),
-    "load_run": ("checkpoints", "load"),
+    "load_run": ("runs.folder", "load_run"),
 }
 __all__ = [
     "OBJECTIVES",
     "RECIPES",
     "VAE",
+    "Callback",
     "CompiledELBO",
     "CompiledSVI",
     "FusedAdam",
+    "Guide",
     "InputError",
+    "Likelihood",
+    "Network",
+    "Objective",
+    "Prior",
     "elbo",
     "evaluate",
     "fit",
@@ -53,8 +66,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for, so that ``pyro-vae --help`` needs no
-    torch."""
+    """Import a public name when it is first used, so that ``pyro-vae --help`` needs no torch."""
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _WHERE[name]

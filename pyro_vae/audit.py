@@ -12,11 +12,12 @@ from pyro.infer import RenyiELBO, TraceMeanField_ELBO
 from rich.table import Table
 from torch import Tensor
 
+from .errors import InputError
+from .latents import is_latent
 from .objectives.checks import check_order, infer, show
 from .objectives.divergences import analytic, family
-from .objectives.terms import Objective, Terms, drawing
-from .parts import InputError
-from .sites import is_latent
+from .objectives.terms import Drawn, Terms, drawing
+from .objectives.weights import Scheduled
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def audit(model: Any, *args: Any, objective: Any = None, **kwargs: Any) -> list[
     else:
         raise InputError("audit takes a VAE, or a model and its guide, and then their arguments")
     with pyro.validation_enabled():
-        ((p_trace, q_trace),) = Objective()._get_traces(model, drawing(guide), args, kwargs)
+        ((p_trace, q_trace),) = Drawn()._get_traces(model, drawing(guide), args, kwargs)
         if objective is not None:
             try_on(objective, p_trace, q_trace, model, guide, args, kwargs)
     p: dict[str, Any] = p_trace.nodes
@@ -124,7 +125,7 @@ def row(name: str, p: Any, q: Any, images: int, in_order: bool) -> Site:
 
 
 def try_on(objective: Any, p: Any, q: Any, model: Any, guide: Any, args: Any, kwargs: Any) -> None:
-    """Raise :class:`~pyro_vae.parts.InputError` if the objective does not fit the programs."""
+    """Raise :class:`~pyro_vae.errors.InputError` if the objective does not fit the programs."""
     if isinstance(objective, TraceMeanField_ELBO):
         terms = Terms(p, q, 1)
         check_order(terms.q, terms.p)
@@ -139,7 +140,7 @@ def try_on(objective: Any, p: Any, q: Any, model: Any, guide: Any, args: Any, kw
                     f"site {name!r} has the scale {show(site['scale'])}, which RenyiELBO takes "
                     "into the logarithm of the weights; take the iwae objective"
                 )
-    if getattr(objective, "advanced", True) is False:
+    if isinstance(objective, Scheduled) and not objective.advanced:
         objective.advance(0.0)
     objective.loss(model, guide, *args, **kwargs)
 

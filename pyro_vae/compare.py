@@ -17,13 +17,15 @@ from typing import Any
 
 import torch
 
-from .checkpoints import versions
+from .contracts import Callback, Likelihood
+from .errors import InputError
 from .evaluation import elbo
 from .evaluation.gaps import gaps
 from .evaluation.importance import importance
-from .parts import InputError
-from .runs import prepare
-from .training import CollapseWarning, collapsed, fit
+from .history import CollapseWarning, collapsed
+from .runs.folder import versions
+from .runs.setup import prepare
+from .training import fit
 
 COLUMNS = {
     "elbo": "test ELBO",
@@ -54,7 +56,7 @@ def compare(
     """Train each of ``settings`` with seeds 0, 1, … and measure it on the test images.
 
     Args:
-        settings: by name, what :data:`~pyro_vae.runs.DEFAULTS` is overridden with.
+        settings: by name, what overrides the defaults of :class:`~pyro_vae.settings.Settings`.
         seeds: trainings of each.
         device: where to train.
         data_dir: folder of downloaded data sets.
@@ -87,7 +89,7 @@ def compare(
                     **run.training,
                     compiled=compiled,
                     optimizer=run.optimizer,
-                    on_step=on_step,
+                    callback=Steps(on_step),
                 )
             model, guide, test = run.vae.model, run.vae.guide, run.data.test
             result = {
@@ -109,9 +111,20 @@ def compare(
     return results
 
 
+class Steps(Callback):
+    """Calls a function after each step with the number of images in it."""
+
+    def __init__(self, on_step: Callable[[int], None] | None) -> None:
+        self.call = on_step
+
+    def on_step(self, images: int) -> None:
+        if self.call is not None:
+            self.call(images)
+
+
 def protocol(vae: Any, source: Mapping[str, Any]) -> str:
     """What a nat is counted over: numbers of two protocols do not belong in one table."""
-    likelihood = vae.model.likelihood
+    likelihood = Likelihood.of(vae.model.likelihood)
     discrete = likelihood.binary or likelihood.levels is not None
     pixels = {"none": "grey pixels"}.get(source["binarize"], f"{source['binarize']} binarisation")
     kind = "probabilities" if discrete else "densities on [0, 1]"

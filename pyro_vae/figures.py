@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pyro.poutine.messenger import Messenger
+from pyro import poutine
 from torch import Tensor
 
-from .parts import InputError
-from .sites import is_latent
-from .training import Epoch
+from .errors import InputError
+from .history import Epoch
+from .latents import is_latent
+from .vae import AtMean, mean_image
 
 COLUMNS = 12
 
@@ -50,10 +51,6 @@ def walk(vae: Any, side: int = 15, device: str | torch.device = "cpu") -> Tensor
     The square's points are the quantiles 0.02 to 0.98 of the standard Normal in each direction,
     so that each cell stands for the same share of the prior.
     """
-    from pyro import poutine
-
-    from .vae import mean_image
-
     q = torch.linspace(0.02, 0.98, side, device=device)
     points = torch.distributions.Normal(0.0, 1.0).icdf(q)
     z = torch.cartesian_prod(points.flip(0), points).flip(-1)  # [side², 2], z_2 upwards
@@ -78,31 +75,15 @@ def vary(vae: Any, site: str, rows: int = 6, columns: int = COLUMNS) -> Tensor:
     Example:
         >>> save_grid(vary(vae, "z_2"), Path("z_2.png"))
     """
-    from pyro import poutine
-
-    from .vae import mean_image
-
     with torch.no_grad():
-        sites: Any = poutine.trace(vae.model).get_trace(None, rows).nodes
+        sites: Any = poutine.trace(vae.model).get_trace(None, n=rows).nodes
         names = [n for n, node in sites.items() if is_latent(node) and n != "x"]
         if site not in names:
             raise InputError(f"the latent sites are {', '.join(names)}, and {site!r} is none")
         place = names.index(site)
         above = {k: sites[k]["value"].repeat_interleave(columns, 0) for k in names[:place]}
         model = poutine.condition(vae.model, data=above)
-        return mean_image(AtMean(names[place + 1 :])(model), rows * columns)
-
-
-class AtMean(Messenger):
-    """Pyro's handler that gives each named site the mean of its distribution."""
-
-    def __init__(self, sites: Sequence[str]) -> None:
-        super().__init__()
-        self.sites = sites
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.sites:
-            msg["value"] = msg["fn"].mean
+        return mean_image(AtMean(*names[place + 1 :])(model), rows * columns)
 
 
 def kl_curves(history: Sequence[Epoch]) -> Any:

@@ -12,7 +12,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .parts import InputError
+from .errors import InputError
 
 # How an optimizer computes, as opposed to what: no part of a stored state.
 MEANS = {"params", "foreach", "fused", "capturable", "differentiable"}

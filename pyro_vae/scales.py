@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from .parts import InputError
+from .errors import InputError
+from .registry import SCALES
 
 
 class Scale(nn.Module, ABC):
@@ -248,15 +249,17 @@ class SoftClamped(Scale):
         return 5 * ((sigma - 0.01).log() / 5).atanh()
 
 
-SCALES: dict[str, type[Scale]] = {
-    "log-variance": LogVariance,
-    "log-scale": LogScale,
-    "softplus": Softplus,
-    "softplus-variance": SoftplusVariance,
-    "log-variance-clamped": LogVarianceClamped,
-    "log-variance-hardtanh": LogVarianceHardtanh,
-    "soft-clamped": SoftClamped,
-    "relu": ReLU,
-    "absolute": Absolute,
-    "raw": Raw,
-}
+SCALES.update(
+    {
+        "log-variance": LogVariance,
+        "log-scale": LogScale,
+        "softplus": Softplus,
+        "softplus-variance": SoftplusVariance,
+        "log-variance-clamped": LogVarianceClamped,
+        "log-variance-hardtanh": LogVarianceHardtanh,
+        "soft-clamped": SoftClamped,
+        "relu": ReLU,
+        "absolute": Absolute,
+        "raw": Raw,
+    }
+)

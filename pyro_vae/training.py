@@ -1,185 +1,240 @@
-"""The training loop. It knows a model, a guide and an objective, not what is in them."""
+"""The training loop. It uses a model, a guide and an objective, and does not look inside them."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
 
+from . import objectives  # noqa: F401  (it fills the table)
 from .compiled import CompiledSVI
+from .contracts import Callback, Objective
 from .data import Data
+from .errors import InputError, TrainingError
 from .evaluation import elbo
-from .objectives import OBJECTIVES
-from .parts import InputError, TrainingError, build, lookup
+from .history import CollapseWarning, Epoch, collapsed
+from .pairing import fitting_objective
+from .registry import OBJECTIVES, lookup
+from .settings import Settings, positive
 
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
 SAVED, COMPILING = 0.003, 20.0
-"""The seconds that compiling saves of a step, and that it takes. Measured on one core: 3 to 6 ms,
-for it is Pyro's work that goes, whatever the network; 18 to 26 s with an empty cache."""
+"""The seconds that compiling saves in each step, and the seconds that it takes.
 
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch came to. All but ``epoch`` and ``seconds`` is in nats per image.
-
-    ``loss`` is the objective's own, over the epoch's training batches. The others are the plain
-    ELBO, β = 1 whatever the objective, so that training and test, and runs with different
-    objectives, can be compared: ``elbo`` = ``reconstruction`` - ``kl``. The test images' KL is also
-    there by latent site, and by unit ``[Z]`` where a site's units are independent.
-    """
-
-    epoch: int
-    loss: float
-    train_elbo: float
-    test_elbo: float
-    test_reconstruction: float
-    test_kl: float
-    seconds: float
-    kl_of_sites: dict[str, float] = field(default_factory=dict)
-    kl_of_units: dict[str, list[float]] = field(default_factory=dict)
-
-
-class CollapseWarning(UserWarning):
-    """A layer of latents says next to nothing about the image."""
-
-
-def collapsed(epoch: Epoch, below: float = 0.01) -> list[str]:
-    """A sentence for each latent site whose mean KL per unit lies ``below`` so many nats."""
-    sites = {
-        name: (epoch.kl_of_sites[name] / len(kl), len(kl)) for name, kl in epoch.kl_of_units.items()
-    }
-    return [
-        f"the latent layer {name} has collapsed: {each:.4f} nats of KL in each of its {units} units"
-        f" on average, below {below}; annealed or free-bits as objective, or batch normalization,"
-        " may keep it"
-        for name, (each, units) in sites.items()
-        if each < below
-    ]
+Measured on one core: compiling saves 3 to 6 ms a step for any network, because it removes Pyro's
+own work, and takes 18 to 26 s with an empty cache.
+"""
 
 
 def fit(
     vae: Any,
     data: Data,
     *,
-    objective: Any = "monte-carlo",
-    epochs: int = 50,
-    batch_size: int = 128,
-    lr: float = 1e-3,
-    seed: int = 0,
+    objective: Any = Settings.objective,
+    epochs: int = Settings.epochs,
+    batch_size: int = Settings.batch_size,
+    lr: float = Settings.lr,
+    precision: str = Settings.precision,
+    seed: int = Settings.seed,
     optimizer: torch.optim.Optimizer | None = None,
-    precision: str = "float32",
     compiled: bool | None = None,
     start: int = 0,
-    on_epoch: Callable[[Epoch], None] | None = None,
-    on_step: Callable[[int], None] | None = None,
-    on_compile: Callable[[], None] | None = None,
+    callback: Callback | None = None,
 ) -> list[Epoch]:
-    """Train with Adam on the whole training set, ``epochs`` times.
+    """Train with Adam, ``epochs`` times over the whole training set.
 
-    An epoch's noise depends on ``seed`` and on the epoch's number alone, so that training which
-    is stopped and continued (``start``, with the same ``optimizer``) ends in the same weights: bit
-    for bit without compiling, else but for the rounding of the two ways to compute a step.
+    The random numbers of an epoch depend only on ``seed`` and on the number of the epoch. So
+    training that is stopped and continued (``start``, with the same ``optimizer``) ends with the
+    same weights: equal to the bit without compiling, and equal up to rounding where one part was
+    compiled and the other was not.
 
     Args:
         vae: a module with ``model`` and ``guide``, Pyro programs that take a batch of images.
         data: training and test images.
-        objective: a name of :data:`~pyro_vae.objectives.OBJECTIVES`, or any Pyro ELBO.
-        epochs: passes over the training images, those before ``start`` included.
-        batch_size: images in a step.
+        objective: a name of :data:`~pyro_vae.registry.OBJECTIVES`, or any Pyro ELBO. None takes
+            the objective that fits the guide.
+        epochs: passes over the training images, including those before ``start``.
+        batch_size: images in a step. If the last batch would have one image, this image is added
+            to the batch before it.
         lr: learning rate of Adam.
-        seed: of the order of the images and of all noise.
-        optimizer: a torch optimizer of your own in place of Adam; ``lr`` is then its own.
-        precision: ``float32``, or ``bfloat16`` for the matrix products by torch's autocast.
+        precision: ``float32``, or ``bfloat16`` for the matrix products, by torch's autocast.
+        seed: of the order of the images and of all random numbers.
+        optimizer: your own torch optimizer in place of Adam; ``lr`` is then not used.
         compiled: whether steps are compiled (:class:`~pyro_vae.compiled.CompiledSVI`). None
-            decides by the number of steps to come: :func:`pays`.
-        start: epochs that have been trained before.
-        on_epoch: called after each epoch with its numbers.
-        on_step: called after each step, or some steps at once, with the number of their images.
-        on_compile: called before the first compiled step.
+            decides by the number of steps to come, see :func:`pays`.
+        start: number of epochs that have already been trained.
+        callback: is called after steps and epochs.
 
     Returns:
         The numbers of each epoch.
 
     Raises:
-        InputError: an unknown objective, numbers out of range, or parts that do not fit the data.
-        TrainingError: the loss became NaN or infinite.
+        InputError: an unknown objective, numbers out of range, parts that do not fit the data, or
+            nothing to train.
+        TrainingError: the loss or a weight became NaN or infinite.
 
     Warns:
-        CollapseWarning: a latent site carries less than 0.01 nats of KL per unit at the end.
+        CollapseWarning: a latent site has less than 0.01 nats of KL per unit at the end.
 
     Example:
-        >>> data = load("mnist-5k", binarize="dynamic")
-        >>> history = fit(VAE(data.shape), data, epochs=10)
+        >>> data = load_data("digits", binarize="threshold")
+        >>> history = fit(VAE(data.shape, 8), data, epochs=2)
     """
     positive(epochs=epochs, batch_size=batch_size, lr=lr)
-    dtype = lookup("precision", precision, PRECISIONS)
-    train = data.train
-    kind = train.pixels.device.type
-    loss_of = build("objective", objective, OBJECTIVES, data_size=len(train))
-    advance = getattr(loss_of, "advance", lambda epoch: None)  # Pyro's own have no schedule
-    optimizer = optimizer or adam(vae, lr)
-    svi = CompiledSVI(vae.model, vae.guide, optimizer, loss_of, prepare=as_float)
-    # As many training images as test images tell how far the two have come apart.
-    shown = train.subset(torch.arange(min(len(train), max(len(data.test), 1))))
-    pixels = train.drawn().pixels
-    history: list[Epoch] = []
-    with torch.random.fork_rng(), pyro.validation_enabled():
-        advance(start)
-        loss_of.loss(vae.model, vae.guide, as_float(pixels[:batch_size]))
+    callback = callback or Callback()
+    loop = Loop(vae, data, objective, optimizer or adam(vae, lr), batch_size, precision, seed)
+    loop.check(start)
+    steps = loop.steps_per_epoch * max(epochs - start, 0)
+    loop.choose_step(pays(steps) if compiled is None else compiled, callback)
+    history = []
     for epoch in range(start + 1, epochs + 1):
         began = time.perf_counter()
-        good = {name: value.clone() for name, value in vae.state_dict().items()}
-        if compiled is None:
-            compiled = pays(len(train) // batch_size * (epochs - start))
-        if compiled and on_compile is not None:
-            on_compile()
-            on_compile = None
-        # A schedule moves at each step; without one, many steps are one call.
-        together = 32 if compiled and not hasattr(loss_of, "advanced") else 1
-        losses = torch.zeros(0, device=pixels.device)
-        vae.train()
+        loss = loop.run(epoch, callback)
+        history.append(loop.measure(epoch, loss, began))
+        callback.on_epoch(history[-1])
+    for sentence in collapsed(history[-1]) if history else ():
+        warnings.warn(sentence, CollapseWarning, stacklevel=2)
+    return history
+
+
+class Loop:
+    """The state of one call of :func:`fit`; its arguments are those of ``fit``."""
+
+    def __init__(
+        self,
+        vae: Any,
+        data: Data,
+        objective: Any,
+        optimizer: torch.optim.Optimizer,
+        batch_size: int,
+        precision: str,
+        seed: int,
+    ) -> None:
+        self.vae = vae
+        self.data = data
+        self.optimizer = optimizer
+        self.batch_size = batch_size
+        self.dtype = lookup("precision", precision, PRECISIONS)
+        self.seed = seed
+        train = data.train
+        if objective is None:
+            objective = fitting_objective(vae.guide, train.batch(slice(0, 1)))
+        self.elbo = OBJECTIVES.build(objective, data_size=len(train))
+        self.advance = Objective.schedule_of(self.elbo)
+        # As many training images as test images show how far the two ELBOs are apart.
+        self.shown = train.subset(torch.arange(min(len(train), max(len(data.test), 1))))
+        # One place in memory for the pixels of all epochs, as a CUDA graph needs it.
+        self.pixels = train.drawn().pixels
+        self.steps_per_epoch = max(len(train) // batch_size, 1)
+
+    def check(self, start: int) -> None:
+        """Compute the loss of the first batch once, with all of Pyro's checks.
+
+        The random numbers that follow and the buffers of the VAE are not changed.
+
+        Raises:
+            InputError: parts that do not fit the data, or nothing to train.
+        """
+        trained = {p for p in self.vae.parameters() if p.requires_grad}
+        held = {p for group in self.optimizer.param_groups for p in group["params"]}
+        if not trained & held:
+            raise InputError(
+                "there is nothing to train: "
+                + ("the optimizer holds no parameter of this VAE" if trained else "")
+                + ("" if trained else "no parameter of this VAE requires a gradient")
+            )
+        for p in trained | held:
+            p.grad = None
+        if self.advance is not None:
+            self.advance(start)
+        x = as_float(self.pixels[: self.batch_size])
+        with torch.random.fork_rng(), pyro.validation_enabled(), buffers_restored(self.vae):
+            self.elbo.loss(self.vae.model, self.vae.guide, x)
+
+    def choose_step(self, compiled: bool, callback: Callback) -> None:
+        """Decide how a step is computed: by Pyro as it is, or as one compiled graph."""
+        programs = (self.vae.model, self.vae.guide)
+        self.together = 1
+        self.step: Callable[[Tensor], Tensor] = self.eager_step
+        if compiled:
+            svi = CompiledSVI(*programs, self.optimizer, self.elbo, prepare=as_float)
+            callback.on_compile()
+            # A schedule moves at each step; without one, many steps are one call.
+            self.together = 32 if self.advance is None else 1
+            self.step = lambda rows: (
+                # A batch of another size would need its own graph, which does not pay.
+                svi.epoch(self.pixels, rows)
+                if rows.shape[1] == self.batch_size
+                else self.eager_step(rows)
+            )
+
+    def eager_step(self, rows: Tensor) -> Tensor:
+        """One step on the images ``rows`` ``[1, B]``; the loss, summed over the batch, ``[1]``."""
+        x = as_float(self.pixels.index_select(0, rows[0]))
+        loss = self.elbo.loss_and_grads(self.vae.model, self.vae.guide, x)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return torch.as_tensor(loss)[None]
+
+    def run(self, epoch: int, callback: Callback) -> float:
+        """Train for one epoch; the loss in nats per image.
+
+        Raises:
+            TrainingError: the loss or a weight became NaN or infinite. The VAE then has the
+                weights from before the epoch.
+        """
+        good = {name: value.clone() for name, value in self.vae.state_dict().items()}
+        device, count = self.pixels.device, len(self.pixels)
+        losses = torch.zeros(0, device=device)
+        self.vae.train()
         with (
             torch.random.fork_rng(),
-            pyro.validation_enabled(False),  # all was checked above, and checks take time
-            # A cached cast would be that of the epoch's first weights.
-            torch.autocast(kind, dtype, enabled=dtype is not None, cache_enabled=False),
+            torch.enable_grad(),
+            pyro.validation_enabled(False),  # check() did it once, and it takes time
+            # The cache would keep the casts of the epoch's first weights.
+            torch.autocast(device.type, self.dtype, enabled=bool(self.dtype), cache_enabled=False),
         ):
-            torch.manual_seed(100_003 * seed + epoch)
-            train.drawn(out=pixels)  # one place in memory, as a CUDA graph needs it
-            order = torch.randperm(len(train), device=pixels.device)
-            for rows in batches(order, batch_size, together):
-                advance(epoch - 1 + len(losses) * batch_size / len(train))
-                # A short last batch would be a graph of its own, which is not worth it.
-                if compiled and rows.shape[1] == batch_size:
-                    now = svi.epoch(pixels, rows)
-                else:
-                    x = as_float(pixels.index_select(0, rows[0]))
-                    now = torch.as_tensor(loss_of.loss_and_grads(vae.model, vae.guide, x))[None]
-                    optimizer.step()
-                    optimizer.zero_grad()
+            torch.manual_seed(100_003 * self.seed + epoch)
+            self.data.train.drawn(out=self.pixels)
+            order = torch.randperm(count, device=device)
+            for rows in batches(order, self.batch_size, self.together):
+                if self.advance is not None:
+                    self.advance(epoch - 1 + len(losses) * self.batch_size / count)
+                now = self.step(rows)
                 losses = torch.cat([losses, now.to(losses)])
                 if not now.isfinite().all():
                     step = int(losses.isfinite().long().argmin())
-                    vae.load_state_dict(good)
-                    raise TrainingError(
-                        f"the loss became {losses[step]} in epoch {epoch}, step {step + 1}; the "
-                        f"weights are those of epoch {epoch - 1}, and a smaller learning rate "
-                        "often helps"
-                    )
-                if on_step is not None:
-                    on_step(rows.numel())
-        vae.eval()
-        test, before = (elbo(vae.model, vae.guide, i, seed=seed) for i in (data.test, shown))
-        record = Epoch(
+                    self.stop(good, f"the loss became {losses[step]}", epoch, step + 1)
+                callback.on_step(rows.numel())
+        if not all(p.isfinite().all() for p in self.vae.parameters()):
+            self.stop(good, "a weight became NaN or infinite", epoch, len(losses))
+        self.vae.eval()
+        return losses.double().sum().item() / count
+
+    def stop(self, good: dict[str, Tensor], what: str, epoch: int, step: int) -> None:
+        """Restore the weights from before the epoch and raise a TrainingError."""
+        self.vae.load_state_dict(good)
+        raise TrainingError(
+            f"{what} in epoch {epoch}, step {step}; the weights are those of epoch {epoch - 1}, "
+            "and a smaller learning rate often helps"
+        )
+
+    def measure(self, epoch: int, loss: float, began: float) -> Epoch:
+        """The ELBO of test and training images after an epoch that began at ``began``."""
+        model, guide = self.vae.model, self.vae.guide
+        test, train = (
+            elbo(model, guide, images, seed=self.seed) for images in (self.data.test, self.shown)
+        )
+        return Epoch(
             epoch,
-            losses.double().sum().item() / len(train),
-            before.elbo,
+            loss,
+            train.elbo,
             test.elbo,
             test.reconstruction,
             test.kl,
@@ -187,44 +242,48 @@ def fit(
             {name: kl.mean().item() for name, kl in test.kl_of_sites.items()},
             {name: kl.tolist() for name, kl in test.kl_of_units.items()},
         )
-        history.append(record)
-        if on_epoch is not None:
-            on_epoch(record)
-    for sentence in collapsed(history[-1]) if history else ():
-        warnings.warn(sentence, CollapseWarning, stacklevel=2)
-    return history
+
+
+@contextmanager
+def buffers_restored(module: torch.nn.Module) -> Iterator[None]:
+    """Put a module's buffers back afterwards, such as the moments of batch normalization."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
 
 
 def batches(order: Tensor, size: int, together: int) -> Iterator[Tensor]:
-    """Cut the order of an epoch into batches, ``[together, size]`` at a time; the last one, if it
-    is short, comes alone."""
-    whole = len(order) // size * size
+    """Cut the order of an epoch into batches, ``[together, size]`` at a time.
+
+    A last batch of another size comes alone, ``[1, B]``. A single last image is added to the
+    batch before it, because batch normalization and some objectives need two images.
+    """
+    whole = len(order) // size
+    if len(order) - whole * size == 1 and whole > 0 and size > 1:
+        whole -= 1
     if whole > 0:
-        yield from order[:whole].view(-1, size).split(together)
-    if whole < len(order):
-        yield order[None, whole:]
+        yield from order[: whole * size].view(-1, size).split(together)
+    if whole * size < len(order):
+        yield order[None, whole * size :]
 
 
 def as_float(pixels: Tensor) -> Tensor:
-    """Pixels as they are kept, uint8 or float, to numbers in [0, 1]."""
+    """Stored pixels, uint8 or float, as numbers in [0, 1]."""
     return pixels / 255 if pixels.dtype == torch.uint8 else pixels
 
 
 def pays(steps: int) -> bool:
-    """Whether it pays to compile so many steps: :data:`SAVED` against :data:`COMPILING`."""
+    """Whether compiling so many steps saves time: :data:`SAVED` against :data:`COMPILING`."""
     return SAVED * steps > COMPILING
 
 
-def positive(**numbers: float) -> None:
-    """Raise :class:`~pyro_vae.parts.InputError` unless all numbers lie above 0."""
-    for name, value in numbers.items():
-        if not value > 0:
-            raise InputError(f"{name} is a number above 0, not {value}")
-
-
 def adam(vae: torch.nn.Module, lr: float) -> torch.optim.Adam:
-    """One fused Adam over all parameters: the mathematics of ``pyro.optim.Adam``, which keeps one
-    optimizer for each, in less time."""
+    """One fused Adam over all parameters. ``pyro.optim.Adam`` computes the same with one optimizer
+    for each parameter, which takes longer."""
     parameters = list(vae.parameters())
     cuda = all(p.is_cuda for p in parameters)
     return torch.optim.Adam(parameters, lr=lr, fused=True, capturable=cuda)

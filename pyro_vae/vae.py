@@ -1,14 +1,13 @@
-"""A VAE: two Pyro programs, the model p(z) p(x | z) and the guide q(z | x), and what one does
-with them.
+"""A VAE: the model p(z) p(x | z) and the guide q(z | x) as two Pyro programs, and their use.
 
-Both programs are torch modules and take the same arguments, so that they go wherever Pyro takes a
-model and a guide:
+Both programs are torch modules and take the same arguments. They work wherever Pyro takes a model
+and a guide:
 
     >>> vae = VAE((1, 28, 28), latent_size=20)
     >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=Trace_ELBO())
-    >>> svi.step(x)                                     # x: [B, 1, 28, 28]
+    >>> loss = svi.step(x)                              # x: [B, 1, 28, 28]
 
-or, with an optimizer of torch's own:
+With an optimizer of torch:
 
     >>> elbo = Trace_ELBO()(vae.model, vae.guide)
     >>> optimizer = torch.optim.Adam(elbo.parameters(), lr=1e-3)
@@ -20,7 +19,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from itertools import chain, count
-from math import prod
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,26 +26,29 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from .guides import GUIDES
-from .likelihoods import LIKELIHOODS, Likelihood
-from .networks import NETWORKS, Latent, Shape, divide, layers
-from .parts import InputError, build, make, resolve
-from .priors import PRIORS
-from .sites import fitting_prior, is_latent, latents, refuse_misfits
+from . import guides, likelihoods, networks, priors, scales  # noqa: F401  (they fill the tables)
+from .contracts import Guide, Likelihood, Network, Prior
+from .errors import InputError
+from .latents import LatentSize, Shape, check_layouts, is_latent, layouts, size_of
+from .pairing import refuse_misfits
+from .registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, Choice, parse
+from .settings import Settings
 
 _names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _numbers = count(1)
 
 
 def register(module: nn.Module, label: str) -> None:
-    """Give a module's parameters to Pyro under a name that no other module has had.
+    """Register a module's parameters with Pyro under a name that no other module has had.
 
-    Pyro's parameter store is global and keeps the first tensor that a name is given: a second
-    module under the same name would compute with its own weights while the optimizer moves the
-    first one's. So each module, copies included, gets a number of its own; and should the store
-    hold another tensor all the same (a store loaded from a file), the module's own weights stand.
+    Pyro's parameter store is global and keeps the first tensor under each name. If a second module
+    used the same name, it would compute with its own weights while the optimizer changed those of
+    the first module. So every module, a copy included, gets its own number. If the store holds
+    another tensor under the name nevertheless (a store that was loaded from a file), the module's
+    own weights are used.
     """
     name = _names.get(module)
     if name is None:
@@ -55,7 +56,7 @@ def register(module: nn.Module, label: str) -> None:
     for key, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        full = f"{name}$$${key}"  # as pyro.module writes it
+        full = f"{name}$$${key}"  # the form that pyro.module uses
         if pyro.param(full, parameter) is not parameter:
             warnings.warn(
                 f"Pyro's parameter store held other values for {full}; the module's own are used "
@@ -66,41 +67,50 @@ def register(module: nn.Module, label: str) -> None:
             pyro.param(full, parameter)
 
 
-class Model(nn.Module):
-    """The generative program: z ~ p(z), x ~ p(x | z), for each image on its own.
+class ModelProgram(nn.Module):
+    """The generative program: z ~ p(z), x ~ p(x | z), independently for each image.
 
     Args:
-        shape: ``(C, H, W)`` of an image.
-        prior: module; ``forward()`` gives a distribution over z.
-        likelihood: module; ``forward(z)`` gives a distribution over x.
+        shape: the shape of one observation, ``(C, H, W)``.
+        prior: a module that meets the contract :class:`~pyro_vae.contracts.Prior`.
+        likelihood: a module that meets the contract :class:`~pyro_vae.contracts.Likelihood`.
     """
 
-    likelihood: Likelihood
-
-    def __init__(self, shape: Shape, prior: nn.Module, likelihood: Likelihood) -> None:
+    def __init__(self, shape: Shape, prior: nn.Module, likelihood: nn.Module) -> None:
         super().__init__()
         self.shape = tuple(shape)
         self.prior = prior
         self.likelihood = likelihood
 
-    def forward(self, x: Tensor | None = None, n: int = 1) -> Tensor:
-        """Score the images ``x`` ``[B, C, H, W]``, or draw ``n`` new ones if ``x`` is None."""
+    def forward(
+        self, x: Tensor | None = None, context: Tensor | None = None, *, n: int = 1
+    ) -> Tensor:
+        """Score the images ``x`` ``[B, C, H, W]``, or draw new images if ``x`` is None.
+
+        Args:
+            x: the images to score.
+            context: labels or covariates, ``[B, ...]``, for the parts that take them.
+            n: how many images to draw if ``x`` and ``context`` are None.
+        """
         register(self, "model")
+        prior, likelihood = Prior.of(self.prior), Likelihood.of(self.likelihood)
+        if context is not None:
+            n = len(expect_context(context, prior, likelihood))
         if x is not None:
             n = len(expect(self.shape, x))
             if is_validation_enabled():
-                self.likelihood.check(x)
+                likelihood.check(x)
         with pyro.plate("data", n, dim=-1):
-            z = latents(self.prior())  # [*, B, Z]
-            return pyro.sample("x", self.likelihood(z), obs=x)  # [*, B, C, H, W]
+            z = prior.sample_sites(context=context)  # [*, B, Z]
+            return pyro.sample("x", likelihood.run(z, context=context), obs=x)  # [*, B, C, H, W]
 
 
-class Guide(nn.Module):
-    """The inference program: z ~ q(z | x), for each image on its own.
+class GuideProgram(nn.Module):
+    """The inference program: z ~ q(z | x), independently for each image.
 
     Args:
-        shape: ``(C, H, W)`` of an image.
-        posterior: module; ``forward(x)`` gives a distribution over z.
+        shape: the shape of one observation, ``(C, H, W)``.
+        posterior: a module that meets the contract :class:`~pyro_vae.contracts.Guide`.
     """
 
     def __init__(self, shape: Shape, posterior: nn.Module) -> None:
@@ -108,17 +118,23 @@ class Guide(nn.Module):
         self.shape = tuple(shape)
         self.posterior = posterior
 
-    def forward(self, x: Tensor, n: int = 1) -> Any:
-        """Draw z for the images ``x`` ``[B, C, H, W]``; ``n`` is there for the model alone."""
+    def forward(self, x: Tensor, context: Tensor | None = None, *, n: int = 1) -> Any:
+        """Draw z for the images ``x`` ``[B, C, H, W]``.
+
+        Args:
+            x: the images.
+            context: labels or covariates, ``[B, ...]``, for a guide that takes them.
+            n: ignored; it matches the model's signature.
+        """
         register(self, "guide")
         with pyro.plate("data", len(expect(self.shape, x)), dim=-1):
-            return latents(self.posterior(x))  # [*, B, Z]
+            return Guide.of(self.posterior).sample_sites(x, context=context)  # [*, B, Z]
 
 
 def expect(shape: Sequence[int], x: Tensor) -> Tensor:
-    """``x`` if it is a batch of images of ``shape``; an :class:`InputError` if not."""
-    if x is None or x.dim() != 4 or tuple(x.shape[1:]) != tuple(shape):
-        given = "None" if x is None else list(x.shape)
+    """``x`` if it is a batch of images of ``shape``; an InputError if it is not."""
+    if not isinstance(x, Tensor) or tuple(x.shape[1:]) != tuple(shape) or x.dim() < 2:
+        given = list(x.shape) if isinstance(x, Tensor) else repr(x)
         raise InputError(f"expected images of shape [B, {', '.join(map(str, shape))}], not {given}")
     if is_validation_enabled() and not ((x >= 0) & (x <= 1)).all():
         raise InputError(
@@ -128,6 +144,21 @@ def expect(shape: Sequence[int], x: Tensor) -> Tensor:
     return x
 
 
+def expect_context(context: Tensor, *parts: Prior | Likelihood) -> Tensor:
+    """``context`` if it is a tensor that one of the parts takes; an InputError if it is not."""
+    if not isinstance(context, Tensor):
+        raise InputError(
+            f"the context is a tensor of labels or covariates [B, ...], not {context!r}; the "
+            "number of images to draw is the keyword n"
+        )
+    if not any(part.takes_context() for part in parts):
+        raise InputError(
+            "a context was given, and neither the prior nor the likelihood takes one: their "
+            "forward has no argument 'context'"
+        )
+    return context
+
+
 class VAE(nn.Module):
     """A variational autoencoder made of a prior, a likelihood and a guide.
 
@@ -135,15 +166,15 @@ class VAE(nn.Module):
 
     Args:
         shape: ``(C, H, W)`` of an image.
-        latent_size: number of latent dimensions Z; or a list of one for each layer of a hierarchy,
-            as :mod:`~pyro_vae.hierarchy` has it.
-        prior, likelihood, guide: a name of :data:`~pyro_vae.priors.PRIORS`,
-            :data:`~pyro_vae.likelihoods.LIKELIHOODS`, :data:`~pyro_vae.guides.GUIDES`, or
-            whatever else :mod:`~pyro_vae.parts` takes: a class of your own, a built module. A
-            prior of None is the one that fits the guide: the standard Normal for most.
-        network: what encoder and decoder are made of, from
-            :data:`~pyro_vae.networks.NETWORKS`.
-        hidden: the network's layer sizes; None leaves the network's own.
+        latent_size: number of latent dimensions Z. For several layers of latents, a list with the
+            size of each, z_1 first, as :mod:`~pyro_vae.priors.hierarchy` explains.
+        prior, likelihood, guide: a name of :data:`~pyro_vae.registry.PRIORS`,
+            :data:`~pyro_vae.registry.LIKELIHOODS` or :data:`~pyro_vae.registry.GUIDES`, or
+            anything else that :mod:`~pyro_vae.registry` accepts: your own class, a built module.
+            The prior None is the one that fits the guide, for most guides the standard Normal.
+        network: what encoder and decoder are made of, a name of
+            :data:`~pyro_vae.registry.NETWORKS`.
+        hidden: the network's layer sizes; None for the network's own default.
 
     Attributes:
         model, guide: the two Pyro programs.
@@ -162,81 +193,82 @@ class VAE(nn.Module):
     def __init__(
         self,
         shape: Sequence[int],
-        latent_size: Latent = 20,
+        latent_size: LatentSize = Settings.latent,
         *,
-        prior: Any = None,
-        likelihood: Any = "bernoulli",
-        guide: Any = "mean-field",
-        network: Any = "mlp",
-        hidden: Sequence[int] | None = None,
+        prior: Any = Settings.prior,
+        likelihood: Any = Settings.likelihood,
+        guide: Any = Settings.guide,
+        network: Any = Settings.network,
+        hidden: Sequence[int] | None = Settings.hidden,
     ) -> None:
         super().__init__()
         if len(shape) != 3 or min(shape) < 1:
             raise InputError(f"an image's shape is (C, H, W), not {tuple(shape)}")
         c, h, w = shape
         self.shape = (c, h, w)
-        every = layers(latent_size)
-        divide(self.shape, every)
-        if len(every) == len(every[0]) == 1:  # one vector
-            ((latent_size,),) = every
-        self.latent_size = latent_size
+        layers = layouts(latent_size)
+        check_layouts(self.shape, layers)
+        one_vector = len(layers) == len(layers[0]) == 1
+        self.latent_size = layers[0][0] if one_vector else latent_size
         self.config = {
             "shape": list(shape),
-            "latent_size": latent_size if isinstance(latent_size, int) else list(latent_size),
+            "latent_size": self.latent_size if one_vector else list(latent_size),  # type: ignore[arg-type]
             "prior": prior,
             "likelihood": likelihood,
             "guide": guide,
             "network": network,
             "hidden": None if hidden is None else list(hidden),
         }
-        sizes = {"shape": (c, h, w), "latent_size": latent_size}
-        widths = {} if hidden is None else {"hidden": hidden}
-        net = build("network", network, NETWORKS, **sizes, **widths)
-        row, options = resolve("likelihood", likelihood, LIKELIHOODS)
-        decoder = net.decoder(prod(every[0]), getattr(row, "outputs", 1))
-        p_x = make("likelihood", row, options, **sizes, decoder=decoder)
-        sizes["network"] = net
-        row, options = resolve("guide", guide, GUIDES)
-        layered("guide", row, options, latent_size, "bottom-up or ladder")
-        q_z = make("guide", row, options, **sizes, encoder=net.encoder())
+        handed: dict[str, Any] = {"shape": self.shape, "latent_layers": layers}
+        unavailable = {}
+        if one_vector:
+            handed["latent_size"] = self.latent_size
+        else:
+            unavailable["latent_size"] = (
+                f"is for one layer of latents that is a plain vector, and the latent sizes are "
+                f"{latent_size}; take the guide bottom-up or ladder and the prior hierarchy"
+            )
+        net = Network.of(network_of(network, hidden, handed))
+        handed["network"] = net
+        p_x = likelihood_of(LIKELIHOODS.choose(likelihood), net, size_of(layers[0]), handed)
+        q_z = GUIDES.choose(guide).make(unavailable=unavailable, encoder=net.encoder(), **handed)
+        fitting = Guide.of(q_z).default_prior
         if prior is None:
-            prior = self.config["prior"] = fitting_prior(q_z)
-        row, options = resolve("prior", prior, PRIORS)
-        layered("prior", row, options, latent_size, "hierarchy")
-        p_z = make("prior", row, options, **sizes, posterior=q_z)
-        self.model = Model((c, h, w), p_z, p_x)
-        self.guide = Guide((c, h, w), q_z)
-        if hasattr(q_z, "attach"):
-            q_z.attach(self.model)
+            prior = self.config["prior"] = parse(fitting)[0]
+        # A fitting prior that is named without options has the options that fit.
+        spec = fitting if prior == parse(fitting)[0] else prior
+        p_z = PRIORS.choose(spec).make(unavailable=unavailable, posterior=q_z, **handed)
+        self.model = ModelProgram(self.shape, p_z, p_x)
+        self.guide = GuideProgram(self.shape, q_z)
+        Guide.of(q_z).attach(self.model)
         own = next(chain(q_z.parameters(), p_x.parameters()), torch.zeros(()))
         refuse_misfits(own.new_zeros(1, c, h, w), q_z, p_z)
 
-    def encode(self, x: Tensor) -> Any:
+    def encode(self, x: Tensor, context: Tensor | None = None) -> Any:
         """The posterior q(z | x) of the images ``x``: a distribution, batch ``[B]``, event ``[Z]``.
 
-        Where the latent has several sites, a dict of them by name, each at a draw of those that
-        it depends on.
+        If there are several latent sites, a dict of distributions by name. Each is given a draw of
+        the sites that it depends on.
         """
-        sites = poutine.trace(self.guide).get_trace(x).nodes
+        sites = poutine.trace(self.guide).get_trace(x, context).nodes
         q = {name: site["fn"] for name, site in sites.items() if is_latent(site)}
         return q["z"] if q.keys() == {"z"} else q
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """The mean image of p(x | z), z drawn from the guide at ``x``; ``[B, C, H, W]``."""
-        z = poutine.trace(self.guide).get_trace(x)
-        # Given x itself, the model would hand back what it observes.
-        return mean_image(poutine.replay(self.model, trace=z), len(x))
+    def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The mean image of p(x | z), with z drawn from the guide at ``x``; ``[B, C, H, W]``."""
+        z = poutine.trace(self.guide).get_trace(x, context)
+        # Without x, the site "x" gives its mean; with x it would give the observation back.
+        return mean_image(poutine.replay(self.model, trace=z), len(x), context)
 
     @torch.no_grad()
-    def sample(self, n: int = 1) -> Tensor:
+    def sample(self, n: int = 1, context: Tensor | None = None) -> Tensor:
         """The mean images of p(x | z) for ``n`` draws of z from the prior; ``[n, C, H, W]``."""
-        return mean_image(self.model, n)
+        return mean_image(self.model, n, context)
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int = 12) -> Tensor:
-        """Mean images along the straight line from ``a``'s z to ``b``'s z, both drawn from the
-        guide.
+        """Mean images along the straight line from a draw of z for ``a`` to a draw for ``b``.
 
         Args:
             a, b: two images, ``[C, H, W]``.
@@ -257,16 +289,45 @@ class VAE(nn.Module):
         return mean_image(poutine.condition(self.model, data=line), steps)
 
 
-def layered(kind: str, row: Any, options: Any, latent_size: Latent, fitting: str) -> None:
-    """Raise :class:`~pyro_vae.parts.InputError` for a class that takes one vector as latent, if the
-    latent is another."""
-    if options is not None and not (isinstance(latent_size, int) or getattr(row, "layered", False)):
+def network_of(spec: Any, hidden: Sequence[int] | None, handed: dict[str, Any]) -> Any:
+    """The network that ``spec`` names, with the layer sizes ``hidden`` if they are not None."""
+    choice = NETWORKS.choose(spec)
+    if hidden is None:
+        return choice.make(**handed)
+    if "hidden" in choice.options or choice.built:
         raise InputError(
-            f"the {kind} {row.__name__} is for one layer of latents that is a plain vector, and "
-            f"the latent sizes are {latent_size}; take {fitting}"
+            f"hidden={list(hidden)} and the network {spec!r} both set the layer sizes; give one"
         )
+    return Choice(choice.kind, choice.part, {**choice.options, "hidden": hidden}).make(**handed)
 
 
-def mean_image(model: Any, n: int) -> Tensor:
+def likelihood_of(choice: Choice, net: Network, latent_size: int, handed: dict[str, Any]) -> Any:
+    """The likelihood with a decoder that gives as many outputs as the likelihood needs.
+
+    A likelihood says how many outputs it needs once it is made. So it is made with one output
+    first, and made again if it needs another number.
+    """
+    if choice.built:
+        return choice.part
+    with torch.random.fork_rng(devices=[]):
+        trial = choice.make(decoder=net.decoder(latent_size, 1), **handed)
+    outputs = Likelihood.of(trial).outputs
+    return choice.make(decoder=net.decoder(latent_size, outputs), **handed)
+
+
+class AtMean(Messenger):
+    """A Pyro handler that gives each named site the mean of its distribution, without a draw."""
+
+    def __init__(self, *sites: str) -> None:
+        super().__init__()
+        self.sites = sites
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.sites:
+            msg["value"] = msg["fn"].mean
+
+
+def mean_image(model: Any, n: int, context: Tensor | None = None) -> Tensor:
     """Run a model for ``n`` images and give the mean of its site "x"; ``[n, C, H, W]``."""
-    return poutine.trace(model).get_trace(None, n).nodes["x"]["fn"].mean
+    with AtMean("x"):
+        return poutine.trace(model).get_trace(None, context, n=n).nodes["x"]["value"]

@@ -7,8 +7,8 @@ import torch
 from support.exact import LinearGaussian
 
 from pyro_vae.data.images import Images
+from pyro_vae.errors import InputError
 from pyro_vae.evaluation.annealing import annealed, sandwich, schedule
-from pyro_vae.parts import InputError
 from pyro_vae.vae import VAE
 
 

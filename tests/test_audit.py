@@ -16,8 +16,8 @@ from support.exact import LinearGaussian, LinearMeanField
 from torch.distributions import kl_divergence
 
 from pyro_vae.audit import audit, table
+from pyro_vae.errors import InputError
 from pyro_vae.objectives import OBJECTIVES
-from pyro_vae.parts import InputError, build
 from pyro_vae.vae import VAE
 
 
@@ -175,7 +175,7 @@ def test_a_subsampled_plate_under_pyros_importance_bound_is_refused():
 def test_every_objective_passes_on_what_it_fits(name):
     guide = "categorical" if name == "enumerate" else "mean-field"
     vae = VAE((1, 4, 4), 4, guide=guide, hidden=(8,))
-    made = build("objective", name, OBJECTIVES, data_size=40)
+    made = OBJECTIVES.build(name, data_size=40)
     rows = audit(vae, torch.rand(6, 1, 4, 4).round(), objective=made)
     assert [r.name for r in rows] == ["z", "x"]
 

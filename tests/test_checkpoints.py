@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from pyro_vae import VAE, InputError
-from pyro_vae.checkpoints import create, load, load_optimizer, save
 from pyro_vae.guides import GUIDES
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.priors import PRIORS
+from pyro_vae.runs.folder import create, load_optimizer, load_run, save
 from pyro_vae.training import adam
 
 SHAPE = (1, 6, 5)
@@ -35,7 +35,7 @@ def run(folder, **settings):
 )
 def test_every_part_comes_back_bit_for_bit(tmp_path, settings):
     vae = run(tmp_path / "run", **settings)
-    back, config = load(tmp_path / "run")
+    back, config = load_run(tmp_path / "run")
     assert config["vae"] == vae.config
     state = back.state_dict()
     assert state.keys() == vae.state_dict().keys()
@@ -93,5 +93,5 @@ def test_a_spoiled_run_says_what_is_wrong(tmp_path, spoil, message):
     run(tmp_path)
     spoil(tmp_path)
     with pytest.raises(InputError, match=message) as error:
-        load(tmp_path)
+        load_run(tmp_path)
     assert "\n" not in str(error.value)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pyro_vae.checkpoints import history, load
 from pyro_vae.cli import main
-from pyro_vae.training import CollapseWarning
+from pyro_vae.history import CollapseWarning
+from pyro_vae.runs.folder import load_run, read_history
 
 TINY = ["train", "--data", "digits", "--hidden", "16", "--latent", "2", "--batch-size", "256"]
 
@@ -87,8 +87,8 @@ def test_train_leaves_a_run_folder(trained):
         "reconstructions/epoch_0002.png",
         "samples/epoch_0002.png",
     }
-    assert [e.epoch for e in history(trained)] == [1, 2]
-    assert history(trained)[1].test_elbo > history(trained)[0].test_elbo
+    assert [e.epoch for e in read_history(trained)] == [1, 2]
+    assert read_history(trained)[1].test_elbo > read_history(trained)[0].test_elbo
     config = json.loads((trained / "config.json").read_text())
     assert config["data"] == {"name": "digits", "binarize": "dynamic"}
     assert config["versions"]["torch"] == torch.__version__.split("+")[0]
@@ -103,9 +103,9 @@ def test_training_goes_on_where_it_stopped(trained, tmp_path):
     parts = tmp_path / "parts"
     assert typed([*TINY, "--epochs", "2", "--out", parts]) == 0
     assert typed(["train", "--resume", parts, "--epochs", "3"]) == 0
-    one, two = (load(folder)[0].state_dict() for folder in (whole, parts))
+    one, two = (load_run(folder)[0].state_dict() for folder in (whole, parts))
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert [e.epoch for e in history(parts)] == [1, 2, 3]
+    assert [e.epoch for e in read_history(parts)] == [1, 2, 3]
 
 
 def test_sample_reconstruct_and_interpolate_draw_pictures(trained, tmp_path):
@@ -152,7 +152,7 @@ def test_evaluate_puts_the_two_kls_side_by_side(trained, capsys):
     result = json.loads(capsys.readouterr().out)
     one, two = result["monte_carlo"], result["analytic"]
     assert result["images"] == 359
-    assert one["elbo"] == pytest.approx(history(trained)[-1].test_elbo, abs=1e-4)
+    assert one["elbo"] == pytest.approx(read_history(trained)[-1].test_elbo, abs=1e-4)
     assert one["elbo"] == pytest.approx(one["reconstruction"] - one["kl"], abs=1e-4)
     assert two["kl"] == pytest.approx(one["kl"], abs=4 * one["kl_error"])
     assert typed(["evaluate", trained]) == 0
@@ -190,18 +190,18 @@ def test_audit_shows_every_site(trained, capsys):
 def test_a_recipe_sets_what_is_not_given(tmp_path):
     run = tmp_path / "run"
     assert typed([*TINY, "--recipe", "beta-vae", "--epochs", "1", "--out", run]) == 0
-    assert load(run)[1]["training"]["objective"] == "beta(beta=4)"
+    assert load_run(run)[1]["training"]["objective"] == "beta(beta=4)"
     run = tmp_path / "other"
     ask = [*TINY, "--recipe", "beta-vae", "--objective", "analytic", "--epochs", "1"]
     assert typed([*ask, "--out", run]) == 0
-    assert load(run)[1]["training"]["objective"] == "analytic"
+    assert load_run(run)[1]["training"]["objective"] == "analytic"
 
 
 def test_a_discrete_guide_is_trained_by_enumeration_unless_told_otherwise(tmp_path):
     run = tmp_path / "run"
     assert typed([*TINY, "--guide", "categorical", "--epochs", "1", "--out", run]) == 0
-    assert load(run)[1]["training"]["objective"] == "enumerate"
-    assert load(run)[1]["vae"]["prior"] == "categorical"
+    assert load_run(run)[1]["training"]["objective"] == "enumerate"
+    assert load_run(run)[1]["vae"]["prior"] == "categorical"
 
 
 def test_score_ranks_the_images_of_a_folder_by_name(trained, tmp_path):
@@ -261,7 +261,7 @@ def test_a_comparison_that_has_no_meaning_is_refused(arguments, message, tmp_pat
 
 
 def test_list_names_every_part(capsys):
-    from pyro_vae.runs import tables
+    from pyro_vae.cli.train import tables
 
     assert typed(["list"]) == 0
     printed = capsys.readouterr().out
@@ -387,7 +387,7 @@ def test_a_lost_loss_is_told_and_the_run_keeps_the_last_good_weights(tmp_path, c
     said = " ".join(capsys.readouterr().err.split())
     assert "the loss became" in said
     assert "epoch 1, step" in said
-    assert load(run)[0].sample(1).isfinite().all()
+    assert load_run(run)[0].sample(1).isfinite().all()
 
 
 @pytest.fixture(scope="module")
@@ -399,11 +399,11 @@ def layered(tmp_path_factory):
 
 
 def test_a_hierarchy_is_a_list_of_latents(layered, tmp_path, capsys):
-    config = load(layered)[1]
+    config = load_run(layered)[1]
     assert config["vae"]["latent_size"] == [4, 3, 2]
     assert config["vae"]["prior"] == "hierarchy"
-    assert set(history(layered)[-1].kl_of_sites) == {"z_1", "z_2", "z_3"}
-    assert [len(kl) for _, kl in sorted(history(layered)[-1].kl_of_units.items())] == [4, 3, 2]
+    assert set(read_history(layered)[-1].kl_of_sites) == {"z_1", "z_2", "z_3"}
+    assert [len(kl) for _, kl in sorted(read_history(layered)[-1].kl_of_units.items())] == [4, 3, 2]
     assert (layered / "kl.png").stat().st_size > 5000
     assert typed(["encode", layered, "--split", "test", "--out", tmp_path / "z.npz"]) == 0
     assert np.load(tmp_path / "z.npz")["loc_z_2"].shape == (359, 3)

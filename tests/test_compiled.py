@@ -17,8 +17,8 @@ from support.zoo import SIZE, ZOO, PlainVAE, images
 from torch import nn
 
 from pyro_vae.compiled import CompiledELBO, CompiledSVI, CompileError
+from pyro_vae.errors import InputError
 from pyro_vae.optim import FusedAdam
-from pyro_vae.parts import InputError
 
 
 def take(elbo, model, guide, args, seed=0):

@@ -10,7 +10,6 @@ from pyro_vae.compiled import CompiledELBO
 from pyro_vae.guides import GUIDES
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.objectives import OBJECTIVES
-from pyro_vae.parts import build
 from pyro_vae.priors import PRIORS
 from pyro_vae.recipes import RECIPES
 
@@ -35,7 +34,7 @@ def same_gradients(settings):
     objective = settings.pop("objective", "monte-carlo")
     torch.manual_seed(0)
     vae = VAE((1, 6, 5), **settings)
-    elbo = build("objective", objective, OBJECTIVES, data_size=100)
+    elbo = OBJECTIVES.build(objective, data_size=100)
     x = torch.rand(6, 1, 6, 5).round()
     getattr(elbo, "advance", lambda epoch: None)(0.5)
     compiled = CompiledELBO(elbo, "eager")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_vae.data import BINARIZE, load
-from pyro_vae.parts import InputError
+from pyro_vae.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import torchvision
 from PIL import Image
 
 from pyro_vae.data import DATASETS, Images, data_folder, load
-from pyro_vae.parts import InputError
+from pyro_vae.errors import InputError
 
 RANDOM = np.random.RandomState(0)
 GREYS = RANDOM.randint(256, size=(10, 6, 5), dtype=np.uint8)  # [N, H, W]

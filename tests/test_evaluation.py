@@ -9,9 +9,9 @@ from support.exact import LinearGaussian, LinearMeanField
 from torch import nn
 
 from pyro_vae.data.images import Images
+from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo, standard_error
 from pyro_vae.evaluation.scoring import log_density
-from pyro_vae.parts import InputError
 from pyro_vae.vae import VAE
 
 GREY = Images(torch.randint(256, (40, 1, 6, 5), dtype=torch.uint8), binarize="dynamic")

@@ -6,7 +6,7 @@ import torch
 
 from pyro_vae import VAE, InputError
 from pyro_vae.figures import kl_curves, vary
-from pyro_vae.training import Epoch
+from pyro_vae.history import Epoch
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from support.exact import LinearGaussian
 from torch import nn
 
 from pyro_vae.data.images import Images
+from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo, standard_error
 from pyro_vae.evaluation.gaps import freed, gaps
 from pyro_vae.guides import FullCovariance, MeanField
-from pyro_vae.parts import InputError
 from pyro_vae.vae import VAE
 
 EXACT = LinearGaussian(5, (3,), scale=1.0)

@@ -22,7 +22,8 @@ from torch import distributions as td
 from torch.distributions import kl_divergence
 
 from pyro_vae import VAE, InputError
-from pyro_vae.guides import GUIDES, FullCovariance, LowRank, moments
+from pyro_vae.evaluation.latents import moments
+from pyro_vae.guides import GUIDES, FullCovariance, LowRank
 from pyro_vae.guides.flows import PlanarMap
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import AnalyticKL

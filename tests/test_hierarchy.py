@@ -22,7 +22,8 @@ from pyro_vae.data.images import Images
 from pyro_vae.evaluation import elbo
 from pyro_vae.evaluation.scoring import draw, score, values
 from pyro_vae.guides import GUIDES
-from pyro_vae.hierarchy import HANDED_OVER, Hierarchy, by_precision
+from pyro_vae.guides.hierarchical import by_precision
+from pyro_vae.priors.hierarchy import SHARED, Hierarchy
 
 # The linear-Gaussian chain, whose every number is known ----------------------------------------
 
@@ -143,11 +144,11 @@ def test_a_ladder_that_hears_nothing_is_the_prior(depth, prior):
 def test_skip_connections_reach(skip):
     """z_3 has a say in z_1 given z_2, and in the image given z_1, if and only if they are there."""
     vae = deep(prior=f"hierarchy(skip={skip})")
-    z = drawn(vae.model, None, 5)
+    z = drawn(vae.model, n=5)
     other = {**z, "z_3": z["z_3"] + 1}
 
     def given(z):
-        nodes = poutine.trace(poutine.condition(vae.model, z)).get_trace(None, 5).nodes
+        nodes = poutine.trace(poutine.condition(vae.model, z)).get_trace(n=5).nodes
         return {name: nodes[name]["fn"].mean for name in ("z_1", "z_2", "x")}
 
     a, b = given(z), given(other)
@@ -401,10 +402,10 @@ def test_what_a_ladder_handed_over_is_not_taken_for_something_else():
 
     guide = poutine.trace(vae.guide)
     q = guide.get_trace(x)
-    assert vae.model.prior in HANDED_OVER
+    assert vae.model.prior in SHARED.kept
     twin = copy.deepcopy(vae)
     close(moments(vae.model, q), moments(twin.model, q))
-    assert vae.model.prior not in HANDED_OVER
+    assert vae.model.prior not in SHARED.kept
     earlier, later = guide.get_trace(x), guide.get_trace(x)
     close(moments(vae.model, earlier), moments(twin.model, earlier))
     q = guide.get_trace(x)
@@ -414,7 +415,7 @@ def test_what_a_ladder_handed_over_is_not_taken_for_something_else():
     close(moments(vae.model, q), moments(twin.model, q))
     with torch.no_grad():
         guide.get_trace(x)
-    assert vae.model.prior not in HANDED_OVER
+    assert vae.model.prior not in SHARED.kept
     assert not torch.equal(later.nodes["z_1"]["value"], earlier.nodes["z_1"]["value"])
 
 

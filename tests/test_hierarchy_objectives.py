@@ -14,9 +14,8 @@ from support.density import digits
 from torch.distributions import kl_divergence
 
 from pyro_vae import VAE, InputError
-from pyro_vae.hierarchy import Hierarchy
 from pyro_vae.objectives import OBJECTIVES
-from pyro_vae.parts import build
+from pyro_vae.priors import Hierarchy
 
 NAMES = ("z_1", "z_2", "z_3")
 ONE = "is for one latent site; these are z_., z_2, z_."
@@ -38,7 +37,7 @@ def refusal(name, guide):
 
 
 def objective(spec, epoch=2.5):
-    made = build("objective", spec, OBJECTIVES, data_size=40)
+    made = OBJECTIVES.build(spec, data_size=40)
     made.advance(epoch)
     return made
 

@@ -5,8 +5,8 @@ from support.deep import SIZES
 from support.density import SHAPE, digits
 
 from pyro_vae import VAE, InputError
-from pyro_vae.guides import GUIDES
-from pyro_vae.hierarchy import BottomUp, Ladder
+from pyro_vae.guides import GUIDES, BottomUp, Ladder
+from pyro_vae.latents import layouts
 from pyro_vae.networks import MLP
 from pyro_vae.priors import PRIORS
 
@@ -21,7 +21,7 @@ class OneLayer:
 def built(guide, sizes):
     """A guide of the library's, for a VAE of other sizes."""
     network = MLP(SHAPE, (8,))
-    return guide(network.encoder(), sizes, network)
+    return guide(network.encoder(), layouts(sizes), network)
 
 
 @pytest.mark.parametrize(

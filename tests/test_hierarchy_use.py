@@ -26,9 +26,10 @@ from pyro_vae.evaluation.gaps import gaps
 from pyro_vae.evaluation.importance import importance
 from pyro_vae.evaluation.latents import active_units, aggregate, probe, unit_kl
 from pyro_vae.evaluation.report import evaluate
+from pyro_vae.history import CollapseWarning, Epoch, collapsed
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import OBJECTIVES
-from pyro_vae.training import CollapseWarning, Epoch, adam, collapsed
+from pyro_vae.training import adam
 
 CHAIN = LinearGaussian(5, (1, 1, 1))
 ORDER = "the guide draws 'z_1' where the model draws 'z_3'"
@@ -200,7 +201,7 @@ def test_encode_reconstruct_interpolate_and_sample(guide, prior):
     t = torch.linspace(0, 1, 7, dtype=torch.float64)[:, None]
     line = {n: (1 - t) * v[0] + t * v[1] for n, v in ends.items()}
     close(seeded(vae.interpolate, x[0], x[1], 7), mean_image(vae, line))
-    close(seeded(vae.sample, 4), mean_image(vae, seeded(drawn, vae.model, None, 4)))
+    close(seeded(vae.sample, 4), mean_image(vae, seeded(lambda n: drawn(vae.model, n=n), 4)))
 
 
 class Normalized(MLP):

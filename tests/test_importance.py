@@ -9,9 +9,9 @@ from support.exact import LinearGaussian, LinearMeanField
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.data.images import Images
+from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo
 from pyro_vae.evaluation.importance import Weights, importance, pareto_k
-from pyro_vae.parts import InputError
 from pyro_vae.vae import VAE
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
+from pyro_vae.errors import InputError
 from pyro_vae.laboratory import EXPERIMENTS, judge, run, table
 from pyro_vae.laboratory.answer import answer
 from pyro_vae.laboratory.base import Setting, digits, interval
@@ -19,7 +20,6 @@ from pyro_vae.laboratory.factor_two import path
 from pyro_vae.laboratory.mismatch import Slip, conjugate, judge_mismatch
 from pyro_vae.laboratory.precision import FORMULAS, Count, floating, sweep
 from pyro_vae.laboratory.sign import judge_sign
-from pyro_vae.parts import InputError
 from pyro_vae.scales import SCALES
 
 COMMITTED = Path(__file__).parents[1] / "benchmarks" / "results" / "scales"

@@ -10,9 +10,9 @@ from support.exact import LinearGaussian, LinearMeanField
 from torch import nn
 
 from pyro_vae.data.images import Images
+from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo
 from pyro_vae.evaluation.latents import active_units, aggregate, means, probe, unit_kl
-from pyro_vae.parts import InputError
 from pyro_vae.vae import VAE
 
 

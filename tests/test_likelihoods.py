@@ -18,13 +18,12 @@ from pyro_vae import VAE, InputError
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.likelihoods.pixels import ContinuousBernoulli, DiscretizedLogistic
 from pyro_vae.networks import MLP
-from pyro_vae.parts import build
 
 
 def make(name, decoder=None):
     if decoder is None:
         decoder = MLP(SHAPE, hidden=(8,)).decoder(2, LIKELIHOODS[name].outputs)
-    return build("likelihood", name, LIKELIHOODS, decoder=decoder)
+    return LIKELIHOODS.build(name, decoder=decoder)
 
 
 def vae(name, **settings):

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from pyro_vae.networks import NETWORKS, between, divide, layers, layout
-from pyro_vae.parts import InputError, build
+from pyro_vae.errors import InputError
+from pyro_vae.latents import check_layouts, layouts
+from pyro_vae.networks import NETWORKS, layout
+from pyro_vae.vae import network_of
 
 SHAPES = [(1, 28, 28), (1, 8, 8), (1, 28, 20), (3, 32, 32), (2, 7, 5), (1, 1, 3)]
 
@@ -12,7 +14,7 @@ SHAPES = [(1, 28, 28), (1, 8, 8), (1, 28, 20), (3, 32, 32), (2, 7, 5), (1, 1, 3)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_both_halves_fit_every_shape_and_any_leading_dimensions(name, shape):
-    network = build("network", name, NETWORKS, shape=shape)
+    network = NETWORKS.build(name, shape=shape)
     encoder, decoder = network.encoder(), network.decoder(5, outputs=2)
     c, h, w = shape
     for leading in [(), (4,), (3, 4)]:
@@ -24,7 +26,7 @@ def test_both_halves_fit_every_shape_and_any_leading_dimensions(name, shape):
 @pytest.mark.parametrize("sources", [[(5,)], [(2, 4, 6), (3,)], [(2, 2, 3), (2, 2, 3), (1, 8, 12)]])
 @pytest.mark.parametrize("target", [(4,), (3, 4, 6), (3, 2, 3)])
 def test_what_stands_between_layers_takes_vectors_side_by_side(name, sources, target):
-    network = build("network", name, NETWORKS, shape=(3, 8, 12))
+    network = NETWORKS.build(name, shape=(3, 8, 12))
     middle = between(network, sources, target).double()
     x = torch.randn(2, 4, sum(torch.Size(s).numel() for s in sources), dtype=torch.float64)
     assert middle(x).shape == (2, 4, middle.out_features)
@@ -34,7 +36,7 @@ def test_what_stands_between_layers_takes_vectors_side_by_side(name, sources, ta
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_image_is_encoded_and_decoded_by_itself(name):
-    network = build("network", name, NETWORKS, shape=(3, 9, 7))
+    network = NETWORKS.build(name, shape=(3, 9, 7))
     encoder, decoder = network.encoder().double(), network.decoder(5).double()
     x, z = torch.rand(2, 4, 3, 9, 7).double(), torch.randn(2, 4, 5).double()
     torch.testing.assert_close(encoder(x)[1, 2], encoder(x[1, 2]), rtol=1e-12, atol=1e-12)
@@ -42,7 +44,7 @@ def test_an_image_is_encoded_and_decoded_by_itself(name):
 
 
 def test_the_mlp_is_its_matrix_products():
-    network = build("network", "mlp(activation='tanh')", NETWORKS, shape=(1, 2, 3), hidden=(4, 5))
+    network = NETWORKS.build("mlp(activation='tanh', hidden=(4, 5))", shape=(1, 2, 3))
     first, _, second, _ = (m for m in network.encoder() if not isinstance(m, torch.nn.Flatten))
     encoder = network.encoder()
     encoder[1], encoder[3] = first, second
@@ -55,8 +57,12 @@ def test_the_mlp_is_its_matrix_products():
 @pytest.mark.parametrize(
     ("spec", "hidden", "message"),
     [
-        ("mlp", (), "hidden takes whole numbers above 0, not \\[\\]"),
-        ("mlp", (40, -1), "hidden takes whole numbers above 0, not \\[40, -1\\]"),
+        ("mlp", (), "hidden takes whole numbers above 0, such as \\[400, 200\\], not \\[\\]"),
+        (
+            "mlp",
+            (40, -1),
+            "hidden takes whole numbers above 0, such as \\[400, 200\\], not \\[40, -1\\]",
+        ),
         ("conv", (32,), "at least one convolution"),
         ("mlp(activation='rleu')", (4,), "unknown activation 'rleu'; did you mean relu"),
         ("cnov", (4,), "unknown network 'cnov'; did you mean conv"),
@@ -64,7 +70,7 @@ def test_the_mlp_is_its_matrix_products():
 )
 def test_sizes_and_names_that_do_not_fit_are_refused(spec, hidden, message):
     with pytest.raises(InputError, match=message):
-        build("network", spec, NETWORKS, shape=(1, 8, 8), hidden=hidden).encoder()
+        network_of(spec, hidden, {"shape": (1, 8, 8)}).encoder()
 
 
 @pytest.mark.parametrize(
@@ -77,18 +83,18 @@ def test_sizes_and_names_that_do_not_fit_are_refused(spec, hidden, message):
     ],
 )
 def test_a_latent_size_names_layers(given, read):
-    assert layers(given) == read
+    assert layouts(given) == read
 
 
 @pytest.mark.parametrize("given", [(), 0, (4, -1), (4, (8, 7)), (4, (8, 7, 0)), (4.0,), ("4",)])
 def test_a_latent_size_that_names_none_is_refused(given):
     with pytest.raises(InputError, match="latent size is a whole number above 0, or one for each"):
-        layers(given)
+        layouts(given)
 
 
 def test_places_divide_what_lies_below_them():
-    divide((1, 24, 12), [(8,), (2, 24, 12), (2, 8, 4), (3,), (2, 4, 2), (5, 4, 2)])
+    check_layouts((1, 24, 12), [(8,), (2, 24, 12), (2, 8, 4), (3,), (2, 4, 2), (5, 4, 2)])
     with pytest.raises(InputError, match=r"layer 3 .* 8x8 places, and layer 1 has 12x12, .* 6x6"):
-        divide((1, 24, 24), [(2, 12, 12), (4,), (2, 8, 8)])
+        check_layouts((1, 24, 24), [(2, 12, 12), (4,), (2, 8, 8)])
     with pytest.raises(InputError, match=r"12x8 places, and the image has 24x24, .* 12x12 or 8x8"):
-        divide((1, 24, 24), [(2, 12, 8)])
+        check_layouts((1, 24, 24), [(2, 12, 8)])

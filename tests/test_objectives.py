@@ -14,10 +14,10 @@ from support.exact import ExactPosterior, LinearGaussian, LinearMeanField, Quadr
 from torch import nn
 from torch.distributions import kl_divergence
 
+from pyro_vae.errors import InputError
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.objectives.regularisers import stratified
 from pyro_vae.objectives.terms import Terms
-from pyro_vae.parts import InputError, build
 from pyro_vae.vae import VAE
 
 N = 40
@@ -26,7 +26,7 @@ WHOLE_BATCH = {"capacity", "free-bits", "beta-tc", "infovae", "dip"}
 
 def objective(spec):
     """An objective at the end of its course."""
-    made = build("objective", spec, OBJECTIVES, data_size=N)
+    made = OBJECTIVES.build(spec, data_size=N)
     made.advance(1e6)
     return made
 
@@ -395,7 +395,7 @@ def test_a_schedule_changes_its_number_in_place(exact):
 
 @pytest.mark.parametrize("spec", ["annealed", "cyclical", "capacity"])
 def test_a_schedule_that_is_never_advanced_is_refused(spec, exact):
-    made = build("objective", spec, OBJECTIVES)
+    made = OBJECTIVES.build(spec)
     vae = exact.vae()
     with pytest.raises(InputError, match=r"call its advance\(epoch\)"):
         made.loss(vae.model, vae.guide, exact.images(2))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pyro_vae.parts import InputError, build, lookup, parse, split, summary
+from pyro_vae.errors import InputError
+from pyro_vae.registry import Table, lookup, parse, split_specs, summary
 
 
 class Prior:
@@ -19,7 +20,8 @@ def needs_depth(latent_size: int, depth: int) -> tuple[int, int]:
     return latent_size, depth
 
 
-TABLE = {"prior": Prior, "deep": needs_depth}
+TABLE = Table("prior")
+TABLE.update({"prior": Prior, "deep": needs_depth})
 
 
 def test_a_name_may_carry_options():
@@ -37,12 +39,12 @@ def test_a_name_may_carry_options():
     "spec", ["", "a b", "a(", "a(3)", "a(x=y)", "a(x=1)b", "a(**{'x': 1})", "a(x=__import__('os'))"]
 )
 def test_what_is_no_name_with_options_is_refused(spec):
-    with pytest.raises(InputError, match="is no name with options"):
+    with pytest.raises(InputError, match="is not a name with options"):
         parse(spec)
 
 
 def test_a_list_is_cut_at_commas_outside_brackets():
-    assert split("vae,iwae(samples=5, outer=2), beta(beta=4)") == [
+    assert split_specs("vae,iwae(samples=5, outer=2), beta(beta=4)") == [
         "vae",
         "iwae(samples=5, outer=2)",
         "beta(beta=4)",
@@ -57,11 +59,11 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 
 
 def test_a_part_gets_what_its_arguments_name_and_no_more():
-    part = build("prior", "prior(width=7)", TABLE, latent_size=20, encoder="unasked")
+    part = TABLE.build("prior(width=7)", latent_size=20, encoder="unasked")
     assert (part.latent_size, part.width) == (20, 7)
-    assert build("prior", Prior, TABLE, latent_size=4).latent_size == 4
-    assert build("prior", part, TABLE, latent_size=4) is part
-    assert build("prior", f"{__name__}:Prior(width=2)", TABLE, latent_size=4).width == 2
+    assert TABLE.build(Prior, latent_size=4).latent_size == 4
+    assert TABLE.build(part, latent_size=4) is part
+    assert TABLE.build(f"{__name__}:Prior(width=2)", latent_size=4).width == 2
 
 
 @pytest.mark.parametrize(
@@ -70,13 +72,13 @@ def test_a_part_gets_what_its_arguments_name_and_no_more():
         ("prior(depth=1)", "the prior Prior has no option 'depth'; it takes width"),
         ("prior(latent_size=1)", "has no option 'latent_size'"),
         ("deep", "the prior needs_depth needs a value for depth"),
-        ("nowhere:Prior", "there is no module 'nowhere' to import"),
+        ("nowhere:Prior", "no module 'nowhere' can be imported"),
         ("math:Prior", "module 'math' has no 'Prior'"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(spec, message):
     with pytest.raises(InputError, match=message):
-        build("prior", spec, TABLE, latent_size=20)
+        TABLE.build(spec, latent_size=20)
 
 
 def test_the_summary_is_the_first_line_of_the_docstring():

@@ -22,7 +22,7 @@ from torch import nn
 
 from pyro_vae import VAE, InputError
 from pyro_vae.guides import GUIDES, MeanField
-from pyro_vae.priors import PRIORS, FlowPrior, Vamp
+from pyro_vae.priors import PRIORS, FlowPrior, VampPrior
 
 SETTINGS = {
     "mixture": {"prior": "mixture(components=5)"},
@@ -58,13 +58,13 @@ def objective(name, **options):
 
 @pytest.mark.parametrize("name", PRIORS)
 def test_the_density_integrates_to_one(name):
-    for p in latent_sites(bent(name).model, None, 1).values():
+    for p in latent_sites(bent(name).model, n=1).values():
         torch.testing.assert_close(mass(p), torch.ones(1).double(), rtol=5e-4, atol=0)
 
 
 @pytest.mark.parametrize("name", PRIORS)
 def test_draws_agree_with_the_density(name):
-    for p in latent_sites(bent(name).model, None, 1).values():
+    for p in latent_sites(bent(name).model, n=1).values():
         assert_draws_agree(p)
 
 
@@ -246,5 +246,7 @@ def test_bad_options(spec, message):
 
 def test_vamp_is_no_prior_for_several_sites():
     guide = VAE(SHAPE, 4, guide="joint(categories=2)").guide.posterior
-    with pytest.raises(InputError, match="gives one distribution, which the Joint guide does not"):
-        Vamp(SHAPE, guide)
+    with pytest.raises(
+        InputError, match="gives one distribution, which the JointGuide guide does not"
+    ):
+        VampPrior(SHAPE, guide)

@@ -14,10 +14,10 @@ from pyro_vae.guides import GUIDES
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import NETWORKS
 from pyro_vae.objectives import OBJECTIVES
-from pyro_vae.parts import build, resolve
 from pyro_vae.priors import PRIORS
 from pyro_vae.recipes import RECIPES, Recipe
-from pyro_vae.runs import DEFAULTS
+from pyro_vae.registry import resolve
+from pyro_vae.settings import Settings
 from pyro_vae.vae import VAE
 
 TABLES = {
@@ -33,7 +33,7 @@ TABLES = {
 def test_a_recipe_names_a_paper_and_parts_that_are_there(name):
     recipe = RECIPES[name]
     assert re.search(r"(19|20)\d\d, [A-Zβ]", recipe.paper)
-    assert recipe.settings.keys() <= (TABLES.keys() | {"latent"}) & DEFAULTS.keys()
+    assert recipe.settings.keys() <= (TABLES.keys() | {"latent"}) & set(Settings.names())
     assert recipe.parts.keys() <= inspect.signature(VAE).parameters.keys()
     for part, spec in recipe.settings.items():
         assert f"{part} {spec}" in recipe.line
@@ -57,7 +57,7 @@ def test_a_recipe_trains(name):
     recipe = RECIPES[name]
     vae = VAE((1, 4, 4), **{"latent_size": 12, "hidden": (16,)} | recipe.parts)
     x = torch.rand(4, 1, 4, 4).round().repeat(8, 1, 1, 1)
-    objective = build("objective", recipe.objective, OBJECTIVES, data_size=len(x))
+    objective = OBJECTIVES.build(recipe.objective, data_size=len(x))
     objective.advance(1e6)
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=objective)
 

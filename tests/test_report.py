@@ -12,11 +12,11 @@ import torch
 from support.exact import LinearGaussian, LinearMeanField
 
 from pyro_vae.data.images import Images
+from pyro_vae.errors import InputError
 from pyro_vae.evaluation import report
 from pyro_vae.evaluation.importance import importance
 from pyro_vae.evaluation.report import auroc, evaluate, protocol, write_scores
 from pyro_vae.guides import GUIDES
-from pyro_vae.parts import InputError
 from pyro_vae.vae import VAE
 
 

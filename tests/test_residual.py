@@ -126,7 +126,7 @@ def test_halves_of_the_head_s_output_are_halves_of_its_channels():
 
 def test_outputs_that_the_places_do_not_share_come_from_all_features():
     placed = Residual((1, 8, 8), ((3, 4, 4),), hidden=(5,)).encoder()
-    for encoder, outputs in ((placed, 33), (Residual((1, 8, 8), 3).encoder(), 256)):
+    for encoder, outputs in ((placed, 33), (Residual((1, 8, 8), ((3,),)).encoder(), 256)):
         h = torch.zeros(encoder.out_features, requires_grad=True)
         to_raw = head(encoder, outputs)
         for output in to_raw(h)[:3]:

@@ -8,8 +8,8 @@ import torch
 from pyro.distributions import Normal
 from pyro.infer import Trace_ELBO
 
+from pyro_vae.errors import InputError
 from pyro_vae.guides import GUIDES
-from pyro_vae.parts import InputError, build
 from pyro_vae.scales import SCALES
 from pyro_vae.vae import VAE
 
@@ -85,7 +85,7 @@ def test_equations():
 @pytest.mark.parametrize("name", SCALES)
 @pytest.mark.parametrize("initial", [0.06, 1.0, 2.5])
 def test_equal_starts(name, initial):
-    scale = build("scale", f"{name}(initial={initial})", SCALES)
+    scale = SCALES.build(f"{name}(initial={initial})")
     start = torch.full((3,), initial)
     torch.testing.assert_close(scale(torch.zeros(3)), start, rtol=1e-5, atol=0.0)
     torch.testing.assert_close(scale.inverse(start), torch.zeros(3), rtol=0.0, atol=1e-5)
@@ -189,4 +189,4 @@ def test_raw_says_in_one_sentence_what_is_wrong():
 )
 def test_bad_names_and_values_are_input_errors(spec, message):
     with pytest.raises(InputError, match=message):
-        build("scale", spec, SCALES)
+        SCALES.build(spec)

@@ -11,8 +11,8 @@ from pyro import poutine
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from support.exact import LinearGaussian, LinearMeanField, Quadrature
 
+from pyro_vae.errors import InputError
 from pyro_vae.objectives import OBJECTIVES
-from pyro_vae.parts import InputError, build
 from pyro_vae.vae import VAE
 
 WEIGHTED = ["iwae", "miwae", "stl", "dreg"]
@@ -20,7 +20,7 @@ BY_IMAGE = sorted(set(OBJECTIVES) - {"monte-carlo", "enumerate"})
 
 
 def objective(spec, data_size=40):
-    made = build("objective", spec, OBJECTIVES, data_size=data_size)
+    made = OBJECTIVES.build(spec, data_size=data_size)
     made.advance(1e6)
     return made
 

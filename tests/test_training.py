@@ -8,10 +8,12 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 
 from pyro_vae import VAE, InputError, elbo, fit
+from pyro_vae.contracts import Callback
 from pyro_vae.data import Data
 from pyro_vae.data.images import Images
+from pyro_vae.errors import TrainingError
 from pyro_vae.objectives import OBJECTIVES
-from pyro_vae.training import TrainingError, adam, pays
+from pyro_vae.training import adam, pays
 
 SHAPE = (1, 6, 5)
 
@@ -125,6 +127,11 @@ def test_compiled_training_ends_in_the_same_weights(data):
     compiled = copy.deepcopy(eager)
     one = fit(eager, data, epochs=3, batch_size=48, lr=1e-2, compiled=False)
     called = []
+
+    class Compiling(Callback):
+        def on_compile(self):
+            called.append(True)
+
     two = fit(
         compiled,
         data,
@@ -132,7 +139,7 @@ def test_compiled_training_ends_in_the_same_weights(data):
         batch_size=48,
         lr=1e-2,
         compiled=True,
-        on_compile=lambda: called.append(True),
+        callback=Compiling(),
     )
     assert called == [True]
     for name, p in eager.named_parameters():

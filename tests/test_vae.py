@@ -133,7 +133,7 @@ def test_the_traces_have_the_documented_sites():
 
 def test_predictive_draws_images_from_the_prior():
     vae = small()
-    draws = Predictive(vae.model, num_samples=7)(None, 2)
+    draws = Predictive(vae.model, num_samples=7)(None, n=2)
     assert draws["x"].shape == (7, 2, *SHAPE)
     assert draws["z"].shape == (7, 2, 3)
     assert set(draws["x"].unique().tolist()) <= {0.0, 1.0}

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..parts import InputError, TrainingError
+from ..errors import InputError, TrainingError
 from . import train, use
 
 app = typer.Typer(

@@ -1,15 +1,19 @@
-"""The options that several commands share, and what their values are turned into."""
+"""The options that several commands share, and how their values are read."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import Field, fields
 from enum import StrEnum
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from ..parts import InputError
+from ..errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -28,70 +32,6 @@ class Split(StrEnum):
     all = "all"
 
 
-# What a VAE is made of and how it is trained: `train` and `compare`.
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="A data set of `pyro-vae list data`, a folder of images, or a .npy or .npz array.",
-        show_default="mnist-5k",
-    ),
-]
-Binarize = Annotated[
-    str | None,
-    typer.Option(
-        help="How grey pixels become 0 or 1: dynamic, static, threshold, or none.",
-        show_default="dynamic for a Bernoulli likelihood, else none",
-    ),
-]
-Prior = Annotated[
-    str | None, typer.Option(help="p(z).", show_default="what fits the guide: standard-normal")
-]
-Likelihood = Annotated[str | None, typer.Option(help="p(x | z).", show_default="bernoulli")]
-Guide = Annotated[str | None, typer.Option(help="q(z | x).", show_default="mean-field")]
-Scale = Annotated[
-    str | None,
-    typer.Option(
-        help="How the guide's raw output becomes σ; the same as --guide 'mean-field(scale=…)'.",
-        show_default="log-variance",
-    ),
-]
-Objective = Annotated[
-    str | None,
-    typer.Option(help="What training minimises.", show_default="what fits the guide: monte-carlo"),
-]
-Latent = Annotated[
-    str | None,
-    typer.Option(
-        help="Latent dimensions; for a hierarchy those of each layer, z_1 first: 64,32,16, or "
-        "8x14x14,8x7x7,32 where layers are laid out like images.",
-        show_default="20",
-    ),
-]
-Network = Annotated[
-    str | None, typer.Option(help="What encoder and decoder are made of.", show_default="mlp")
-]
-Hidden = Annotated[
-    str | None,
-    typer.Option(
-        help="The network's layer sizes: units for mlp, channels for residual; for conv channels, "
-        "then units.",
-        show_default="the network's own: 400, 32,64,128 or 32,64,256",
-    ),
-]
-Epochs = Annotated[
-    int | None, typer.Option(help="Passes over the training images.", min=1, show_default="200")
-]
-BatchSize = Annotated[int | None, typer.Option(help="Images in a step.", min=1, show_default="128")]
-LearningRate = Annotated[
-    float | None, typer.Option("--lr", help="Learning rate of Adam.", show_default="0.001")
-]
-Precision = Annotated[
-    str | None,
-    typer.Option(
-        help="Of the matrix products: float32, or bfloat16, which is quicker and coarser.",
-        show_default="float32",
-    ),
-]
 Compile = Annotated[
     bool | None,
     typer.Option(
@@ -155,17 +95,78 @@ def latent_sizes(text: str | None) -> int | list[int | list[int]] | None:
     return layers[0] if len(layers) == 1 and isinstance(layers[0], int) else layers
 
 
-def chosen(options: dict[str, Any]) -> dict[str, Any]:
-    """The settings among a command's options that the user gave."""
-    from ..runs import DEFAULTS
+def with_settings(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option for each of :class:`~pyro_vae.settings.Settings`.
 
-    read = {
+    The command has an argument ``given``. It gets a dict of the settings that the user gave.
+
+    Args:
+        left_out: settings that the command has no option for.
+    """
+    from ..settings import Settings
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters
+        settings = [f for f in fields(Settings) if f.name not in left_out]
+        added = [setting_parameter(f) for f in settings]
+        before = [p for p in own.values() if p.name != "given"]
+
+        @wraps(command)
+        def run(**options: Any) -> None:
+            values = {f.name: options.pop(f.name) for f in settings}
+            values["recipe"] = options.pop("recipe")
+            command(given=read(values), **options)
+
+        parameters = [RECIPE, *added, *before]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def setting_parameter(setting: Field[Any]) -> inspect.Parameter:
+    """The command-line option of one setting. None stands for "not given"."""
+    about = setting.metadata
+    kind = {"int": int, "float": float}.get(str(setting.type), str)
+    flag = about["flag"] or f"--{setting.name.replace('_', '-')}"
+    option = typer.Option(
+        flag,
+        help=about["help"],
+        show_default=about["shown"],
+        rich_help_panel=about["group"],
+        min=about["least"],
+    )
+    return keyword(setting.name, Annotated[kind | None, option])
+
+
+def keyword(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
+
+
+RECIPE = keyword(
+    "recipe",
+    Annotated[
+        str | None,
+        typer.Option(
+            help="A model of the literature, see `pyro-vae list recipes`. Other options override "
+            "its settings.",
+            show_default="none",
+            rich_help_panel="Parts",
+        ),
+    ],
+)
+
+
+def read(options: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the user gave, their texts read."""
+    texts = {
         "hidden": sizes("--hidden", options["hidden"]),
         "latent": latent_sizes(options["latent"]),
     }
-    options = {**options, **read}
-    keys = [key for key in (*DEFAULTS, "recipe") if key in options]
-    return {key: options[key] for key in keys if options[key] is not None}
+    return {key: value for key, value in (options | texts).items() if value is not None}
 
 
 def pick(device: str) -> torch.device:
@@ -187,16 +188,16 @@ def opened(run: Path, device: str, seed: int) -> tuple[VAE, dict[str, Any]]:
     """The VAE and the config of a run, and the seed set."""
     import torch
 
-    from ..checkpoints import load
+    from ..runs.folder import load_run
 
     torch.manual_seed(seed)
-    return load(run, pick(device))
+    return load_run(run, pick(device))
 
 
 def images_of(
     config: dict[str, Any], data: str | None, split: Split, data_dir: Path | None, device: str
 ) -> Images:
     """The images that a command on a run works on, by the run's own protocol."""
-    from ..runs import images
+    from ..runs.setup import images_of as select
 
-    return images(config, data, split.value, data_dir).to(pick(device))
+    return select(config, data, split.value, data_dir).to(pick(device))

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from ..parts import InputError, split
+from ..errors import InputError
+from ..registry import split_specs
 from . import options as o
 from .options import console
 
 
+@o.with_settings()
 def train(
-    data: o.Data = None,
-    recipe: o.Recipe = None,
-    binarize: o.Binarize = None,
-    prior: o.Prior = None,
-    likelihood: o.Likelihood = None,
-    guide: o.Guide = None,
-    scale: o.Scale = None,
-    objective: o.Objective = None,
-    latent: o.Latent = None,
-    network: o.Network = None,
-    hidden: o.Hidden = None,
-    epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
-    lr: o.LearningRate = None,
-    precision: o.Precision = None,
+    given: dict[str, Any],
     compiled: o.Compile = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of the weights and of all noise.", show_default="0")
-    ] = None,
     pictures: Annotated[int, typer.Option(help="Epochs between two sets of pictures.", min=1)] = 10,
     device: o.Device = "auto",
     data_dir: o.DataDir = None,
@@ -43,36 +30,38 @@ def train(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help="A run folder to train on, to --epochs in all, with its own settings."),
+        typer.Option(help="A run folder to train further, to --epochs in all, with its settings."),
     ] = None,
 ) -> None:
-    """Train a VAE and leave a run folder: weights, config, metrics and pictures.
+    """Train a VAE and write a run folder: weights, config, metrics and pictures.
 
-    A part is a name of `pyro-vae list`, with options where it has some: "normal(scale=0.2)"; or
-    a class of your own: mymodule:MyPrior.
+    A part is a name of `pyro-vae list`, with options if it has some: "normal(scale=0.2)"; or
+    your own class: mymodule:MyPrior.
     """
-    given = o.chosen(locals())
-    from .. import checkpoints, runs
+    from ..runs import folder as files
+    from ..runs import setup, working
 
     if resume is not None:
         named = [key for key in (*given, *(["out"] if out else [])) if key != "epochs"]
         if named:
             listed = ", ".join(f"--{key.replace('_', '-')}" for key in named)
             raise InputError(
-                f"--resume goes on with the run's own settings, so {listed} cannot be given; "
+                f"--resume continues with the run's own settings, so {listed} cannot be given; "
                 "--epochs can"
             )
-        run = runs.resume(resume, epochs, o.pick(device), data_dir)
-        runs.train(run, resume, pictures, compiled, console)
+        run = working.resume(resume, given.get("epochs"), o.pick(device), data_dir)
+        working.train(run, resume, pictures, compiled, console)
         return
-    folder = out or runs.vacant_folder(given)
-    checkpoints.vacant(folder)
-    run = runs.prepare(given, o.pick(device), data_dir)
-    runs.begin(run, folder)
-    runs.train(run, folder, pictures, compiled, console)
+    folder = out or setup.vacant_folder(given)
+    files.check_vacant(folder)
+    run = setup.prepare(given, o.pick(device), data_dir)
+    working.begin(run, folder)
+    working.train(run, folder, pictures, compiled, console)
 
 
+@o.with_settings("seed")
 def compare(
+    given: dict[str, Any],
     guides: Annotated[str | None, typer.Option(help="Guides, with commas between.")] = None,
     priors: Annotated[str | None, typer.Option(help="Priors.")] = None,
     likelihoods: Annotated[str | None, typer.Option(help="Likelihoods.")] = None,
@@ -89,21 +78,6 @@ def compare(
     gap_images: Annotated[
         int, typer.Option(help="Test images that the gaps are measured on.", min=1)
     ] = 200,
-    data: o.Data = None,
-    recipe: o.Recipe = None,
-    binarize: o.Binarize = None,
-    prior: o.Prior = None,
-    likelihood: o.Likelihood = None,
-    guide: o.Guide = None,
-    scale: o.Scale = None,
-    objective: o.Objective = None,
-    latent: o.Latent = None,
-    network: o.Network = None,
-    hidden: o.Hidden = None,
-    epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
-    lr: o.LearningRate = None,
-    precision: o.Precision = None,
     compiled: o.Compile = None,
     device: o.Device = "auto",
     data_dir: o.DataDir = None,
@@ -114,7 +88,6 @@ def compare(
     Give one of --guides, --priors, --likelihoods, --objectives, --scales or --recipes; all other
     settings are the same for all.
     """
-    given = o.chosen(locals())
     varied = {
         "guide": guides,
         "prior": priors,
@@ -123,7 +96,7 @@ def compare(
         "scale": scales,
         "recipe": recipes,
     }
-    named = {key: split(value) for key, value in varied.items() if value is not None}
+    named = {key: split_specs(value) for key, value in varied.items() if value is not None}
     if len(named) != 1:
         raise InputError(
             "compare takes exactly one of --guides, --priors, --likelihoods, --objectives, "
@@ -137,7 +110,8 @@ def compare(
 
     from ..compare import compare as run_all
     from ..compare import markdown, write
-    from ..runs import DEFAULTS, progress_bar
+    from ..runs.setup import settled
+    from ..runs.working import progress_bar
 
     settings = {name: {**given, key: name} for name in names}
     with progress_bar(console) as progress:
@@ -159,7 +133,7 @@ def compare(
         )
     protocol = {
         "varied": key,
-        "settings": {name: DEFAULTS | each for name, each in settings.items()},
+        "settings": {name: asdict(settled(each)) for name, each in settings.items()},
         "seeds": seeds,
         "samples": samples,
     }
@@ -184,7 +158,7 @@ def scales(
 
     from .. import laboratory
 
-    chosen = split(only) if only else ()
+    chosen = split_specs(only) if only else ()
     progress = partial(track, console=console)
     verdicts = laboratory.run(out, quick=quick, seeds=seeds, only=chosen, track=progress)
     for name, verdict in verdicts.items():
@@ -198,8 +172,7 @@ def list_parts(
     ] = None,
 ) -> None:
     """List the data sets, parts, networks and recipes that there are, each with a line."""
-    from ..parts import lookup
-    from ..runs import tables
+    from ..registry import lookup
 
     every = tables()
     wanted = every if kind is None else {kind: lookup("kind", kind, every)}
@@ -210,3 +183,28 @@ def list_parts(
         for name, line in rows.items():
             table.add_row(name, line)
         console.print(table)
+
+
+def tables() -> dict[str, dict[str, str]]:
+    """All names that a user can choose from, each with its line, by kind."""
+    from .. import objectives, vae  # noqa: F401  (they fill the tables)
+    from .. import registry as r
+    from ..data import BINARIZE, DATASETS
+    from ..networks import ACTIVATIONS
+    from ..recipes import RECIPES
+
+    parts: dict[str, Mapping[str, Any]] = {
+        "priors": r.PRIORS,
+        "likelihoods": r.LIKELIHOODS,
+        "guides": r.GUIDES,
+        "scales": r.SCALES,
+        "objectives": r.OBJECTIVES,
+        "networks": r.NETWORKS,
+    }
+    return {
+        "data": {name: row.summary for name, row in DATASETS.items()},
+        "binarize": BINARIZE,
+        **{kind: {n: r.summary(row) for n, row in t.items()} for kind, t in parts.items()},
+        "recipes": {name: recipe.line for name, recipe in RECIPES.items()},
+        "activations": {name: r.summary(row) for name, row in ACTIVATIONS.items()},
+    }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from ..parts import InputError
+from ..errors import InputError
 from . import options as o
 from .options import console
 
@@ -106,11 +106,11 @@ def encode(
     and `files` where there are some."""
     import numpy as np
 
-    from ..runs import latents
+    from ..evaluation.latents import encode_images
 
     vae, config = o.opened(run, device, seed)
     images = o.images_of(config, data, split, data_dir, device)
-    arrays: dict[str, Any] = latents(vae, images, seed)
+    arrays: dict[str, Any] = encode_images(vae, images, seed)
     np.savez_compressed(out, **arrays)
     console.print(f"μ and σ of {len(images)} images in {out}")
 
@@ -244,12 +244,11 @@ def audit(
     from ..audit import audit as audited
     from ..audit import table
     from ..objectives import OBJECTIVES
-    from ..parts import build
 
     vae, config = o.opened(run, device, seed)
     trained = o.images_of(config, None, o.Split.train, data_dir, device)
     spec = config["training"]["objective"]
-    objective = build("objective", spec, OBJECTIVES, data_size=len(trained))
+    objective = OBJECTIVES.build(spec, data_size=len(trained))
     x = batch(o.images_of(config, data, split, data_dir, device), n, seed)
     console.print(table(audited(vae, x, objective=objective)))
 

@@ -15,7 +15,7 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..parts import InputError
+from ..errors import InputError
 from .steps import BACKENDS, LOCK, Compiled, Step, build, kind
 from .tracing import Graph
 from .watching import SCALARS

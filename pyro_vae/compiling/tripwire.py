@@ -25,7 +25,7 @@ from torch.distributions import Distribution, distribution
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
 
-from ..parts import InputError
+from ..errors import InputError
 
 
 class CompileError(InputError):

@@ -25,7 +25,8 @@ import torch
 from pyro_vae.data.datasets import DATASETS, DataSet, data_folder
 from pyro_vae.data.imagefiles import read_own
 from pyro_vae.data.images import BINARIZE, Images
-from pyro_vae.parts import InputError, lookup
+from pyro_vae.errors import InputError
+from pyro_vae.registry import lookup
 
 __all__ = ["BINARIZE", "DATASETS", "Data", "DataSet", "Images", "data_folder", "load"]
 

@@ -15,7 +15,7 @@ import torch
 
 from pyro_vae.data.imagefiles import read_files
 from pyro_vae.data.images import Images
-from pyro_vae.parts import InputError
+from pyro_vae.errors import InputError
 
 Read = Callable[[str, Path], tuple[Images, Images]]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pyro_vae.data.images import Images
-from pyro_vae.parts import InputError
+from pyro_vae.errors import InputError
 
 SUFFIXES = (
     ".bmp",

@@ -11,7 +11,7 @@ import torch
 from numpy.random import PCG64, SFC64
 from torch import Tensor
 
-from pyro_vae.parts import InputError
+from pyro_vae.errors import InputError
 
 BINARIZE = {
     "none": "the grey pixels as they are",

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..data.images import Images
 from ..objectives import AnalyticKL
 from ..objectives.checks import check_order
-from ..parts import at_least_one
+from ..registry import at_least_one
 from .scoring import blocks, draw, log_ratio, measuring, pieces, score, unit_log_ratio, values
 
 

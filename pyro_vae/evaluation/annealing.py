@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..data.images import Images
-from ..parts import InputError, at_least_one
-from ..vae import is_latent
+from ..errors import InputError
+from ..latents import is_latent
+from ..registry import at_least_one
 from . import standard_error
 from .importance import Weights
 from .scoring import blocks, measuring, score, values

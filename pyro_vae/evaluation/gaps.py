@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..data.images import Images
+from ..errors import InputError
 from ..networks import PlaceByPlace, Sum
-from ..parts import InputError, at_least_one
+from ..registry import at_least_one
 from . import standard_error
 from .importance import Importance, gathered, weigh
 from .scoring import blocks, draw, log_ratio, measuring, score, values

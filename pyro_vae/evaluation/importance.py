@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data.images import Images
-from ..parts import at_least_one
+from ..registry import at_least_one
 from . import standard_error
 from .scoring import blocks, draw, measuring, score, values
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import (
@@ -17,9 +18,52 @@ from torch.distributions import (
 )
 
 from ..data.images import Images
-from ..parts import InputError
+from ..errors import InputError
 from . import standard_error
 from .scoring import blocks, draw, measuring, score, values
+
+
+def moments(q: Any, draws: int = 1000) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each dimension of z, ``[B, Z]`` each.
+
+    Both are exact if the distribution has them in closed form. Otherwise, as for flows, they are
+    estimated from ``draws`` draws.
+    """
+    try:
+        return q.mean, q.stddev
+    except NotImplementedError:
+        with torch.no_grad():
+            z = q.sample((draws,))  # [draws, B, Z]
+        return z.mean(0), z.std(0)
+
+
+@torch.no_grad()
+def encode_images(
+    vae: Any, images: Images, seed: int, batch_size: int = 500
+) -> dict[str, np.ndarray]:
+    """μ and σ of the posterior of each image, with labels and file names if there are any.
+
+    If there are several latent sites, the arrays are called ``loc_`` and ``scale_`` plus the name
+    of the site, and μ and σ are estimated from 100 draws of all sites together.
+    """
+    generator = torch.Generator(images.pixels.device).manual_seed(seed)
+    parts: dict[str, list[Tensor]] = {}
+    for x in images.batches(batch_size, generator):
+        q = vae.encode(x)
+        if isinstance(q, dict):
+            z = values(draw(vae.guide, x, 100))
+            found = {name: (draws.mean(0), draws.std(0)) for name, draws in z.items()}
+        else:
+            found = {"": moments(q)}
+        for site, pair in found.items():
+            for name, moment in zip(("loc", "scale"), pair, strict=True):
+                parts.setdefault(f"{name}_{site}".rstrip("_"), []).append(moment)
+    arrays = {name: torch.cat(moment).cpu().numpy() for name, moment in parts.items()}
+    if images.labels is not None:
+        arrays["labels"] = images.labels.cpu().numpy()
+    if images.files is not None:
+        arrays["files"] = np.array(images.files)
+    return arrays
 
 
 def means(guide: Any, images: Images, *, draws: int = 100, seed: int = 0) -> dict[str, Tensor]:

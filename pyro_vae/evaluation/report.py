@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..contracts import Likelihood
 from ..data.images import Images
-from ..parts import InputError
+from ..errors import InputError
+from ..vae import VAE, ModelProgram
 from . import elbo, standard_error
 from . import figures as show
 from .annealing import annealed, sandwich
@@ -122,7 +124,7 @@ def draw(
         pictures["units"] = show.unit_bars({k: torch.tensor(kl) for k, kl in units.items()})
     if lost:
         pictures["gaps"] = show.gap_bars(lost)
-    if hasattr(vae, "reconstruct"):
+    if isinstance(vae, VAE):
         pictures["reconstructions"] = show.best_to_worst(vae, images, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
@@ -181,7 +183,7 @@ def trust(estimate: Importance) -> Table:
 
 def bits(model: Any, log_p: Tensor, shape: tuple[int, ...]) -> Table:
     """-log2 p(x) for each pixel and channel."""
-    if getattr(getattr(model, "likelihood", None), "levels", None) != 256:
+    if not isinstance(model, ModelProgram) or Likelihood.of(model.likelihood).levels != 256:
         raise InputError("bits per dimension are those of a likelihood of 256 levels")
     return mean(-log_p / (math.prod(shape) * math.log(2)))
 

@@ -25,8 +25,8 @@ from torch.distributions import Bernoulli, Independent
 from torch.nn.functional import logsigmoid
 
 from ..data.images import Images
-from ..parts import InputError
-from ..vae import is_latent
+from ..errors import InputError
+from ..latents import is_latent
 
 Sites = dict[str, Any]
 """The records that Pyro keeps of a program's sites, by name."""

@@ -1,8 +1,9 @@
-"""Discrete latents: the guides and the priors of a one-of-K latent, alone or beside a continuous z.
+"""Guides of a one-of-K latent, alone or beside a continuous latent.
 
-A one-of-K latent z is a vector of K zeros but for one 1, K being the VAE's ``latent_size``. It is
-summed out exactly by Pyro's ``TraceEnum_ELBO``, since its site is marked for enumeration, or drawn
-through a relaxation that has gradients (Gumbel-softmax). Each guide here names the prior that fits.
+A one-of-K latent z is a vector of K numbers, one of them 1 and all others 0. K is the VAE's
+``latent_size``. There are two ways to train it. Its site is marked for enumeration, so Pyro's
+``TraceEnum_ELBO`` sums over its K values exactly. Or it is relaxed to positive numbers of sum 1,
+whose draws have gradients (Gumbel-softmax). :mod:`~pyro_vae.priors.discrete` has the priors.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from ..contracts import Guide
+from ..distributions import RelaxedOneHot
+from ..errors import InputError
+from ..latents import concatenate, sample_site
 from ..networks import features
-from ..parts import InputError, build, number
-from ..sites import draw, together
+from ..priors.discrete import check_categories
+from ..registry import GUIDES, number
 
 
-class Categorical(nn.Module):
+class CategoricalGuide(Guide):
     """A one-of-K latent; the encoder gives the logit of each of the K = Z classes.
 
     Equation: q(z = e_k | x) = softmax(logits(x))_k.
 
-    Train it with an objective that sums over the K values (``TraceEnum_ELBO``): a draw has no
-    gradient, and the score-function estimate of ``Trace_ELBO`` is noisy.
+    Train it with an objective that sums over the K values (``enumerate``, ``TraceEnum_ELBO``). A
+    draw has no gradient, and the score-function estimate of ``Trace_ELBO`` is noisy.
 
     Args:
         encoder: network to features.
@@ -35,8 +40,9 @@ class Categorical(nn.Module):
     objective sums the class label out.
 
     Example:
+        >>> from pyro_vae.guides import CategoricalGuide
         >>> encoder = MLP((1, 28, 28)).encoder()
-        >>> Categorical(encoder, 10)(torch.rand(8, 1, 28, 28)).probs.shape
+        >>> CategoricalGuide(encoder, 10)(torch.rand(8, 1, 28, 28)).probs.shape
         torch.Size([8, 10])
     """
 
@@ -51,30 +57,18 @@ class Categorical(nn.Module):
         return dist.OneHotCategorical(logits=self.head(self.encoder(x)))  # [B], event [K]
 
 
-class Relaxed(dist.RelaxedOneHotCategorical):
-    """torch's relaxed one-of-K, its draws kept off 0, where the density is infinite.
-
-    A draw's smallest numbers underflow at low temperatures; the smallest normal float stands for
-    them.
-    """
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        z = super().rsample(torch.Size(sample_shape))
-        return z.clamp(min=torch.finfo(z.dtype).tiny)
-
-
-class GumbelSoftmax(nn.Module):
+class GumbelSoftmax(Guide):
     """A one-of-K latent relaxed to K positive numbers of sum 1, which has gradients.
 
     Equation: z = softmax((logits(x) + g) / T), g_k standard Gumbel.
 
-    The bound is that of the relaxed model: prior and guide are densities on the simplex, so its
-    nats are not those of the ``categorical`` guide.
+    The bound is that of the relaxed model. Prior and guide are densities on the simplex, so its
+    nats cannot be compared with those of the ``categorical`` guide.
 
     Args:
         encoder: network to features.
         latent_size: number of classes K.
-        temperature: T; draws come close to one-of-K as it goes to 0, and gradients grow.
+        temperature: T. Towards 0, draws come close to one-of-K and gradients grow.
 
     Raises:
         InputError: a temperature that is not above 0.
@@ -83,6 +77,7 @@ class GumbelSoftmax(nn.Module):
     Mnih & Teh 2017, The concrete distribution, whose densities are used.
 
     Example:
+        >>> from pyro_vae.guides import GumbelSoftmax
         >>> encoder = MLP((1, 28, 28)).encoder()
         >>> GumbelSoftmax(encoder, 10)(torch.rand(8, 1, 28, 28)).rsample().shape
         torch.Size([8, 10])
@@ -99,14 +94,11 @@ class GumbelSoftmax(nn.Module):
         self.register_buffer("temperature", torch.tensor(temperature), persistent=False)
 
     def forward(self, x: Tensor) -> Distribution:
-        return Relaxed(self.temperature, logits=self.head(self.encoder(x)))  # [B], event [K]
-
-
-DISCRETE = {"categorical": Categorical, "gumbel-softmax": GumbelSoftmax}
+        return RelaxedOneHot(self.temperature, logits=self.head(self.encoder(x)))  # [B], event [K]
 
 
 class Features(nn.Module):
-    """The encoder of a guide whose features are there already."""
+    """An encoder that gives its input back: the features are already computed."""
 
     def __init__(self, out_features: int) -> None:
         super().__init__()
@@ -116,20 +108,20 @@ class Features(nn.Module):
         return h
 
 
-class Joint(nn.Module):
-    """A continuous and a one-of-K latent side by side, the sites "z" and "c".
+class JointGuide(Guide):
+    """A continuous and a one-of-K latent side by side, at the sites "z" and "c".
 
-    Equation: q(z, c | x) = q(z | x) q(c | x); the decoder gets (z, c).
+    Equation: q(z, c | x) = q(z | x) q(c | x).
 
     Args:
         encoder: network to features, shared by the two.
-        latent_size: numbers that the decoder gets; ``latent_size - categories`` of them are z.
+        latent_size: size of z and c together; the decoder gets both.
         categories: number of classes of c.
-        continuous: the guide of z: a name of :data:`~pyro_vae.guides.GUIDES`.
-        discrete: the guide of c: ``gumbel-softmax``, or ``categorical`` to sum c out.
+        continuous: the guide of z, a name of :data:`~pyro_vae.registry.GUIDES`.
+        discrete: the guide of c: ``gumbel-softmax``, or ``categorical`` to sum over c.
 
     Raises:
-        InputError: fewer than 2 categories, or no room left for z.
+        InputError: fewer than 2 categories, no dimension left for z, or another guide of c.
 
     Paper: Dupont 2018, Learning disentangled joint continuous and discrete representations.
 
@@ -138,8 +130,6 @@ class Joint(nn.Module):
         >>> sorted(vae.encode(torch.rand(8, 1, 28, 28)))
         ['c', 'z']
     """
-
-    default_prior = "joint"
 
     def __init__(
         self,
@@ -150,112 +140,19 @@ class Joint(nn.Module):
         discrete: Any = "gumbel-softmax",
     ) -> None:
         super().__init__()
-        from . import GUIDES  # which holds this class
-
-        if categories not in range(2, latent_size):
-            raise InputError(
-                f"categories is between 2 and the latent size {latent_size} less 1, which z needs, "
-                f"not {categories}"
-            )
+        check_categories("guide", categories, latent_size)
         self.sizes = [latent_size - categories, categories]
         self.encoder = encoder
         h = Features(features(encoder))
-        self.z = build("guide", continuous, GUIDES, encoder=h, latent_size=self.sizes[0])
-        self.c = build("guide", discrete, DISCRETE, encoder=h, latent_size=self.sizes[1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.encoder(x)
-        return together([draw("z", self.z(h)), draw("c", self.c(h))])  # [*, B, Z]
-
-
-class CategoricalPrior(nn.Module):
-    """A one-of-K latent, each value as probable as the next: fits the guide ``categorical``.
-
-    Equation: p(z = e_k) = 1 / K.
-
-    Args:
-        latent_size: number of classes K.
-
-    Paper: Kingma et al. 2014, Semi-supervised learning with deep generative models.
-
-    Example:
-        >>> CategoricalPrior(10)().log_prob(torch.eye(10)).exp()[0]
-        tensor(0.1000)
-    """
-
-    zero: Tensor
-
-    def __init__(self, latent_size: int) -> None:
-        super().__init__()
-        self.register_buffer("zero", torch.zeros(latent_size), persistent=False)
-
-    def forward(self) -> Distribution:
-        return dist.OneHotCategorical(logits=self.zero)
-
-
-class RelaxedCategoricalPrior(nn.Module):
-    """A relaxed one-of-K latent without preference: fits the guide ``gumbel-softmax``.
-
-    Equation: z = softmax(g / T), g_k standard Gumbel.
-
-    Args:
-        latent_size: number of classes K.
-        temperature: T, that of the prior's own relaxation.
-
-    Raises:
-        InputError: a temperature that is not above 0.
-
-    Paper: Maddison, Mnih & Teh 2017, The concrete distribution.
-
-    Example:
-        >>> RelaxedCategoricalPrior(10)().sample().shape
-        torch.Size([10])
-    """
-
-    zero: Tensor
-    temperature: Tensor
-
-    def __init__(self, latent_size: int, temperature: float = 0.5) -> None:
-        super().__init__()
-        self.register_buffer("zero", torch.zeros(latent_size), persistent=False)
-        temperature = float(number("temperature", temperature, above=0))
-        self.register_buffer("temperature", torch.tensor(temperature), persistent=False)
-
-    def forward(self) -> Distribution:
-        return Relaxed(self.temperature, logits=self.zero)
-
-
-class JointPrior(nn.Module):
-    """A standard Normal "z" and the one-of-K "c" that fits the guide ``joint``.
-
-    Equation: p(z, c) = N(z; 0, I) p(c), p(c) as ``categorical`` or ``relaxed-categorical``.
-
-    Args:
-        posterior: the guide, which says how many categories there are and of which kind.
-
-    Raises:
-        InputError: a guide that is not ``joint``.
-
-    Paper: Dupont 2018, Learning disentangled joint continuous and discrete representations.
-
-    Example:
-        >>> VAE((1, 28, 28), 20, guide="joint", prior="joint").sample(3).shape
-        torch.Size([3, 1, 28, 28])
-    """
-
-    zero: Tensor
-
-    def __init__(self, posterior: nn.Module) -> None:
-        super().__init__()
-        if not isinstance(posterior, Joint):
+        self.z = GUIDES.build(continuous, encoder=h, latent_size=self.sizes[0])
+        self.c = GUIDES.build(discrete, encoder=h, latent_size=self.sizes[1])
+        fitting = Guide.of(self.c).default_prior
+        if fitting not in ("categorical", "relaxed-categorical"):
             raise InputError(
-                f"the joint prior fits the guide joint, not the {type(posterior).__name__} guide"
+                f"the guide of c is categorical or gumbel-softmax, not {type(self.c).__name__}"
             )
-        size, categories = posterior.sizes
-        self.register_buffer("zero", torch.zeros(size), persistent=False)
-        relaxed = posterior.c.default_prior == "relaxed-categorical"
-        self.c = (RelaxedCategoricalPrior if relaxed else CategoricalPrior)(categories)
+        self.default_prior = f"joint(categories={categories}, discrete={fitting!r})"
 
-    def forward(self) -> Tensor:
-        z = draw("z", dist.Normal(self.zero, torch.ones_like(self.zero)).to_event(1))
-        return together([z, draw("c", self.c())])  # [*, B, Z]
+    def sample_sites(self, x: Tensor, *, context: Tensor | None = None) -> Tensor:
+        h = self.encoder(x)
+        return concatenate([sample_site("z", self.z(h)), sample_site("c", self.c(h))])  # [*, B, Z]

@@ -1,8 +1,8 @@
 """Guides made of normalizing flows: planar, inverse autoregressive, spline.
 
-A flow draws noise and pushes it through invertible maps that depend on the image's features. What
-it has drawn itself it scores in the same pass. Any other z is scored as well, exactly but more
-slowly: an autoregressive map is inverted in Z passes, a planar one by bisection.
+A flow draws noise and sends it through invertible maps that depend on the image's features. The
+density of the flow's own draw is computed in the same pass. The density of any other z is exact,
+too, but slower: an autoregressive map is inverted in Z passes, a planar map by bisection.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.contrib.zuko import ZukoToPyro
-from pyro.distributions import Distribution, constraints
+from pyro.distributions import Distribution
 from pyro.distributions.transforms.planar import ConditionedPlanar
-from pyro.distributions.util import is_validation_enabled
 from torch import Tensor, nn
 from torch.distributions import AffineTransform
 from zuko.distributions import DiagNormal, NormalizingFlow
@@ -22,34 +20,15 @@ from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.transforms import ComposedTransform, MonotonicAffineTransform, MonotonicRQSTransform
 from zuko.utils import bisection
 
+from ..contracts import Guide
+from ..distributions import Flow
 from ..networks import features
-from ..parts import at_least_one, build
+from ..registry import at_least_one
 from ..scales import SCALES
-
-# Importing zuko turns off torch's checks of arguments for the whole process; what Pyro was told
-# about them stands.
-dist.enable_validation(is_validation_enabled())
-
-
-class Flow(ZukoToPyro):
-    """A flow of zuko's as a Pyro distribution over real vectors."""
-
-    support = constraints.real_vector
-
-    @property
-    def event_shape(self) -> torch.Size:
-        noise: Any = self.dist
-        return noise.base.event_shape  # torch's affine map would count its batch in as well
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self(torch.Size(sample_shape))
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Flow:
-        return Flow(self.dist.expand(torch.Size(batch_shape)))
 
 
 class PlanarMap(ConditionedPlanar):
-    """Pyro's planar map, and its inverse for points that it has not drawn.
+    """Pyro's planar map, with an inverse for points that it has not drawn.
 
     Equation: y = x + û tanh(wᵀx + b); a = wᵀx + b solves a + wᵀû tanh(a) = wᵀy + b.
     """
@@ -57,7 +36,7 @@ class PlanarMap(ConditionedPlanar):
     def _inverse(self, y: Tensor) -> Tensor:
         bias, u, w = self._params
         u_hat = self.u_hat(u, w)
-        slope = (w * u_hat).sum(-1, keepdim=True)  # above -1, so that the left side increases in a
+        slope = (w * u_hat).sum(-1, keepdim=True)  # > -1, so a + slope tanh(a) increases
         target = (w * y).sum(-1, keepdim=True) + bias  # [*, B, 1]
         slope, target = torch.broadcast_tensors(slope, target)
         reach = slope.detach().abs()
@@ -70,12 +49,12 @@ class PlanarMap(ConditionedPlanar):
             phi=(slope,),
         )
         x = y - u_hat * a.tanh()
-        self._call(x)  # which keeps log |det ∂y/∂x|, as Pyro's map asks of whoever fills its cache
+        self._call(x)  # Pyro's map needs its cache of log |det ∂y/∂x| filled.
         return x
 
 
-class Planar(nn.Module):
-    """A Normal pushed through planar maps; the encoder gives μ, log σ² and every map.
+class Planar(Guide):
+    """A Normal sent through planar maps; the encoder gives μ, log σ² and the maps' parameters.
 
     Equation: z_0 ~ N(μ(x), σ(x)²), z_t = z_{t-1} + u_t(x) tanh(w_t(x)ᵀ z_{t-1} + b_t(x)).
 
@@ -84,7 +63,7 @@ class Planar(nn.Module):
         latent_size: number of latent dimensions Z.
         layers: number of planar maps.
         scale: how the encoder's second output becomes σ, a name of
-            :data:`~pyro_vae.scales.SCALES`.
+            :data:`~pyro_vae.registry.SCALES`.
 
     Raises:
         InputError: fewer than 1 layer.
@@ -92,6 +71,7 @@ class Planar(nn.Module):
     Paper: Rezende & Mohamed 2015, Variational inference with normalizing flows.
 
     Example:
+        >>> from pyro_vae.guides import Planar
         >>> q = Planar(MLP((1, 28, 28)).encoder(), 20)(torch.rand(8, 1, 28, 28))
         >>> q.log_prob(q.rsample()).shape
         torch.Size([8])
@@ -106,24 +86,24 @@ class Planar(nn.Module):
         self.sizes = [1, latent_size, latent_size]
         outputs = 2 * latent_size + layers * sum(self.sizes)
         self.head = nn.Linear(features(encoder), outputs)
-        self.scale = build("scale", scale, SCALES)
+        self.scale = SCALES.build(scale)
 
     def forward(self, x: Tensor) -> Distribution:
         outputs = self.head(self.encoder(x))
         loc, raw = outputs[..., : 2 * self.sizes[1]].chunk(2, -1)  # each [B, Z]
         layers = outputs[..., 2 * self.sizes[1] :].split(sum(self.sizes), -1)
-        # The maps remember their last draw, so they live as long as one distribution.
+        # New maps for each distribution, because a map caches its last draw.
         maps = [PlanarMap(layer.split(self.sizes, -1)) for layer in layers]
         base = dist.Normal(loc, self.scale(raw)).to_event(1)
         return dist.TransformedDistribution(base, maps)
 
 
-class Autoregressive(nn.Module):
-    """Base of the guides whose maps are autoregressive: a layer's map of dimension d depends on
-    the dimensions before it, in an order that turns around from layer to layer.
+class Autoregressive(Guide):
+    """Base of the guides with autoregressive maps.
 
-    A subclass says which map of one number each layer is made of: ``univariate`` and the shapes of
-    that map's parameters.
+    A layer's map of dimension d depends on the dimensions before d. The order of the dimensions is
+    reversed from layer to layer. A subclass gives the map of one number, ``univariate``, and the
+    ``shapes`` of its parameters.
     """
 
     univariate: Any
@@ -143,7 +123,7 @@ class Autoregressive(nn.Module):
         self.encoder = encoder
         self.sizes = [latent_size, latent_size, units]
         self.head = nn.Linear(features(encoder), sum(self.sizes))
-        self.scale = build("scale", scale, SCALES)
+        self.scale = SCALES.build(scale)
         order = torch.arange(latent_size)
         self.maps = nn.ModuleList(
             MaskedAutoregressiveTransform(
@@ -162,7 +142,7 @@ class Autoregressive(nn.Module):
         maps = [layer(context) for layer in self.maps]
         maps.append(AffineTransform(loc, self.scale(raw), event_dim=1))
         noise = DiagNormal(torch.zeros_like(loc), torch.ones_like(loc))
-        # zuko's flows map data to noise; ours draws through its maps, which is their fast way.
+        # zuko's flows map data to noise. Here drawing must be fast, so the map is inverted.
         return Flow(NormalizingFlow(ComposedTransform(*maps).inv, noise))
 
 
@@ -178,7 +158,7 @@ class IAF(Autoregressive):
         layers: number of autoregressive maps T.
         units: hidden units of each masked network, and the size of h.
         scale: how the encoder's second output becomes σ, a name of
-            :data:`~pyro_vae.scales.SCALES`.
+            :data:`~pyro_vae.registry.SCALES`.
 
     Raises:
         InputError: fewer than 1 layer or unit.
@@ -186,6 +166,7 @@ class IAF(Autoregressive):
     Paper: Kingma et al. 2016, Improving variational inference with inverse autoregressive flow.
 
     Example:
+        >>> from pyro_vae.guides import IAF
         >>> q = IAF(MLP((1, 28, 28)).encoder(), 20)(torch.rand(8, 1, 28, 28))
         >>> q.log_prob(q.rsample()).shape
         torch.Size([8])
@@ -196,7 +177,7 @@ class IAF(Autoregressive):
 
 
 class Spline(Autoregressive):
-    """A neural spline flow: as ``iaf``, each map a rational-quadratic spline with 8 bins.
+    """A neural spline flow: like ``iaf``, with rational-quadratic splines of 8 bins as maps.
 
     Equation: ε_0 ~ N(0, I), ε_td = spline(ε_{t-1,d}; knots_td) within [-5, 5] and ε_{t-1,d} beyond,
     where knots_td is a masked network's function of h(x) and ε_{t-1,1} … ε_{t-1,d-1};
@@ -208,7 +189,7 @@ class Spline(Autoregressive):
         layers: number of autoregressive maps T.
         units: hidden units of each masked network, and the size of h.
         scale: how the encoder's second output becomes σ, a name of
-            :data:`~pyro_vae.scales.SCALES`.
+            :data:`~pyro_vae.registry.SCALES`.
 
     Raises:
         InputError: fewer than 1 layer or unit.
@@ -216,6 +197,7 @@ class Spline(Autoregressive):
     Paper: Durkan et al. 2019, Neural spline flows.
 
     Example:
+        >>> from pyro_vae.guides import Spline
         >>> q = Spline(MLP((1, 28, 28)).encoder(), 20)(torch.rand(8, 1, 28, 28))
         >>> q.log_prob(q.rsample()).shape
         torch.Size([8])

@@ -1,4 +1,4 @@
-"""The semi-amortized guide: what the encoder says of an image, refined on that image."""
+"""The semi-amortized guide: the encoder's posterior, refined by gradient steps on each image."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from ..contracts import Borrowed, Guide, Prior, Sampled
+from ..errors import InputError
+from ..latents import in_support
 from ..networks import features
-from ..parts import InputError, at_least_one, number
-from ..sites import scores
+from ..registry import at_least_one, number
 
 
-class SemiAmortized(nn.Module):
-    """A mean-field Normal, refined by gradient steps on each image's own ELBO.
+class SemiAmortized(Guide):
+    """A mean-field Normal, refined by gradient steps on the ELBO of each image.
 
     Equation: λ_0 = (μ, log σ²) from the encoder; λ_{s+1} = λ_s + rate · F⁻¹ ∇_λ L(x; λ_s), where L
     is the ELBO at weight 1 and F the Normal's Fisher information (1/σ² for μ, ½ for log σ²);
     q = N(μ_S, σ_S²).
 
-    The steps are natural-gradient ones, so that one rate serves every model; none moves μ by more
-    than ``rate`` σ or log σ² by more than ``rate``. L is taken at fixed points μ ± σ ⊙ signs, the
-    same for all images, so that q is a function of the image without randomness of its own. In
-    training, gradients run through the steps, to the encoder and to the decoder.
+    The steps follow the natural gradient, so the same rate works for different models. A step
+    changes μ by at most ``rate`` σ and log σ² by at most ``rate``. L is computed at fixed points
+    μ ± σ ⊙ signs, the same for all images, so q is a deterministic function of the image. In
+    training, gradients flow through the steps to the encoder and to the decoder.
 
     Args:
         encoder: network to features.
         latent_size: number of latent dimensions Z.
         steps: gradient steps for each image.
-        rate: length of a step; 1 is Newton's for a Normal posterior without correlations.
-        draws: pairs of points μ ± σ ⊙ signs at which L is taken.
+        rate: length of a step; 1 is Newton's step for a Normal posterior without correlations.
+        draws: pairs of points μ ± σ ⊙ signs at which L is computed.
 
     Raises:
-        InputError: fewer than 1 step or draw, a rate outside (0, 1], or a prior that is no
-            distribution of a real vector or is itself made of this guide.
+        InputError: fewer than 1 step or draw, a rate outside (0, 1], a prior that is not a
+            distribution over real vectors, or a prior that is made of this guide.
 
     Paper: Kim et al. 2018, Semi-amortized variational autoencoders.
 
@@ -64,42 +66,44 @@ class SemiAmortized(nn.Module):
         self.head = nn.Linear(features(encoder), 2 * latent_size)
         self.steps = steps
         self.rate = rate
-        # Signs have square 1 as a standard Normal's draws have on average: for a quadratic
-        # log p(x, z), its curvature along each dimension enters L without error.
+        # Signs have square 1, like a standard Normal's draws on average. For a quadratic
+        # log p(x, z), L is then exact in the curvature along each dimension.
         half = torch.randint(2, (draws, 1, latent_size)) * 2.0 - 1  # [draws, 1, Z]
         self.register_buffer("signs", torch.cat([half, -half]))  # [2 draws, 1, Z]
-        self.model: tuple[Any, ...] = ()
+        self.model = Borrowed()
 
     def attach(self, model: Any) -> None:
-        """Tell the guide the model whose ELBO it climbs: ``model.prior``, ``model.likelihood``."""
-        if getattr(model.prior, "posterior", None) is self:
+        """Keep the model whose ELBO the steps increase: ``model.prior``, ``model.likelihood``."""
+        borrowed = [b for b in vars(model.prior).values() if isinstance(b, Borrowed)]
+        if any(b.module is self for b in borrowed):
             raise InputError(
-                f"the semi-amortized guide is refined by the prior, and the prior "
+                f"the semi-amortized guide is refined with the prior, and the prior "
                 f"{type(model.prior).__name__} is made of the guide; take another prior"
             )
         with torch.random.fork_rng(devices=[]):
-            prior = model.prior()
+            sampled = Prior.of(model.prior)
+            single = type(sampled).sample_sites is Sampled.sample_sites
+            prior = model.prior() if single else None
         if not (
             isinstance(prior, torch.distributions.Distribution)
             and prior.event_shape == self.signs.shape[-1:]
-            and scores(prior, self.signs)
+            and in_support(prior, self.signs)
         ):
             raise InputError(
                 f"the semi-amortized guide's z is one real vector of {self.signs.shape[-1]} "
                 f"numbers, which the prior {type(model.prior).__name__} does not score"
             )
-        # In a tuple, out of torch's sight: the model's weights belong to the model alone.
-        self.model = (model,)
+        self.model = Borrowed(model)
 
     def elbo(self, x: Tensor, loc: Tensor, logvar: Tensor) -> Tensor:
-        """L of all images together, up to a constant."""
-        (model,) = self.model
+        """The sum of L over all images, up to a constant."""
+        model = self.model.module
         z = loc + (0.5 * logvar).exp() * self.signs  # [2 draws, B, Z]
         log_joint = model.prior().log_prob(z) + model.likelihood(z).log_prob(x)
         return log_joint.mean(0).sum() + 0.5 * logvar.sum()
 
     def forward(self, x: Tensor) -> Distribution:
-        if not self.model:
+        if self.model.module is None:
             raise InputError("the semi-amortized guide has no model; call attach(model) first")
         learning = torch.is_grad_enabled()
         loc, logvar = self.head(self.encoder(x)).chunk(2, -1)  # each [B, Z]

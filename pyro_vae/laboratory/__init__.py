@@ -18,8 +18,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..checkpoints import versions
-from ..parts import InputError, lookup
+from ..runs.folder import versions
+from ..errors import InputError
+from ..registry import lookup
 from .answer import answer, draw_answer
 from .base import Experiment, Numbers, Setting, Verdict, silent
 from .blow_up import blow_up, draw_blow_up, judge_blow_up

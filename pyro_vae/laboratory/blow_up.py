@@ -15,9 +15,9 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from ..data import Data
+from ..errors import InputError
 from ..guides import MeanField
 from ..networks import MLP
-from ..parts import InputError
 from ..scales import SCALES, Scale
 from ..training import adam
 from ..vae import VAE

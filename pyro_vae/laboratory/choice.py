@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..data import Data, load
+from ..errors import InputError, TrainingError
 from ..evaluation.importance import importance
 from ..evaluation.latents import active_units
-from ..parts import InputError, TrainingError
 from ..scales import SCALES
 from ..training import fit
 from ..vae import VAE

@@ -1,4 +1,4 @@
-"""Distributions of one pixel that torch and Pyro lack, or have with too few digits."""
+"""Distributions of one pixel that torch and Pyro lack or do not compute exactly enough."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch.nn.functional import logsigmoid
 
 
 class ContinuousBernoulli(dist.ContinuousBernoulli):
-    """torch's continuous Bernoulli, exact at every logit.
+    """torch's continuous Bernoulli, made exact at every logit.
 
     Equation: log p(x) = x η - log(1 + e^η) + log(η / tanh(η/2)), η the logit.
 
-    torch's own takes the normalizer at a probability that it clamps away from 0 and 1; in float32
-    that is off by 1.1 nats a pixel at a logit of 50, with no gradient beyond 16.
+    torch computes the normalizer from a probability that it clamps away from 0 and 1. In float32
+    this is wrong by 1.1 nats a pixel at a logit of 50, and has no gradient beyond a logit of 16.
 
     Args:
         logits: η, of any shape.
@@ -28,12 +28,13 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
     Paper: Loaiza-Ganem & Cunningham 2019, The continuous Bernoulli.
 
     Example:
+        >>> from pyro_vae.likelihoods.pixels import ContinuousBernoulli
         >>> ContinuousBernoulli(logits=torch.tensor(100.0)).log_prob(torch.tensor(1.0)).exp()
         tensor(100.0000)
     """
 
     def _near_zero(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Where series are taken, half of η for them, and η, made 1 where they are taken."""
+        """Where |η| is small enough for a series; η / 2 there; and η, replaced by 1 there."""
         small = self.logits.abs() < 0.1
         half = torch.where(small, self.logits / 2, 0)
         return small, half, torch.where(small, 1, self.logits)
@@ -51,9 +52,9 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
         return torch.where(small, series, -1 / torch.expm1(-eta) - 1 / eta)
 
     def icdf(self, value: Tensor) -> Tensor:
-        size = self.logits.abs().clamp(min=1e-6)  # where the density is 1 to six digits
+        size = self.logits.abs().clamp(min=1e-6)  # The density is 1 to six digits there.
         falls = self.logits < 0
-        # Inverted for a falling density; a rising one is its mirror image.
+        # The formula is for a falling density. A rising density is its mirror image.
         u = torch.where(falls, value, 1 - value)
         x = torch.log1p(u * torch.expm1(-size)) / -size
         return torch.where(falls, x, 1 - x).clamp(0, 1)
@@ -68,11 +69,11 @@ class Levels(constraints.Constraint):
 
 
 class DiscretizedLogistic(TorchDistribution):
-    """A logistic distribution rounded to the 256 levels k/255, the outer two taking the tails.
+    """A logistic distribution rounded to the 256 levels k/255; the outer levels include the tails.
 
     Equation: P(k/255) = S(k + ½) - S(k - ½), S(t) = sigmoid((t/255 - μ) / s), with S(-½) = 0 and
-    S(255½) = 1; log P = log S(k + ½) + log(1 - S(k - ½)) + log(1 - exp(-1/(255 s))), a sum in which
-    nothing cancels.
+    S(255½) = 1; log P = log S(k + ½) + log(1 - S(k - ½)) + log(1 - exp(-1/(255 s))), which has
+    no cancellation.
 
     Args:
         loc: μ, in units of the pixel's range [0, 1].
@@ -82,6 +83,7 @@ class DiscretizedLogistic(TorchDistribution):
     Salimans et al. 2017, PixelCNN++.
 
     Example:
+        >>> from pyro_vae.likelihoods.pixels import DiscretizedLogistic
         >>> levels = torch.arange(256) / 255
         >>> DiscretizedLogistic(0.3, 0.05).log_prob(levels).exp().sum()
         tensor(1.0000)
@@ -104,7 +106,7 @@ class DiscretizedLogistic(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        # In units of levels k is exact, so that P(k)'s upper end is P(k + 1)'s lower end to the bit
+        # In units of levels k is exact, so the upper end of level k equals the lower end of k + 1.
         k, loc, scale = (255 * value).round(), 255 * self.loc, 255 * self.scale
         log_below = logsigmoid((k + 0.5 - loc) / scale)
         log_above = logsigmoid((loc - k + 0.5) / scale)
@@ -124,7 +126,7 @@ class DiscretizedLogistic(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """Σ_k P(x ≥ k/255) / 255, one level at a time, so that memory is that of one image."""
+        """Σ_k P(x ≥ k/255) / 255. One level at a time, so that memory does not grow with levels."""
         loc, scale = 255 * self.loc, 255 * self.scale
         total = torch.zeros_like(loc)
         for k in range(1, 256):

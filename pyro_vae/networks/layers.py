@@ -1,19 +1,15 @@
-"""What networks are built of, and how what flows between them is laid out."""
+"""The building blocks of networks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import prod
 
 from torch import Tensor, nn
 
-from ..parts import InputError, lookup
-
-Shape = tuple[int, int, int]
-Latent = int | Sequence[int | Sequence[int]]
-Layout = tuple[int, ...]
-"""A layer of latents or features: ``(n,)`` numbers, or ``(c, h, w)`` laid out like an image."""
+from ..errors import InputError
+from ..latents import Layout, Shape, size_of
+from ..registry import lookup
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -27,15 +23,20 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def widths(option: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    """Layer sizes as a tuple, refused with one sentence unless all are whole numbers above 0."""
-    if not sizes or not all(isinstance(s, int) and s > 0 for s in sizes):
-        raise InputError(f"{option} takes whole numbers above 0, not {list(sizes)}")
+    """Layer sizes as a tuple.
+
+    Raises:
+        InputError: no sizes, or something else than whole numbers above 0.
+    """
+    many = isinstance(sizes, Sequence) and not isinstance(sizes, str)
+    if not many or not sizes or not all(type(s) is int and s > 0 for s in sizes):
+        given = list(sizes) if many else repr(sizes)
+        raise InputError(f"{option} takes whole numbers above 0, such as [400, 200], not {given}")
     return tuple(sizes)
 
 
 class Layers(nn.Sequential):
-    """A chain of layers that says how many features it ends in, and how they are laid out if not
-    as a vector."""
+    """A chain of layers that says the number and the layout of its output features."""
 
     out_features: int
     out_layout: Layout
@@ -49,8 +50,14 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 def dense(sizes: Sequence[int], activation: str, last: bool, batch_norm: bool = False) -> Layers:
-    """Linear layers through ``sizes``, an activation after each, after the last one if ``last``;
-    before each activation batch normalization, if asked for."""
+    """Linear layers of the given sizes, each followed by an activation.
+
+    Args:
+        sizes: input size, then the size of each layer's output.
+        activation: a name of :data:`ACTIVATIONS`.
+        last: whether the last layer has an activation, too.
+        batch_norm: whether batch normalization precedes each activation.
+    """
     act = lookup("activation", activation, ACTIVATIONS)
     layers = Layers()
     for i, (a, b) in enumerate(pairwise(sizes), start=2):
@@ -59,87 +66,50 @@ def dense(sizes: Sequence[int], activation: str, last: bool, batch_norm: bool = 
             if batch_norm:
                 layers.append(BatchNorm(b))
             layers.append(act())
-    layers.out_features = sizes[-1]
+    layers.out_features, layers.out_layout = sizes[-1], (sizes[-1],)
     return layers
 
 
 def features(encoder: nn.Module) -> int:
-    """How many features an encoder ends in."""
+    """The number of an encoder's output features.
+
+    Raises:
+        InputError: an encoder without an attribute ``out_features``.
+    """
+    # The encoder can be any module of the user, so its attribute can only be asked for by name.
     if not isinstance(size := getattr(encoder, "out_features", None), int):
         raise InputError(
-            f"the encoder {type(encoder).__name__} does not say how many features it ends in; give "
+            f"the encoder {type(encoder).__name__} does not say how many features it gives; give "
             "it an attribute out_features"
         )
     return size
 
 
-def layers(latent_size: Latent) -> tuple[Layout, ...]:
-    """The layers of latents that ``latent_size`` names, z_1 first.
-
-    ``20`` is one layer, ``(64, 32)`` are two, ``((8, 14, 14), (8, 7, 7), 32)`` are three.
-
-    Raises:
-        InputError: none, or other than whole numbers above 0.
-    """
-    each = latent_size if isinstance(latent_size, Sequence) else (latent_size,)
-    result = tuple(tuple(z) if isinstance(z, Sequence) else (z,) for z in each)
-    if not result or not all(
-        len(z) in (1, 3) and all(type(n) is int and n > 0 for n in z) for z in result
-    ):
-        raise InputError(
-            "the latent size is a whole number above 0, or one for each layer such as (64, 32, "
-            f"16), or channels, height and width of a layer such as (8, 7, 7), not {latent_size}"
-        )
-    return result
-
-
-def divide(shape: Shape, latents: Sequence[Layout]) -> None:
-    """Raise :class:`~pyro_vae.parts.InputError` unless every layer that is laid out like an image
-    has sides that divide those of what lies below it."""
-    below, (high, wide) = "the image", shape[1:]
-    for i, each in enumerate(latents, start=1):
-        if len(each) == 1:
-            continue
-        h, w = each[1:]
-        if high % h or wide % w or high // h != wide // w:
-            raise InputError(
-                f"layer {i} of the latents has {h}x{w} places, and {below} has {high}x{wide}, "
-                "which is no whole multiple of that; give sides such as "
-                + " or ".join(f"{high // n}x{wide // n}" for n in divisors(high, wide)[:3])
-            )
-        below, (high, wide) = f"layer {i}", each[1:]
-
-
-def divisors(*numbers: int) -> list[int]:
-    """What divides all numbers, from 1 upwards."""
-    return [n for n in range(1, min(numbers) + 1) if not any(number % n for number in numbers)]
-
-
 def layout(encoder: nn.Module) -> Layout:
-    """How an encoder's features are laid out."""
-    return getattr(encoder, "out_layout", (features(encoder),))
+    """The layout of an encoder's output features: a vector, unless the encoder says another."""
+    return encoder.out_layout if isinstance(encoder, Layers) else (features(encoder),)
 
 
 def numbers(layouts: Sequence[Layout]) -> int:
-    """How many numbers there are in all."""
-    return sum(prod(each) for each in layouts)
+    """How many numbers vectors with these layouts have together."""
+    return sum(size_of(each) for each in layouts)
 
 
 def head(encoder: nn.Module, outputs: int) -> nn.Module:
     """A linear map from an encoder's features to ``outputs`` numbers.
 
-    Where the features are laid out like an image, and the outputs can be, each place has its own
-    from its own features, the same map everywhere; the first half of the outputs is then the first
-    half of their channels.
+    If the features have the layout of an image and ``outputs`` is a multiple of its places, each
+    place is computed from its own features by the same map. The first half of the outputs is then
+    the first half of the channels.
     """
-    laid = layout(encoder)
-    if len(laid) == 3 and outputs % (laid[1] * laid[2]) == 0:
-        return PlaceByPlace((laid[0], laid[1], laid[2]), outputs)
+    places = layout(encoder)
+    if len(places) == 3 and outputs % (places[1] * places[2]) == 0:
+        return PlaceByPlace((places[0], places[1], places[2]), outputs)
     return nn.Linear(features(encoder), outputs)
 
 
 class PlaceByPlace(nn.Module):
-    """One linear map of the features at each place: vectors ``[*, C·h·w]`` -> ``[*, outputs]``."""
+    """The same linear map at each place of an image: vectors ``[*, C·h·w]`` -> ``[*, outputs]``."""
 
     def __init__(self, places: Shape, outputs: int) -> None:
         super().__init__()
@@ -152,7 +122,7 @@ class PlaceByPlace(nn.Module):
 
 
 class OverImages(nn.Module):
-    """A network on images ``[B, C, H, W]``, applied over any leading dimensions."""
+    """Applies a network on images ``[B, C, H, W]`` over any leading dimensions."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -164,11 +134,11 @@ class OverImages(nn.Module):
 
 
 class Sum(nn.Module):
-    """Vectors side by side, ``[*, ΣF]``, each through a network of its own, and added up."""
+    """Splits ``[*, ΣF]`` into vectors, sends each through its own network and adds the results."""
 
     def __init__(self, sources: Sequence[Layout], paths: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.sizes = [prod(source) for source in sources]
+        self.sizes = [size_of(source) for source in sources]
         self.paths = nn.ModuleList(paths)
 
     def forward(self, x: Tensor) -> Tensor:

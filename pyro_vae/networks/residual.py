@@ -1,4 +1,4 @@
-"""Residual convolutions: for images larger than MNIST's and for latents laid out like images."""
+"""Residual convolutions, for large images and for latents with the layout of images."""
 
 from __future__ import annotations
 
@@ -8,37 +8,41 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from ..parts import InputError, at_least_one, lookup
-from .layers import ACTIVATIONS, Latent, Layers, Layout, OverImages, Shape, Sum, layers, widths
+from ..contracts import Network
+from ..errors import InputError
+from ..latents import Layout, Shape
+from ..registry import at_least_one, lookup
+from .layers import ACTIVATIONS, Layers, OverImages, Sum, widths
 
 Affine = TypeVar("Affine", nn.Linear, nn.Conv2d)
 
 
-class Residual:
-    """Convolutions with residual blocks; latents may be laid out like images.
+class Residual(Network):
+    """Convolutions with residual blocks; latents may have the layout of an image.
 
-    The image is at level 0, and each level has half the sides of the one below it, ⌈s/2⌉ of s. A
-    layer of latents ``(c, h, w)`` is at the level that has its places. One of ``(n,)`` is a dense
-    layer away from the level that ``hidden`` ends at. Whatever is computed from another thing
-    passes all levels between the two: upwards by convolutions of stride 2, downwards by repeating
-    each place in a square of 2x2, with residual blocks at every level.
+    The image is level 0. Each level has half the sides of the level below it, ⌈s/2⌉ of s. A layer
+    of latents ``(c, h, w)`` belongs to the level with the same height and width. A layer ``(n,)``
+    is connected by a dense layer to the deepest level, whose number is the length of ``hidden``.
+    A path from one layer to another passes all levels between them: upwards by convolutions of
+    stride 2, downwards by repeating each place in a square of 2x2. There are residual blocks at
+    every level.
 
-    A block adds to its input what two convolutions make of it, which is 0 at first; the layers
-    between blocks keep the variance. So a deep stack begins as a shallow one.
+    A block computes x + f(x), where f is two convolutions and starts at 0. The layers between
+    blocks keep the variance. So a deep network starts as a shallow one.
 
     Args:
         shape: ``(C, H, W)`` of the image.
-        latent_size: the layers of latents, z_1 first.
-        hidden: channels at level 1, 2, …; levels beyond them have as many as the last.
+        latent_layers: the layouts of the layers of latents, z_1 first.
+        hidden: channels at level 1, 2, …; deeper levels have as many as the last one.
         activation: a name of :data:`~pyro_vae.networks.ACTIVATIONS`.
         units: features that latents ``(n,)`` are computed from.
         blocks: residual blocks at each level.
 
     Raises:
-        InputError: latents with places that halving the image does not come to.
+        InputError: a layer of latents whose height and width are those of no level.
 
     Paper: He et al. 2016, Identity mappings in deep residual networks; Kingma et al. 2016,
-    Improving variational inference with inverse autoregressive flow, for such latents.
+    Improving variational inference with inverse autoregressive flow, for latents with the layout of images.
 
     Example:
         >>> latents = ((4, 16, 16), (8, 8, 8), 32)
@@ -49,7 +53,7 @@ class Residual:
     def __init__(
         self,
         shape: Shape,
-        latent_size: Latent = 1,
+        latent_layers: Sequence[Layout] = ((1,),),
         hidden: Sequence[int] = (32, 64, 128),
         activation: str = "silu",
         units: int = 256,
@@ -66,7 +70,7 @@ class Residual:
         while max(self.sides[-1]) > 1:
             self.sides.append(tuple(-(-side // 2) for side in self.sides[-1]))
         self.deep = min(len(self.hidden), len(self.sides) - 1)
-        self.latents = layers(latent_size)
+        self.latents = tuple(latent_layers)
         high, wide = shape[1:]
         whole = [(h, w) for h, w in self.sides if high % h == 0 and high // h * w == wide]
         for i, each in enumerate(self.latents, start=1):
@@ -84,9 +88,9 @@ class Residual:
 
     def decoder(self, latent_size: int, outputs: int = 1) -> Layers:
         z = self.latents[0] if prod(self.latents[0]) == latent_size else (latent_size,)
-        # Blocks on whole images take most of the time, so they end at level 1 where they can.
+        # Blocks at full resolution take most of the time, so the path ends at level 1 if possible.
         level = 0 if self.sides[0] in (z[1:], self.sides[-1]) else 1
-        finer = level + 1  # by so much is an image finer than its level
+        finer = level + 1  # the image's sides divided by those of the level
         network = self.between([z], (1, *self.sides[level]))
         to_pixels = nn.Sequential(
             nn.Conv2d(self.channels(level), finer**2 * outputs * self.shape[0], 3, padding=1),
@@ -108,9 +112,9 @@ class Residual:
         return network
 
     def path(self, source: Layout, target: Layout) -> nn.Module:
-        """From a vector laid out as ``source`` to one laid out as ``target``."""
+        """A module from a vector with the layout ``source`` to one with the layout ``target``."""
         start, end = self.level(source), self.level(target)
-        # A vector is next to the deepest level, or next to the other end if that is deeper still.
+        # A vector connects to the deepest level, or to the level of the other end if that is deeper.
         if not spatial(source):
             start = max(start, end)
         if not spatial(target):
@@ -132,7 +136,7 @@ class Residual:
         return chain
 
     def stages(self, channels: int, start: int, end: int) -> list[nn.Module]:
-        """From one level to another, with blocks at those between."""
+        """The layers from one level to another, with blocks at the levels between."""
         stages: list[nn.Module] = []
         up = start < end
         for level in range(start + 1, end + 1) if up else reversed(range(end, start)):
@@ -162,7 +166,7 @@ def spatial(places: Layout) -> bool:
 
 
 def steady(layer: Affine) -> Affine:
-    """The layer, with first weights by which its output varies as its input does."""
+    """The layer, initialised so that its output has the variance of its input."""
     nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -174,7 +178,7 @@ def convolution(channels: int, outputs: int, size: int, stride: int = 1) -> nn.C
 
 
 class Block(nn.Module):
-    """x + f(x), f twice an activation and a 3x3 convolution, 0 at first."""
+    """x + f(x), where f is an activation and a 3x3 convolution, twice; f starts at 0."""
 
     def __init__(self, channels: int, act: type[nn.Module]) -> None:
         super().__init__()
@@ -187,7 +191,7 @@ class Block(nn.Module):
 
 
 class Crop(nn.Module):
-    """The upper left part of images, as large as ``shape``."""
+    """Cuts images to the height and width of ``shape``, from the upper left corner."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()

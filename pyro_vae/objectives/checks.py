@@ -10,8 +10,8 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ..parts import InputError
-from ..sites import is_latent
+from ..errors import InputError
+from ..latents import is_latent
 
 PARTICLES = "num_particles_vectorized"  # Pyro's name of its plate over draws
 PLAIN = "take the monte-carlo objective, or kl='monte-carlo'"

@@ -9,7 +9,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
-from ..parts import InputError
+from ..errors import InputError
 from .checks import PLAIN
 
 

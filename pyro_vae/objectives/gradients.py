@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log
 from typing import Any
 
@@ -10,8 +11,9 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from ..parts import InputError, at_least_one
-from ..sites import is_latent
+from ..errors import InputError
+from ..latents import is_latent
+from ..registry import at_least_one
 from .checks import agree, show
 from .terms import PerImage, Terms
 
@@ -90,15 +92,12 @@ class PathGradient(PerImage):
         ∂ log w / ∂θ and ∂ log w / ∂z count in its gradient, ``[K, B]`` each."""
         raise NotImplementedError
 
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+    def terms(self, model: Any, guide: Any, args: Any, kwargs: Any) -> CutTerms:
         with Cut() as cut:
-            p, q = super()._get_trace(model, guide, args, kwargs)
-        sites: Any = q.nodes
-        for name, z in cut.drawn.items():
-            sites[name]["drawn"] = z
-        return p, q
+            ((p, q),) = self._get_traces(model, guide, args, kwargs)
+        return CutTerms(p, q, self.num_particles, cut.drawn)
 
-    def total(self, terms: Terms) -> Tensor:
+    def total(self, terms: CutTerms) -> Tensor:
         one_scale(terms)
         log_weight = terms.log_weight
         bound, of_theta, of_z = self.weights(log_weight.detach())
@@ -107,8 +106,26 @@ class PathGradient(PerImage):
             return loss
         log_joint = terms.log_likelihood + sum(terms.log_p.values())
         surrogate = -(terms.scale * of_theta * log_joint).sum()
-        surrogate = surrogate - pull_back(terms.q, (terms.scale * of_z * log_weight).sum())
+        leaves = [site["value"] for site in terms.q.values()]
+        draws = [terms.drawn[name] for name in terms.q]
+        value = (terms.scale * of_z * log_weight).sum()
+        surrogate = surrogate - pull_back(leaves, draws, value)
         return loss + (surrogate - surrogate.detach())
+
+
+class CutTerms(Terms):
+    """The terms of a bound whose latents are leaves.
+
+    Args:
+        model, guide, particles: as for :class:`.terms.Terms`.
+        drawn: each latent as it was drawn, by site.
+    """
+
+    def __init__(
+        self, model: Trace, guide: Trace, particles: int, drawn: dict[str, Tensor]
+    ) -> None:
+        super().__init__(model, guide, particles)
+        self.drawn = drawn
 
 
 class StickingTheLanding(PathGradient):
@@ -178,18 +195,16 @@ class Cut(Messenger):
             msg["value"] = msg["value"].detach().requires_grad_()
 
 
-def pull_back(sites: dict[str, Any], value: Tensor) -> Tensor:
-    """A scalar whose gradient in the guide's parameters is that of ``value`` by way of the draws.
+def pull_back(leaves: Sequence[Tensor], draws: Sequence[Tensor], value: Tensor) -> Tensor:
+    """A scalar whose gradient in the guide's parameters is that of ``value`` through the draws.
 
     Equation: Σ_l v_l · z_l, v_l = ∂value/∂z_l + Σ_m (∂z_m/∂z_l)ᵀ v_m over the z_m drawn after z_l.
 
     Args:
-        sites: the guide's cut sites in the order of drawing; a site's ``value`` is the leaf, its
-            ``drawn`` the draw.
+        leaves: the latents as leaves of the graph, in the order of drawing.
+        draws: the same latents as they were drawn, with their graph to the guide's parameters.
         value: a function of the leaves.
     """
-    leaves = [site["value"] for site in sites.values()]
-    draws = [site["drawn"] for site in sites.values()]
     v = list(torch.autograd.grad(value, leaves, retain_graph=True))
     surrogate = value.new_zeros(())
     for last in reversed(range(len(draws))):

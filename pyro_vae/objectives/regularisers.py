@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal
 
-from ..parts import InputError, at_least_one, lookup, number
+from ..errors import InputError
+from ..registry import at_least_one, lookup, number
 from .divergences import by_unit, family
 from .terms import PerImage, Terms
 

@@ -12,17 +12,19 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions.util import is_identically_zero, scale_and_mask
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ..parts import InputError, at_least_one, lookup
-from ..sites import is_latent
+from ..contracts import Objective
+from ..errors import InputError
+from ..latents import is_latent
+from ..registry import at_least_one, lookup
 from .checks import PLAIN, check_order, check_sides, infer, plates
 from .divergences import KLS, family, monte_carlo
 
 
-class Checked(ELBO):
+class Checked(Objective):
     """A Pyro ELBO that refuses programs whose bound would be wrong in silence.
 
     Args:
@@ -50,19 +52,16 @@ class Checked(ELBO):
         check_sides(*traces)
         return traces
 
-    def advance(self, epoch: float) -> None:
-        """Say how many epochs of training are done, for an objective that changes with them."""
-
     @torch.no_grad()
     def elbo(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The plain ELBO of each image, ``[B]`` nats, whatever this objective minimises: β = 1, no
         schedule and no ``poutine.scale``; one draw of z for each particle."""
-        plain = Objective(self.num_particles)
+        plain = Drawn(self.num_particles)
         ((p, q),) = plain._get_traces(model, drawing(guide), args, kwargs)
         return Terms(p, q, self.num_particles, scaled=False).log_weight.mean(0)
 
 
-class Objective(Checked, Trace_ELBO):
+class Drawn(Checked, Trace_ELBO):
     """Base of the objectives whose latents are drawn."""
 
 
@@ -157,7 +156,7 @@ class Terms:
         return self.log_likelihood + sum(self.log_p.values()) - sum(self.log_q.values())
 
 
-class PerImage(Objective):
+class PerImage(Drawn):
     """Base of the objectives that look at each image's log-likelihood and KL on their own.
 
     Equation: loss = Σ_b mean_k [Σ_sites KL_kb - log p(x_b | z_kb)].
@@ -198,8 +197,7 @@ class PerImage(Objective):
         return scale_and_mask(self.divergence(name, p, q), mask=q["mask"])
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        ((p, q),) = self._get_traces(model, guide, args, kwargs)
-        terms = Terms(p, q, self.num_particles)
+        terms = self.terms(model, guide, args, kwargs)
         for name, site in terms.q.items():
             if not is_identically_zero(site["score_parts"].score_function):
                 raise InputError(
@@ -211,7 +209,12 @@ class PerImage(Objective):
             check_order(terms.q, terms.p)
         return self.total(terms)
 
-    def total(self, terms: Terms) -> Tensor:
+    def terms(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Terms:
+        """Run guide and model once, with all draws at once, and take the bound apart."""
+        ((p, q),) = self._get_traces(model, guide, args, kwargs)
+        return Terms(p, q, self.num_particles)
+
+    def total(self, terms: Any) -> Tensor:
         """The loss of the batch."""
         return (terms.scale * self.loss_per_image(terms)).sum(-1).mean()
 

@@ -7,21 +7,23 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..parts import InputError, at_least_one, number
+from ..errors import InputError
+from ..registry import at_least_one, number
 from .checks import plates
 from .divergences import by_unit
 from .terms import PerImage, Terms
 
 
-class Scheduled(PerImage):
-    """Base of the objectives with a number that changes with training, for all latent sites or one
-    for each.
+class Levels(PerImage):
+    """Base of the objectives with one number for all latent sites, or one number for each site.
 
-    The numbers are 0-d tensors, filled in place by :meth:`advance`, so that a compiled step sees
-    them change.
+    The numbers are 0-d tensors. :class:`Scheduled` fills them in place, so that a compiled step
+    reads the new values.
 
     Args:
-        final: the number at the end of the course; or a dict from each latent site to its own.
+        option: the name of the number, for error messages.
+        final: the number, at the end of training if it changes; or a dict with the number of each
+            latent site.
         kl, num_particles: as in :class:`.terms.PerImage`.
     """
 
@@ -38,36 +40,21 @@ class Scheduled(PerImage):
         for value in self.final.values():
             number(option, value)
         self.levels = {k: torch.tensor(v, dtype=torch.float64) for k, v in self.final.items()}
-        self.advanced = False
-
-    def course(self, epoch: float, final: float) -> float:
-        """The number after ``epoch`` epochs."""
-        return final
-
-    def advance(self, epoch: float) -> None:
-        self.advanced = True
-        for site, level in self.levels.items():
-            level.fill_(self.course(epoch, self.final[site]))
 
     def level(self, site: str, like: Tensor) -> Tensor:
-        """The number of a site as it is now."""
-        if type(self).course is not Scheduled.course and not self.advanced:
-            raise InputError(
-                f"{type(self).__name__} changes with training and has not been told how far that "
-                "is: call its advance(epoch) before each step, as fit() does"
-            )
+        """The current number of a site, with the type and device of ``like``."""
         key = "" if "" in self.levels else site
         if key not in self.levels:
             raise InputError(
                 f"{self.option} names the latent sites {', '.join(self.levels)}, and there is "
-                f"also {site}; give it a number too"
+                f"also {site}; give it a number, too"
             )
         if (level := self.levels[key]).dtype != like.dtype or level.device != like.device:
             level = self.levels[key] = level.to(like)
         return level
 
-    def named(self, terms: Terms) -> None:
-        """Refuse a number for a site that is not there."""
+    def check_names(self, terms: Terms) -> None:
+        """Raise :class:`~pyro_vae.errors.InputError` for a number of a site that does not exist."""
         if unknown := self.levels.keys() - {""} - terms.q.keys():
             raise InputError(
                 f"{self.option} names {min(unknown)!r}, and the latent sites are "
@@ -75,7 +62,33 @@ class Scheduled(PerImage):
             )
 
 
-class Beta(Scheduled):
+class Scheduled(Levels):
+    """Base of the objectives whose numbers change with training.
+
+    A subclass gives the number after each epoch, :meth:`course`.
+    """
+
+    advanced = False
+
+    def course(self, epoch: float, final: float) -> float:
+        """The number after ``epoch`` epochs; ``final`` is the number at the end."""
+        raise NotImplementedError
+
+    def advance(self, epoch: float) -> None:
+        self.advanced = True
+        for site, level in self.levels.items():
+            level.fill_(self.course(epoch, self.final[site]))
+
+    def level(self, site: str, like: Tensor) -> Tensor:
+        if not self.advanced:
+            raise InputError(
+                f"{type(self).__name__} changes with training and does not know how far training "
+                "is: call its advance(epoch) before each step, as fit() does"
+            )
+        return super().level(site, like)
+
+
+class Beta(Levels):
     """β-VAE: the KL weighed by a constant, on both sides and for every latent site.
 
     Equation: loss = Σ_b β KL(q(z | x_b) || p(z)) - log p(x_b | z_b).
@@ -104,12 +117,12 @@ class Beta(Scheduled):
         super().__init__("beta", beta, kl, num_particles)
 
     def loss_per_image(self, terms: Terms) -> Tensor:
-        self.named(terms)
+        self.check_names(terms)
         kls = self.kls(terms).items()
         return sum(self.level(name, kl) * kl for name, kl in kls) - terms.log_likelihood
 
 
-class Annealed(Beta):
+class Annealed(Scheduled, Beta):
     """KL annealing: the KL's weight rises on a straight line, then stays.
 
     Equation: β(t) = start + (beta - start) min(1, t / epochs), t in epochs.
@@ -140,13 +153,13 @@ class Annealed(Beta):
         num_particles: int = 1,
     ) -> None:
         self.epochs, self.start = number("epochs", epochs, above=0), number("start", start)
-        super().__init__(beta, kl, num_particles)
+        Beta.__init__(self, beta, kl, num_particles)
 
     def course(self, epoch: float, final: float) -> float:
         return self.start + (final - self.start) * min(1.0, epoch / self.epochs)
 
 
-class Cyclical(Beta):
+class Cyclical(Scheduled, Beta):
     """Cyclical KL annealing: the rise from 0 is repeated.
 
     Equation: β(t) = beta min(1, s / ratio), s = (t mod epochs) / epochs, t in epochs.
@@ -177,7 +190,7 @@ class Cyclical(Beta):
         num_particles: int = 1,
     ) -> None:
         self.epochs, self.ratio = number("epochs", epochs, above=0), number("ratio", ratio, above=0)
-        super().__init__(beta, kl, num_particles)
+        Beta.__init__(self, beta, kl, num_particles)
 
     def course(self, epoch: float, final: float) -> float:
         return final * min(1.0, epoch % self.epochs / self.epochs / self.ratio)
@@ -220,7 +233,7 @@ class Capacity(Scheduled):
         return final * min(1.0, epoch / self.epochs)
 
     def loss_per_image(self, terms: Terms) -> Tensor:
-        self.named(terms)
+        self.check_names(terms)
         means = {name: kl.mean() for name, kl in self.kls(terms).items()}
         if "" in self.levels:
             means = {"": torch.stack(list(means.values())).sum()}
@@ -228,7 +241,7 @@ class Capacity(Scheduled):
         return self.gamma * held - terms.log_likelihood
 
 
-class FreeBits(Scheduled):
+class FreeBits(Levels):
     """Free bits: no reward for a KL below a floor, so that no latent is given up early.
 
     Equation: loss / B = Σ_j max(λ, mean_b KL_bj) - mean_b log p(x_b | z_b), over groups j of
@@ -263,7 +276,7 @@ class FreeBits(Scheduled):
         self.group_size = group_size
 
     def loss_per_image(self, terms: Terms) -> Tensor:
-        self.named(terms)
+        self.check_names(terms)
         if self.group_size is None:
             groups = {name: kl.mean() for name, kl in self.kls(terms).items()}
         else:

@@ -6,7 +6,7 @@ import torch
 from pyro import poutine
 
 from pyro_vae import VAE
-from pyro_vae.vae import is_latent
+from pyro_vae.latents import is_latent
 from support.density import SHAPE
 
 SIZES = (4, 3, 2)
@@ -25,9 +25,9 @@ def deep(guide="ladder", sizes=SIZES, **settings) -> VAE:
     return vae
 
 
-def drawn(program, *args) -> dict:
+def drawn(program, *args, **kwargs) -> dict:
     """The latents of one run of a program, by site."""
-    nodes = poutine.trace(program).get_trace(*args).nodes
+    nodes = poutine.trace(program).get_trace(*args, **kwargs).nodes
     return {n: s["value"].detach() for n, s in nodes.items() if is_latent(s) and n != "x"}
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae import VAE
-from pyro_vae.vae import is_latent
+from pyro_vae.latents import is_latent
 
 SHAPE = (1, 8, 8)
 
@@ -25,9 +25,9 @@ def digits(n: int = 16, grey: bool = False, dtype: torch.dtype = torch.float32) 
     return ((255 * x).round() / 255 if grey else x.round()).to(dtype)
 
 
-def latent_sites(program, *args) -> dict:
+def latent_sites(program, *args, **kwargs) -> dict:
     """The distributions at a program's latent sites, by name."""
-    nodes = poutine.trace(program).get_trace(*args).nodes
+    nodes = poutine.trace(program).get_trace(*args, **kwargs).nodes
     return {n: site["fn"] for n, site in nodes.items() if is_latent(site) and n != "x"}
 
 

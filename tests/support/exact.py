@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
+from pyro_vae.contracts import Guide, Network, Prior
 from pyro_vae.likelihoods import Normal
 from pyro_vae.vae import VAE
 
@@ -120,7 +121,7 @@ class LinearGaussian(nn.Module):
         ).double()
 
 
-class ChainPrior(nn.Module):
+class ChainPrior(Prior):
     """z_L -> ... -> z_1, for two layers or more."""
 
     def __init__(self, exact: LinearGaussian):
@@ -128,7 +129,7 @@ class ChainPrior(nn.Module):
         self.layers = exact.layers[:-1]
         self.names, self.scales = exact.names, exact.scales
 
-    def forward(self):
+    def sample_sites(self, *, context=None):
         top = torch.zeros(self.layers[0].in_features, dtype=torch.float64)
         z = pyro.sample(self.names[0], dist.Normal(top, torch.ones_like(top)).to_event(1))
         for name, layer, scale in zip(self.names[1:], self.layers, self.scales, strict=False):
@@ -137,7 +138,7 @@ class ChainPrior(nn.Module):
         return z
 
 
-class ExactPosterior(nn.Module):
+class ExactPosterior(Guide):
     """The posterior as a guide: q(z_l | x, the layers drawn before), each a full Normal.
 
     Args:
@@ -160,19 +161,27 @@ class ExactPosterior(nn.Module):
             self.parts = [tuple(self.own[3 * i : 3 * i + 3]) for i in range(len(self.names))]
             move(self, shift, seed=2)
 
-    def forward(self, x):
+    def conditional(self, i, x, values):
+        """q(z_i | x, the layers drawn before)."""
         known = x.flatten(-3)  # [B, D]
-        values = {}
-        for name, (gain, offset, cov) in zip(self.names, self.parts, strict=True):
-            q = dist.MultivariateNormal(known @ gain.T + offset, cov.tril() + cov.tril(-1).T)
-            if len(self.names) == 1:
-                return q
-            z = values[name] = pyro.sample(name, q)  # [*, B, Z]
+        for z in values:
             known = torch.cat([known.expand(*z.shape[:-1], -1), z], -1)
+        gain, offset, cov = self.parts[i]
+        return dist.MultivariateNormal(known @ gain.T + offset, cov.tril() + cov.tril(-1).T)
+
+    def forward(self, x):
+        return self.conditional(0, x, [])
+
+    def sample_sites(self, x, *, context=None):
+        if len(self.names) == 1:
+            return super().sample_sites(x, context=context)
+        values = {}
+        for i, name in enumerate(self.names):
+            values[name] = pyro.sample(name, self.conditional(i, x, values.values()))  # [*, B, Z]
         return values
 
 
-class Straight:
+class Straight(Network):
     """A network that hands on what it gets, so that what the library makes of it is linear."""
 
     def __init__(self, shape):

@@ -1,11 +1,11 @@
 """A run folder: all that is needed to use a trained VAE again, or to train it further.
 
-======================  ==========================================================================
-``config.json``         the VAE's parts, the data set and its protocol, the training, the versions
-``weights.safetensors`` the VAE's weights
+=========================  =======================================================================
+``config.json``            the VAE's parts, the data set and its binarisation, the training, versions
+``weights.safetensors``    the VAE's weights
 ``optimizer.safetensors``  the optimizer's state
-``metrics.jsonl``       a line for each epoch, in nats per image
-======================  ==========================================================================
+``metrics.jsonl``          one line for each epoch, in nats per image
+=========================  =======================================================================
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -24,9 +24,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 
-from .parts import InputError
-from .training import Epoch
-from .vae import VAE
+from ..errors import InputError
+from ..history import Epoch
+from ..vae import VAE
 
 CONFIG, WEIGHTS, OPTIMIZER, METRICS = (
     "config.json",
@@ -37,19 +37,19 @@ CONFIG, WEIGHTS, OPTIMIZER, METRICS = (
 
 
 def create(folder: Path, config: dict[str, Any]) -> None:
-    """Begin a run: make its folder and write ``config``, with the versions it runs on.
+    """Make the folder of a new run and write ``config`` with the installed versions.
 
     Raises:
-        InputError: the folder holds a run already, is a file, or the config names objects that no
-            file can hold.
+        InputError: the folder already holds a run, is a file, or the config contains objects that
+            cannot be stored.
     """
-    vacant(folder)
+    check_vacant(folder)
     try:
         json.dumps(config)
     except TypeError:
         raise InputError(
-            "a run is stored by the names of its parts, and one of them was given as an object; "
-            "name it like module:Class"
+            "a run stores the names of its parts, and one part was given as an object; name it "
+            "like module:Class"
         ) from None
     folder.mkdir(parents=True, exist_ok=True)
     (folder / METRICS).write_text("")
@@ -57,13 +57,13 @@ def create(folder: Path, config: dict[str, Any]) -> None:
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """Write a run's config over the one of before."""
+    """Write a run's config, replacing the old one."""
     text = json.dumps(config, indent=2) + "\n"
     replace(folder / CONFIG, lambda path: Path(path).write_text(text))
 
 
-def vacant(folder: Path) -> None:
-    """Raise :class:`InputError` unless a run can begin in ``folder``."""
+def check_vacant(folder: Path) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` unless a new run can use ``folder``."""
     if folder.is_file():
         raise InputError(f"--out {str(folder)!r} is a file; name a folder for the run")
     if (folder / CONFIG).exists():
@@ -71,13 +71,13 @@ def vacant(folder: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
+    """The versions of the packages that a result depends on."""
     names = ("pyro-vae", "pyro-ppl", "torch", "torchvision", "numpy")
     return {"python": python_version(), **{name: version(name) for name in names}}
 
 
 def save(folder: Path, vae: VAE, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Write the weights, and the optimizer's state if there is one, over those of before."""
+    """Write the weights and, if given, the optimizer's state, replacing the old files."""
     replace(folder / WEIGHTS, lambda path: save_model(vae, path))
     if optimizer is not None:
         state = {
@@ -88,33 +88,35 @@ def save(folder: Path, vae: VAE, optimizer: torch.optim.Optimizer | None = None)
         replace(folder / OPTIMIZER, lambda path: save_file(state, path))
 
 
-def replace(path: Path, write: Any) -> None:
-    """Write a file whole or not at all."""
+def replace(path: Path, write: Callable[[str], Any]) -> None:
+    """Write a file under another name and then rename it, so that it is never half written."""
     part = path.with_name(path.name + ".part")
     write(str(part))
     os.replace(part, path)
 
 
-def log(folder: Path, epoch: Epoch) -> None:
+def append(folder: Path, epoch: Epoch) -> None:
     """Add an epoch's numbers to ``metrics.jsonl``."""
     with (folder / METRICS).open("a") as file:
         file.write(json.dumps(asdict(epoch)) + "\n")
 
 
-def history(folder: Path) -> list[Epoch]:
+def read_history(folder: Path) -> list[Epoch]:
     """The numbers of all epochs of a run."""
     return [Epoch(**json.loads(line)) for line in needed(folder, METRICS).open()]
 
 
-def load(folder: Path, device: str | torch.device = "cpu") -> tuple[VAE, dict[str, Any]]:
+def load_run(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VAE, dict[str, Any]]:
     """The VAE of a run with its weights, and the run's config.
 
     Raises:
-        InputError: the folder is no run, lacks a file, or its weights do not fit its config.
+        InputError: the folder is not a run folder, lacks a file, or its weights do not fit its
+            config.
 
     Example:
-        >>> vae, config = load(Path("runs/digits"))
+        >>> vae, config = load_run("runs/digits")  # doctest: +SKIP
     """
+    folder = Path(folder)
     config = read_config(folder)
     weights = needed(folder, WEIGHTS)
     vae = VAE(**config["vae"])
@@ -129,7 +131,7 @@ def load(folder: Path, device: str | torch.device = "cpu") -> tuple[VAE, dict[st
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Give ``optimizer`` the state that the run's had."""
+    """Give ``optimizer`` the state that the run's optimizer had."""
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in load_file(needed(folder, OPTIMIZER)).items():
         index, key = name.split(".")
@@ -138,20 +140,23 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A run's config, each key of it known."""
+    """A run's config. Unknown and missing keys are refused."""
     if not folder.is_dir():
         raise InputError(f"there is no run folder {str(folder)!r}")
     path = needed(folder, CONFIG)
     try:
         config = json.loads(path.read_text())
-        known(path, config, ("vae", "data", "training", "versions"))
-        known(path, config["vae"], inspect.signature(VAE).parameters)
+        check_keys(path, config, ("vae", "data", "training", "versions"))
+        check_keys(path, config["vae"], inspect.signature(VAE).parameters)
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-        raise InputError(f"{str(path)!r} is no run's config: it is not readable as JSON") from None
+        raise InputError(
+            f"{str(path)!r} is not a run's config: it is not readable as JSON"
+        ) from None
     return config
 
 
-def known(path: Path, config: dict[str, Any], keys: Iterable[str]) -> None:
+def check_keys(path: Path, config: dict[str, Any], keys: Iterable[str]) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` unless ``config`` has exactly these keys."""
     wrong = config.keys() ^ set(keys)
     if extra := sorted(wrong & config.keys()):
         raise InputError(f"{str(path)!r} has unknown keys: {', '.join(extra)}")
@@ -160,7 +165,7 @@ def known(path: Path, config: dict[str, Any], keys: Iterable[str]) -> None:
 
 
 def needed(folder: Path, name: str) -> Path:
-    """The path of a run's file; an :class:`InputError` if it is not there."""
+    """The path of a run's file. A missing file is an InputError."""
     if not (folder / name).is_file():
         raise InputError(f"the run folder {str(folder)!r} lacks {name}")
     return folder / name

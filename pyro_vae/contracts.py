@@ -1,0 +1,338 @@
+"""The contracts: what each kind of part must offer, what it may offer, and what it is handed.
+
+A VAE is made of four parts: a prior p(z), a likelihood p(x | z), a guide q(z | x) and an objective.
+Networks serve the likelihood (decoder) and the guide (encoder). Each kind has one base class here.
+Its methods and attributes are the contract, and their bodies are the defaults.
+
+**A part of your own.** Derive from the base class of its kind and write ``forward``. Override
+something else only where the default does not fit. A plain ``nn.Module`` whose ``forward`` meets
+the contract works everywhere, too: it then has all defaults (:meth:`Part.of`).
+
+**What a constructor is handed.** A part asks by the names of its constructor's arguments
+(:mod:`~pyro_vae.registry`):
+
+============  ============================================================================
+network       ``shape``, ``latent_layers``
+likelihood    ``shape``, ``latent_size`` or ``latent_layers``, ``decoder``, ``network``
+guide         ``shape``, ``latent_size`` or ``latent_layers``, ``encoder``, ``network``
+prior         ``shape``, ``latent_size`` or ``latent_layers``, ``network``, ``posterior``
+objective     ``data_size``
+============  ============================================================================
+
+- ``shape``: the shape of one observation x, for images ``(C, H, W)``.
+- ``latent_size``: the number of latent dimensions Z. A part that asks for it serves one latent
+  vector, and is refused where the VAE has several layers of latents.
+- ``latent_layers``: the layers of latents, z_1 first, each ``(n,)`` or ``(c, h, w)``. A part that
+  asks for it serves any number of layers.
+- ``encoder``, ``decoder``: networks that are already built; ``network`` makes more of them.
+- ``posterior``: the guide's part, for a prior that is made of it.
+- ``data_size``: the number of training images.
+
+**What a forward is handed.** A prior's ``forward()`` takes nothing, a likelihood's ``forward(z)``
+the latents, a guide's ``forward(x)`` the observations. A ``forward`` that has an argument
+``context`` is also handed the context c of the batch (labels or covariates, ``[B, ...]``) when
+``model(x, c)`` and ``guide(x, c)`` are given one.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from pyro.distributions import Distribution
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from .errors import InputError
+from .latents import Layout, sample_site
+
+
+class ContractError(InputError):
+    """A part does not meet the contract of its kind."""
+
+
+class Part(nn.Module):
+    """What priors, likelihoods and guides have in common."""
+
+    optional: ClassVar[tuple[str, ...]] = ()
+    """What a part of this kind may offer beside its ``forward``."""
+
+    @classmethod
+    def of(cls, part: nn.Module) -> Self:
+        """``part`` itself if it derives from this contract; else a view of it with the defaults.
+
+        The view calls the plain module. It has no weights of its own.
+
+        Raises:
+            InputError: a plain module that has an attribute of the contract, which would be
+                ignored.
+        """
+        if isinstance(part, cls):
+            return part
+        for name in cls.optional:
+            if name in vars(part) or any(name in vars(base) for base in type(part).__mro__):
+                raise ContractError(
+                    f"{type(part).__name__} has {name!r}, which belongs to the contract "
+                    f"{cls.__name__}; derive the class from pyro_vae.{cls.__name__}"
+                )
+        view = cls.__new__(cls)
+        nn.Module.__init__(view)
+        vars(view)["forward"] = part  # not by setattr, which would register the module
+        return view
+
+    def takes_context(self) -> bool:
+        """Whether ``forward`` has an argument ``context``."""
+        forward: Any = self.forward
+        if isinstance(forward, nn.Module):  # a view of a plain module
+            forward = forward.forward
+        return "context" in inspect.signature(forward).parameters
+
+    def run(self, *args: Any, context: Tensor | None = None) -> Any:
+        """Call ``forward``, with the context if there is a context and ``forward`` takes it."""
+        if context is not None and self.takes_context():
+            return self(*args, context=context)
+        return self(*args)
+
+
+class Sampled(Part):
+    """What priors and guides have in common: they sample the latent sites."""
+
+    optional = ("sample_sites",)
+
+    def sample_sites(self, *args: Any, context: Tensor | None = None) -> Any:
+        """Sample the latent sites by ``pyro.sample``, inside the plate of images.
+
+        The default samples one site "z" from the distribution that ``forward`` gives. A part of
+        several sites overrides this method and needs no ``forward``.
+
+        Returns:
+            of a prior: what the decoder gets, ``[*, Z]``. Of a guide: the values; nothing reads
+            them.
+        """
+        fn = self.run(*args, context=context)
+        if not isinstance(fn, torch.distributions.Distribution):
+            part = self.forward if isinstance(self.forward, nn.Module) else self
+            raise ContractError(
+                f"the forward of {type(part).__name__} gives a {type(fn).__name__}; it must give a "
+                "Pyro distribution over z (a part of several latent sites derives from "
+                "pyro_vae.Prior or pyro_vae.Guide and overrides sample_sites)"
+            )
+        return sample_site("z", fn)
+
+
+class Prior(Sampled):
+    """A prior p(z).
+
+    ``forward()`` gives a Pyro distribution over z. Its batch shape is empty, or ``[B]`` if it
+    depends on the context; its event shape is ``[Z]``.
+    """
+
+    def forward(self) -> Distribution:
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+
+class Guide(Sampled):
+    """A guide q(z | x).
+
+    ``forward(x)`` takes a batch ``[B, *shape]`` and gives a Pyro distribution over z with batch
+    shape ``[B]`` and event shape ``[Z]``.
+    """
+
+    optional = ("sample_sites", "default_prior", "attach")
+
+    default_prior: str = "standard-normal"
+    """The name, with options, of the prior that fits. A VAE without a given prior takes it."""
+
+    def attach(self, model: Any) -> None:
+        """Called once by the VAE, with its generative program (``model.prior``,
+        ``model.likelihood``). A guide that needs the model keeps it, see :class:`Borrowed`."""
+
+    def forward(self, x: Tensor) -> Distribution:
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+
+class Likelihood(Part):
+    """A likelihood p(x | z).
+
+    ``forward(z)`` takes latents ``[*, Z]`` and gives a Pyro distribution over observations with
+    batch shape ``[*]`` and event shape ``shape``, so that its ``log_prob`` is in nats per image.
+
+    Args:
+        decoder: network from ``[*, Z]`` to ``outputs`` numbers for each entry of x, for images
+            ``[*, outputs·C, H, W]``.
+    """
+
+    optional = ("outputs", "binary", "levels", "check")
+
+    outputs: int = 1
+    """How many numbers the decoder gives for each entry of x."""
+    binary: bool = False
+    """Whether each entry of x must be 0 or 1. Otherwise it is a real number in [0, 1]."""
+    levels: int | None = None
+    """The number of values that an entry of x can have, if ``log_prob`` is the probability of a
+    value; None if it is a density."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def check(self, x: Tensor) -> None:
+        """Raise :class:`~pyro_vae.errors.InputError` if ``x``, numbers in [0, 1], cannot be scored.
+
+        The default checks ``binary`` and ``levels``. Pyro's validation switches the check on.
+        """
+        name = type(self.forward if isinstance(self.forward, nn.Module) else self).__name__
+        if self.binary and not ((x == 0) | (x == 1)).all():
+            raise InputError(
+                f"the {name} likelihood scores pixels that are 0 or 1, and the given pixels have "
+                "values between; binarize them (dynamic, static or threshold) or take the "
+                "continuous-bernoulli likelihood"
+            )
+        if self.levels is not None:
+            top = self.levels - 1
+            if not ((top * x - (top * x).round()).abs() < 1e-3).all():
+                raise InputError(
+                    f"the {name} likelihood scores pixels of {self.levels} levels, k/{top}, and "
+                    "the given pixels have values between; take the continuous-bernoulli or a "
+                    "normal likelihood"
+                )
+
+    def forward(self, z: Tensor) -> Distribution:
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+
+class Network:
+    """What makes encoders and decoders. It contains no probability, and is not a module itself.
+
+    The leading dimensions ``*`` of what flows through a network are free: a batch, or samples
+    times a batch.
+    """
+
+    @staticmethod
+    def of(network: Any) -> Network:
+        """``network`` itself if it derives from this contract; else a view with the defaults.
+
+        Raises:
+            InputError: a plain class that has ``between``, which would be ignored.
+        """
+        if isinstance(network, Network):
+            return network
+        if "between" in dir(network):
+            raise ContractError(
+                f"{type(network).__name__} has 'between', which belongs to the contract Network; "
+                "derive the class from pyro_vae.Network"
+            )
+        return PlainNetwork(network)
+
+    def encoder(self) -> nn.Module:
+        """A module from x ``[*, *shape]`` to features ``[*, F]``.
+
+        The module says F in an attribute ``out_features``, as ``nn.Linear`` does. If the features
+        have the layout of an image, an attribute ``out_layout`` says ``(c, h, w)``.
+        """
+        raise NotImplementedError(f"the network {type(self).__name__} has no encoder()")
+
+    def decoder(self, latent_size: int, outputs: int = 1) -> nn.Module:
+        """A module from latents ``[*, latent_size]`` to ``outputs`` numbers for each entry of x,
+        for images ``[*, outputs·C, H, W]``."""
+        raise NotImplementedError(f"the network {type(self).__name__} has no decoder()")
+
+    def between(self, sources: Sequence[Layout], target: Layout) -> nn.Module:
+        """For several layers of latents: a module from vectors side by side ``[*, ΣF]`` to the
+        features ``[*, F]`` from which one layer of latents is computed.
+
+        Args:
+            sources: the layout of each vector, ``(n,)`` or ``(c, h, w)``.
+            target: the layout of the layer of latents.
+        """
+        raise InputError(
+            f"the network {type(self).__name__} makes no network between two layers of latents; "
+            "give it a method between(sources, target), or take mlp"
+        )
+
+
+class PlainNetwork(Network):
+    """A view of a plain class that has ``encoder`` and ``decoder``, with the other defaults."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+
+    def encoder(self) -> nn.Module:
+        return self.network.encoder()
+
+    def decoder(self, latent_size: int, outputs: int = 1) -> nn.Module:
+        return self.network.decoder(latent_size, outputs)
+
+    def between(self, sources: Sequence[Layout], target: Layout) -> nn.Module:
+        raise InputError(
+            f"the network {type(self.network).__name__} makes no network between two layers of "
+            "latents; derive it from pyro_vae.Network and give it a method "
+            "between(sources, target), or take mlp"
+        )
+
+
+class Objective(ELBO):
+    """What SVI minimises: a Pyro ``ELBO``.
+
+    ``loss_and_grads(model, guide, *args)`` gives the loss summed over the batch, in nats. Any ELBO
+    of Pyro works as an objective. This base class adds a schedule.
+    """
+
+    def advance(self, epoch: float) -> None:
+        """Called by ``fit`` before each step with the number of epochs that are done.
+
+        Override it for an objective that changes with training. Numbers that a compiled step
+        reads must be tensors that are filled in place. The default does nothing, and then many
+        compiled steps are one call.
+        """
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether this objective changes with training."""
+        return type(self).advance is not Objective.advance or "advance" in vars(self)
+
+    @staticmethod
+    def schedule_of(elbo: ELBO) -> Callable[[float], None] | None:
+        """The ``advance`` of an ELBO that changes with training; None for all others.
+
+        Raises:
+            InputError: an ELBO that has a method ``advance`` and does not derive from this
+                contract, so that the method would be ignored.
+        """
+        if isinstance(elbo, Objective):
+            return elbo.advance if elbo.scheduled else None
+        if "advance" in dir(elbo):
+            raise ContractError(
+                f"{type(elbo).__name__} has 'advance', which belongs to the contract Objective; "
+                "derive the class from pyro_vae.Objective"
+            )
+        return None
+
+
+class Borrowed:
+    """Holds a module that belongs to another one, so that torch does not register it twice.
+
+    torch registers a module that is an attribute of a module. Its weights would then be saved,
+    moved and counted twice. ``self.model = Borrowed(model)`` keeps it out of torch's sight.
+
+    Args:
+        module: the module, for instance the VAE's generative program; None for none yet.
+    """
+
+    def __init__(self, module: Any = None) -> None:
+        self.module = module
+
+
+class Callback:
+    """What ``fit`` calls while it trains. Each method does nothing by default."""
+
+    def on_compile(self) -> None:
+        """Called before the first compiled step, which takes seconds."""
+
+    def on_step(self, images: int) -> None:
+        """Called after one or more steps with the number of images in them."""
+
+    def on_epoch(self, record: Any) -> None:
+        """Called after each epoch with its :class:`~pyro_vae.history.Epoch`."""

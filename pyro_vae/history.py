@@ -1,0 +1,45 @@
+"""What training records: the numbers of each epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The numbers of one epoch. All but ``epoch`` and ``seconds`` are in nats per image.
+
+    ``loss`` is the objective's own loss over the training batches of the epoch. All other numbers
+    are those of the plain ELBO with β = 1, so that training and test images, and runs with
+    different objectives, can be compared. ``elbo`` = ``reconstruction`` - ``kl``. The KL of the
+    test images is also given by latent site and, if a site's units are independent, by unit
+    ``[Z]``.
+    """
+
+    epoch: int
+    loss: float
+    train_elbo: float
+    test_elbo: float
+    test_reconstruction: float
+    test_kl: float
+    seconds: float
+    kl_of_sites: dict[str, float] = field(default_factory=dict)
+    kl_of_units: dict[str, list[float]] = field(default_factory=dict)
+
+
+class CollapseWarning(UserWarning):
+    """A layer of latents carries almost no information about the image."""
+
+
+def collapsed(epoch: Epoch, below: float = 0.01) -> list[str]:
+    """A sentence for each latent site whose mean KL per unit is below ``below`` nats."""
+    sites = {
+        name: (epoch.kl_of_sites[name] / len(kl), len(kl)) for name, kl in epoch.kl_of_units.items()
+    }
+    return [
+        f"the latent layer {name} has collapsed: {each:.4f} nats of KL in each of its {units} units"
+        f" on average, below {below}; annealed or free-bits as objective, or batch normalization,"
+        " may help"
+        for name, (each, units) in sites.items()
+        if each < below
+    ]

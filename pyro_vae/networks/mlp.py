@@ -1,0 +1,63 @@
+"""Fully connected networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..contracts import Network
+from ..errors import InputError
+from ..latents import Layout, Shape
+from .layers import Layers, dense, numbers, widths
+
+
+class MLP(Network):
+    """Fully connected layers on the flattened image.
+
+    Args:
+        shape: ``(C, H, W)`` of the image.
+        hidden: units of the encoder's layers; the decoder has them in reverse.
+        activation: a name of :data:`~pyro_vae.networks.ACTIVATIONS`.
+        middle: units of the network between two layers of latents; None for those of ``hidden``.
+        batch_norm: whether batch normalization precedes each activation (Ioffe & Szegedy 2015).
+            In training mode the features of an image then depend on its batch. ``fit`` leaves the
+            VAE in evaluation mode (``vae.eval()``), where they do not.
+
+    Example:
+        >>> from pyro_vae.networks import MLP
+        >>> MLP((1, 28, 28), hidden=(400,)).encoder().out_features
+        400
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        hidden: Sequence[int] = (400,),
+        activation: str = "relu",
+        middle: Sequence[int] | None = None,
+        batch_norm: bool = False,
+    ) -> None:
+        self.shape = shape
+        self.hidden = widths("hidden", hidden)
+        self.activation = activation
+        self.middle = self.hidden if middle is None else widths("middle", middle)
+        if not isinstance(batch_norm, bool):
+            raise InputError(f"batch_norm is True or False, not {batch_norm!r}")
+        self.batch_norm = batch_norm
+
+    def encoder(self) -> Layers:
+        c, h, w = self.shape
+        layers = dense((c * h * w, *self.hidden), self.activation, True, self.batch_norm)
+        layers.insert(0, nn.Flatten(-3))  # [*, C·H·W]
+        return layers
+
+    def decoder(self, latent_size: int, outputs: int = 1) -> Layers:
+        c, h, w = self.shape
+        sizes = (latent_size, *reversed(self.hidden), outputs * c * h * w)
+        layers = dense(sizes, self.activation, False, self.batch_norm)
+        layers.append(nn.Unflatten(-1, (outputs * c, h, w)))  # [*, outputs·C, H, W]
+        return layers
+
+    def between(self, sources: Sequence[Layout], target: Layout) -> Layers:
+        return dense((numbers(sources), *self.middle), self.activation, True, self.batch_norm)

@@ -1,0 +1,58 @@
+"""The VampPrior: a prior that is made of the guide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import Distribution
+from torch import nn
+
+from ..contracts import Borrowed, Guide, Prior, Sampled
+from ..errors import InputError
+from ..latents import Shape
+from ..registry import at_least_one
+
+
+class VampPrior(Prior):
+    """The VampPrior: the mixture of the guide's posteriors at learned pseudo-images.
+
+    Equation: p(z) = 1/K Σ_k q(z | u_k), u_k an image with pixels in [0, 1].
+
+    Args:
+        shape: ``(C, H, W)`` of an image.
+        posterior: the guide. The prior computes its distribution at the pseudo-images.
+        components: number of pseudo-images K.
+
+    Raises:
+        InputError: fewer than 1 component, or a guide of several latent sites.
+
+    Paper: Tomczak & Welling 2018, VAE with a VampPrior.
+
+    Example:
+        >>> VAE((1, 28, 28), 20, prior="vamp(components=100)").sample(3).shape
+        torch.Size([3, 1, 28, 28])
+    """
+
+    def __init__(self, shape: Shape, posterior: nn.Module, components: int = 100) -> None:
+        super().__init__()
+        at_least_one("components", components)
+        guide = Guide.of(posterior)
+        if type(guide).sample_sites is not Sampled.sample_sites:
+            raise InputError(
+                "the vamp prior needs a guide that gives one distribution, which the "
+                f"{type(posterior).__name__} guide does not; take the prior {guide.default_prior}"
+            )
+        self.logits = nn.Parameter(torch.randn(components, *shape))  # of the pixels
+        self.borrowed = Borrowed(posterior)
+
+    @property
+    def posterior(self) -> Any:
+        """The guide. It owns the weights; this prior only uses them."""
+        return self.borrowed.module
+
+    def forward(self) -> Distribution:
+        each = self.posterior(self.logits.sigmoid())  # batch [K]
+        equal = dist.Categorical(logits=self.logits.new_zeros(len(self.logits)))
+        return dist.MixtureSameFamily(equal, each)

@@ -1,0 +1,159 @@
+"""Begin, resume and train a run."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from .. import figures
+from ..contracts import Callback
+from ..data import load
+from ..errors import InputError
+from ..history import CollapseWarning, Epoch, collapsed
+from ..training import adam, fit
+from . import folder as files
+from .setup import Run
+
+
+def begin(run: Run, folder: Path) -> None:
+    """Make a run's folder. From then on the run can be loaded."""
+    config = {"vae": run.vae.config, "data": run.source, "training": run.training}
+    files.create(folder, config)
+    files.save(folder, run.vae, run.optimizer)
+
+
+def resume(folder: Path, epochs: int | None, device: torch.device, data_dir: Path | None) -> Run:
+    """Continue a run after its last epoch.
+
+    Args:
+        folder: the run folder.
+        epochs: epochs in all; None for the run's own number.
+        device: where to train.
+        data_dir: folder of downloaded data sets.
+
+    Raises:
+        InputError: a run that already has so many epochs, or a folder that cannot be read.
+    """
+    vae, config = files.load_run(folder, device)
+    training = config["training"]
+    done = len(files.read_history(folder))
+    training["epochs"] = epochs or training["epochs"]
+    if training["epochs"] <= done:
+        raise InputError(
+            f"the run {str(folder)!r} has {done} epochs already; give --epochs a larger number"
+        )
+    optimizer = adam(vae, training["lr"])
+    files.load_optimizer(folder, optimizer)
+    data = load(**config["data"], data_dir=data_dir).to(device)
+    files.write_config(folder, config)
+    return Run(vae, data, config["data"], training, optimizer, done)
+
+
+def train(
+    run: Run, folder: Path, pictures: int, compiled: bool | None, console: Console
+) -> list[Epoch]:
+    """Train to the end and show the progress.
+
+    Weights and metrics are written after each epoch, pictures after every ``pictures`` epochs and
+    after the last one.
+    """
+    with progress_bar(console) as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)  # printed below, after the bar
+        steps = (run.training["epochs"] - run.start) * len(run.data.train)
+        keeper = Keeper(run, folder, pictures, progress, progress.add_task("", total=steps))
+        fit(
+            run.vae,
+            run.data,
+            **run.training,
+            compiled=compiled,
+            optimizer=run.optimizer,
+            start=run.start,
+            callback=keeper,
+        )
+    history = files.read_history(folder)
+    last = history[-1]
+    figures.training_curves(history).savefig(folder / "training.png", dpi=120)
+    made = ["training.png"]
+    if last.kl_of_units:
+        figures.kl_curves(history).savefig(folder / "kl.png", dpi=120)
+        made.append("kl.png")
+    console.print(
+        f"test ELBO {last.test_elbo:.2f} nats per image (reconstruction "
+        f"{last.test_reconstruction:.2f}, KL {last.test_kl:.2f}) after {last.epoch} epochs in "
+        f"{sum(e.seconds for e in history):.0f} s{keeper.compile_time()}",
+        highlight=False,
+    )
+    for sentence in collapsed(last):
+        console.print(f"[yellow]{sentence}[/]", highlight=False)
+    name = f"epoch_{last.epoch:04d}.png"
+    for picture in (*made, f"reconstructions/{name}", f"samples/{name}"):
+        console.print(f"  {folder / picture}", highlight=False, soft_wrap=True, markup=False)
+    return history
+
+
+class Keeper(Callback):
+    """Writes a run's weights, metrics and pictures while it trains, and moves the progress bar."""
+
+    def __init__(
+        self, run: Run, folder: Path, pictures: int, progress: Progress, task: TaskID
+    ) -> None:
+        self.run, self.folder, self.pictures = run, folder, pictures
+        self.progress, self.task = progress, task
+        self.compiling: list[float] = []  # when compiling began and when it ended
+        self.epochs = run.training["epochs"]
+        self.show(f"epoch {run.start + 1}/{self.epochs}")
+
+    def show(self, text: str) -> None:
+        self.progress.update(self.task, description=text)
+
+    def on_compile(self) -> None:
+        self.compiling.append(perf_counter())
+        self.show("compiling a step, some seconds")
+
+    def on_step(self, images: int) -> None:
+        self.progress.advance(self.task, images)
+        if len(self.compiling) == 1:
+            self.compiling.append(perf_counter())
+
+    def on_epoch(self, record: Epoch) -> None:
+        files.save(self.folder, self.run.vae, self.run.optimizer)
+        files.append(self.folder, record)
+        self.show(
+            f"epoch {record.epoch}/{self.epochs}, nats per image: "
+            f"train {record.train_elbo:.2f}, test {record.test_elbo:.2f}"
+        )
+        if record.epoch % self.pictures == 0 or record.epoch == self.epochs:
+            save_pictures(self.run, self.folder, record.epoch)
+
+    def compile_time(self) -> str:
+        if len(self.compiling) < 2:
+            return ""
+        return f", {self.compiling[1] - self.compiling[0]:.0f} of them compiling"
+
+
+def progress_bar(console: Console) -> Progress:
+    """A progress bar with a description, the percentage and the time that remains."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def save_pictures(run: Run, folder: Path, epoch: int) -> None:
+    """Save reconstructions and samples of an epoch, for the same images and draws each time."""
+    device = run.data.test.pixels.device
+    with torch.random.fork_rng():
+        torch.manual_seed(run.training["seed"])
+        x = run.data.test.batch(slice(0, 4 * figures.COLUMNS)).to(device)
+        name = f"epoch_{epoch:04d}.png"
+        recon = figures.pairs(x, run.vae.reconstruct(x))
+        figures.save_grid(recon, folder / "reconstructions" / name)
+        figures.save_grid(run.vae.sample(144), folder / "samples" / name)
