@@ -33,6 +33,7 @@ def names_of_examples(request):
     from pyro_vae import VAE, fit, load_data
     from pyro_vae.networks import MLP
 
+    torch.set_num_threads(1)
     request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
