@@ -60,6 +60,7 @@ napoleon_custom_sections = ["Equation", "Paper", "Example"]
 
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # outputs in Markdown have tables
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
