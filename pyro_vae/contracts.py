@@ -96,21 +96,11 @@ class Part(nn.Module):
         return self(*args)
 
 
-class Sampled(Part):
+class Latent(Part):
     """What priors and guides have in common: they sample the latent sites."""
 
-    optional = ("sample_sites",)
-
-    def sample_sites(self, *args: Any, context: Tensor | None = None) -> Any:
-        """Sample the latent sites by ``pyro.sample``, inside the plate of images.
-
-        The default samples one site "z" from the distribution that ``forward`` gives. A part of
-        several sites overrides this method and needs no ``forward``.
-
-        Returns:
-            of a prior: what the decoder gets, ``[*, Z]``. Of a guide: the values; nothing reads
-            them.
-        """
+    def sample_z(self, *args: Any, context: Tensor | None = None) -> Any:
+        """Sample one site "z" from the distribution that ``forward`` gives."""
         fn = self.run(*args, context=context)
         if not isinstance(fn, torch.distributions.Distribution):
             part = self.forward if isinstance(self.forward, nn.Module) else self
@@ -122,18 +112,36 @@ class Sampled(Part):
         return sample_site("z", fn)
 
 
-class Prior(Sampled):
+class Prior(Latent):
     """A prior p(z).
 
     ``forward()`` gives a Pyro distribution over z. Its batch shape is empty, or ``[B]`` if it
     depends on the context; its event shape is ``[Z]``.
     """
 
+    optional = ("sample_sites",)
+
     def forward(self) -> Distribution:
-        raise NotImplementedError(f"{type(self).__name__} has no forward")
+        raise NotImplementedError(f"{type(self).__name__} has no forward; see sample_sites")
+
+    def sample_sites(self, *, context: Tensor | None = None) -> Tensor:
+        """Sample the latent sites by ``pyro.sample``, inside the plate of images.
+
+        The default samples the one site "z" from ``forward()``. A prior of several sites overrides
+        this method and needs no ``forward``.
+
+        Returns:
+            what the decoder gets, ``[*, Z]``.
+        """
+        return self.sample_z(context=context)
+
+    @classmethod
+    def has_one_site(cls) -> bool:
+        """Whether z is the only latent site."""
+        return cls.sample_sites is Prior.sample_sites
 
 
-class Guide(Sampled):
+class Guide(Latent):
     """A guide q(z | x).
 
     ``forward(x)`` takes a batch ``[B, *shape]`` and gives a Pyro distribution over z with batch
@@ -150,7 +158,23 @@ class Guide(Sampled):
         ``model.likelihood``). A guide that needs the model keeps it, see :class:`Borrowed`."""
 
     def forward(self, x: Tensor) -> Distribution:
-        raise NotImplementedError(f"{type(self).__name__} has no forward")
+        raise NotImplementedError(f"{type(self).__name__} has no forward; see sample_sites")
+
+    def sample_sites(self, x: Tensor, *, context: Tensor | None = None) -> Any:
+        """Sample the latent sites by ``pyro.sample``, inside the plate of images.
+
+        The default samples the one site "z" from ``forward(x)``. A guide of several sites
+        overrides this method and needs no ``forward``.
+
+        Returns:
+            the values; only the user's own code reads them.
+        """
+        return self.sample_z(x, context=context)
+
+    @classmethod
+    def has_one_site(cls) -> bool:
+        """Whether z is the only latent site."""
+        return cls.sample_sites is Guide.sample_sites
 
 
 class Likelihood(Part):
@@ -323,16 +347,3 @@ class Borrowed:
 
     def __init__(self, module: Any = None) -> None:
         self.module = module
-
-
-class Callback:
-    """What ``fit`` calls while it trains. Each method does nothing by default."""
-
-    def on_compile(self) -> None:
-        """Called before the first compiled step, which takes seconds."""
-
-    def on_step(self, images: int) -> None:
-        """Called after one or more steps with the number of images in them."""
-
-    def on_epoch(self, record: Any) -> None:
-        """Called after each epoch with its :class:`~pyro_vae.history.Epoch`."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from .errors import InputError
 from .history import Epoch
 from .latents import is_latent
-from .vae import AtMean, mean_image
+from .programs import AtMean, mean_image
 
 COLUMNS = 12
 

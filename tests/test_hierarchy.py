@@ -254,7 +254,7 @@ def test_the_learned_merge_sees_the_features_and_both_moments_of_the_prior():
         (first, second), (one, two) = vae.guide.posterior.up, vae.guide.posterior.posteriors
         d = first(x)
         above = torch.cat([second(d), torch.zeros(5, 3), torch.ones(5, 3)], 1)
-        p = vae.model.prior.given([z["z_2"]])
+        p = vae.model.prior.conditional([z["z_2"]])
         below = torch.cat([d, p.mean, p.stddev], 1)
         close(log_q, two(above).log_prob(z["z_2"]) + one(below).log_prob(z["z_1"]))
 

@@ -1,6 +1,5 @@
 """The files around the package agree with each other."""
 
-import ast
 import re
 import tomllib
 from importlib import import_module
@@ -73,43 +72,6 @@ def test_no_module_is_too_long_to_read_in_one_sitting():
     for path in (ROOT / "pyro_vae").rglob("*.py"):
         count = len(path.read_text().splitlines())
         assert count <= 330, f"{path.relative_to(ROOT)} has {count} lines"
-
-
-def imports(path):
-    """The modules of the package that a file imports, by their names below ``pyro_vae``."""
-    here = path.relative_to(ROOT / "pyro_vae").with_suffix("").parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            above = list(here[: len(here) + 1 - node.level])
-            named = [node.module] if node.module else [alias.name for alias in node.names]
-            yield from (".".join([*above, name]) for name in named)
-
-
-def test_imports_run_one_way():
-    order = [
-        {"errors", "parts", "networks", "scales", "data"},
-        {"priors", "likelihoods", "guides", "hierarchy", "sites"},
-        {"vae"},
-        {"objectives", "optim", "compiling", "compiled"},
-        {"audit", "evaluation", "figures", "training"},
-        {"checkpoints", "recipes"},
-        {"runs"},
-        {"compare", "laboratory"},
-        {"cli"},
-    ]
-    level = {room: i for i, rooms in enumerate(order) for room in rooms}
-    for path in (ROOT / "pyro_vae").rglob("*.py"):
-        room = path.relative_to(ROOT / "pyro_vae").with_suffix("").parts[0]
-        if room.startswith("__"):
-            continue
-        for module in imports(path):
-            other = module.split(".")[0]
-            assert level[other] <= level[room], f"{path.name} of {room} imports {module}"
-
-
-def test_training_names_no_part():
-    parts = {"priors", "likelihoods", "guides", "networks", "vae"}
-    assert not parts & {m.split(".")[0] for m in imports(ROOT / "pyro_vae" / "training.py")}
 
 
 def test_every_public_name_is_where_it_is_said_to_be():

@@ -14,7 +14,8 @@ from torch import Tensor
 from ..contracts import Likelihood
 from ..data.images import Images
 from ..errors import InputError
-from ..vae import VAE, ModelProgram
+from ..programs import ModelProgram
+from ..vae import VAE
 from . import elbo, standard_error
 from . import figures as show
 from .annealing import annealed, sandwich

@@ -18,7 +18,7 @@ import pyro.distributions as dist
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from ..contracts import Borrowed, Guide, Network, Sampled
+from ..contracts import Borrowed, Guide, Network
 from ..errors import InputError
 from ..latents import Layout, concatenate, sample_site, site_names, size_of
 from ..networks import head, layout
@@ -224,7 +224,7 @@ def posteriors(
 def refuse_unfit(guide: Guide | type[Guide], spec: Any) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` unless ``guide`` can serve one layer."""
     contract = guide if isinstance(guide, type) else type(guide)
-    several = contract.sample_sites is not Sampled.sample_sites
+    several = not contract.has_one_site()
     needs_model = contract.attach is not Guide.attach
     if several or needs_model or guide.default_prior != Guide.default_prior:
         raise InputError(

@@ -1,7 +1,8 @@
-"""What a graph would freeze is refused while it is traced, with the line it stands in.
+"""Raises, while a program is traced, where Python reads the value of a tensor.
 
-A graph repeats what it was traced with. So whatever Python decides by looking at a tensor's value
-cannot be part of one, and :class:`Tripwire` raises where Python looks.
+A graph always repeats the operations that were recorded. If Python decides something from the value
+of a tensor, the graph would repeat that decision for every other value. :class:`RefusingMode`
+raises :class:`CompileError` instead, with the line of the program.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ from ..errors import InputError
 
 
 class CompileError(InputError):
-    """A program that one graph cannot stand for; the message names the line."""
+    """One graph cannot represent the program; the message names the line."""
 
 
 class EagerReason(Exception):
-    """A program that runs as Pyro runs it, for the reason given."""
+    """The program must run eagerly; the message gives the reason."""
 
 
 DATA: Any = Tensor.data
-# Python learns a tensor's value by one of these; a graph has no value to give.
-LOOKS = {
+# These functions give Python the value of a tensor; while tracing, a tensor has no value.
+VALUE_READS = {
     Tensor.__bool__: "a branch on a tensor",
     Tensor.__contains__: "`in` on a tensor",
     Tensor.__float__: "float(tensor)",
@@ -57,22 +58,26 @@ LOOKS = {
     torch.allclose: "torch.allclose",
 }
 DICE = Dice.compute_expectation.__code__
-# What Pyro and torch themselves ask: checks, which the eager call before has passed (NaN is asked
-# again of the loss at each call), and whether a term is free of zeros, which may be denied.
-CHECKS = {
+# Pyro and torch branch on tensors, too. Most of these branches check values; the eager call before
+# has passed them, so while tracing each gets the answer with which it passes. `loss_and_grads`
+# checks each loss for NaN again. Dice asks whether a term has no zeros; "no" is always correct.
+ANSWERS = {
     DICE: False,
     warn_if_nan.__code__: False,
     warn_if_inf.__code__: False,
     Distribution.__init__.__code__: True,
     Distribution._validate_sample.__code__: True,
 }
-if hasattr(distribution, "_all_true_or_runtime_assert"):  # torch 2.10 and later
-    CHECKS[distribution._all_true_or_runtime_assert.__code__] = True
+if hasattr(distribution, "_all_true_or_runtime_assert"):  # torch 2.10 and later have this function
+    ANSWERS[distribution._all_true_or_runtime_assert.__code__] = True
 
 
-class Tripwire(TorchFunctionMode):
-    """While a program is traced: ``item`` stays a tensor, ``backward`` is put off to the end, and
-    whatever would tell Python a value is refused."""
+class RefusingMode(TorchFunctionMode):
+    """Sees each torch function while a program is traced.
+
+    ``item`` returns a tensor, ``backward`` is collected and done at the end, and a function that
+    gives Python a value raises :class:`CompileError`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,30 +87,30 @@ class Tripwire(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is Tensor.item:
-            index = plate_index(asker(), args[0])
+            index = plate_index(calling_frame(), args[0])
             return args[0].detach().reshape(()) if index is None else index
         if func is Tensor.backward:
             weight = dict(enumerate(args)).get(1, (kwargs or {}).get("gradient"))
             self.losses.append(args[0] if weight is None else (args[0] * weight).sum())
             return None
-        if func == DATA.__get__:  # it would leave the graph
+        if func == DATA.__get__:  # tensor.data would not be recorded; detach() is the same here
             return args[0].detach()
         if func in (Tensor.__bool__, Tensor.register_hook, Tensor.masked_select):
-            code = asker().f_code
+            code = calling_frame().f_code
             if code is DICE and func is Tensor.masked_select:
-                return torch.where(args[1], args[0], 0)  # same sum, and a shape that is known
-            if code in CHECKS:
-                return CHECKS[code]
+                return torch.where(args[1], args[0], 0)  # equal sum, known shape
+            if code in ANSWERS:
+                return ANSWERS[code]
         if func is Tensor.random_ and len(args) > 2:
             raise CompileError("tensor.random_(low, high), unlike torch.randint(low, high, size)")
-        if func in LOOKS:
-            raise CompileError(LOOKS[func])
+        if func in VALUE_READS:
+            raise CompileError(VALUE_READS[func])
         result = func(*args, **(kwargs or {}))
-        mark(user_line([*walk_stack(sys._getframe(1))][::-1]))
+        note_line(user_line([*walk_stack(sys._getframe(1))][::-1]))
         return result
 
     def gradients(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The leaves that ``backward`` would have reached, and what it would have added there."""
+        """The leaves that ``backward`` reaches, and the gradient of each."""
         nodes: list[Any] = [loss.grad_fn for loss in self.losses]
         seen: dict[Any, None] = {}
         while nodes:
@@ -113,18 +118,20 @@ class Tripwire(TorchFunctionMode):
             if node is not None and node not in seen:
                 seen[node] = None
                 nodes += [parent for parent, _ in node.next_functions]
+        # Among autograd's nodes only those of leaves have a `variable`, the leaf itself.
         leaves = [node.variable for node in seen if hasattr(node, "variable")]
         if not leaves:
             raise EagerReason("there is no parameter to train")
         gradients = torch.autograd.grad(self.losses, leaves, allow_unused=True)
         reached = [(p, g) for p, g in zip(leaves, gradients, strict=True) if g is not None]
-        # Each gradient in memory of its own, laid out as its parameter: an optimizer writes there.
+        # An optimizer may write into a gradient: each needs its own memory and the strides of its
+        # parameter.
         own = [torch.empty_like(p).copy_(g) if aliased(g, p) else g for p, g in reached]
         return [p for p, _ in reached], own
 
 
-def asker() -> FrameType:
-    """The frame that called the torch function which the mode sees."""
+def calling_frame() -> FrameType:
+    """The frame that called the torch function that the mode sees."""
     frame: FrameType = sys._getframe(2)
     while frame.f_code.co_filename in (torch.overrides.__file__, torch._tensor.__file__):
         assert frame.f_back is not None
@@ -133,13 +140,15 @@ def asker() -> FrameType:
 
 
 def aliased(gradient: Tensor, leaf: Tensor) -> bool:
-    """Whether a gradient is a view, or is laid out in another way than its parameter."""
+    """Whether a gradient is a view, or has other strides than its parameter."""
     return gradient._is_view() or gradient.stride() != leaf.stride()
 
 
 def plate_index(frame: FrameType, value: Tensor) -> int | None:
-    """The loop's index if ``item`` is asked by a sequential plate; a graph has one branch for
-    each, under a name of its own."""
+    """The index of a sequential plate's loop, if the plate calls ``item``; else None.
+
+    Each turn of the loop becomes a part of the graph of its own, so its index must be an int.
+    """
     if frame.f_code is not IndepMessenger.__iter__.__code__:
         return None
     plate = frame.f_locals["self"]
@@ -148,17 +157,17 @@ def plate_index(frame: FrameType, value: Tensor) -> int | None:
     return plate.counter - 1
 
 
+# Files whose frames are not the user's: torch, Pyro, Python's own and this package.
 LIBRARIES = (
     *(f"{Path(str(module.__file__)).parent}/" for module in (torch, pyro)),
     f"{sysconfig.get_path('stdlib')}/",
     "<string>",
     f"{Path(__file__).parent}/",
-    str(Path(__file__).parent.with_name("compiled.py")),
 )
 
 
 def user_line(frames: Iterable[tuple[FrameType, int]]) -> str:
-    """``file:line`` of the innermost frame that is the user's own; frames come outermost first."""
+    """``file:line`` of the innermost frame of the user's code; frames are given outermost first."""
     own = [
         f"{frame.f_code.co_filename}:{line}"
         for frame, line in frames
@@ -167,8 +176,9 @@ def user_line(frames: Iterable[tuple[FrameType, int]]) -> str:
     return own[-1] if own else "the model or the guide"
 
 
-def mark(line: str) -> None:
-    """Note the line that the newest nodes of the graph being traced come from."""
+def note_line(line: str) -> None:
+    """Note the user's line at the newest nodes of the graph that is being traced."""
+    # Torch's mode is None outside of tracing, and only some of its modes have a tracer.
     tracer: Any = getattr(get_proxy_mode(), "tracer", None)
     for node in reversed(tracer.graph.nodes if tracer is not None else []):
         if "line" in node.meta:

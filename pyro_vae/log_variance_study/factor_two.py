@@ -1,22 +1,27 @@
-"""Claim 5: log σ² against log σ, in the same network with the same data and noise."""
+"""Claim 5: log σ² and log σ in the same network, with the same data and noise."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..scales import SCALES, Scale
-from .base import Numbers, Setting, Verdict, listed
+from .base import Numbers, Setting, Verdict, join_words
 from .descent import OPTIMISERS
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-class Tiny(nn.Module):
-    """A Gaussian VAE small enough to descend in float64: x [N, 8], z [N, 3].
+
+class SmallVAE(nn.Module):
+    """A small Gaussian VAE in float64: x ``[N, 8]``, z ``[N, 3]``.
 
     Args:
-        scale: how the raw output becomes σ.
-        stretch: factor on the weights that give the raw output, at the start.
+        scale: the map from the raw output to σ.
+        stretch: factor on the initial weights and biases of the raw head, the layer that computes
+            the raw output.
         seed: of the weights.
     """
 
@@ -33,7 +38,7 @@ class Tiny(nn.Module):
                 parameter.mul_(stretch)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """-ELBO in nats per row, up to a constant, with unit noise on x."""
+        """-ELBO in nats per row, up to a constant. The likelihood is Normal with σ = 1."""
         h = self.features(x)  # [N, 16]
         loc, raw = self.loc(h), self.raw(h)  # each [N, 3]
         sigma, logvar = self.scale(raw), self.scale.logvar(raw)
@@ -41,14 +46,24 @@ class Tiny(nn.Module):
         return (0.5 * (x - self.decoder(loc + sigma * noise)).square().sum(-1) + kl).mean()
 
 
-def path(name: str, stretch: float, optimiser: str, rate: float, factor: float, seed: int,
-         steps: int) -> Tensor:  # fmt: skip
-    """The losses of a :class:`Tiny` descended with ``rate``, times ``factor`` for the raw head."""
-    model = Tiny(SCALES[name](), stretch, seed)
+def train_small_vae(
+    name: str,
+    stretch: float,
+    optimiser: str,
+    rate: float,
+    factor: float,
+    seed: int,
+    steps: int,
+) -> Tensor:
+    """The losses of a :class:`SmallVAE`, one for each training step, ``[steps]``.
+
+    The learning rate is ``rate``, and ``rate * factor`` for the raw head.
+    """
+    model = SmallVAE(SCALES[name](), stretch, seed)
     head = list(model.raw.parameters())
-    rest = [p for n, p in model.named_parameters() if not n.startswith("raw.")]
+    others = [p for n, p in model.named_parameters() if not n.startswith("raw.")]
     optimizer = OPTIMISERS[optimiser](
-        [{"params": rest, "lr": rate}, {"params": head, "lr": rate * factor}]
+        [{"params": others, "lr": rate}, {"params": head, "lr": rate * factor}]
     )
     source = torch.Generator().manual_seed(seed)
     x = 2 * torch.randn(64, 8, generator=source, dtype=torch.float64)
@@ -62,37 +77,40 @@ def path(name: str, stretch: float, optimiser: str, rate: float, factor: float, 
     return torch.tensor(losses, dtype=torch.float64)
 
 
-def factor_two(setting: Setting) -> Numbers:
-    """Claim 5: log σ² against log σ in the same network, data and noise, float64.
+def measure_factor_two(setting: Setting) -> Numbers:
+    """Claim 5: log σ² and log σ in the same network, with the same data and noise, in float64.
 
-    The weights of the raw head start equal, or doubled for log σ² so that both begin with the same
-    σ for every x; its learning rate is multiplied by ½, 1, 2 or 4. The distance is the largest
-    difference between the two loss curves, in nats, over the steps and seeds.
+    In one case, the raw head has the same initial weights for both maps. In the other case, log σ²
+    starts with doubled weights; then both maps start with the same σ for every x. The learning rate
+    of the raw head of log σ² is multiplied by ½, 1, 2 or 4. The distance is the largest difference
+    between the two loss curves, in nats, over all steps and seeds.
 
-    Rule: curves coincide below 1e-3 nats. The claim holds if they do in the plain case (equal
-    weights, factor 1) for both optimisers; it holds only where they do in some other case; else
-    it does not hold.
+    Rule: two curves are the same if their distance is below 1e-3 nats. The claim holds if they are
+    the same with equal weights and factor 1, for both optimisers. It holds only in some cases if
+    they are the same with other weights or factors. Otherwise it does not hold.
     """
     steps = 100 if setting.quick else 500
     rates = {"SGD": 0.03, "Adam": 0.01}
     cases = [(stretch, factor) for stretch in (1.0, 2.0) for factor in (0.5, 1.0, 2.0, 4.0)]
     numbers: Numbers = {"steps": steps, "rates": rates, "optimisers": {}}
     for optimiser, rate in setting.track(list(rates.items()), description="5 factor two"):
-        base = [
-            path("log-scale", 1.0, optimiser, rate, 1.0, s, steps) for s in range(setting.seeds)
+        reference = [
+            train_small_vae("log-scale", 1.0, optimiser, rate, 1.0, s, steps)
+            for s in range(setting.seeds)
         ]
         rows = []
         for stretch, factor in cases:
-            apart = torch.stack([
-                path("log-variance", stretch, optimiser, rate, factor, s, steps) - base[s]
+            curves = [
+                train_small_vae("log-variance", stretch, optimiser, rate, factor, s, steps)
                 for s in range(setting.seeds)
-            ]).abs()  # fmt: skip
+            ]
+            difference = (torch.stack(curves) - torch.stack(reference)).abs()  # [seeds, steps]
             rows.append(
                 {
                     "stretch": stretch,
                     "factor": factor,
-                    "distance": apart.max().item(),
-                    "curve": apart.max(0).values.tolist(),
+                    "distance": difference.max().item(),
+                    "curve": difference.max(0).values.tolist(),
                 }
             )
         numbers["optimisers"][optimiser] = rows
@@ -107,21 +125,22 @@ def judge_factor_two(results: dict[str, Numbers]) -> Verdict:
     same = {o: [r for r in rows if r["distance"] < 1e-3] for o, rows in cases.items()}
     evidence = "Largest distance between the two loss curves: "
     evidence += "; ".join(
-        f"{o} {plain[o]['distance']:.2f} nats as the code stands (equal weights, equal rates), "
+        f"{o}: {plain[o]['distance']:.2f} nats with equal weights and equal learning rates; with "
+        "doubled weights of the raw head, "
         + ", ".join(
-            f"{r['distance']:.1g} at {r['factor']:g} times the rate"
+            f"{r['distance']:.1g} at {r['factor']:g} times the learning rate"
             for r in rows
             if r["stretch"] == 2
         )
-        + " with the head's weights doubled"
         for o, rows in cases.items()
     )
     if all(row["distance"] < 1e-3 for row in plain.values()):
         return Verdict("holds", evidence + ".")
     if any(same.values()):
         times = {o: [f"{row['factor']:g}" for row in rows] for o, rows in same.items() if rows}
-        rates = listed(f"times {listed(t)} for {o}" for o, t in times.items())
-        region = f"the raw head starts with doubled weights and its learning rate is taken {rates}"
+        rates = join_words(f"by {join_words(t, 'or')} for {o}" for o, t in times.items())
+        region = "the raw head of log σ² starts with doubled weights and its learning rate is "
+        region += f"multiplied {rates}"
         return Verdict("holds only where", evidence + ".", region)
     return Verdict("does not hold", evidence + ".")
 
@@ -134,12 +153,10 @@ def draw_factor_two(numbers: Numbers, figure: Figure) -> None:
                 [max(v, 1e-17) for v in row["curve"]],
                 "--" if row["stretch"] == 1 else "-",
                 color=f"C{i % 4}",
-                label=f"weights × {row['stretch']:g}, rate × {row['factor']:g}",
+                label=f"weights × {row['stretch']:g}, lr × {row['factor']:g}",
             )
         ax.set(title=optimiser, xlabel="step", yscale="log", ylim=(1e-18, 1e3))
-    axes[0].set_ylabel("|loss(log σ²) - loss(log σ)|, nats (0 at 1e-17)")
+    axes[0].set_ylabel("difference of the losses, nats\n(0 is drawn at 1e-17)")
     handles, labels = axes[0].get_legend_handles_labels()
-    title = "the raw head of log σ², relative to that of log σ"
-    figure.legend(
-        handles, labels, loc="outside right center", fontsize=8, title=title.replace(", ", ",\n")
-    )
+    title = "raw head of log σ²,\nrelative to log σ"
+    figure.legend(handles, labels, loc="outside right center", fontsize=8, title=title)

@@ -1,17 +1,20 @@
-"""Claim 4: the way down to a known optimum, by gradient, curvature and steps."""
+"""Claim 4: gradient, curvature and number of steps to a known optimum."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..scales import SCALES, Scale
-from .base import COLOURS, Numbers, Setting, Verdict, listed
+from .base import COLOURS, Numbers, Setting, Verdict, join_words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "SGD": torch.optim.SGD,
@@ -21,12 +24,12 @@ STARTS = (0.01, 0.1, 1.0, 10.0)
 OPTIMA = (0.03, 0.1, 0.3, 1.0)
 
 
-def negative_elbo(sigma: Tensor, best: Tensor | float) -> Tensor:
-    """-ELBO by σ, up to a constant, of z ~ N(0, 1), x ~ N(z, s²): the optimum is known.
+def negative_elbo(sigma: Tensor, optimum: Tensor | float) -> Tensor:
+    """-ELBO as a function of σ, up to a constant, for z ~ N(0, 1), x ~ N(z, s²).
 
-    With 1/best² = 1 + 1/s² it is ½ (σ/best)² - log σ.
+    Equation: ½ (σ/σ*)² - log σ, with the optimum 1/σ*² = 1 + 1/s².
     """
-    return 0.5 * (sigma / best).square() - sigma.log()
+    return 0.5 * (sigma / optimum).square() - sigma.log()
 
 
 def steps_to_reach(
@@ -37,18 +40,18 @@ def steps_to_reach(
     optimiser: str,
     limit: int,
 ) -> Tensor:
-    """Steps after which each coordinate is at its goal and stays there.
+    """The number of steps after which each coordinate is at its goal and stays there.
 
     Args:
         loss: elementwise, coordinates ``[...]`` -> losses ``[...]``.
         start: coordinates at step 0, any shape ``[...]``.
-        reached: coordinates -> whether each is at its goal.
-        rates: learning rates; the coordinates are descended once with each.
+        reached: elementwise, coordinates ``[...]`` -> True if the coordinate is at its goal.
+        rates: learning rates; the descent runs once with each.
         optimiser: ``"SGD"`` or ``"Adam"``.
-        limit: number of steps.
+        limit: the largest number of steps.
 
     Returns:
-        ``[len(rates), ...]``; infinite where the goal was not reached for good within ``limit``.
+        ``[len(rates), ...]``; infinite if the coordinate is not at its goal after ``limit`` steps.
     """
     rate = torch.tensor(rates, dtype=start.dtype).view(-1, *[1] * start.dim())
     points = start.expand(len(rates), *start.shape).clone().requires_grad_()
@@ -60,41 +63,45 @@ def steps_to_reach(
         optimizer.zero_grad()
         loss(points).sum().backward()
         optimizer.step()
-        # A step of either optimiser is proportional to its rate: all rates in one tensor.
+        # A step of SGD or Adam is proportional to the learning rate. So the optimiser runs with
+        # rate 1, and one tensor serves all rates.
         with torch.no_grad():
             points.copy_(before + rate * (points - before))
     return torch.where(outside < limit, outside + 1, torch.inf)
 
 
-def shape_of_loss(scale: Scale, sigma: Tensor, best: float) -> tuple[Tensor, Tensor]:
-    """dL/draw and d²L/draw² at each σ."""
+def gradient_and_curvature(scale: Scale, sigma: Tensor, optimum: float) -> tuple[Tensor, Tensor]:
+    """dL/draw and d²L/draw² at each σ, both of the shape of ``sigma``."""
     raw = scale.inverse(sigma).requires_grad_()
-    loss = negative_elbo(scale(raw), best).sum()
+    loss = negative_elbo(scale(raw), optimum).sum()
     (gradient,) = torch.autograd.grad(loss, raw, create_graph=True)
     (curvature,) = torch.autograd.grad(gradient.sum(), raw)
     return gradient.detach(), curvature
 
 
-def condition(curvatures: Iterable[float]) -> float:
+def condition_number(curvatures: Iterable[float]) -> float:
+    """The largest curvature divided by the smallest."""
     values = list(curvatures)
     return max(values) / min(values)
 
 
-def descent(setting: Setting) -> Numbers:
+def measure_descent(setting: Setting) -> Numbers:
     """Claim 4: gradient, curvature and steps where the optimum is known.
 
-    The model is z ~ N(0, 1), x ~ N(z, s²), in float64, without noise, so that there is no
-    uncertainty: the numbers are exact for this model. The goal is |log(σ / σ*)| < 0.01 for every
-    σ* in ``OPTIMA``, from a start in ``STARTS``. One learning rate serves all σ*, as one has to in
-    a network: for each start the one of the grid with which the slowest σ* is reached first. Pairs
-    outside a rival's range are left out and counted. The condition numbers are those of the
-    Hessian at the optimum over all ``OPTIMA``, for the raw outputs alone and together with the
-    means, whose curvature is 1/σ*² whatever the scale.
+    The model is z ~ N(0, 1), x ~ N(z, s²), in float64. The loss has no noise, so the numbers are
+    exact for this model and have no spread. The optima σ* are 0.03, 0.1, 0.3 and 1. The starts are
+    σ = 0.01, 0.1, 1 and 10. The goal is |log(σ / σ*)| < 0.01 for every σ*.
 
-    Rule: for each optimiser and start, log σ² is easier than a rival if it takes at most 1/1.5 of
-    its steps, harder if 1.5 times as many. The claim holds if log σ² is easier than raw σ, |σ| and
-    softplus for every optimiser and start; it holds only where it is easier than raw σ and |σ|;
-    if that is nowhere, it does not hold.
+    All σ* share one learning rate, because a network also has one learning rate for all units. For
+    each start we choose the learning rate of a grid with which the slowest σ* needs the fewest
+    steps. An optimum or a start outside the range of a map is left out. The condition numbers are
+    those of the Hessian at the optimum over all σ*: for the raw outputs alone, and together with
+    the means, whose curvature is 1/σ*² for every map.
+
+    Rule: for an optimiser and a start, log σ² is easier than another map if that map needs at least
+    1.5 times as many steps. The claim holds if log σ² is easier than raw, absolute and softplus for
+    every optimiser and start. It holds only in some cases if log σ² is easier than raw and absolute
+    for some optimiser and start. Otherwise it does not hold.
     """
     limit = 300 if setting.quick else 2000
     rates = [2.0**k for k in range(-17, 5)]
@@ -106,14 +113,18 @@ def descent(setting: Setting) -> Numbers:
         starts = [s for s in STARTS if low < s < high]
         optima = [b for b in OPTIMA if low < b < high]
         inside = sigma[(sigma > low * 1.01) & (sigma < high * 0.99)]
-        gradient, curvature = shape_of_loss(scale, inside, 0.1)
-        bends = [shape_of_loss(scale, torch.tensor([b]).double(), b)[1].item() for b in optima]
+        gradient, curvature = gradient_and_curvature(scale, inside, 0.1)
+        curvatures_at_optima = [
+            gradient_and_curvature(scale, torch.tensor([b]).double(), b)[1].item() for b in optima
+        ]
         row: Numbers = {
             "sigma": inside.tolist(),
             "gradient": gradient.abs().tolist(),
             "curvature": curvature.abs().tolist(),
-            "condition": condition(bends),
-            "condition_with_means": condition(bends + [b**-2 for b in optima]),
+            "condition": condition_number(curvatures_at_optima),
+            "condition_with_means": condition_number(
+                curvatures_at_optima + [b**-2 for b in optima]
+            ),
             "unreachable": [b for b in OPTIMA if b not in optima],
         }
         goal = torch.tensor(optima).double()  # [optima]
@@ -142,42 +153,46 @@ def judge_descent(results: dict[str, Numbers]) -> Verdict:
     def steps(name: str, optimiser: str, start: float) -> float:
         return rows[name][optimiser].get(str(start), {"steps": math.inf})["steps"]
 
-    def told(name: str, optimiser: str, start: float) -> str:
-        found = steps(name, optimiser, start)
-        return f"{found:.0f}" if math.isfinite(found) else f"over {limit}"
+    def steps_text(name: str, optimiser: str, start: float) -> str:
+        count = steps(name, optimiser, start)
+        return f"{count:.0f}" if math.isfinite(count) else f"over {limit}"
 
-    def easier(rivals: Iterable[str], optimiser: str, start: float) -> bool:
+    def easier(others: Iterable[str], optimiser: str, start: float) -> bool:
         mine = steps("log-variance", optimiser, start)
-        return all(1.5 * mine <= steps(n, optimiser, start) for n in rivals) and mine < math.inf
+        return all(1.5 * mine <= steps(n, optimiser, start) for n in others) and mine < math.inf
 
     cells = [(o, s) for o in OPTIMISERS for s in STARTS]
     where = [cell for cell in cells if easier(("raw", "absolute"), *cell)]
     names = ("log-variance", "softplus", "absolute", "raw")
     evidence = (
-        f"Steps to the slowest σ* from 0.03 to 1 for {', '.join(names)}: "
-        + "; ".join(f"{o} from {s:g}: " + ", ".join(told(n, o, s) for n in names) for o, s in cells)
-        + f". Condition number of the scales' Hessian {rows['log-variance']['condition']:.0f} "
-        f"with log-variance, {rows['softplus']['condition']:.1f} with softplus, "
-        f"{rows['raw']['condition']:.0f} with raw; of means and scales together "
-        f"{rows['log-variance']['condition_with_means']:.0f}, "
+        f"Steps until all σ* from 0.03 to 1 are reached, for {join_words(names)}: "
+        + "; ".join(
+            f"{o} from {s:g}: " + ", ".join(steps_text(n, o, s) for n in names) for o, s in cells
+        )
+        + ". Condition number of the Hessian of the raw outputs: "
+        f"{rows['log-variance']['condition']:.0f} with log-variance, "
+        f"{rows['softplus']['condition']:.1f} with softplus and "
+        f"{rows['raw']['condition']:.0f} with raw. Condition number of the Hessian of means and "
+        f"raw outputs together: {rows['log-variance']['condition_with_means']:.0f}, "
         f"{rows['softplus']['condition_with_means']:.0f} and "
-        f"{rows['raw']['condition_with_means']:.0f}. Exact, without noise."
+        f"{rows['raw']['condition_with_means']:.0f}. The loss has no noise, so these numbers have "
+        "no spread."
     )
     if all(easier(("raw", "absolute", "softplus"), *cell) for cell in cells):
         return Verdict("holds", evidence)
     if where:
         spots = {o: [f"{s:g}" for p, s in where if p == o] for o in OPTIMISERS}
-        told_where = [f"{o} starts from σ₀ = {listed(s)}" for o, s in spots.items() if s]
-        return Verdict("holds only where", evidence, listed(told_where))
+        regions = [f"{o} starts at σ = {join_words(s, 'or')}" for o, s in spots.items() if s]
+        return Verdict("holds only where", evidence, join_words(regions, "or"))
     return Verdict("does not hold", evidence)
 
 
-SHOWN = ("log-variance", "log-scale", "softplus", "softplus-variance", "raw")
+DRAWN_MAPS = ("log-variance", "log-scale", "softplus", "softplus-variance", "raw")
 
 
 def draw_slopes(numbers: Numbers, ax: Axes, key: str = "gradient") -> None:
-    """Gradient or curvature of the loss by the raw output, over σ."""
-    for name in SHOWN:
+    """The gradient or the curvature of the loss with respect to the raw output, over σ."""
+    for name in DRAWN_MAPS:
         row = numbers["rivals"][name]
         ax.plot(row["sigma"], row[key], color=COLOURS[name], label=name)
     ax.axvline(0.1, color="grey", lw=0.8, ls=":")
@@ -186,12 +201,12 @@ def draw_slopes(numbers: Numbers, ax: Axes, key: str = "gradient") -> None:
 
 
 def draw_descent(numbers: Numbers, figure: Figure) -> None:
-    (slope, bend), tables = figure.subplots(2, 2)
+    (slope, bend), step_axes = figure.subplots(2, 2)
     draw_slopes(numbers, slope)
     slope.legend(fontsize=8, loc="lower right")
     draw_slopes(numbers, bend, "curvature")
     names = list(numbers["rivals"])
-    for ax, optimiser in zip(tables, OPTIMISERS, strict=True):
+    for ax, optimiser in zip(step_axes, OPTIMISERS, strict=True):
         grid = [
             [
                 numbers["rivals"][n][optimiser].get(str(s), {"steps": math.nan})["steps"]
@@ -207,11 +222,12 @@ def draw_descent(numbers: Numbers, figure: Figure) -> None:
             vmax=4.5,
         )
         for i, name in enumerate(names):
-            low, high = SCALES[name].range
+            low, high = SCALES.build(name).range
             for j, start in enumerate(STARTS):
                 never = "never" if low < start < high else "out of range"
                 text = f"{grid[i][j]:.0f}" if math.isfinite(grid[i][j]) else never
                 ax.text(j, i, text, ha="center", va="center", fontsize=8)
-        ax.set_xticks(range(len(STARTS)), [f"σ₀ = {s:g}" for s in STARTS])
+        ax.set_xticks(range(len(STARTS)), [f"σ = {s:g}" for s in STARTS])
+        ax.set_xlabel("start")
         ax.set_yticks(range(len(names)), names)
         ax.set_title(f"{optimiser}: steps to all optima (never: over {numbers['limit']:,})")

@@ -1,4 +1,4 @@
-"""The laboratory on cases with known answers, its rules on made-up numbers, and a quick run."""
+"""The study of log-variance: cases with known answers, the rules, and a quick run."""
 
 import json
 import math
@@ -8,24 +8,47 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
+from pyro_vae.cli import main
 from pyro_vae.errors import InputError
-from pyro_vae.laboratory import EXPERIMENTS, judge, run, table
-from pyro_vae.laboratory.answer import answer
-from pyro_vae.laboratory.base import Setting, digits, interval
-from pyro_vae.laboratory.blow_up import by_hand, by_pyro, cause, ending, untrained
-from pyro_vae.laboratory.choice import compare, compared
-from pyro_vae.laboratory.cost import judge_cost
-from pyro_vae.laboratory.descent import condition, shape_of_loss, steps_to_reach
-from pyro_vae.laboratory.factor_two import path
-from pyro_vae.laboratory.mismatch import Slip, conjugate, judge_mismatch
-from pyro_vae.laboratory.precision import FORMULAS, Count, floating, sweep
-from pyro_vae.laboratory.sign import judge_sign
+from pyro_vae.log_variance_study import (
+    EXPERIMENTS,
+    QUICK_CAVEAT,
+    judge,
+    render_verdicts,
+    run,
+    verdict_lines,
+)
+from pyro_vae.log_variance_study.answer import write_statements
+from pyro_vae.log_variance_study.base import Setting, confidence_interval, load_digits
+from pyro_vae.log_variance_study.blow_up import (
+    build_untrained,
+    failure_cause,
+    loss_by_pyro,
+    loss_with_analytic_kl,
+    train_until_failure,
+)
+from pyro_vae.log_variance_study.choice import add_differences, group_maps
+from pyro_vae.log_variance_study.cost import judge_cost
+from pyro_vae.log_variance_study.descent import (
+    condition_number,
+    gradient_and_curvature,
+    steps_to_reach,
+)
+from pyro_vae.log_variance_study.factor_two import train_small_vae
+from pyro_vae.log_variance_study.mismatch import PublicCodeVAE, judge_mismatch, solve_conjugate
+from pyro_vae.log_variance_study.precision import (
+    FORMULAS,
+    OperationCounter,
+    measure_precision,
+    sigma_grid,
+)
+from pyro_vae.log_variance_study.sign import judge_sign
 from pyro_vae.scales import SCALES
 
 COMMITTED = Path(__file__).parents[1] / "benchmarks" / "results" / "scales"
 
 
-def test_steps_on_a_quadratic_whose_rate_is_known():
+def test_steps_on_a_quadratic_with_a_known_rate():
     """Gradient descent on h x²/2 shrinks x by |1 - rate h| at each step."""
     h = torch.tensor([1.0, 4.0, 10.0], dtype=torch.float64)
     rates = [0.01, 0.15, 0.3]
@@ -44,7 +67,7 @@ def test_steps_on_a_quadratic_whose_rate_is_known():
             assert found == known, (rate, bend)
 
 
-def test_a_goal_that_is_only_crossed_does_not_count():
+def test_crossing_the_goal_is_not_reaching_it():
     steps = steps_to_reach(
         lambda x: -x, torch.tensor([-1.0]), lambda x: x.abs() < 0.2, [0.1], "SGD", 50
     )
@@ -59,44 +82,44 @@ def test_a_goal_that_is_only_crossed_does_not_count():
         ("raw", lambda s, b: s / b**2 - 1 / s, lambda s, b: 1 / b**2 + 1 / s**2),
     ],
 )
-def test_gradient_and_curvature_against_hand_derivations(name, gradient, curvature):
+def test_gradient_and_curvature_match_their_formulas(name, gradient, curvature):
     sigma, best = torch.tensor([0.01, 0.3, 7.0], dtype=torch.float64), 0.3
-    found = shape_of_loss(SCALES[name](), sigma, best)
+    found = gradient_and_curvature(SCALES[name](), sigma, best)
     torch.testing.assert_close(found[0], gradient(sigma, best), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(found[1], curvature(sigma, best), rtol=1e-10, atol=1e-12)
 
 
 def test_condition_number():
-    assert condition([2.0, 8.0, 0.5]) == 16
+    assert condition_number([2.0, 8.0, 0.5]) == 16
 
 
 @pytest.mark.parametrize(("optimiser", "factor"), [("SGD", 4.0), ("Adam", 2.0)])
-def test_log_variance_and_log_scale_coincide_where_theory_says(optimiser, factor):
+def test_log_variance_and_log_scale_are_the_same_with_the_predicted_factor(optimiser, factor):
     """With v = 2u, dL/dv = ½ dL/du: SGD moves u a quarter as far, Adam half as far."""
-    log_scale = path("log-scale", 1.0, optimiser, 0.01, 1.0, 0, 50)
-    log_variance = path("log-variance", 2.0, optimiser, 0.01, factor, 0, 50)
-    other = path("log-variance", 2.0, optimiser, 0.01, 1.0, 0, 50)
+    log_scale = train_small_vae("log-scale", 1.0, optimiser, 0.01, 1.0, 0, 50)
+    log_variance = train_small_vae("log-variance", 2.0, optimiser, 0.01, factor, 0, 50)
+    other = train_small_vae("log-variance", 2.0, optimiser, 0.01, 1.0, 0, 50)
     assert log_scale[0] - log_scale[-1] > 0.1
     torch.testing.assert_close(log_variance, log_scale, rtol=1e-5, atol=0.0)
     assert (other - log_scale).abs().max() > 1e-3
 
 
-def test_float16_loses_the_square_where_it_underflows():
-    """½/σ², the gradient of ½ log(σ²), passes float16's largest number; log σ² has no such end."""
+def test_float16_loses_the_kl_from_the_variance_at_small_sigma():
+    """The gradient of ½ log(σ²), ½/σ², exceeds the largest float16; log σ² has no such limit."""
     end = (0.5 / torch.finfo(torch.float16).max) ** 0.5
-    sigma = sweep(8)
-    row = floating(SCALES["log-variance"](), sigma, torch.float16)
+    sigma = sigma_grid(8)
+    row = measure_precision(SCALES["log-variance"](), sigma, torch.float16)
     lost = torch.tensor([math.isinf(e) for e in row["kl"]["log(σ²)"]["error"]])
     assert lost[sigma < 0.9 * end].all()
     assert not lost[(sigma > 1.1 * end) & (sigma < 200)].any()
     assert row["kl"]["log σ²"]["served"][0] == pytest.approx(1e-12)
-    exact = floating(SCALES["log-variance"](), sigma, torch.float64)
+    exact = measure_precision(SCALES["log-variance"](), sigma, torch.float64)
     assert max(exact["rounding"]) < 1e-14
     assert max(exact["kl"]["log σ²"]["error"]) < 1e-13
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
-def test_the_three_formulas_are_the_kl(formula):
+def test_the_three_formulas_equal_the_kl_of_torch(formula):
     scale, raw = SCALES["softplus"](), torch.linspace(-8, 8, 9, dtype=torch.float64)
     known = kl_divergence(
         torch.distributions.Normal(torch.zeros(9, dtype=torch.float64), scale(raw)),
@@ -105,30 +128,30 @@ def test_the_three_formulas_are_the_kl(formula):
     torch.testing.assert_close(FORMULAS[formula](scale, raw), known, rtol=1e-12, atol=1e-12)
 
 
-def test_count_of_operations():
+def test_operation_counter_skips_views():
     x = torch.ones(3, 4)
-    with Count() as count:
+    with OperationCounter() as counter:
         ((x + 1) * 2).exp().view(12).t()
-    assert count.total == 3
+    assert counter.total == 3
 
 
-def test_the_slip_believes_in_one_kl_and_draws_from_another():
+def test_with_the_bug_the_reported_kl_is_not_the_kl_of_the_posterior():
     x = torch.zeros(6, 1, 28, 28)
-    for slip in (False, True):
-        model = Slip(slip, seed=0)
+    for bug in (False, True):
+        model = PublicCodeVAE(bug, seed=0)
         posterior = model.posterior(x).base_dist
         kl = kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum(-1)
-        believed = model.terms(x)[1]
-        assert torch.allclose(kl, believed, rtol=1e-5) is not slip
+        reported = model.terms(x)[1]
+        assert torch.allclose(kl, reported, rtol=1e-5) is not bug
 
 
-def test_the_slip_where_log_p_is_known():
+def test_the_bug_in_the_model_with_known_log_p():
     best = torch.tensor([0.02, 0.3, 0.9], dtype=torch.float64)
-    known = conjugate(best)
+    known = solve_conjugate(best)
     sigma = torch.logspace(-4, 1, 200_001, dtype=torch.float64)[:, None]
     a = 1 / best.square()
     recon = -0.5 * (a - 1) * sigma.square()
-    evidence = torch.log(best)  # the true bound below, at its maximum
+    evidence = torch.log(best)  # the maximum of the actual bound below
     believed = recon - 0.5 * (sigma - 1 - sigma.log())
     true = recon - 0.5 * (sigma.square() - 1 - 2 * sigma.log())
     top, where = believed.max(0)
@@ -142,46 +165,46 @@ def test_the_slip_where_log_p_is_known():
     assert max(known["true"]) <= 0
 
 
-def test_causes_of_failure():
+def test_failure_causes():
     x = torch.zeros(2, 1, 28, 28)
     found = {}
     for bias, name in ((1000.0, "infinite"), (-1000.0, "zero"), (0.0, "finite")):
-        vae = untrained(SCALES["log-variance"](), seed=0)
+        vae = build_untrained(SCALES["log-variance"](), seed=0)
         with torch.no_grad():
             vae.guide.posterior.head.bias[10:] = bias
-        found[name] = cause(vae, x)
+        found[name] = failure_cause(vae, x)
     assert found == {"infinite": "σ infinite", "zero": "σ zero", "finite": "σ finite"}
 
 
 @pytest.mark.parametrize("loss", ["Pyro", "KL by hand"])
-def test_an_ending_is_told_with_its_step(loss):
-    data = digits(Setting(quick=True))
-    good = untrained(SCALES["log-variance"](initial=1.0), seed=0)
-    assert ending(good, data, 1e-3, 5, 0, loss) == ("trained", 5)
-    wide = untrained(SCALES["log-variance"](initial=1.0), seed=0, gain=1e5)
-    what, step = ending(wide, data, 1e-3, 5, 0, loss)
+def test_a_failed_training_returns_its_cause_and_step(loss):
+    data = load_digits(Setting(quick=True))
+    good = build_untrained(SCALES["log-variance"](initial=1.0), seed=0)
+    assert train_until_failure(good, data, 1e-3, 5, 0, loss) == ("trained", 5)
+    wide = build_untrained(SCALES["log-variance"](initial=1.0), seed=0, gain=1e5)
+    what, step = train_until_failure(wide, data, 1e-3, 5, 0, loss)
     assert (what, step) == ("σ infinite and zero", 0)
-    raw = untrained(SCALES["raw"](), seed=0)
-    assert ending(raw, data, 1e-3, 5, 0, loss) == ("σ zero or less", 0)
+    raw = build_untrained(SCALES["raw"](), seed=0)
+    assert train_until_failure(raw, data, 1e-3, 5, 0, loss) == ("σ zero or less", 0)
 
 
-def test_the_two_losses_of_claim_7_are_one_bound():
-    """Their means over draws agree; that the KL is exact in one is all the difference."""
-    vae = untrained(SCALES["softplus"](initial=0.5), seed=0)
+def test_the_two_losses_of_claim_7_have_the_same_mean():
+    """They differ only in the KL: one loss computes it exactly, the other estimates it."""
+    vae = build_untrained(SCALES["softplus"](initial=0.5), seed=0)
     x = (torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(0)) > 0.5).float()
     x = x.expand(2000, -1, -1, -1)
     torch.manual_seed(0)
-    pyro_loss, own = by_pyro(vae, x) / len(x), by_hand(vae, x) / len(x)
+    pyro_loss, own = loss_by_pyro(vae, x) / len(x), loss_with_analytic_kl(vae, x) / len(x)
     assert own == pytest.approx(pyro_loss, abs=0.5)
 
 
-def test_interval_is_students():
-    mean, half = interval([1.0, 2.0, 3.0])
+def test_confidence_interval_is_students_t():
+    mean, half = confidence_interval([1.0, 2.0, 3.0])
     assert mean == 2
     assert half == pytest.approx(4.30265 / 3**0.5, rel=1e-5)
 
 
-def test_rivals_are_sorted_by_their_intervals():
+def test_maps_are_grouped_by_their_intervals():
     def seeds(*values):
         return {"seeds": [v and {"nll": v, "active": 5} for v in values]}
 
@@ -193,14 +216,14 @@ def test_rivals_are_sorted_by_their_intervals():
         "log-scale": seeds(90.0, 101.0, 112.0),
         "soft-clamped": seeds(None, None, 100.0),
     }
-    compare(rivals)
+    add_differences(rivals)
     assert rivals["relu"]["difference"][0] == pytest.approx(5.0333, abs=1e-3)
-    assert compared({"rivals": rivals}) == {
+    assert group_maps({"rivals": rivals}) == {
         "the same": ["softplus"],
         "higher": ["relu"],
         "lower": ["absolute"],
-        "left open": ["log-scale"],
-        "stopped": ["soft-clamped"],
+        "undecided": ["log-scale"],
+        "failed": ["soft-clamped"],
     }
 
 
@@ -256,12 +279,12 @@ def quick(tmp_path_factory):
 
 def read(file):
     def refuse(word):
-        raise AssertionError(f"{word} is no JSON")
+        raise AssertionError(f"{word} is not JSON")
 
     return json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse)
 
 
-def test_quick_run_measures_judges_and_draws_all_nine(quick):
+def test_quick_run_writes_numbers_verdicts_and_figures_of_all_nine(quick):
     out, verdicts, seen = quick
     assert list(verdicts) == list(EXPERIMENTS)
     assert len({s.split()[0] for s in seen}) == 9
@@ -274,28 +297,55 @@ def test_quick_run_measures_judges_and_draws_all_nine(quick):
         assert (out / f"{name}.png").stat().st_size > 10_000
 
 
-def test_quick_run_finds_what_does_not_depend_on_its_size(quick):
+def test_quick_verdicts_carry_the_caveat_before_and_after(quick):
+    out, verdicts, _ = quick
+    lines = (out / "verdicts.md").read_text(encoding="utf-8").splitlines()
+    caveats = [i for i, line in enumerate(lines) if line == f"**{QUICK_CAVEAT}**"]
+    table = lines.index("| # | claim | verdict |")
+    assert len(caveats) == 2
+    assert caveats[0] < table
+    assert caveats[1] == len(lines) - 1
+    printed = verdict_lines(verdicts, quick=True)
+    assert printed[0] == printed[-1] == QUICK_CAVEAT
+    assert len(printed) == len(verdicts) + 2
+    assert QUICK_CAVEAT not in verdict_lines(verdicts, quick=False)
+
+
+def test_the_command_line_prints_the_caveat_before_and_after(tmp_path, capsys, monkeypatch):
+    command = ["pyro-vae", "scales", "--seeds", "2", "--only", "divergence", "--quick"]
+    monkeypatch.setattr("sys.argv", [*command, "--out", str(tmp_path / "quick")])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())  # the terminal breaks long lines
+    before, verdict, after = printed.partition("log σ² is needed for the KL:")
+    assert verdict
+    assert QUICK_CAVEAT in before
+    assert QUICK_CAVEAT in after
+
+
+def test_quick_run_agrees_with_the_full_run_on_exact_claims(quick):
     _, verdicts, _ = quick
     assert verdicts["stability"].word == "holds only where"
     assert "float16" in verdicts["stability"].region
     assert verdicts["divergence"].word == "does not hold"
     assert verdicts["factor_two"].word == "holds only where"
-    assert "times 4 for SGD and times 2 for Adam" in verdicts["factor_two"].region
+    assert "multiplied by 4 for SGD and by 2 for Adam" in verdicts["factor_two"].region
 
 
-def test_short_answer_is_five_sentences_of_the_results(quick):
+def test_short_answer_has_five_statements_from_the_results(quick):
     out, verdicts, _ = quick
     results = read(out / "results.json")["results"]
-    told = answer(results, verdicts)
-    assert len(told) == 5
-    assert all(sentence.endswith(".") for sentence in told)
+    statements = write_statements(results, verdicts)
+    assert len(statements) == 5
+    assert all(statement.endswith(".") for statement in statements)
     share, spread = results["cost"]["share"]
-    assert f"{share:.2f} ± {spread:.2f} %" in told[4]
-    assert verdicts["stability"].region in told[2]
-    assert all(name in told[1] for name in results["choice"]["rivals"])
+    assert f"{share:.2f} ± {spread:.2f} %" in statements[4]
+    assert verdicts["stability"].region in statements[2]
+    assert all(name in statements[1] for name in results["choice"]["rivals"])
 
 
-def test_one_experiment_alone_keeps_the_others(quick):
+def test_a_run_of_one_experiment_keeps_the_others(quick):
     out, verdicts, _ = quick
     before = read(out / "results.json")["results"]["choice"]
     again = run(out, quick=True, seeds=2, only=["stability"])
@@ -303,7 +353,7 @@ def test_one_experiment_alone_keeps_the_others(quick):
     assert read(out / "results.json")["results"]["choice"] == before
 
 
-def test_other_protocols_are_not_mixed(quick, tmp_path):
+def test_results_of_another_protocol_are_not_mixed_in(quick, tmp_path):
     out, _, _ = quick
     (tmp_path / "results.json").write_bytes((out / "results.json").read_bytes())
     assert list(run(tmp_path, quick=True, seeds=3, only=["stability"])) == ["stability"]
@@ -316,11 +366,11 @@ def test_bad_input(tmp_path):
         run(tmp_path, only=["stabilty"])
 
 
-def test_committed_verdicts_are_what_the_rules_make_of_the_committed_numbers():
+def test_committed_verdicts_follow_from_the_committed_numbers():
     held = read(COMMITTED / "results.json")
     assert held["protocol"]["quick"] is False
     assert len(held["protocol"]["seeds"]) >= 5
     verdicts = judge(held["results"])
     assert list(verdicts) == list(EXPERIMENTS)
     text = (COMMITTED / "verdicts.md").read_text(encoding="utf-8")
-    assert text == table(held["protocol"], held["results"])
+    assert text == render_verdicts(held["protocol"], held["results"])

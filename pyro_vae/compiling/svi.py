@@ -1,11 +1,4 @@
-"""Pyro's SVI step as one compiled graph.
-
-    svi = SVI(model, guide, optim, loss=CompiledELBO(Trace_ELBO()))
-    svi.step(x)
-
-Any model and guide, any ELBO. How a step becomes a graph, what is refused and how a graph that no
-longer holds is noticed stands in :mod:`~pyro_vae.compiling`; here is the whole step around it.
-"""
+"""SVI with the whole step compiled."""
 
 from __future__ import annotations
 
@@ -18,14 +11,10 @@ from pyro import poutine
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
-from torch.optim import Optimizer
 
-from .compiling.elbo import CompiledELBO
-from .compiling.steps import LOCK, Bound, Step
-from .compiling.tripwire import CompileError
-from .optim import bare_adam
-
-__all__ = ["CompileError", "CompiledELBO", "CompiledSVI"]
+from .elbo import CompiledELBO
+from .optim import bare_adam, torch_optimizer
+from .steps import LOCK, BoundGraph, Step
 
 
 class CompiledSVI:
@@ -33,24 +22,31 @@ class CompiledSVI:
 
     Equation: θ ← θ - Adam(∇ loss(prepare(data[index]))), once for each row of indices.
 
-    :meth:`epoch` runs many steps with next to no Python in between; :meth:`step` is that of
-    ``pyro.infer.SVI``. On CUDA, where the optimizer is ``capturable`` and all tensors are on the
-    device, a step of an epoch is captured as one CUDA graph and replayed (written with care, not
-    yet run on a card).
+    :meth:`epoch` runs many steps with very little Python between them. :meth:`step` takes one
+    batch, as ``pyro.infer.SVI.step`` does. On CUDA, :meth:`epoch` captures the step as a CUDA graph
+    and replays it, if the optimizer is ``capturable`` and all tensors are on the device. This CUDA
+    path has not been run on a GPU yet.
 
     Args:
         model, guide: Pyro programs.
-        optim: a ``PyroOptim`` (:class:`~pyro_vae.optim.FusedOptim` for speed), or a torch
-            optimizer over the parameters of both.
+        optim: a ``PyroOptim`` (:class:`FusedOptim` is the fastest), or a torch optimizer over the
+            parameters of both programs.
         loss: an ELBO.
-        prepare: from a batch of the data, as it is stored, to what the programs take; becomes part
-            of the graph. It is run under torch's generators, so that it may draw.
-        backend: as in :class:`CompiledELBO`, which also says what is compiled and what raises.
+        prepare: a function from a stored batch to the batch that the programs take. It becomes part
+            of the graph. It may draw random numbers with torch.
+        backend: ``"inductor"`` or ``"eager"``, as in :class:`CompiledELBO`.
+
+    Raises:
+        CompileError: as :class:`CompiledELBO` does; its documentation also lists what runs eagerly.
 
     Example:
-        >>> svi = CompiledSVI(model, guide, FusedAdam({"lr": 1e-3}), Trace_ELBO(),
-        ...                   prepare=lambda pixels: torch.bernoulli(pixels / 255))
-        >>> losses = svi.epoch(pixels, torch.randperm(60_000)[: 468 * 128].view(468, 128))
+        >>> from pyro_vae import VAE, CompiledSVI, FusedAdam
+        >>> vae = VAE((1, 28, 28), latent_size=8)
+        >>> pixels = torch.randint(256, (64, 1, 28, 28))
+        >>> svi = CompiledSVI(vae.model, vae.guide, FusedAdam({"lr": 1e-3}), Trace_ELBO(),
+        ...                   prepare=lambda batch: torch.bernoulli(batch / 255), backend="eager")
+        >>> svi.epoch(pixels, torch.randperm(64).view(4, 16)).shape
+        torch.Size([4])
     """
 
     def __init__(
@@ -69,25 +65,25 @@ class CompiledSVI:
         self.prepare = prepare
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
-        """One step on a batch; the loss, summed over the batch, in nats."""
+        """Take one step on a batch; returns the loss in nats, summed over the batch."""
         call = partial(self.elbo.elbo.loss_and_grads, self.model, self.guide)
         with LOCK:
             step, inputs = self.elbo.step_for(call, (self.model, self.guide), args, kwargs)
             bound = step.find(inputs)
             if bound is None:
-                return self.eagerly(step, call, args, kwargs).tolist()
-        return self.compiled(bound, inputs).tolist()
+                return self.run_eagerly(step, call, args, kwargs).tolist()
+        return self.run_compiled(bound, inputs).tolist()
 
     def epoch(self, data: Tensor, batches: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """One step for each row of ``batches``.
+        """Take one step for each row of ``batches``.
 
         Args:
             data: all images, ``[N, ...]``, in memory or on the device.
             batches: indices into ``data``, int64 ``[S, B]``, on the same device.
-            args, kwargs: what the programs take besides the images.
+            args, kwargs: further arguments of the programs, after the images.
 
         Returns:
-            The losses, ``[S]``, each summed over its batch.
+            The losses in nats, ``[S]``, each summed over its batch.
         """
         args = (data, batches[0], *args)
         programs = (self.model, self.guide, self.prepare)
@@ -97,13 +93,13 @@ class CompiledSVI:
         work: Callable[[list[Tensor]], Tensor] | None = None
         for index in batches.unbind():
             inputs[1] = index
-            # No code but ours runs between two steps: once a graph holds, it holds to the end.
+            # Between two steps of an epoch only this loop runs, so a valid graph stays valid.
             if work is None:
                 with LOCK:
                     bound = step.find(inputs)
                     if bound is None:
                         now = (data, index, *args[2:])
-                        losses.append(self.eagerly(step, self.on_batch, now, kwargs))
+                        losses.append(self.run_eagerly(step, self.on_batch, now, kwargs))
                         continue
                 work = self.replayed(bound, inputs)
                 step.calls += len(batches) - len(losses) - 1
@@ -115,7 +111,7 @@ class CompiledSVI:
         x = batch if self.prepare is None else self.prepare(batch)
         return self.elbo.elbo.loss_and_grads(self.model, self.guide, x, *args, **kwargs)
 
-    def eagerly(self, step: Step, call: Any, args: Any, kwargs: Any) -> Tensor:
+    def run_eagerly(self, step: Step, call: Any, args: Any, kwargs: Any) -> Tensor:
         with poutine.trace(param_only=True) as sites:
             loss = call(*args, **kwargs)
         values: list[Any] = [site["value"] for site in sites.trace.nodes.values()]
@@ -123,7 +119,7 @@ class CompiledSVI:
         step.ran_eagerly()
         return torch.as_tensor(loss)
 
-    def compiled(self, bound: Bound, inputs: list[Tensor], adam: Any = None) -> Tensor:
+    def run_compiled(self, bound: BoundGraph, inputs: list[Tensor], adam: Any = None) -> Tensor:
         values, gradients = bound(inputs)
         if adam is not None:
             adam(gradients)
@@ -142,20 +138,21 @@ class CompiledSVI:
         for p in params:
             p.grad = None
 
-    def replayed(self, bound: Bound, inputs: list[Tensor]) -> Callable[[list[Tensor]], Tensor]:
-        """The compiled step; on CUDA, its replay."""
+    def replayed(self, bound: BoundGraph, inputs: list[Tensor]) -> Callable[[list[Tensor]], Tensor]:
+        """The compiled step as a function of its inputs; on CUDA, its replay."""
         adam = bare_adam(self.optim, bound.leaves(inputs))
-        work = partial(self.compiled, bound, adam=adam)
-        optimizer = getattr(self.optim, "optimizer", self.optim)
-        groups = optimizer.param_groups if isinstance(optimizer, Optimizer) else [{}]
+        work = partial(self.run_compiled, bound, adam=adam)
+        optimizer = torch_optimizer(self.optim)
         on_device = all(t.is_cuda for t in (*inputs, *bound.graph.captured))
-        if not on_device or not all(group.get("capturable") for group in groups):
+        if optimizer is None or not on_device:
             return work
-        # A replay knows memory by its address and numbers by their value.
+        if not all(group.get("capturable") for group in optimizer.param_groups):
+            return work
+        # A CUDA graph stores the addresses of tensors and the values of Python numbers.
         state = [s for p in optimizer.state.values() for s in p.values() if isinstance(s, Tensor)]
         fixed = (
             [t.data_ptr() for t in (inputs[0], *bound.graph.captured, *state)],
-            [{k: v for k, v in group.items() if k != "params"} for group in groups],
+            [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups],
         )
         if bound.replay is None or bound.replay.fixed != fixed:
             bound.replay = Replay(work, inputs, fixed)
@@ -163,13 +160,14 @@ class CompiledSVI:
 
 
 class Replay:
-    """A step on CUDA: run three times (real steps, which warm everything up), then captured as one
-    CUDA graph and replayed, one launch in place of hundreds.
+    """A step on CUDA that is captured as one CUDA graph and replayed: one launch, not hundreds.
+
+    The first three calls are normal steps. They warm up the kernels and the memory.
 
     Args:
         work: the step, a function of its inputs.
-        inputs: the data, which stay where they are, and what changes from step to step.
-        fixed: what the capture takes as it is; another value asks for another replay.
+        inputs: the data, whose address must not change, and the tensors that change at each step.
+        fixed: addresses and numbers that the capture stores. If they change, a new replay is made.
     """
 
     def __init__(self, work: Any, inputs: list[Tensor], fixed: Any) -> None:
