@@ -31,4 +31,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv
+	rm -rf .venv docs/_api docs/_build docs/_generated docs/_notebooks

@@ -125,11 +125,11 @@ def write_command_line() -> None:
 
 
 def copy_notebooks() -> None:
-    """Put the notebooks beside the pages. Their links to pages are adapted to the new place."""
+    """Put the notebooks beside the pages, and adapt their links, which start at ``../``."""
     shutil.rmtree(HERE / "_notebooks", ignore_errors=True)
     (HERE / "_notebooks").mkdir()
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
-        text = notebook.read_text().replace("](../docs/", "](../")
+        text = notebook.read_text().replace("](../", "](../../").replace("](../../docs/", "](../")
         (HERE / "_notebooks" / notebook.name).write_text(text)
 
 
