@@ -47,7 +47,6 @@ autosummary_mock_imports = ["pyro_vae.__main__"]  # importing it runs the comman
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False  # torch's docstrings refer to pages of torch
 # Each object is described once, in the module that defines it.
 autodoc_default_options = {"members": True, "ignore-module-all": True}
