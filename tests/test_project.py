@@ -19,6 +19,11 @@ PINNED = dict(
 )
 
 
+def without_itself(requirements):
+    """An extra may include another extra of this project, which is not a package to pin."""
+    return [r for r in requirements if not r.startswith(f"{PROJECT['name']}[")]
+
+
 def names(requirements):
     return {re.match(r"[\w-]+", r)[0].lower() for r in requirements}
 
@@ -40,7 +45,7 @@ def test_environment_yml_has_the_same_packages_at_the_tested_versions():
 
 def test_every_requirement_is_pinned_at_or_above_its_lower_bound():
     extras = [r for rs in PROJECT["optional-dependencies"].values() for r in rs]
-    for requirement in PROJECT["dependencies"] + extras:
+    for requirement in PROJECT["dependencies"] + without_itself(extras):
         (name,) = names([requirement])
         assert tuple(int(n) for n in PINNED[name].split(".")) >= lower_bound(requirement)
 
@@ -77,7 +82,39 @@ def test_every_public_name_is_where_it_is_said_to_be():
         pyro_vae.vea  # noqa: B018
 
 
-def test_what_the_documents_link_to_is_there():
-    for name in ("README.md", "CONTRIBUTING.md"):
-        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", (ROOT / name).read_text()):
-            assert (ROOT / link).exists(), f"{name} links to {link}"
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 140
+
+
+def test_the_python_of_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    namespace = {}
+    for block in blocks:
+        exec(block, namespace)
+    assert namespace["vae"].sample(16).shape == (16, 1, 28, 28)
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def anchors(page):
+    """The anchors of a page: its headings as GitHub names them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_of_a_page_resolves(page):
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), f"{page.name} links to {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name} links to {link}"
+
+
+def test_the_citation_has_the_version_of_the_project():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
