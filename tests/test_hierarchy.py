@@ -86,7 +86,7 @@ def test_ancestral_samples_have_the_known_moments(sizes, skip):
             mean = torch.cat([weight @ mean[:seen] + bias[:own], mean])
             cov = torch.cat([torch.cat([block, cross], 1), torch.cat([cross.T, cov], 1)])
         with pyro.plate("data", n, dim=-1):
-            trace = poutine.trace(prior).get_trace()
+            trace = poutine.trace(prior.sample_sites).get_trace()
     z = torch.cat([trace.nodes[name]["value"] for name in prior.names], -1)  # [n, ΣZ]
     assert ((z.mean(0) - mean).abs() < 5 * (cov.diagonal() / n).sqrt()).all()
     variances = cov.diagonal()
