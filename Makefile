@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: train test check notebooks clean
+.PHONY: train test check docs notebooks clean
 
 train: $(READY)  ## train on the embedded digits, about a minute on two cores
 	$(BIN)/pyro-vae train
@@ -16,6 +16,10 @@ check: $(READY)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(READY)  ## the documentation, docs/_build/html/index.html
+	rm -rf docs/_api docs/_build
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
 notebooks: $(READY)  ## run all notebooks and store what they print
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
@@ -27,4 +31,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv
+	rm -rf .venv docs/_api docs/_build docs/_generated docs/_notebooks

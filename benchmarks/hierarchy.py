@@ -28,13 +28,13 @@ from typing import Any
 
 import torch
 
-from pyro_vae.compiled import CompiledSVI
-from pyro_vae.data import Data, load
+from pyro_vae.compiling import CompiledSVI
+from pyro_vae.data import Data, load_data
 from pyro_vae.evaluation import elbo
 from pyro_vae.evaluation.importance import importance
 from pyro_vae.evaluation.latents import active_units
-from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.history import Epoch
+from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.training import adam, as_float, fit
 from pyro_vae.vae import VAE
 
@@ -198,7 +198,7 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     budget = RESULTS / "epochs.json"
-    data = load("mnist", data_dir=given.data, binarize="dynamic")
+    data = load_data("mnist", data_dir=given.data, binarize="dynamic")
     if given.what == "calibrate":
         epochs = calibrate(data, given.minutes)
         RESULTS.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from pyro_vae.data import load
+from pyro_vae.data import load_data
 from pyro_vae.evaluation.importance import importance
 from pyro_vae.vae import VAE
 
@@ -34,7 +34,7 @@ FLOPS = 2 * (LATENT * 200 + 200 * 200 + 200 * 784)
 def prepared(count: int, device: str):
     torch.manual_seed(0)
     vae = VAE((1, 28, 28), LATENT, hidden=HIDDEN).to(device)
-    images = load("mnist-5k", binarize="dynamic").test.subset(torch.arange(count))
+    images = load_data("mnist-5k", binarize="dynamic").test.subset(torch.arange(count))
     return vae, images.to(device)
 
 

@@ -18,10 +18,9 @@ import torch.nn.functional as F
 from pyro.infer import ELBO, SVI, Trace_ELBO
 from torch import Tensor, nn
 
-from pyro_vae.compiled import CompiledSVI
+from pyro_vae.compiling import CompiledSVI, FusedAdam
 from pyro_vae.data.images import Images
 from pyro_vae.objectives import OBJECTIVES
-from pyro_vae.optim import FusedAdam
 from pyro_vae.vae import VAE
 
 LR = 1e-3

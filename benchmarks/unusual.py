@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from pyro_vae.data import Images, load
+from pyro_vae.data import Images, load_data
 from pyro_vae.evaluation.importance import importance
 from pyro_vae.evaluation.scores import auroc
 from pyro_vae.training import fit
@@ -82,7 +82,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--out", type=Path)
     given = options.parse_args()
-    data = load("mnist-5k", binarize="dynamic")
+    data = load_data("mnist-5k", binarize="dynamic")
     pyro.set_rng_seed(given.seed)
     vae = VAE(data.shape, 20)
     fit(vae, data, epochs=given.epochs, seed=given.seed)

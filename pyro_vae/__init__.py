@@ -4,26 +4,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .compiled import CompiledELBO, CompiledSVI
-    from .contracts import Callback, Guide, Likelihood, Network, Objective, Prior
-    from .data import load as load_data
+    from .compiling import CompiledELBO, CompiledSVI, FusedAdam
+    from .contracts import Guide, Likelihood, Network, Objective, Prior
+    from .data import load_data
     from .errors import InputError
     from .evaluation import elbo
     from .evaluation.gaps import gaps
     from .evaluation.importance import importance
     from .evaluation.report import evaluate
+    from .history import Callback
     from .objectives import OBJECTIVES
-    from .optim import FusedAdam
     from .recipes import RECIPES
     from .runs.folder import load_run
     from .training import fit
     from .vae import VAE
 
 _WHERE = {
-    "Callback": ("contracts", "Callback"),
-    "CompiledELBO": ("compiled", "CompiledELBO"),
-    "CompiledSVI": ("compiled", "CompiledSVI"),
-    "FusedAdam": ("optim", "FusedAdam"),
+    "Callback": ("history", "Callback"),
+    "CompiledELBO": ("compiling", "CompiledELBO"),
+    "CompiledSVI": ("compiling", "CompiledSVI"),
+    "FusedAdam": ("compiling", "FusedAdam"),
     "Guide": ("contracts", "Guide"),
     "InputError": ("errors", "InputError"),
     "Likelihood": ("contracts", "Likelihood"),
@@ -38,7 +38,7 @@ _WHERE = {
     "fit": ("training", "fit"),
     "gaps": ("evaluation.gaps", "gaps"),
     "importance": ("evaluation.importance", "importance"),
-    "load_data": ("data", "load"),
+    "load_data": ("data", "load_data"),
     "load_run": ("runs.folder", "load_run"),
 }
 __all__ = [

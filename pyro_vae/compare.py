@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from .contracts import Callback, Likelihood
+from .contracts import Likelihood
 from .errors import InputError
 from .evaluation import elbo
 from .evaluation.gaps import gaps
 from .evaluation.importance import importance
-from .history import CollapseWarning, collapsed
+from .history import Callback, CollapseWarning, collapsed
 from .runs.folder import versions
 from .runs.setup import prepare
 from .training import fit

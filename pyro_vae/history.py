@@ -1,4 +1,4 @@
-"""What training records: the numbers of each epoch."""
+"""What training records, and whom it tells: the numbers of each epoch, and callbacks."""
 
 from __future__ import annotations
 
@@ -43,3 +43,16 @@ def collapsed(epoch: Epoch, below: float = 0.01) -> list[str]:
         for name, (each, units) in sites.items()
         if each < below
     ]
+
+
+class Callback:
+    """What ``fit`` calls while it trains. Each method does nothing by default."""
+
+    def on_compile(self) -> None:
+        """Called before the first compiled step, which takes seconds."""
+
+    def on_step(self, images: int) -> None:
+        """Called after one or more steps with the number of images in them."""
+
+    def on_epoch(self, record: Epoch) -> None:
+        """Called after each epoch with its numbers."""

@@ -1,9 +1,10 @@
-"""From the encoder's raw output to the scale of a Normal: log-variance and its rivals.
+"""Maps from the encoder's raw output to σ, the scale of a Normal: log-variance and alternatives.
 
-An encoder may output any real number, a Normal's scale σ must be positive. Each class below is
-one map from the first to the second. All of them take ``initial``, the σ that the raw output 0
-stands for, so that rivals can be compared from the same start:
+An encoder can output any real number, but σ must be positive. Each class below is a map from the
+raw output to σ. Every class takes the option ``initial``: the σ at raw output 0. Equal values of
+``initial`` let different maps start at the same σ:
 
+    >>> import torch
     >>> SCALES["log-scale"](initial=0.1)(torch.zeros(1))
     tensor([0.1000])
 """
@@ -22,19 +23,20 @@ from .registry import SCALES
 
 
 class Scale(nn.Module, ABC):
-    """A map from raw encoder output to σ; the base of all below.
+    """A map from the raw encoder output to σ; the base class of all maps below.
 
-    A subclass gives ``sigma(raw)`` and ``raw(sigma)``, inverse to each other inside ``range``, and
-    ``log_variance(raw)`` where it is known without computing σ.
+    A subclass defines ``sigma(raw)`` and its inverse ``raw(sigma)``. It also defines
+    ``log_variance(raw)`` if log σ² can be computed without σ.
 
     Args:
-        initial: σ at raw output 0; None leaves the map as its equation stands.
+        initial: σ at raw output 0. The map then adds a constant to the raw output. None adds
+            nothing.
 
     Attributes:
         range: the smallest and the largest σ, in the unit of z.
 
     Raises:
-        InputError: if ``initial`` lies outside ``range``.
+        InputError: if ``initial`` is not inside ``range``.
     """
 
     range: tuple[float, float] = (0.0, math.inf)
@@ -46,51 +48,55 @@ class Scale(nn.Module, ABC):
             self.offset = self.inverse(torch.tensor(initial, dtype=torch.float64)).item()
 
     def forward(self, raw: Tensor) -> Tensor:
-        """σ, elementwise, of the shape of ``raw``."""
+        """σ, elementwise; the same shape as ``raw``."""
         return self.sigma(self.shift(raw))
 
     def logvar(self, raw: Tensor) -> Tensor:
-        """log σ², elementwise: what the closed-form KL needs next to σ²."""
+        """log σ², elementwise; the closed-form KL needs it."""
         return self.log_variance(self.shift(raw))
 
     def inverse(self, scale: Tensor) -> Tensor:
-        """The raw output that gives ``scale``.
+        """The raw output at which σ equals ``scale``; the same shape as ``scale``.
 
         Raises:
-            InputError: if ``scale`` does not lie strictly inside ``range``.
+            InputError: if an element of ``scale`` is not strictly inside ``range``.
         """
         low, high = self.range
         if not bool(((scale > low) & (scale < high)).all()):
             raise InputError(
-                f"scale {scale.min().item():g} to {scale.max().item():g} is out of reach: "
-                f"{type(self).__name__} gives scales between {low:g} and {high:g}"
+                f"scale {scale.min().item():g} to {scale.max().item():g} is out of reach for "
+                f"{type(self).__name__}; give a scale between {low:g} and {high:g}"
             )
         return self.raw(scale) - self.offset
 
     def shift(self, raw: Tensor) -> Tensor:
+        """The raw output plus the constant that ``initial`` requires."""
         return raw + self.offset if self.offset else raw
 
     @abstractmethod
     def sigma(self, raw: Tensor) -> Tensor:
-        """The map itself, before any shift."""
+        """σ, elementwise, by the equation of the class and without the shift."""
 
     @abstractmethod
     def raw(self, sigma: Tensor) -> Tensor:
-        """Its inverse inside ``range``."""
+        """The inverse of :meth:`sigma` inside ``range``."""
 
     def log_variance(self, raw: Tensor) -> Tensor:
+        """log σ², elementwise, without the shift."""
         return 2 * self.sigma(raw).abs().log()
 
 
 class Raw(Scale):
-    """σ = raw: no constraint at all, and an error at the first scale that is not positive.
+    """σ = raw: without a constraint; a σ of zero or less raises an error.
 
-    Range: all reals. Source: the question itself, "why won't we output the standard deviation?"
-    (Data Science Stack Exchange, question 117317).
+    Range: all real numbers.
+
+    Source: "why won't we output the standard deviation?", Data Science Stack Exchange, question
+    117317.
 
     Raises:
-        InputError: from ``forward``, if a scale is not positive. NaN is left to pass, since it
-            comes from elsewhere.
+        InputError: from ``forward``, if σ is zero or less. NaN does not raise, because another
+            computation caused it.
     """
 
     range = (-math.inf, math.inf)
@@ -101,8 +107,8 @@ class Raw(Scale):
         if bool(wrong.any()):
             raise InputError(
                 f"the encoder's raw output gave {wrong.double().mean().item():.0%} scales of zero "
-                "or less, which no Normal takes; use a scale that is positive by construction, "
-                "such as log-variance"
+                "or less, but a Normal needs positive scales; use a map whose output is always "
+                "positive, for example log-variance"
             )
         return scale
 
@@ -114,10 +120,13 @@ class Raw(Scale):
 
 
 class Absolute(Scale):
-    """σ = abs(raw): positive but for raw = 0, where the gradient jumps.
+    """σ = abs(raw): positive except at raw = 0, where the gradient changes sign.
 
-    Range: [0, inf). Two raw outputs give each σ; the inverse is the positive one. Source: public
-    code, without a paper that we know of.
+    Two raw outputs, raw and -raw, give the same σ. The inverse returns the positive raw output.
+
+    Range: [0, inf).
+
+    Source: public code; we do not know a paper.
     """
 
     def sigma(self, raw: Tensor) -> Tensor:
@@ -128,9 +137,11 @@ class Absolute(Scale):
 
 
 class ReLU(Scale):
-    """σ = max(raw, 0) + 1e-6: no gradient wherever the raw output is negative.
+    """σ = max(raw, 0) + 1e-6: the gradient is zero if the raw output is negative.
 
-    Range: [1e-6, inf). Source: public code, without a paper that we know of.
+    Range: [1e-6, inf).
+
+    Source: public code; we do not know a paper.
     """
 
     range = (1e-6, math.inf)
@@ -143,24 +154,29 @@ class ReLU(Scale):
 
 
 class Softplus(Scale):
-    """σ = log(1 + exp(raw)): exponential below 0, linear above.
+    """σ = log(1 + exp(raw)): close to exp(raw) far below 0, close to raw far above 0.
 
-    Range: (0, inf). Source: Blundell et al. 2015, Weight uncertainty in neural networks.
+    Range: (0, inf).
+
+    Paper: Blundell et al. 2015, Weight uncertainty in neural networks.
     """
 
     def sigma(self, raw: Tensor) -> Tensor:
-        # softplus(raw) becomes raw above the threshold; torch's 20 would cost float64 six digits.
+        # torch returns raw above the threshold. Its default, 20, loses six digits in float64.
         return softplus(raw, threshold=40.0)
 
     def raw(self, sigma: Tensor) -> Tensor:
-        # log(exp(sigma) - 1), written so that neither end overflows or cancels
+        # This equals log(exp(sigma) - 1). This form does not overflow at a large sigma and does not
+        # cancel digits at a small sigma.
         return sigma + (-torch.expm1(-sigma)).log()
 
 
 class SoftplusVariance(Softplus):
-    """σ² = log(1 + exp(raw)): softplus gives the variance.
+    """σ² = log(1 + exp(raw)): softplus of the raw output is the variance.
 
-    Range: (0, inf). Source: Sønderby et al. 2016, Ladder variational autoencoders.
+    Range: (0, inf).
+
+    Paper: Sønderby et al. 2016, Ladder variational autoencoders.
     """
 
     def sigma(self, raw: Tensor) -> Tensor:
@@ -174,10 +190,11 @@ class SoftplusVariance(Softplus):
 
 
 class LogScale(Scale):
-    """σ = exp(raw): the encoder gives log σ.
+    """σ = exp(raw): the raw output is log σ.
 
-    Range: (0, inf). Source: Kucukelbir et al. 2017, Automatic differentiation variational
-    inference.
+    Range: (0, inf).
+
+    Paper: Kucukelbir et al. 2017, Automatic differentiation variational inference.
     """
 
     def sigma(self, raw: Tensor) -> Tensor:
@@ -191,9 +208,11 @@ class LogScale(Scale):
 
 
 class LogVariance(Scale):
-    """σ = exp(raw / 2): the encoder gives log σ² (the default).
+    """σ = exp(raw / 2): the raw output is log σ² (the default).
 
-    Range: (0, inf). Source: Kingma and Welling 2014, Auto-encoding variational Bayes, appendix C.2.
+    Range: (0, inf).
+
+    Paper: Kingma and Welling 2014, Auto-encoding variational Bayes, appendix C.2.
     """
 
     def sigma(self, raw: Tensor) -> Tensor:
@@ -207,10 +226,14 @@ class LogVariance(Scale):
 
 
 class LogVarianceClamped(LogVariance):
-    """σ = exp(clamp(raw, -30, 20) / 2): log-variance that can neither vanish nor overflow.
+    """σ = exp(clamp(raw, -30, 20) / 2): log-variance that cannot underflow or overflow.
 
-    Range: [exp(-15), exp(10)], about 3e-7 to 2e4; no gradient outside. Source: Rombach et al. 2022,
-    High-resolution image synthesis with latent diffusion models (the released code).
+    The gradient is zero outside the clamp.
+
+    Range: [exp(-15), exp(10)], about 3e-7 to 2e4.
+
+    Paper: Rombach et al. 2022, High-resolution image synthesis with latent diffusion models (the
+    released code).
     """
 
     range = (math.exp(-15), math.exp(10))
@@ -224,20 +247,25 @@ class LogVarianceClamped(LogVariance):
 
 
 class LogVarianceHardtanh(LogVarianceClamped):
-    """σ = exp(clamp(raw, -6, 2) / 2): log-variance held to a narrow range.
+    """σ = exp(clamp(raw, -6, 2) / 2): log-variance in a narrow range.
 
-    Range: [exp(-3), exp(1)], about 0.05 to 2.7; no gradient outside. Source: Tomczak and
-    Welling 2018, VAE with a VampPrior (the released code).
+    The gradient is zero outside the clamp.
+
+    Range: [exp(-3), exp(1)], about 0.05 to 2.7.
+
+    Paper: Tomczak and Welling 2018, VAE with a VampPrior (the released code).
     """
 
     range = (math.exp(-3), math.exp(1))
 
 
 class SoftClamped(Scale):
-    """σ = exp(5 tanh(raw / 5)) + 0.01: log-scale bent to stay within (-5, 5), plus a floor.
+    """σ = exp(5 tanh(raw / 5)) + 0.01: log σ is kept inside (-5, 5), then 0.01 is added.
 
-    Range: (exp(-5) + 0.01, exp(5) + 0.01), about 0.017 to 148. Source: Vahdat and Kautz 2020, NVAE
-    (the released code).
+    Range: (exp(-5) + 0.01, exp(5) + 0.01), about 0.017 to 148.
+
+    Paper: Vahdat and Kautz 2020, NVAE: a deep hierarchical variational autoencoder (the released
+    code).
     """
 
     range = (math.exp(-5) + 0.01, math.exp(5) + 0.01)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from . import objectives  # noqa: F401  (it fills the table)
-from .compiled import CompiledSVI
-from .contracts import Callback, Objective
+from .compiling import CompiledSVI
+from .contracts import Objective
 from .data import Data
 from .errors import InputError, TrainingError
 from .evaluation import elbo
-from .history import CollapseWarning, Epoch, collapsed
+from .history import Callback, CollapseWarning, Epoch, collapsed
 from .pairing import fitting_objective
 from .registry import OBJECTIVES, lookup
 from .settings import Settings, positive
@@ -66,7 +66,7 @@ def fit(
         precision: ``float32``, or ``bfloat16`` for the matrix products, by torch's autocast.
         seed: of the order of the images and of all random numbers.
         optimizer: your own torch optimizer in place of Adam; ``lr`` is then not used.
-        compiled: whether steps are compiled (:class:`~pyro_vae.compiled.CompiledSVI`). None
+        compiled: whether steps are compiled (:class:`~pyro_vae.compiling.CompiledSVI`). None
             decides by the number of steps to come, see :func:`pays`.
         start: number of epochs that have already been trained.
         callback: is called after steps and epochs.

@@ -16,147 +16,22 @@ With an optimizer of torch:
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from itertools import chain, count
+from itertools import chain
 from typing import Any
-from weakref import WeakKeyDictionary
 
-import pyro
 import torch
 from pyro import poutine
-from pyro.infer.util import is_validation_enabled
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from . import guides, likelihoods, networks, priors, scales  # noqa: F401  (they fill the tables)
-from .contracts import Guide, Likelihood, Network, Prior
+from .contracts import Guide, Likelihood, Network
 from .errors import InputError
-from .latents import LatentSize, Shape, check_layouts, is_latent, layouts, size_of
+from .latents import LatentSize, check_layouts, is_latent, layouts, size_of
 from .pairing import refuse_misfits
+from .programs import GuideProgram, ModelProgram, mean_image
 from .registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, Choice, parse
 from .settings import Settings
-
-_names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-_numbers = count(1)
-
-
-def register(module: nn.Module, label: str) -> None:
-    """Register a module's parameters with Pyro under a name that no other module has had.
-
-    Pyro's parameter store is global and keeps the first tensor under each name. If a second module
-    used the same name, it would compute with its own weights while the optimizer changed those of
-    the first module. So every module, a copy included, gets its own number. If the store holds
-    another tensor under the name nevertheless (a store that was loaded from a file), the module's
-    own weights are used.
-    """
-    name = _names.get(module)
-    if name is None:
-        name = _names[module] = f"{label}_{next(_numbers)}"
-    for key, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        full = f"{name}$$${key}"  # the form that pyro.module uses
-        if pyro.param(full, parameter) is not parameter:
-            warnings.warn(
-                f"Pyro's parameter store held other values for {full}; the module's own are used "
-                "(weights are loaded with load_state_dict)",
-                stacklevel=3,
-            )
-            pyro.get_param_store()[full] = parameter
-            pyro.param(full, parameter)
-
-
-class ModelProgram(nn.Module):
-    """The generative program: z ~ p(z), x ~ p(x | z), independently for each image.
-
-    Args:
-        shape: the shape of one observation, ``(C, H, W)``.
-        prior: a module that meets the contract :class:`~pyro_vae.contracts.Prior`.
-        likelihood: a module that meets the contract :class:`~pyro_vae.contracts.Likelihood`.
-    """
-
-    def __init__(self, shape: Shape, prior: nn.Module, likelihood: nn.Module) -> None:
-        super().__init__()
-        self.shape = tuple(shape)
-        self.prior = prior
-        self.likelihood = likelihood
-
-    def forward(
-        self, x: Tensor | None = None, context: Tensor | None = None, *, n: int = 1
-    ) -> Tensor:
-        """Score the images ``x`` ``[B, C, H, W]``, or draw new images if ``x`` is None.
-
-        Args:
-            x: the images to score.
-            context: labels or covariates, ``[B, ...]``, for the parts that take them.
-            n: how many images to draw if ``x`` and ``context`` are None.
-        """
-        register(self, "model")
-        prior, likelihood = Prior.of(self.prior), Likelihood.of(self.likelihood)
-        if context is not None:
-            n = len(expect_context(context, prior, likelihood))
-        if x is not None:
-            n = len(expect(self.shape, x))
-            if is_validation_enabled():
-                likelihood.check(x)
-        with pyro.plate("data", n, dim=-1):
-            z = prior.sample_sites(context=context)  # [*, B, Z]
-            return pyro.sample("x", likelihood.run(z, context=context), obs=x)  # [*, B, C, H, W]
-
-
-class GuideProgram(nn.Module):
-    """The inference program: z ~ q(z | x), independently for each image.
-
-    Args:
-        shape: the shape of one observation, ``(C, H, W)``.
-        posterior: a module that meets the contract :class:`~pyro_vae.contracts.Guide`.
-    """
-
-    def __init__(self, shape: Shape, posterior: nn.Module) -> None:
-        super().__init__()
-        self.shape = tuple(shape)
-        self.posterior = posterior
-
-    def forward(self, x: Tensor, context: Tensor | None = None, *, n: int = 1) -> Any:
-        """Draw z for the images ``x`` ``[B, C, H, W]``.
-
-        Args:
-            x: the images.
-            context: labels or covariates, ``[B, ...]``, for a guide that takes them.
-            n: ignored; it matches the model's signature.
-        """
-        register(self, "guide")
-        with pyro.plate("data", len(expect(self.shape, x)), dim=-1):
-            return Guide.of(self.posterior).sample_sites(x, context=context)  # [*, B, Z]
-
-
-def expect(shape: Sequence[int], x: Tensor) -> Tensor:
-    """``x`` if it is a batch of images of ``shape``; an InputError if it is not."""
-    if not isinstance(x, Tensor) or tuple(x.shape[1:]) != tuple(shape) or x.dim() < 2:
-        given = list(x.shape) if isinstance(x, Tensor) else repr(x)
-        raise InputError(f"expected images of shape [B, {', '.join(map(str, shape))}], not {given}")
-    if is_validation_enabled() and not ((x >= 0) & (x <= 1)).all():
-        raise InputError(
-            "pixels are numbers in [0, 1]; the given ones reach "
-            f"from {x.min():.3g} to {x.max():.3g}"
-        )
-    return x
-
-
-def expect_context(context: Tensor, *parts: Prior | Likelihood) -> Tensor:
-    """``context`` if it is a tensor that one of the parts takes; an InputError if it is not."""
-    if not isinstance(context, Tensor):
-        raise InputError(
-            f"the context is a tensor of labels or covariates [B, ...], not {context!r}; the "
-            "number of images to draw is the keyword n"
-        )
-    if not any(part.takes_context() for part in parts):
-        raise InputError(
-            "a context was given, and neither the prior nor the likelihood takes one: their "
-            "forward has no argument 'context'"
-        )
-    return context
 
 
 class VAE(nn.Module):
@@ -225,8 +100,8 @@ class VAE(nn.Module):
             handed["latent_size"] = self.latent_size
         else:
             unavailable["latent_size"] = (
-                f"is for one layer of latents that is a plain vector, and the latent sizes are "
-                f"{latent_size}; take the guide bottom-up or ladder and the prior hierarchy"
+                "is for one layer of latents that is a plain vector, and the latent sizes are "
+                f"{latent_size}; take the guide bottom-up or ladder, and the prior hierarchy"
             )
         net = Network.of(network_of(network, hidden, handed))
         handed["network"] = net
@@ -313,21 +188,3 @@ def likelihood_of(choice: Choice, net: Network, latent_size: int, handed: dict[s
         trial = choice.make(decoder=net.decoder(latent_size, 1), **handed)
     outputs = Likelihood.of(trial).outputs
     return choice.make(decoder=net.decoder(latent_size, outputs), **handed)
-
-
-class AtMean(Messenger):
-    """A Pyro handler that gives each named site the mean of its distribution, without a draw."""
-
-    def __init__(self, *sites: str) -> None:
-        super().__init__()
-        self.sites = sites
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.sites:
-            msg["value"] = msg["fn"].mean
-
-
-def mean_image(model: Any, n: int, context: Tensor | None = None) -> Tensor:
-    """Run a model for ``n`` images and give the mean of its site "x"; ``[n, C, H, W]``."""
-    with AtMean("x"):
-        return poutine.trace(model).get_trace(None, context, n=n).nodes["x"]["value"]

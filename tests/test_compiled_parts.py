@@ -3,10 +3,10 @@
 import pyro
 import pytest
 import torch
-from test_compiled import agree, take
+from support.compiled import agree, take
 
 from pyro_vae import VAE
-from pyro_vae.compiled import CompiledELBO
+from pyro_vae.compiling import CompiledELBO
 from pyro_vae.guides import GUIDES
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.objectives import OBJECTIVES

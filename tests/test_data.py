@@ -1,4 +1,4 @@
-"""Loading by name or path, and what the protocols of one set share."""
+"""Loading by name or path, and the protocols on one data set."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import sys
 import pytest
 import torch
 
-from pyro_vae.data import BINARIZE, load
+from pyro_vae.data import BINARIZE, load_data
 from pyro_vae.errors import InputError
 
 
 @pytest.fixture(scope="module")
 def digits():
-    return {protocol: load("digits", binarize=protocol) for protocol in BINARIZE}
+    return {protocol: load_data("digits", binarize=protocol) for protocol in BINARIZE}
 
 
 EVERYTHING = slice(None)
@@ -29,23 +29,23 @@ def test_import_is_light():
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_name_of_the_table_goes_before_a_folder_of_that_name(tmp_path, monkeypatch, image_folder):
+def test_a_data_set_goes_before_a_folder_of_the_same_name(tmp_path, monkeypatch, image_folder):
     folder, _ = image_folder
     monkeypatch.chdir(tmp_path)
     folder.rename(tmp_path / "digits")
-    assert load("digits").shape == (1, 8, 8)
-    assert load("./digits").shape == (1, 6, 5)
+    assert load_data("digits").shape == (1, 8, 8)
+    assert load_data("./digits").shape == (1, 6, 5)
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
 def test_bad_test_fraction(image_folder, fraction):
-    with pytest.raises(InputError, match=r"test fraction .* does not lie in \[0, 1\)"):
-        load(image_folder[0], test_fraction=fraction)
+    with pytest.raises(InputError, match=r"test fraction .* is not in \[0, 1\)"):
+        load_data(image_folder[0], test_fraction=fraction)
 
 
 def test_bad_protocol():
     with pytest.raises(InputError, match="unknown binarisation 'dynamik'; did you mean dynamic"):
-        load("digits", binarize="dynamik")
+        load_data("digits", binarize="dynamik")
 
 
 def test_protocols_share_one_split(digits):
@@ -60,9 +60,9 @@ def test_static_is_drawn_once_with_its_seed(digits):
     train, grey = digits["static"].train, digits["none"].train.batch(EVERYTHING)
     x = train.batch(EVERYTHING)
     assert torch.equal(x, train.batch(EVERYTHING))
-    assert torch.equal(x, load("digits", binarize="static").train.batch(EVERYTHING))
+    assert torch.equal(x, load_data("digits", binarize="static").train.batch(EVERYTHING))
     assert not torch.equal(
-        x, load("digits", binarize="static", binarize_seed=1).train.batch(EVERYTHING)
+        x, load_data("digits", binarize="static", binarize_seed=1).train.batch(EVERYTHING)
     )
     assert (x[grey == 0] == 0).all()
     assert (x[grey == 1] == 1).all()

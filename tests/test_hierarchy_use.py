@@ -17,8 +17,8 @@ from support.density import SHAPE, digits
 from support.exact import LinearGaussian, library_chain
 from torch import nn
 
-from pyro_vae import VAE, InputError, checkpoints, fit, runs
-from pyro_vae.compiled import CompiledELBO, CompiledSVI
+from pyro_vae import VAE, InputError, fit
+from pyro_vae.compiling import CompiledELBO, CompiledSVI
 from pyro_vae.data import Data
 from pyro_vae.data.images import Images
 from pyro_vae.evaluation import elbo, standard_error
@@ -30,6 +30,9 @@ from pyro_vae.evaluation.report import evaluate
 from pyro_vae.history import CollapseWarning, Epoch, collapsed
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import OBJECTIVES
+from pyro_vae.runs import folder as files
+from pyro_vae.runs.setup import Run
+from pyro_vae.runs.working import begin
 from pyro_vae.training import adam
 
 CHAIN = LinearGaussian(5, (1, 1, 1))
@@ -240,19 +243,19 @@ def test_a_run_comes_back_and_merges_with_its_own_prior(guide, size, tmp_path):
     vae = VAE(SHAPE, size, guide=guide, prior="hierarchy(skip=True)", hidden=(8,))
     source = {"name": "digits", "binarize": "none"}
     training = {"objective": "monte-carlo", "epochs": 1}
-    runs.begin(runs.Run(vae, None, source, training, adam(vae, 1e-3)), tmp_path / "run")
-    back, config = checkpoints.load(tmp_path / "run")
+    begin(Run(vae, None, source, training, adam(vae, 1e-3)), tmp_path / "run")
+    back, config = files.load_run(tmp_path / "run")
     assert config["vae"] == json.loads(json.dumps(vae.config)) == back.config
     x = digits(4)
     assert torch.equal(
         elbo(vae.model, vae.guide, Images(x)).elbos, elbo(back.model, back.guide, Images(x)).elbos
     )
     if guide != "bottom-up":
-        assert back.guide.posterior.prior[0] is back.model.prior
+        assert back.guide.posterior.prior.module is back.model.prior
     other = VAE(SHAPE, size, guide=guide, hidden=(8,))
-    checkpoints.save(tmp_path / "run", other)
+    files.save(tmp_path / "run", other)
     with pytest.raises(InputError, match="do not fit the run's config"):
-        checkpoints.load(tmp_path / "run")
+        files.load_run(tmp_path / "run")
 
 
 # Compiled steps --------------------------------------------------------------------------------
@@ -341,5 +344,5 @@ def test_training_says_which_layer_collapsed(guide, tmp_path):
         assert sum(units) == pytest.approx(last.kl_of_sites[name], rel=1e-3, abs=1e-4)
     assert {name: len(units) for name, units in last.kl_of_units.items()} == {"z_1": 4, "z_2": 2}
     (tmp_path / "metrics.jsonl").touch()
-    checkpoints.log(tmp_path, last)
-    assert checkpoints.history(tmp_path) == [last]
+    files.append(tmp_path, last)
+    assert files.read_history(tmp_path) == [last]

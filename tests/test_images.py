@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae.data import BINARIZE, load
+from pyro_vae.data import BINARIZE, load_data
 from pyro_vae.data.images import PIECE, Images, bernoulli
 
 RANDOM = np.random.RandomState(0)
@@ -18,7 +18,7 @@ RANDOM = np.random.RandomState(0)
 
 
 def chi_square(draws: torch.Tensor, p: torch.Tensor) -> float:
-    """Sum of squared z over the columns of ``draws``, each Bernoulli(p) if all is right."""
+    """Sum of squared z over the columns of ``draws``, each Bernoulli(p) if the code is right."""
     error = draws.double().mean(0) - p
     return (error**2 * len(draws) / (p * (1 - p))).sum().item()
 
@@ -54,7 +54,7 @@ def test_draws_of_any_number_of_pixels(count):
 
 
 def test_no_draw_depends_on_the_number_of_threads():
-    """Nor is one piece like another: equal bytes give other draws."""
+    """And two pieces of equal pixels get different draws."""
     images = Images(torch.full((5, 1, 256, PIECE // 256), 128, dtype=torch.uint8))
     images = images.binarized("dynamic", RANDOM)
     before, found = torch.get_num_threads(), []
@@ -72,7 +72,7 @@ def test_no_draw_depends_on_the_number_of_threads():
 
 @pytest.fixture(scope="module")
 def digits():
-    return {protocol: load("digits", binarize=protocol) for protocol in BINARIZE}
+    return {protocol: load_data("digits", binarize=protocol) for protocol in BINARIZE}
 
 
 EVERYTHING = slice(None)
@@ -102,7 +102,7 @@ def test_threshold_is_one_from_half_on():
     ]
 
 
-def test_dynamic_is_drawn_anew_and_repeats_with_its_generator(digits):
+def test_dynamic_is_drawn_again_and_repeats_with_its_generator(digits):
     train = digits["dynamic"].train
     generator = torch.Generator().manual_seed(3)
     first, second = (train.batch(EVERYTHING, generator) for _ in range(2))
@@ -207,7 +207,7 @@ def test_split_of_many_classes_gives_each_its_share():
     assert any(a > b for a, b in pairwise(test.labels.tolist()))  # not sorted by class
 
 
-def test_two_parts_are_joined_in_order_with_what_both_know():
+def test_two_parts_are_joined_in_order_with_labels_and_files_that_both_have():
     pixels = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1)
     labels = torch.arange(5)
     whole = Images(pixels, labels, files=tuple("abcde"))

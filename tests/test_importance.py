@@ -8,6 +8,7 @@ import torch
 from support.exact import LinearGaussian, LinearMeanField
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyro_vae.contracts import NOTHING, Guide
 from pyro_vae.data.images import Images
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo
@@ -29,7 +30,7 @@ def wide(exact, guide=None):
     return exact.vae(guide)
 
 
-class WidePosterior(torch.nn.Module):
+class WidePosterior(Guide):
     """The posterior of a chain, each part with its covariance doubled."""
 
     def __init__(self, exact):
@@ -37,8 +38,8 @@ class WidePosterior(torch.nn.Module):
         self.guide = exact.vae().guide.posterior
         self.guide.parts = [(gain, offset, 2 * cov) for gain, offset, cov in self.guide.parts]
 
-    def forward(self, x):
-        return self.guide(x)
+    def sample_sites(self, x, given=NOTHING):
+        return self.guide.sample_sites(x)
 
 
 def test_with_the_exact_posterior_one_draw_is_enough():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pyro_vae.contracts import Network
 from pyro_vae.errors import InputError
 from pyro_vae.latents import check_layouts, layouts
 from pyro_vae.networks import NETWORKS, layout
@@ -27,7 +28,7 @@ def test_both_halves_fit_every_shape_and_any_leading_dimensions(name, shape):
 @pytest.mark.parametrize("target", [(4,), (3, 4, 6), (3, 2, 3)])
 def test_what_stands_between_layers_takes_vectors_side_by_side(name, sources, target):
     network = NETWORKS.build(name, shape=(3, 8, 12))
-    middle = between(network, sources, target).double()
+    middle = Network.of(network).between(sources, target).double()
     x = torch.randn(2, 4, sum(torch.Size(s).numel() for s in sources), dtype=torch.float64)
     assert middle(x).shape == (2, 4, middle.out_features)
     assert torch.Size(layout(middle)).numel() == middle.out_features

@@ -10,8 +10,9 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch.optim.lr_scheduler import ExponentialLR
 
+from pyro_vae.compiling import FusedAdam, FusedOptim
+from pyro_vae.compiling.optim import bare_adam
 from pyro_vae.errors import InputError
-from pyro_vae.optim import FusedAdam, FusedOptim, bare_adam
 
 X = torch.tensor([0.3, -1.2, 2.0])
 

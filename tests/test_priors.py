@@ -1,22 +1,20 @@
 """Every row of PRIORS: its density by quadrature, its draws, its weights; and which guides fit."""
 
 import copy
-import io
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from support.density import (
     SHAPE,
-    assert_batch_is_independent,
     assert_draws_agree,
-    assert_moves,
     digits,
     latent_sites,
     mass,
 )
+from support.rows import bent_vae, row_vae
 from torch import distributions as td
 from torch import nn
 
@@ -24,30 +22,13 @@ from pyro_vae import VAE, InputError
 from pyro_vae.guides import GUIDES, MeanField
 from pyro_vae.priors import PRIORS, FlowPrior, VampPrior
 
-SETTINGS = {
-    "mixture": {"prior": "mixture(components=5)"},
-    "vamp": {"prior": "vamp(components=5)"},
-    "categorical": {"guide": "categorical"},
-    "relaxed-categorical": {"guide": "gumbel-softmax"},
-    "joint": {"guide": "joint(categories=2)", "latent_size": 4},
-}
-"""The guide that fits a prior where mean-field does not, and what makes the test quick."""
-
 
 def vae(name, **settings):
-    settings = (
-        {"latent_size": 2, "prior": name, "hidden": (32,)} | SETTINGS.get(name, {}) | settings
-    )
-    return VAE(SHAPE, **settings)
+    return row_vae("prior", name, **settings)
 
 
 def bent(name):
-    """A VAE in float64 whose prior is far from what it starts as."""
-    module = vae(name).double()
-    with torch.no_grad():
-        for parameter in module.model.prior.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return module
+    return bent_vae("prior", name)
 
 
 def objective(name, **options):
@@ -66,54 +47,6 @@ def test_the_density_integrates_to_one(name):
 def test_draws_agree_with_the_density(name):
     for p in latent_sites(bent(name).model, n=1).values():
         assert_draws_agree(p)
-
-
-@pytest.mark.parametrize("name", PRIORS)
-def test_moves_to_another_device(name):
-    assert_moves(vae(name))
-
-
-@pytest.mark.parametrize("name", PRIORS)
-def test_the_batch_is_independent(name):
-    assert_batch_is_independent(bent(name), digits(4, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("name", PRIORS)
-def test_trains(name):
-    module, x = vae(name), digits()
-    before = {n: p.detach().clone() for n, p in module.named_parameters()}
-    elbo = objective(name, num_particles=2)
-    svi = SVI(module.model, module.guide, pyro.optim.Adam({"lr": 1e-2}), loss=elbo)
-    losses = [svi.step(x) / len(x) for _ in range(60)]
-    assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10 - 3
-    assert all(not torch.equal(p, before[n]) for n, p in module.named_parameters())
-    assert module.sample(3).shape == (3, *SHAPE)
-
-
-@pytest.mark.parametrize("name", PRIORS)
-def test_saved_and_loaded_and_copied_gives_equal_numbers(name):
-    one, two, x = vae(name), vae(name), digits()
-    file = io.BytesIO()
-    torch.save(one.state_dict(), file)
-    file.seek(0)
-    two.load_state_dict(torch.load(file))
-    losses = []
-    for module in (one, two, copy.deepcopy(two)):
-        torch.manual_seed(0)
-        losses.append(objective(name).loss(module.model, module.guide, x))
-    assert losses[0] == losses[1] == losses[2]
-
-
-@pytest.mark.parametrize("name", PRIORS)
-def test_a_copy_has_weights_of_its_own(name):
-    one, x = vae(name), digits()
-    two = copy.deepcopy(one)
-    before = {n: p.detach().clone() for n, p in one.named_parameters()}
-    SVI(two.model, two.guide, pyro.optim.Adam({"lr": 1e-2}), loss=objective(name)).step(x)
-    assert all(torch.equal(p, before[n]) for n, p in one.named_parameters())
-    assert all(not torch.equal(p, before[n]) for n, p in two.named_parameters())
-    stored = [t.data_ptr() for t in one.state_dict().values() if t.numel()]
-    assert len(stored) == len(set(stored))  # no weight is saved twice
 
 
 def test_the_mixture_is_the_weighted_sum_of_its_normals():

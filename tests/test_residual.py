@@ -9,14 +9,13 @@ from support.density import assert_batch_is_independent, assert_moves
 from torch import nn
 
 from pyro_vae import VAE, InputError
-from pyro_vae.compiled import CompiledELBO
+from pyro_vae.compiling import CompiledELBO, FusedAdam
 from pyro_vae.data.images import Images
 from pyro_vae.evaluation import elbo
 from pyro_vae.evaluation.gaps import ascend, freed
 from pyro_vae.evaluation.scoring import log_ratio, run_guide, run_model, values
 from pyro_vae.networks import Residual, head, layout
 from pyro_vae.networks.residual import Block
-from pyro_vae.optim import FusedAdam
 
 SMALL = "residual(hidden=[4, 6], units=8)"
 LAYERS = [

@@ -8,10 +8,10 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 
 from pyro_vae import VAE, InputError, elbo, fit
-from pyro_vae.contracts import Callback
 from pyro_vae.data import Data
 from pyro_vae.data.images import Images
 from pyro_vae.errors import TrainingError
+from pyro_vae.history import Callback
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.training import adam, pays
 

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from ..errors import InputError
+from ..settings import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -103,13 +104,12 @@ def with_settings(*left_out: str) -> Callable[[Callable[..., None]], Callable[..
     Args:
         left_out: settings that the command has no option for.
     """
-    from ..settings import Settings
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True).parameters
         settings = [f for f in fields(Settings) if f.name not in left_out]
         added = [setting_parameter(f) for f in settings]
-        before = [p for p in own.values() if p.name != "given"]
+        before = [p.replace(kind=p.KEYWORD_ONLY) for p in own.values() if p.name != "given"]
 
         @wraps(command)
         def run(**options: Any) -> None:

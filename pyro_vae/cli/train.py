@@ -156,13 +156,13 @@ def scales(
     """Why log-variance? Measure nine claims about σ, and leave verdicts, figures and numbers."""
     from rich.progress import track
 
-    from .. import laboratory
+    from .. import log_variance_study
 
     chosen = split_specs(only) if only else ()
     progress = partial(track, console=console)
-    verdicts = laboratory.run(out, quick=quick, seeds=seeds, only=chosen, track=progress)
-    for name, verdict in verdicts.items():
-        console.print(f"[bold]{laboratory.EXPERIMENTS[name].claim}[/]: {verdict}")
+    verdicts = log_variance_study.run(out, quick=quick, seeds=seeds, only=chosen, track=progress)
+    for line in log_variance_study.verdict_lines(verdicts, quick):
+        console.print(line)
     console.print(f"  {out / 'verdicts.md'}", soft_wrap=True)
 
 

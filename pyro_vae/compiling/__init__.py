@@ -1,2 +1,27 @@
-"""How a Pyro ELBO becomes one graph: ``tripwire`` refuses what a graph would freeze, ``tracing``
-makes the graph, ``watching`` sees when it no longer holds, ``steps`` picks the graph that does."""
+"""Compiled steps for any Pyro program: import the five names below from here.
+
+- :class:`CompiledELBO`: an ELBO whose loss and gradients are one compiled graph.
+- :class:`CompiledSVI`: SVI whose whole step is compiled, from cutting the batch to the optimizer.
+- :class:`CompileError`: raised for a program that one graph cannot represent.
+- :class:`FusedOptim` and :func:`FusedAdam`: a single torch optimizer for all Pyro parameters.
+
+The files, in the order in which a step passes through them:
+
+- ``svi``: the step with its optimizer, and CUDA graphs.
+- ``elbo``: the ELBO; it finds the step that belongs to the programs and their arguments.
+- ``steps``: picks the graph that is still valid for a call, or makes a new one.
+- ``tracing``: runs a program once and records its tensor operations as a graph.
+- ``refusing``: while tracing, raises where Python reads a tensor's value.
+- ``watching``: compares the Python state that the programs read between two calls.
+- ``optim``: the optimizers.
+
+This package imports only ``errors`` from the rest of the library, so it can be copied into another
+project together with that file.
+"""
+
+from .elbo import CompiledELBO
+from .optim import FusedAdam, FusedOptim
+from .refusing import CompileError
+from .svi import CompiledSVI
+
+__all__ = ["CompileError", "CompiledELBO", "CompiledSVI", "FusedAdam", "FusedOptim"]

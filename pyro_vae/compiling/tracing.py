@@ -1,9 +1,9 @@
-"""One call of a Pyro ELBO, from Python to a graph of tensor operations.
+"""Records one call of a Pyro ELBO as a graph of tensor operations.
 
-:func:`trace` runs ``elbo.loss_and_grads`` as it stands, handlers and ``backward`` and all, on
-tensors without data, and notes every operation that reaches torch. What is left is a graph from
-the arguments and every tensor that the programs read (parameters, buffers, constants) to the loss
-and the gradients; Pyro itself is gone from it.
+:func:`make_graph` runs ``elbo.loss_and_grads``, with Pyro's handlers and ``backward``, on tensors
+without data, and records every torch operation. The result is a graph of tensor operations only.
+Its inputs are the arguments and every tensor that the programs read (parameters, buffers,
+constants). Its outputs are the loss and the gradients.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import TreeSpec, tree_flatten
 
-from .tripwire import CompileError, Tripwire, user_line
+from .refusing import CompileError, RefusingMode, user_line
 from .watching import undisturbed
 
-Function = Callable[..., Any]
+TensorFunction = Callable[..., Any]
 
 
 @dataclass
 class Graph:
-    """What one call does, as a function of tensors.
+    """One call as a function of tensors.
 
     Attributes:
         module: ``(*inputs, *captured) -> [*loss, *gradients]``.
-        captured: the tensors that the programs read besides their arguments.
-        leaves: for each gradient, the place of its tensor in ``(*inputs, *captured)``.
-        loss: the shape of the loss: one tensor, or a tuple of them.
-        params: the parameters that took part, by their names at Pyro.
-        text: the graph in full; graphs of equal text compute the same of their tensors.
+        captured: the tensors that the programs read, without their arguments.
+        leaves: for each gradient, the position of its tensor in ``(*inputs, *captured)``.
+        loss: the structure of the loss: one tensor, or a tuple of tensors.
+        params: the parameters that were used, by their names in Pyro's store.
+        text: the code of the graph; graphs with equal text compute the same function.
     """
 
     module: GraphModule
@@ -54,24 +54,26 @@ class Graph:
     text: str
 
 
-def trace(
-    run: Function, inputs: Sequence[Tensor], roots: Sequence[Any], before: Graph | None = None
+def make_graph(
+    run: TensorFunction, inputs: Sequence[Tensor], roots: Sequence[Any], before: Graph | None = None
 ) -> Graph:
-    """Trace ``run(*inputs)``, which calls ``loss_and_grads``, into a graph.
+    """Record ``run(*inputs)``, which calls ``loss_and_grads``, as a graph.
 
-    It is traced twice, under different seeds of Python and NumPy, from the state that the first
-    left to the second: a number drawn, a counter moved or a tensor kept makes the two graphs
-    differ. Buffers, random states and what the programs wrote are then put back.
+    The call is traced twice, with different seeds for Python and NumPy. The second trace starts
+    from the state that the first one left. So a random number, a counter or a stored tensor is
+    noticed if it makes the two graphs differ. Afterwards buffers, random states and attributes are
+    set back.
 
     Args:
         run: the function of tensors.
-        inputs: its arguments; their data are not looked at.
-        roots: the objects whose state is put back: model, guide, objective.
-        before: an earlier graph of the same, to compare with instead of tracing twice.
+        inputs: its arguments; their values are not read.
+        roots: the objects whose state is set back: model, guide, objective.
+        before: an earlier graph of the same function. If given, the function is traced once and
+            compared with it.
 
     Raises:
-        CompileError: Python looks at a tensor's value, or the two graphs differ.
-        EagerReason: a sequential plate with a random subsample.
+        CompileError: Python reads a tensor's value, or the two graphs differ.
+        EagerReason: a sequential plate takes a random subsample, or nothing can be trained.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fakes = [mode.from_tensor(x.detach()) for x in inputs]
@@ -80,7 +82,7 @@ def trace(
     with undisturbed(roots), mode:
         graph = trace_once(run, fakes, seed=1)
         other = before or trace_once(run, fakes, seed=2)
-    node = difference(graph, other)
+    node = first_difference(graph, other)
     if node is not None:
         line = node.meta.get("line", "the model or the guide")
         raise CompileError((BETWEEN if before else AT_EACH).format(line))
@@ -88,22 +90,23 @@ def trace(
 
 
 AT_EACH = (
-    "{} is not the same at two calls with equal arguments (a number of Python's or NumPy's "
-    "generators, or state that the programs change themselves), so that no graph can stand for "
-    "both; draw with torch or pyro.sample, and pass what changes as an argument"
+    "{} is not the same at two calls with equal arguments, so one graph cannot represent both (a "
+    "random number of Python or NumPy, or state that the program changes); draw random numbers "
+    "with torch or pyro.sample, and pass a value that changes as an argument"
 )
 BETWEEN = (
-    "{} has changed since the step was compiled, unseen: steps since the last look may have used "
-    "the old value; keep it in an attribute, a closure or a global, or pass it as an argument"
+    "{} has changed since the step was compiled, and steps since the last check may have used the "
+    "old value; keep the value in an attribute of an object, a closure or a global, or pass it as "
+    "an argument"
 )
 
 
-def difference(a: Graph, b: Graph) -> Node | None:
-    """The first node in which two graphs differ; None if there is none."""
+def first_difference(a: Graph, b: Graph) -> Node | None:
+    """The first node that differs between two graphs; None if they are equal."""
     nodes = list(a.module.graph.nodes)
     inputs = [node for node in nodes if node.op == "placeholder"][-len(a.captured) :]
     for node, x, y in zip(inputs, a.captured, b.captured, strict=False):
-        if not same(x, y):
+        if not same_tensor(x, y):
             return next(iter(node.users))
     texts = [n.format_node() for n in b.module.graph.nodes]
     for place, node in enumerate(nodes):
@@ -112,25 +115,25 @@ def difference(a: Graph, b: Graph) -> Node | None:
     return None
 
 
-def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two captured tensors are one piece of memory, or constants of equal value."""
+def same_tensor(a: Tensor, b: Tensor) -> bool:
+    """Whether two captured tensors share their memory, or are constants of equal value."""
     if a is b:
         return True
     if isinstance(a, FakeTensor) or isinstance(b, FakeTensor):
-        return False  # kept from the trace before: state that a call carries to the next
+        return False  # stored by the first trace: the call changes its own state
     where = [(t.data_ptr(), t.storage_offset(), t.shape, t.stride(), t.dtype) for t in (a, b)]
     return where[0] == where[1] or torch.equal(a, b)
 
 
-def trace_once(run: Function, fakes: Sequence[Tensor], seed: int) -> Graph:
+def trace_once(run: TensorFunction, fakes: Sequence[Tensor], seed: int) -> Graph:
     random.seed(seed)
     np.random.mtrand._rand.seed(seed)
     found: dict[str, Any] = {}
 
     def flat(*inputs: Tensor) -> list[Tensor]:
-        with Tripwire() as wire, poutine.block(), poutine.trace(param_only=True) as sites:
+        with RefusingMode() as mode, poutine.block(), poutine.trace(param_only=True) as sites:
             loss, found["loss"] = tree_flatten(run(*inputs))
-            leaves, gradients = wire.gradients()
+            leaves, gradients = mode.gradients()
         found["leaves"], found["inputs"] = leaves, inputs
         found["params"] = {
             name: cast(Any, site["value"]).unconstrained()
@@ -146,7 +149,7 @@ def trace_once(run: Function, fakes: Sequence[Tensor], seed: int) -> Graph:
             what = f"a shape that depends on values ({what})"
         raise CompileError(f"{line} cannot be part of a graph: {what}") from error
     module.graph.eliminate_dead_code()
-    captured = lift(module)
+    captured = lift_constants(module)
     places = {id(t): i for i, t in enumerate([*found["inputs"], *captured])}
     fresh = [name for name, p in found["params"].items() if isinstance(p, FakeTensor)]
     if fresh:
@@ -156,7 +159,7 @@ def trace_once(run: Function, fakes: Sequence[Tensor], seed: int) -> Graph:
             "the programs read a tensor that was computed from a parameter before the call; "
             "compute it inside the model"
         )
-    # A leaf that the programs made and dropped has no place, and its gradient no reader.
+    # A leaf that the programs created during the call is skipped: nobody can read its gradient.
     output = module.graph.output_node()
     values = cast(list[Node], output.args[0])
     outputs = values[: found["loss"].num_leaves]
@@ -164,7 +167,7 @@ def trace_once(run: Function, fakes: Sequence[Tensor], seed: int) -> Graph:
     for leaf, gradient in zip(found["leaves"], values[len(outputs) :], strict=True):
         if id(leaf) not in places:
             continue
-        if gradient in outputs or gradient.op == "placeholder":  # one memory, two owners
+        if gradient in outputs or gradient.op == "placeholder":  # two outputs must not share memory
             with module.graph.inserting_before(output):
                 gradient = module.graph.call_function(torch.ops.aten.clone.default, (gradient,))
         outputs.append(gradient)
@@ -178,14 +181,14 @@ def trace_once(run: Function, fakes: Sequence[Tensor], seed: int) -> Graph:
     )
 
 
-def lift(module: GraphModule) -> list[Tensor]:
-    """Turn the tensors that a graph holds into inputs of it, after those that it has."""
+def lift_constants(module: GraphModule) -> list[Tensor]:
+    """Turn the tensors stored in a graph into inputs, after the inputs that it already has."""
     graph = module.graph
     last = [graph._root, *graph.find_nodes(op="placeholder")][-1]
     captured: list[Tensor] = []
     nodes: dict[int, Any] = {}
     for node in graph.find_nodes(op="get_attr"):
-        tensor = getattr(module, node.target)
+        tensor = getattr(module, node.target)  # torch stores a graph's tensors under such names
         if id(tensor) not in nodes:
             with graph.inserting_after(last):
                 last = nodes[id(tensor)] = graph.placeholder(f"captured_{len(captured)}")

@@ -1,8 +1,9 @@
-"""The Python state that a program can read, and whether it has changed.
+"""Compares the Python state that a program reads between two calls.
 
-A graph repeats what it was traced with. A number in an attribute, a global or a closure, a list, a
-rebound tensor, ``module.training``: each may have changed since. :class:`Watch` walks from the
-programs to everything within reach and compares it by identity, one pass in C for each call.
+A graph repeats the Python values with which it was traced. An attribute, a global, a closure
+variable, a list or ``module.training`` may have changed since then. :class:`Watch` collects the
+objects that the programs can reach and compares them by identity at each call. The comparison is
+one pass in C, so it is fast.
 """
 
 from __future__ import annotations
@@ -23,36 +24,39 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-# Their code is taken not to change while a program runs, and is not walked.
-LIBRARIES = {"torch", "pyro", "numpy", "builtins", *sys.stdlib_module_names} - {"__main__"}
+# Objects of these modules are not searched: their code does not change while a program runs.
+LIBRARY_MODULES = {"torch", "pyro", "numpy", "builtins", *sys.stdlib_module_names} - {"__main__"}
 SCALARS = (int, float, str, bool, complex, type(None))
-LARGE = 1000
-Written = dict[tuple[int, Any], dict[Any, Any]]  # (a dict's id, key) -> that dict, kept alive
+LARGE = 1000  # longer collections are not searched
+Written = dict[tuple[int, Any], dict[Any, Any]]  # (id of a dict, key) -> the dict, kept alive
 
 
 class Watch:
-    """What the programs can read now: attributes, closures, globals, lists and dicts, all the way
-    down; tensors as objects, without their values.
+    """The objects that the programs can reach now: attributes, closures, globals, lists and dicts.
 
-    It does not see: the inside of NumPy arrays, of sets, of collections over 1,000 items and of
-    objects whose class is torch's, Pyro's or Python's own (modules and ELBOs apart); files; hooks.
+    The search is recursive. Tensors are compared as objects, without their values.
+
+    The search does not enter: class attributes; attributes of Python modules (``config.beta``);
+    properties and static methods; ``__slots__``; NumPy arrays; sets; collections of more than 1,000
+    items; objects whose class belongs to torch, Pyro, NumPy or Python, such as ``SimpleNamespace``
+    or ``os.environ`` (but it enters ``nn.Module`` and ``ELBO``); files; hooks.
 
     Args:
-        roots: where to start: functions, modules, any object.
-        written: attributes to leave out, as :func:`changes` gives them.
+        roots: the objects to start from: functions, modules, any object.
+        written: attributes to leave out, as returned by :func:`changes`.
 
     Attributes:
-        boxes: the dicts, lists and tuples found, attributes of objects among them.
+        boxes: the dicts, lists and tuples found; the ``__dict__`` of an object is one of them.
         cells: the variables of closures.
-        names: the globals that the functions read, as ``(namespace, name)``.
+        globals: the globals that the functions read, as ``(namespace, name)``.
     """
 
     def __init__(self, roots: Iterable[Any], written: Written | None = None) -> None:
         self.boxes: list[Any] = []
         self.written = written or {}
         self.cells: list[CellType] = []
-        self.names: list[tuple[dict[str, Any], str]] = []
-        seen: dict[int, Any] = {}  # holds each object, so that no id comes twice
+        self.globals: list[tuple[dict[str, Any], str]] = []
+        seen: dict[int, Any] = {}  # keeps each object alive, so that ids stay unique
         queue = list(roots)
         while queue:
             item = queue.pop()
@@ -63,7 +67,7 @@ class Watch:
         self.values = list(self.read())
 
     def visit(self, item: Any) -> Iterator[Any]:
-        """Note what ``item`` holds and give what is to be visited next."""
+        """Note the content of ``item``; yields the objects to visit next."""
         if isinstance(item, dict | list | tuple):
             if len(item) <= LARGE:
                 self.boxes.append(item)
@@ -77,9 +81,9 @@ class Watch:
             if not from_library(item):
                 yield from self.function(item)
         elif not from_library(type(item)) or isinstance(item, nn.Module | ELBO):
-            state = getattr(item, "__dict__", {})
+            state = getattr(item, "__dict__", {})  # the user's object may have no __dict__
             self.boxes.append(state)
-            # An object's hooks are many empty dicts; they are watched as whole objects.
+            # The hooks of a module are many empty dicts, so they are compared but not entered.
             hooks = [v for k, v in state.items() if "_hooks" in str(k)]
             yield from [v for v in self.content(state) if not any(v is hook for hook in hooks)]
             for cls in type(item).__mro__:
@@ -91,16 +95,16 @@ class Watch:
             try:
                 yield cell.cell_contents
                 self.cells.append(cell)
-            except ValueError:  # a variable that has no value yet
+            except ValueError:  # the variable has no value yet
                 continue
         yield item.__defaults__
         yield item.__kwdefaults__
-        for name in set(names(item.__code__)) & item.__globals__.keys():
+        for name in set(names_read(item.__code__)) & item.__globals__.keys():
             value = item.__globals__[name]
             if isinstance(value, ModuleType | type):
                 continue
             if not (isinstance(value, FunctionType) and from_library(value)):
-                self.names.append((item.__globals__, name))
+                self.globals.append((item.__globals__, name))
                 yield value
 
     def content(self, box: Any) -> Iterable[Any]:
@@ -111,15 +115,15 @@ class Watch:
         return [v for k, v in box.items() if (id(box), k) not in self.written]
 
     def read(self) -> Iterator[Any]:
-        """All that is watched, in one row."""
+        """All watched objects in one sequence."""
         return chain(
             chain.from_iterable(map(self.content, self.boxes)),
             (cell.cell_contents for cell in self.cells),
-            (space.get(name) for space, name in self.names),
+            (space.get(name) for space, name in self.globals),
         )
 
     def unchanged(self) -> bool:
-        """Whether the programs would read the same as when this watch was made."""
+        """Whether all watched objects are those of the time when this watch was made."""
         now = list(self.read())
         if len(now) != len(self.values):
             return False
@@ -133,7 +137,7 @@ class Watch:
 
 
 def changes(before: Iterable[tuple[dict[Any, Any], dict[Any, Any]]]) -> Written:
-    """The attributes that are not what they were in a snapshot."""
+    """The attributes that have changed since a snapshot."""
     return {
         (id(box), k): box
         for box, old in before
@@ -147,28 +151,32 @@ def alike(a: Any, b: Any) -> bool:
 
 
 def from_library(item: Any) -> bool:
-    return (getattr(item, "__module__", None) or "").partition(".")[0] in LIBRARIES
+    # A foreign object may have no __module__, or None there.
+    return (getattr(item, "__module__", None) or "").partition(".")[0] in LIBRARY_MODULES
 
 
-def names(code: CodeType) -> Iterator[str]:
-    """The names that a function's code reads, and the code of the functions inside it."""
+def names_read(code: CodeType) -> Iterator[str]:
+    """The names that the code of a function reads; inner functions are included."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from names(constant)
+            yield from names_read(constant)
 
 
 @contextmanager
 def undisturbed(roots: Sequence[Any]) -> Iterator[None]:
-    """Trace inside this: checks that look at values are off, no cast of a parameter is kept, and
-    random states, one-element buffers and what the programs write are put back."""
+    """A context for tracing that leaves the programs and the random generators unchanged.
+
+    Inside, Pyro's validation and the cache of autocast are off. At the end, random states, watched
+    state and tensors with one element are set back.
+    """
     watch = Watch([*roots, vars(pyro.get_param_store())])
     contents = [(box, box.copy()) for box in watch.boxes if not isinstance(box, tuple)]
     cells = [(cell, cell.cell_contents) for cell in watch.cells]
-    spaces = [(space, name, space[name]) for space, name in watch.names]
-    # Torch computes with tensors of one element while it traces, so that they can serve as sizes.
+    spaces = [(space, name, space[name]) for space, name in watch.globals]
+    # While tracing, torch changes tensors with one element, because they may be used as sizes.
     small = [(t, t.detach().clone()) for t in watch.tensors() if t.numel() == 1]
-    numpys = np.random.mtrand._rand  # the generator behind np.random.rand and the like
+    numpys = np.random.mtrand._rand  # the generator behind np.random.rand
     states = random.getstate(), numpys.get_state(), torch.get_rng_state()
     cache = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)

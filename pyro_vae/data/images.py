@@ -1,7 +1,8 @@
-"""Images in memory: bytes, cut into batches of floats in [0, 1] by a binarisation protocol."""
+"""Images in memory: pixels of 8 bits, and their batches of floats in [0, 1] after binarisation."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,11 +12,11 @@ import torch
 from numpy.random import PCG64, SFC64
 from torch import Tensor
 
-from pyro_vae.errors import InputError
+from ..errors import InputError
 
 BINARIZE = {
-    "none": "the grey pixels as they are",
-    "dynamic": "Bernoulli draws, anew each time an image is asked for",
+    "none": "the grey pixels, unchanged",
+    "dynamic": "Bernoulli draws, made again each time an image enters a batch",
     "static": "Bernoulli draws, made once with a seed",
     "threshold": "1 where the pixel is at least half bright",
 }
@@ -23,15 +24,15 @@ BINARIZE = {
 
 @dataclass(frozen=True)
 class Images:
-    """Images, with what is known about each.
+    """Images with their labels and file names.
 
     Args:
-        pixels: ``[N, C, H, W]``, uint8; or float32 in [0, 1] when the user's array held values
-            that 8 bits cannot. Under ``static`` and ``threshold`` they are 0 or 255 already.
-        labels: ``[N]`` int64, index into ``classes``; None when there are none.
+        pixels: ``[N, C, H, W]``, uint8; or float32 in [0, 1] when the user's array had values
+            that are not multiples of 1/255. Under ``static`` and ``threshold`` they are 0 or 255.
+        labels: ``[N]`` int64, index into ``classes``; None when the classes are not known.
         classes: the names of the classes.
-        files: the name of each image's file; None when the images are no files.
-        binarize: the protocol that :meth:`batch` follows.
+        files: the name of each image's file; None when the images are not from files.
+        binarize: the binarisation that :meth:`batch` applies, a name in :data:`BINARIZE`.
     """
 
     pixels: Tensor
@@ -50,12 +51,12 @@ class Images:
         return channels, height, width
 
     def to(self, device: str | torch.device) -> Images:
-        """The same images on another device; batches are then cut there."""
+        """The same images on another device; their batches are on this device too."""
         labels = None if self.labels is None else self.labels.to(device)
         return replace(self, pixels=self.pixels.to(device), labels=labels)
 
     def subset(self, index: Tensor) -> Images:
-        """The images at ``index`` (int64), in that order, with their labels and files."""
+        """The images at ``index`` (int64), in this order, with their labels and files."""
         where = index.to(self.pixels.device)
         return replace(
             self,
@@ -65,7 +66,7 @@ class Images:
         )
 
     def joined(self, other: Images) -> Images:
-        """These images, then those of ``other``, of one data set."""
+        """These images, followed by those of ``other``, which is from the same data set."""
         labels = files = None
         if self.labels is not None and other.labels is not None:
             labels = torch.cat([self.labels, other.labels])
@@ -75,29 +76,33 @@ class Images:
         return replace(self, pixels=pixels, labels=labels, files=files)
 
     def split(self, test_fraction: float, seed: int) -> tuple[Images, Images]:
-        """Hold out a share of the images: ``(train, test)``.
+        """Hold out a share of the images as a test set: ``(train, test)``.
 
         With labels the split is stratified: each class gives its share, to within one image.
-        Each part is in random order, so that its first dozen is a fair picture of it. With
-        ``test_fraction`` 0 the test set is empty and the images keep their order.
+        Each part is in random order, so that its first images are a random sample of it.
+
+        Args:
+            test_fraction: share of the test set, in [0, 1). With 0 the test set is empty and the
+                images keep their order.
+            seed: seed of the split.
 
         Raises:
-            InputError: a fraction outside [0, 1), or fewer than two images to split.
+            InputError: the fraction is outside [0, 1), or there are fewer than two images.
         """
         count = len(self)
         if not 0 <= test_fraction < 1:
-            raise InputError(f"test fraction {test_fraction} does not lie in [0, 1)")
+            raise InputError(f"test fraction {test_fraction} is not in [0, 1)")
         if test_fraction == 0:
             return self, self.subset(torch.arange(0))
         if count < 2:
             raise InputError("1 image cannot be split into train and test; give at least 2")
         held = min(max(round(count * test_fraction), 1), count - 1)
-        # numpy keeps the stream of RandomState the same for ever, so that a split does too.
+        # numpy guarantees that the stream of RandomState never changes, so no split changes.
         random = np.random.RandomState(seed)
         order = random.permutation(count)
         if self.labels is not None:
             order = order[np.argsort(self.labels.numpy()[order], kind="stable")]
-        # Evenly spaced places in the order by class: every class gives its share.
+        # `order` is sorted by class, so evenly spaced places take the same share of every class.
         test = np.zeros(count, dtype=bool)
         test[((np.arange(held) + 0.5) * count / held).astype(int)] = True
         parts = (random.permutation(order[~test]), random.permutation(order[test]))
@@ -105,7 +110,12 @@ class Images:
         return train, rest
 
     def binarized(self, protocol: str, random: np.random.RandomState) -> Images:
-        """The same images under a protocol; ``random`` feeds the draws of ``static``."""
+        """The same images under a protocol in :data:`BINARIZE`.
+
+        Args:
+            protocol: the name of the protocol.
+            random: the random numbers that ``static`` draws with.
+        """
         pixels = self.pixels
         if protocol == "threshold":
             half = 128 if pixels.dtype == torch.uint8 else 0.5
@@ -122,10 +132,12 @@ class Images:
     def batch(
         self, index: Tensor | slice | Sequence[int], generator: torch.Generator | None = None
     ) -> Tensor:
-        """Cut a batch: float32 ``[B, C, H, W]`` in [0, 1], binarised by the protocol.
+        """A batch of images: float32 ``[B, C, H, W]`` in [0, 1], binarised.
 
-        ``generator`` feeds the draws of ``dynamic``, on the device that it lives on; without one
-        they come from torch's global generator of the pixels' device.
+        Args:
+            index: which images.
+            generator: what ``dynamic`` draws from, on the generator's own device; by default
+                torch's global generator of the pixels' device.
         """
         if isinstance(index, slice):
             pixels = self.pixels[index]
@@ -133,13 +145,16 @@ class Images:
             where = torch.as_tensor(index, dtype=torch.int64, device=self.pixels.device)
             pixels = self.pixels.index_select(0, where)  # [B, C, H, W]
         if self.binarize == "dynamic":
-            # By way of uint8, because bool to float takes six times as long.
+            # Through uint8, because bool to float takes six times as long.
             return bernoulli(pixels, generator).view(torch.uint8).float()
         return pixels / 255 if pixels.dtype == torch.uint8 else pixels.clone()
 
     def drawn(self, out: Tensor | None = None) -> Images:
-        """The images with ``dynamic`` pixels drawn, all at once, from torch's global generator:
-        uint8, 0 or 255, in ``out`` if given; under the other protocols the images as they are."""
+        """All images after one ``dynamic`` draw; under the other protocols the images unchanged.
+
+        Args:
+            out: where to write the drawn pixels, uint8 (0 or 255); by default a new tensor.
+        """
         if self.binarize != "dynamic":
             return self
         pixels = torch.empty_like(self.pixels, dtype=torch.uint8) if out is None else out
@@ -149,7 +164,7 @@ class Images:
     def batches(
         self, batch_size: int, generator: torch.Generator | None = None, *, shuffle: bool = False
     ) -> Iterator[Tensor]:
-        """One epoch of batches; the last is smaller when ``batch_size`` does not divide N."""
+        """The batches of one epoch; the last is smaller when ``batch_size`` does not divide N."""
         order = None
         if shuffle:
             device = self.pixels.device if generator is None else generator.device
@@ -160,18 +175,18 @@ class Images:
             yield self.batch(cut if order is None else order[cut], generator)
 
     def levels(self, limit: int = 256) -> int:
-        """How many different values the pixels of :meth:`batch` take, counted up to ``limit``."""
+        """The number of different values in :meth:`batch`, counted up to ``limit``."""
         if self.binarize == "dynamic":
             return 2
         if self.pixels.dtype == torch.uint8:
             return min(limit, int(self._histogram().count_nonzero()))
-        # To sort all pixels is slow, and a few images tell when there are many levels.
+        # To sort all pixels is slow. Often the first images have ``limit`` levels already.
         few = len(self.pixels[:64].unique())
         return limit if few >= limit else min(limit, len(self.pixels.unique()))
 
     @property
     def is_binary(self) -> bool:
-        """Whether every pixel of :meth:`batch` is 0 or 1, as a Bernoulli likelihood needs."""
+        """Whether every pixel of :meth:`batch` is 0 or 1, which a Bernoulli likelihood needs."""
         if self.binarize == "dynamic":
             return True
         if self.pixels.dtype == torch.uint8:
@@ -179,17 +194,24 @@ class Images:
         return bool(((self.pixels == 0) | (self.pixels == 1)).all())
 
     def _histogram(self) -> Tensor:
-        """How many pixels have each of the 256 levels: one pass, under 0.1 s for all of MNIST."""
+        """The number of pixels of each of the 256 levels, in one pass (under 0.1 s for MNIST)."""
         return self.pixels.flatten().bincount(minlength=256)
 
 
 def bernoulli(
     pixels: Tensor, generator: torch.Generator | None = None, out: Tensor | None = None
 ) -> Tensor:
-    r"""Draw x ~ Bernoulli(p) as bool, p = pixel / 255 (uint8) or p = pixel (float32).
+    r"""Draw x ~ Bernoulli(p) as bool.
 
-    For uint8, :math:`x = [r < \text{pixel}]` with r uniform on 0, …, 254: p is exact, and 0 and
-    255 are certain.
+    Equation:
+        For float32, p = pixel. For uint8, p = pixel / 255, drawn as
+        :math:`x = [r < \text{pixel}]` with r uniform on 0, …, 254. So p is exact: a pixel of 0
+        always gives 0, and a pixel of 255 always gives 1.
+
+    Args:
+        pixels: of any shape, uint8 or float32 in [0, 1].
+        generator: what to draw from; by default torch's global generator of the pixels' device.
+        out: where to write the draws, bool, of the shape of ``pixels``.
     """
     device = pixels.device if generator is None else generator.device
     if out is None:
@@ -201,27 +223,30 @@ def bernoulli(
         noise.random_(0, 255, generator=generator)
     else:
         here = out.cpu()
-        on_threads(pixels.cpu(), here, generator)
+        draw_on_threads(pixels.cpu(), here, generator)
         return out.copy_(here)
     return torch.lt(noise.to(pixels.device), pixels, out=out)
 
 
-PIECE = 1 << 18  # pixels whose noise stays in a core's cache
+PIECE = 1 << 18  # pixels; the noise of this many fits the cache of a core
 
 
-def on_threads(pixels: Tensor, out: Tensor, generator: torch.Generator | None) -> None:
-    """Draw uint8 pixels on a CPU, where torch's generator would take most of the time: it seeds a
-    faster one for each piece. Threads share the pieces, and no draw depends on their number."""
+def draw_on_threads(pixels: Tensor, out: Tensor, generator: torch.Generator | None) -> None:
+    """Draw uint8 pixels on a CPU, in pieces that several threads share.
+
+    torch's generator is slow on a CPU, so it only seeds a faster generator for each piece. The
+    draws do not depend on the number of threads.
+    """
     seed = torch.randint(2**63 - 1, (), generator=generator)
     cuts = range(0, pixels.numel(), PIECE)
     seeds = np.random.SeedSequence(int(seed)).spawn(len(cuts))
     flat, drawn = pixels.reshape(-1).numpy(), out.view(-1).numpy()
 
-    def draw(start: int, seed: np.random.SeedSequence) -> None:
+    def draw_piece(start: int, seed: np.random.SeedSequence) -> None:
         piece = flat[start : start + PIECE]
         random, other = (np.random.Generator(kind(seed)) for kind in (SFC64, PCG64))
-        # Eight bytes from each word, uniform on 0, …, 255; the 1 in 256 that is 255 once more, from
-        # a stream of its own, so that no draw depends on how many images follow.
+        # Eight bytes from each word, uniform on 0, …, 255. Bytes of 255 (1 in 256) are drawn again,
+        # from a second stream, so that no draw depends on the number of images that follow.
         words = random.integers(0, 2**64, (len(piece) + 7) // 8, dtype=np.uint64)
         noise = words.view(np.uint8)[: len(piece)]
         again = np.flatnonzero(noise == 255)
@@ -229,7 +254,27 @@ def on_threads(pixels: Tensor, out: Tensor, generator: torch.Generator | None) -
         np.less(noise, piece, out=drawn[start : start + PIECE])
 
     if len(cuts) == 1:
-        draw(0, seeds[0])
+        draw_piece(0, seeds[0])
     else:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(draw, cuts, seeds))
+            list(pool.map(draw_piece, cuts, seeds))
+
+
+def check_memory(size: int, what: str) -> None:
+    """Refuse to read images that do not fit into memory, before the system ends the process.
+
+    Args:
+        size: how many bytes the images need.
+        what: what the error message calls them.
+
+    Raises:
+        InputError: this machine has less memory.
+    """
+    if not hasattr(os, "sysconf"):  # Windows, where the allocator itself refuses
+        return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise InputError(
+            f"{what} would need {size / 1e9:,.1f} GB, and this machine has {memory / 1e9:,.1f} GB "
+            "of memory; give fewer or smaller images"
+        )

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..contracts import Likelihood
 from ..data.images import Images
 from ..errors import InputError
-from ..vae import VAE, ModelProgram
+from ..programs import ModelProgram
+from ..vae import VAE
 from . import figures as show
 from .aggregate import aggregate
 from .annealing import AnnealedEstimate, annealed, sandwich

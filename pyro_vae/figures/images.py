@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data.images import Images
 from ..errors import InputError
 from ..latents import is_latent, is_real, moments
-from ..vae import AtMean, mean_image
+from ..programs import AtMean, mean_image
 
 COLUMNS = 12
 """Images in a row."""

@@ -15,7 +15,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from ..contracts import Guide
+from ..contracts import NOTHING, Given, Guide
 from ..distributions import RelaxedOneHot
 from ..errors import InputError
 from ..latents import concatenate, sample_site
@@ -153,6 +153,6 @@ class JointGuide(Guide):
             )
         self.default_prior = f"joint(categories={categories}, discrete={fitting!r})"
 
-    def sample_sites(self, x: Tensor, *, context: Tensor | None = None) -> Tensor:
+    def sample_sites(self, x: Tensor, given: Given = NOTHING) -> Tensor:
         h = self.encoder(x)
         return concatenate([sample_site("z", self.z(h)), sample_site("c", self.c(h))])  # [*, B, Z]

@@ -18,7 +18,7 @@ import pyro.distributions as dist
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from ..contracts import Borrowed, Guide, Network, Sampled
+from ..contracts import NOTHING, Borrowed, Given, Guide, Network
 from ..errors import InputError
 from ..latents import Layout, concatenate, sample_site, site_names, size_of
 from ..networks import head, layout
@@ -65,7 +65,7 @@ class BottomUp(Guide):
         up = [encoder, *(network.between([a], b) for a, b in pairwise(latent_layers))]
         self.posteriors = posteriors(up, latent_layers, layer, scale)
 
-    def sample_sites(self, x: Tensor, *, context: Tensor | None = None) -> list[Tensor]:
+    def sample_sites(self, x: Tensor, given: Given = NOTHING) -> list[Tensor]:
         values: list[Tensor] = []
         for name, posterior in zip(self.names, self.posteriors, strict=True):
             values.append(sample_site(name, posterior(values[-1] if values else x)))
@@ -158,7 +158,7 @@ class Ladder(Guide):
             )
         self.prior = Borrowed(prior)
 
-    def sample_sites(self, x: Tensor, *, context: Tensor | None = None) -> list[Tensor]:
+    def sample_sites(self, x: Tensor, given: Given = NOTHING) -> list[Tensor]:
         prior = self.prior.module
         if prior is None:
             raise InputError("the ladder guide has no model; call attach(model) first")
@@ -224,7 +224,7 @@ def posteriors(
 def refuse_unfit(guide: Guide | type[Guide], spec: Any) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` unless ``guide`` can serve one layer."""
     contract = guide if isinstance(guide, type) else type(guide)
-    several = contract.sample_sites is not Sampled.sample_sites
+    several = not contract.has_one_site()
     needs_model = contract.attach is not Guide.attach
     if several or needs_model or guide.default_prior != Guide.default_prior:
         raise InputError(

@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from ..contracts import Borrowed, Guide, Prior, Sampled
+from ..contracts import Borrowed, Guide, Prior
 from ..errors import InputError
 from ..latents import in_support
 from ..networks import features
@@ -82,8 +82,7 @@ class SemiAmortized(Guide):
             )
         with torch.random.fork_rng(devices=[]):
             sampled = Prior.of(model.prior)
-            single = type(sampled).sample_sites is Sampled.sample_sites
-            prior = model.prior() if single else None
+            prior = model.prior() if sampled.has_one_site() else None
         if not (
             isinstance(prior, torch.distributions.Distribution)
             and prior.event_shape == self.signs.shape[-1:]

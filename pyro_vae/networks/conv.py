@@ -17,8 +17,8 @@ from .layers import ACTIVATIONS, Layers, OverImages, dense, numbers, widths
 class Conv(Network):
     """Strided convolutions, each halving the image, then one fully connected layer.
 
-    Every ``H x W`` works. A layer turns a side of s pixels into ⌈s/2⌉, and the matching layer of the
-    decoder turns it back into s, odd or even.
+    Every ``H x W`` works. A layer turns a side of s pixels into ⌈s/2⌉, and the matching layer of
+    the decoder turns it back into s, odd or even.
 
     Args:
         shape: ``(C, H, W)`` of the image.

@@ -42,7 +42,8 @@ class Residual(Network):
         InputError: a layer of latents whose height and width are those of no level.
 
     Paper: He et al. 2016, Identity mappings in deep residual networks; Kingma et al. 2016,
-    Improving variational inference with inverse autoregressive flow, for latents with the layout of images.
+    Improving variational inference with inverse autoregressive flow, for latents with the layout
+    of images.
 
     Example:
         >>> latents = ((4, 16, 16), (8, 8, 8), 32)
@@ -112,9 +113,9 @@ class Residual(Network):
         return network
 
     def path(self, source: Layout, target: Layout) -> nn.Module:
-        """A module from a vector with the layout ``source`` to one with the layout ``target``."""
+        """A module from a vector of layout ``source`` to a vector of ``target``."""
         start, end = self.level(source), self.level(target)
-        # A vector connects to the deepest level, or to the level of the other end if that is deeper.
+        # A vector connects to the deepest level, or to the level of the other end if it is deeper.
         if not spatial(source):
             start = max(start, end)
         if not spatial(target):

@@ -12,7 +12,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor
 
-from ..contracts import Prior
+from ..contracts import NOTHING, Given, Prior
 from ..distributions import RelaxedOneHot, standard_normal
 from ..errors import InputError
 from ..latents import concatenate, sample_site
@@ -111,7 +111,7 @@ class JointPrior(Prior):
         self.register_buffer("zero", zero, persistent=False)
         self.c = PRIORS.build(discrete, latent_size=categories)
 
-    def sample_sites(self, *, context: Tensor | None = None) -> Tensor:
+    def sample_sites(self, given: Given = NOTHING) -> Tensor:
         z = sample_site("z", standard_normal(self.zero))
         return concatenate([z, sample_site("c", self.c())])  # [*, B, Z]
 

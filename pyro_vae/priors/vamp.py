@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import nn
 
-from ..contracts import Borrowed, Guide, Prior, Sampled
+from ..contracts import Borrowed, Guide, Prior
 from ..errors import InputError
 from ..latents import Shape
 from ..registry import at_least_one
@@ -39,7 +39,7 @@ class VampPrior(Prior):
         super().__init__()
         at_least_one("components", components)
         guide = Guide.of(posterior)
-        if type(guide).sample_sites is not Sampled.sample_sites:
+        if not guide.has_one_site():
             raise InputError(
                 "the vamp prior needs a guide that gives one distribution, which the "
                 f"{type(posterior).__name__} guide does not; take the prior {guide.default_prior}"

@@ -1,7 +1,7 @@
 """A run folder: all that is needed to use a trained VAE again, or to train it further.
 
 =========================  =======================================================================
-``config.json``            the VAE's parts, the data set and its binarisation, the training, versions
+``config.json``            the VAE's parts, the data and its binarisation, the training, versions
 ``weights.safetensors``    the VAE's weights
 ``optimizer.safetensors``  the optimizer's state
 ``metrics.jsonl``          one line for each epoch, in nats per image

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..audit import audit
 from ..contracts import Likelihood
-from ..data import BINARIZE, DATASETS, Data, Images, load
+from ..data import DATASETS, Data, Images, load_data
 from ..errors import InputError
 from ..pairing import fitting_objective
 from ..recipes import RECIPES
@@ -72,7 +71,7 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
     training = {key: vars(settings)[key] for key in TRAINING}
     lookup("precision", settings.precision, PRECISIONS)
     positive(epochs=settings.epochs, batch_size=settings.batch_size, lr=settings.lr)
-    grey = load(settings.data, data_dir=data_dir)
+    grey = load_data(settings.data, data_dir=data_dir)
     torch.manual_seed(settings.seed)
     vae = VAE(
         grey.shape,
@@ -85,7 +84,7 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
     )
     binary = Likelihood.of(vae.model.likelihood).binary
     protocol = settings.binarize or ("dynamic" if binary else "none")
-    data = binarized(grey, protocol)
+    data = grey.binarized(protocol)
     if binary and not data.train.is_binary:
         raise InputError(
             f"--binarize {protocol} leaves {data.train.levels()} levels of grey, and the "
@@ -103,14 +102,6 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
     vae.to(device)
     source = {"name": name_of(settings.data), "binarize": protocol}
     return Run(vae, data.to(device), source, training, adam(vae, training["lr"]))
-
-
-def binarized(data: Data, protocol: str, seed: int = 0) -> Data:
-    """The same data, binarized by ``protocol``; ``seed`` is that of a ``static`` draw."""
-    lookup("binarisation", protocol, BINARIZE)
-    random = np.random.RandomState(seed)
-    train, test = (images.binarized(protocol, random) for images in (data.train, data.test))
-    return replace(data, train=train, test=test)
 
 
 def with_scale(guide: Any, scale: str | None) -> Any:
@@ -152,7 +143,7 @@ def images_of(
     own = config["data"]
     source = {**own, "name": name_of(name) if name else own["name"]}
     whole = split == "all" and source["name"] not in DATASETS
-    data = load(**source, data_dir=data_dir, test_fraction=0.0 if whole else 0.2)
+    data = load_data(**source, data_dir=data_dir, test_fraction=0.0 if whole else 0.2)
     if list(data.shape) != config["vae"]["shape"]:
         raise InputError(
             f"the run was trained on images of shape {config['vae']['shape']}, and those of "

@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from .. import figures
-from ..contracts import Callback
-from ..data import load
+from ..data import load_data
 from ..errors import InputError
-from ..history import CollapseWarning, Epoch, collapsed
+from ..history import Callback, CollapseWarning, Epoch, collapsed
 from ..training import adam, fit
 from . import folder as files
 from .setup import Run
@@ -49,7 +48,7 @@ def resume(folder: Path, epochs: int | None, device: torch.device, data_dir: Pat
         )
     optimizer = adam(vae, training["lr"])
     files.load_optimizer(folder, optimizer)
-    data = load(**config["data"], data_dir=data_dir).to(device)
+    data = load_data(**config["data"], data_dir=data_dir).to(device)
     files.write_config(folder, config)
     return Run(vae, data, config["data"], training, optimizer, done)
 

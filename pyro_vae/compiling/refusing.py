@@ -1,0 +1,186 @@
+"""Raises, while a program is traced, where Python reads the value of a tensor.
+
+A graph always repeats the operations that were recorded. If Python decides something from the value
+of a tensor, the graph would repeat that decision for every other value. :class:`RefusingMode`
+raises :class:`CompileError` instead, with the line of the program.
+"""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+from traceback import walk_stack
+from types import FrameType
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer.util import Dice
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.util import warn_if_inf, warn_if_nan
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributions import Distribution, distribution
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.overrides import TorchFunctionMode
+
+from ..errors import InputError
+
+
+class CompileError(InputError):
+    """One graph cannot represent the program; the message names the line."""
+
+
+class EagerReason(Exception):
+    """The program must run eagerly; the message gives the reason."""
+
+
+DATA: Any = Tensor.data
+# These functions give Python the value of a tensor; while tracing, a tensor has no value.
+VALUE_READS = {
+    Tensor.__bool__: "a branch on a tensor",
+    Tensor.__contains__: "`in` on a tensor",
+    Tensor.__float__: "float(tensor)",
+    Tensor.__int__: "int(tensor)",
+    Tensor.__index__: "a tensor as a Python index",
+    Tensor.__complex__: "complex(tensor)",
+    Tensor.__array__: "a NumPy array of a tensor",
+    Tensor.numpy: "tensor.numpy()",
+    Tensor.tolist: "tensor.tolist()",
+    Tensor.is_nonzero: "tensor.is_nonzero()",
+    Tensor.equal: "tensor.equal()",
+    Tensor.allclose: "tensor.allclose()",
+    DATA.__set__: "an assignment to tensor.data",
+    torch.is_nonzero: "torch.is_nonzero",
+    torch.equal: "torch.equal",
+    torch.allclose: "torch.allclose",
+}
+DICE = Dice.compute_expectation.__code__
+# Pyro and torch branch on tensors, too. Most of these branches check values; the eager call before
+# has passed them, so while tracing each gets the answer with which it passes. `loss_and_grads`
+# checks each loss for NaN again. Dice asks whether a term has no zeros; "no" is always correct.
+ANSWERS = {
+    DICE: False,
+    warn_if_nan.__code__: False,
+    warn_if_inf.__code__: False,
+    Distribution.__init__.__code__: True,
+    Distribution._validate_sample.__code__: True,
+}
+if hasattr(distribution, "_all_true_or_runtime_assert"):  # torch 2.10 and later have this function
+    ANSWERS[distribution._all_true_or_runtime_assert.__code__] = True
+
+
+class RefusingMode(TorchFunctionMode):
+    """Sees each torch function while a program is traced.
+
+    ``item`` returns a tensor, ``backward`` is collected and done at the end, and a function that
+    gives Python a value raises :class:`CompileError`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[Tensor] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.item:
+            index = plate_index(calling_frame(), args[0])
+            return args[0].detach().reshape(()) if index is None else index
+        if func is Tensor.backward:
+            weight = dict(enumerate(args)).get(1, (kwargs or {}).get("gradient"))
+            self.losses.append(args[0] if weight is None else (args[0] * weight).sum())
+            return None
+        if func == DATA.__get__:  # tensor.data would not be recorded; detach() is the same here
+            return args[0].detach()
+        if func in (Tensor.__bool__, Tensor.register_hook, Tensor.masked_select):
+            code = calling_frame().f_code
+            if code is DICE and func is Tensor.masked_select:
+                return torch.where(args[1], args[0], 0)  # equal sum, known shape
+            if code in ANSWERS:
+                return ANSWERS[code]
+        if func is Tensor.random_ and len(args) > 2:
+            raise CompileError("tensor.random_(low, high), unlike torch.randint(low, high, size)")
+        if func in VALUE_READS:
+            raise CompileError(VALUE_READS[func])
+        result = func(*args, **(kwargs or {}))
+        note_line(user_line([*walk_stack(sys._getframe(1))][::-1]))
+        return result
+
+    def gradients(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The leaves that ``backward`` reaches, and the gradient of each."""
+        nodes: list[Any] = [loss.grad_fn for loss in self.losses]
+        seen: dict[Any, None] = {}
+        while nodes:
+            node = nodes.pop()
+            if node is not None and node not in seen:
+                seen[node] = None
+                nodes += [parent for parent, _ in node.next_functions]
+        # Among autograd's nodes only those of leaves have a `variable`, the leaf itself.
+        leaves = [node.variable for node in seen if hasattr(node, "variable")]
+        if not leaves:
+            raise EagerReason("there is no parameter to train")
+        gradients = torch.autograd.grad(self.losses, leaves, allow_unused=True)
+        reached = [(p, g) for p, g in zip(leaves, gradients, strict=True) if g is not None]
+        # An optimizer may write into a gradient: each needs its own memory and the strides of its
+        # parameter.
+        own = [torch.empty_like(p).copy_(g) if aliased(g, p) else g for p, g in reached]
+        return [p for p, _ in reached], own
+
+
+def calling_frame() -> FrameType:
+    """The frame that called the torch function that the mode sees."""
+    frame: FrameType = sys._getframe(2)
+    while frame.f_code.co_filename in (torch.overrides.__file__, torch._tensor.__file__):
+        assert frame.f_back is not None
+        frame = frame.f_back
+    return frame
+
+
+def aliased(gradient: Tensor, leaf: Tensor) -> bool:
+    """Whether a gradient is a view, or has other strides than its parameter."""
+    return gradient._is_view() or gradient.stride() != leaf.stride()
+
+
+def plate_index(frame: FrameType, value: Tensor) -> int | None:
+    """The index of a sequential plate's loop, if the plate calls ``item``; else None.
+
+    Each turn of the loop becomes a part of the graph of its own, so its index must be an int.
+    """
+    if frame.f_code is not IndepMessenger.__iter__.__code__:
+        return None
+    plate = frame.f_locals["self"]
+    if plate.subsample_size != plate.size or not isinstance(value, FakeTensor):
+        raise EagerReason(f"the sequential plate {plate.name!r} takes a random subsample")
+    return plate.counter - 1
+
+
+# Files whose frames are not the user's: torch, Pyro, Python's own and this package.
+LIBRARIES = (
+    *(f"{Path(str(module.__file__)).parent}/" for module in (torch, pyro)),
+    f"{sysconfig.get_path('stdlib')}/",
+    "<string>",
+    f"{Path(__file__).parent}/",
+)
+
+
+def user_line(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """``file:line`` of the innermost frame of the user's code; frames are given outermost first."""
+    own = [
+        f"{frame.f_code.co_filename}:{line}"
+        for frame, line in frames
+        if not frame.f_code.co_filename.startswith(LIBRARIES)
+    ]
+    return own[-1] if own else "the model or the guide"
+
+
+def note_line(line: str) -> None:
+    """Note the user's line at the newest nodes of the graph that is being traced."""
+    # Torch's mode is None outside of tracing, and only some of its modes have a tracer.
+    tracer: Any = getattr(get_proxy_mode(), "tracer", None)
+    for node in reversed(tracer.graph.nodes if tracer is not None else []):
+        if "line" in node.meta:
+            break
+        node.meta["line"] = line

@@ -1,0 +1,191 @@
+"""SVI with the whole step compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from pyro.optim import PyroOptim
+from torch import Tensor
+
+from .elbo import CompiledELBO
+from .optim import bare_adam, torch_optimizer
+from .steps import LOCK, BoundGraph, Step
+
+
+class CompiledSVI:
+    """SVI with the whole step compiled: cutting the batch, loss, gradients, optimizer.
+
+    Equation: θ ← θ - Adam(∇ loss(prepare(data[index]))), once for each row of indices.
+
+    :meth:`epoch` runs many steps with very little Python between them. :meth:`step` takes one
+    batch, as ``pyro.infer.SVI.step`` does. On CUDA, :meth:`epoch` captures the step as a CUDA graph
+    and replays it, if the optimizer is ``capturable`` and all tensors are on the device. This CUDA
+    path has not been run on a GPU yet.
+
+    Args:
+        model, guide: Pyro programs.
+        optim: a ``PyroOptim`` (:class:`FusedOptim` is the fastest), or a torch optimizer over the
+            parameters of both programs.
+        loss: an ELBO.
+        prepare: a function from a stored batch to the batch that the programs take. It becomes part
+            of the graph. It may draw random numbers with torch.
+        backend: ``"inductor"`` or ``"eager"``, as in :class:`CompiledELBO`.
+
+    Raises:
+        CompileError: as :class:`CompiledELBO` does; its documentation also lists what runs eagerly.
+
+    Example:
+        >>> from pyro_vae import VAE, CompiledSVI, FusedAdam
+        >>> vae = VAE((1, 28, 28), latent_size=8)
+        >>> pixels = torch.randint(256, (64, 1, 28, 28))
+        >>> svi = CompiledSVI(vae.model, vae.guide, FusedAdam({"lr": 1e-3}), Trace_ELBO(),
+        ...                   prepare=lambda batch: torch.bernoulli(batch / 255), backend="eager")
+        >>> svi.epoch(pixels, torch.randperm(64).view(4, 16)).shape
+        torch.Size([4])
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        guide: Any,
+        optim: Any,
+        loss: ELBO,
+        prepare: Callable[[Tensor], Any] | None = None,
+        backend: str = "inductor",
+    ) -> None:
+        self.model = model
+        self.guide = guide
+        self.optim = optim
+        self.elbo = CompiledELBO(loss, backend)
+        self.prepare = prepare
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """Take one step on a batch; returns the loss in nats, summed over the batch."""
+        call = partial(self.elbo.elbo.loss_and_grads, self.model, self.guide)
+        with LOCK:
+            step, inputs = self.elbo.step_for(call, (self.model, self.guide), args, kwargs)
+            bound = step.find(inputs)
+            if bound is None:
+                return self.run_eagerly(step, call, args, kwargs).tolist()
+        return self.run_compiled(bound, inputs).tolist()
+
+    def epoch(self, data: Tensor, batches: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Take one step for each row of ``batches``.
+
+        Args:
+            data: all images, ``[N, ...]``, in memory or on the device.
+            batches: indices into ``data``, int64 ``[S, B]``, on the same device.
+            args, kwargs: further arguments of the programs, after the images.
+
+        Returns:
+            The losses in nats, ``[S]``, each summed over its batch.
+        """
+        args = (data, batches[0], *args)
+        programs = (self.model, self.guide, self.prepare)
+        with LOCK:
+            step, inputs = self.elbo.step_for(self.on_batch, programs, args, kwargs)
+        losses: list[Tensor] = []
+        work: Callable[[list[Tensor]], Tensor] | None = None
+        for index in batches.unbind():
+            inputs[1] = index
+            # Between two steps of an epoch only this loop runs, so a valid graph stays valid.
+            if work is None:
+                with LOCK:
+                    bound = step.find(inputs)
+                    if bound is None:
+                        now = (data, index, *args[2:])
+                        losses.append(self.run_eagerly(step, self.on_batch, now, kwargs))
+                        continue
+                work = self.replayed(bound, inputs)
+                step.calls += len(batches) - len(losses) - 1
+            losses.append(work(inputs))
+        return torch.stack(losses)
+
+    def on_batch(self, data: Tensor, index: Tensor, *args: Any, **kwargs: Any) -> Any:
+        batch = data.index_select(0, index)
+        x = batch if self.prepare is None else self.prepare(batch)
+        return self.elbo.elbo.loss_and_grads(self.model, self.guide, x, *args, **kwargs)
+
+    def run_eagerly(self, step: Step, call: Any, args: Any, kwargs: Any) -> Tensor:
+        with poutine.trace(param_only=True) as sites:
+            loss = call(*args, **kwargs)
+        values: list[Any] = [site["value"] for site in sites.trace.nodes.values()]
+        self.update({value.unconstrained() for value in values})
+        step.ran_eagerly()
+        return torch.as_tensor(loss)
+
+    def run_compiled(self, bound: BoundGraph, inputs: list[Tensor], adam: Any = None) -> Tensor:
+        values, gradients = bound(inputs)
+        if adam is not None:
+            adam(gradients)
+        else:
+            for leaf, gradient in zip(bound.leaves(inputs), gradients, strict=True):
+                leaf.grad = gradient
+            self.update(bound.params)
+        return values[0] if len(values) == 1 else torch.stack(values)
+
+    def update(self, params: set[Tensor]) -> None:
+        if isinstance(self.optim, PyroOptim):
+            self.optim(list(params))
+        else:
+            self.optim.step()
+            self.optim.zero_grad()
+        for p in params:
+            p.grad = None
+
+    def replayed(self, bound: BoundGraph, inputs: list[Tensor]) -> Callable[[list[Tensor]], Tensor]:
+        """The compiled step as a function of its inputs; on CUDA, its replay."""
+        adam = bare_adam(self.optim, bound.leaves(inputs))
+        work = partial(self.run_compiled, bound, adam=adam)
+        optimizer = torch_optimizer(self.optim)
+        on_device = all(t.is_cuda for t in (*inputs, *bound.graph.captured))
+        if optimizer is None or not on_device:
+            return work
+        if not all(group.get("capturable") for group in optimizer.param_groups):
+            return work
+        # A CUDA graph stores the addresses of tensors and the values of Python numbers.
+        state = [s for p in optimizer.state.values() for s in p.values() if isinstance(s, Tensor)]
+        fixed = (
+            [t.data_ptr() for t in (inputs[0], *bound.graph.captured, *state)],
+            [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups],
+        )
+        if bound.replay is None or bound.replay.fixed != fixed:
+            bound.replay = Replay(work, inputs, fixed)
+        return bound.replay
+
+
+class Replay:
+    """A step on CUDA that is captured as one CUDA graph and replayed: one launch, not hundreds.
+
+    The first three calls are normal steps. They warm up the kernels and the memory.
+
+    Args:
+        work: the step, a function of its inputs.
+        inputs: the data, whose address must not change, and the tensors that change at each step.
+        fixed: addresses and numbers that the capture stores. If they change, a new replay is made.
+    """
+
+    def __init__(self, work: Any, inputs: list[Tensor], fixed: Any) -> None:
+        self.work = work
+        self.inputs = [inputs[0], *(x.clone() for x in inputs[1:])]
+        self.fixed = fixed
+        self.warm = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, inputs: list[Tensor]) -> Tensor:
+        self.warm += 1
+        if self.warm <= 3:
+            return self.work(inputs)
+        for mine, given in zip(self.inputs[1:], inputs[1:], strict=True):
+            mine.copy_(given)
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.loss = self.work(self.inputs)
+        self.graph.replay()
+        return self.loss.clone()

@@ -1,0 +1,179 @@
+"""Read the user's own images from an array in a .npy or .npz file."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import IO
+from zipfile import ZipFile
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .images import Images, check_memory
+
+ROUNDING = 8 * float(np.finfo(np.float32).eps)  # how far rounding takes a pixel out of [0, 1]
+
+
+def read_array(path: Path) -> Images:
+    """Read a .npy file, or a .npz file with ``images`` (or a single array) and ``labels``.
+
+    Raises:
+        InputError: the file is unreadable, or its arrays are not images and their labels.
+    """
+    if path.suffix.lower() not in (".npy", ".npz"):
+        raise InputError(f"{str(path)!r} is neither a folder of images nor a .npy or .npz file")
+    if not path.is_file():  # to open a pipe would wait for ever
+        raise InputError(f"{str(path)!r} is not a regular file but a pipe, a socket or a device")
+    try:
+        array, labels = open_arrays(path)
+    except InputError:
+        raise
+    except Exception:  # numpy and zipfile raise many kinds of errors for damaged files
+        raise InputError(
+            f"the array file {str(path)!r} is unreadable: it is damaged, has another format, "
+            "or holds objects instead of numbers"
+        ) from None
+    pixels = to_pixels(array, str(path))
+    if labels is None:
+        return Images(pixels)
+    if labels.shape != (len(pixels),):
+        raise InputError(
+            f"the labels in {str(path)!r} have shape {labels.shape}; "
+            f"there are {len(pixels)} images, so it must be ({len(pixels)},)"
+        )
+    classes, index = np.unique(labels, return_inverse=True)
+    return Images(pixels, torch.from_numpy(index.astype(np.int64)), tuple(map(str, classes)))
+
+
+def open_arrays(path: Path) -> tuple[NDArray, NDArray | None]:
+    """The arrays of images and of labels in a file."""
+    with open(path, "rb") as file:
+        is_zip = file.read(2) == b"PK"
+        file.seek(0)
+        if not is_zip:
+            return read_npy(file, path.stat().st_size, path), None
+        with ZipFile(file) as archive:
+            members = {
+                info.filename.removesuffix(".npy"): info
+                for info in archive.infolist()
+                if info.filename.endswith(".npy")
+            }
+            candidates = [name for name in members if name != "labels"]
+            if "images" not in members and len(candidates) != 1:
+                raise InputError(
+                    f"{str(path)!r} holds the arrays {', '.join(candidates) or '(none)'}; "
+                    "call the images 'images' and their classes, if any, 'labels'"
+                )
+            arrays = {}
+            for name in ("images" if "images" in members else candidates[0], "labels"):
+                if name in members:
+                    with archive.open(members[name]) as stream:
+                        arrays[name] = read_npy(stream, members[name].file_size, path)
+            labels = arrays.pop("labels", None)
+            return next(iter(arrays.values())), labels
+
+
+def read_npy(stream: IO[bytes], size: int, path: Path) -> NDArray:
+    """Read one array, and refuse a false header before numpy allocates what it claims.
+
+    Args:
+        stream: the array in the format of a .npy file.
+        size: the number of bytes of ``stream``.
+        path: the file that error messages name.
+    """
+    version = npy.read_magic(stream)
+    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read_header(stream)
+    if dtype.hasobject or min(shape, default=0) < 0:
+        raise ValueError("not numbers, or a negative length")
+    claimed, held = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if claimed > held:
+        raise InputError(
+            f"the array file {str(path)!r} is unreadable: its header claims an array of "
+            f"{claimed:,} bytes, and {held:,} bytes follow it"
+        )
+    check_memory(claimed, f"the array in {str(path)!r}")
+    stream.seek(0)
+    return npy.read_array(stream, allow_pickle=False)
+
+
+def to_pixels(array: NDArray, name: str) -> torch.Tensor:
+    """Convert an array in one of three layouts to ``[N, C, H, W]``.
+
+    The layouts are ``[N, H, W]``, ``[N, C, H, W]`` and ``[N, H, W, C]``, with 1 or 3 channels. The
+    axis of size 1 or 3 holds the channels; if two axes could, the second axis does.
+
+    Values are uint8, bool, or float in [0, 1]. Floats that are all multiples of 1/255 become uint8,
+    other floats become float32. A uint8 array without values above 1 is black and white: 1 is
+    white.
+
+    Args:
+        array: the images.
+        name: what error messages call the array.
+
+    Raises:
+        InputError: the array has another layout, type or range.
+    """
+    if array.ndim not in (3, 4):
+        raise InputError(
+            f"the array {name!r} has shape {array.shape}, of rank {array.ndim}; "
+            "allowed are [N, H, W], [N, C, H, W] and [N, H, W, C]"
+        )
+    if array.size == 0:
+        raise InputError(f"the array {name!r} holds no pixels: its shape is {array.shape}")
+    if array.ndim == 3:
+        array = array[:, None]  # [N, 1, H, W]
+    elif array.shape[1] not in (1, 3):
+        if array.shape[3] not in (1, 3):
+            raise InputError(
+                f"the array {name!r} has shape {array.shape}; 1 or 3 channels must be the second "
+                "axis ([N, C, H, W]) or the last one ([N, H, W, C])"
+            )
+        array = array.transpose(0, 3, 1, 2)  # [N, C, H, W]
+    if array.dtype == np.bool_ or (array.dtype == np.uint8 and array.max() <= 1):
+        array = array.astype(np.uint8) * 255
+    elif np.issubdtype(array.dtype, np.floating):
+        array = convert_floats(array, name)
+    elif array.dtype != np.uint8:
+        raise InputError(
+            f"the array {name!r} is of type {array.dtype}; "
+            "allowed are uint8, bool, and float in [0, 1]"
+        )
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def convert_floats(array: NDArray, name: str) -> NDArray:
+    """Floats in [0, 1] as uint8 if all are multiples of 1/255, else as float32."""
+    missing = np.isnan(array).any(axis=(1, 2, 3))
+    if missing.any():
+        raise InputError(
+            f"image {missing.argmax()} of the array {name!r} has NaN pixels ({missing.sum()} of "
+            f"{len(array)} images have); allowed are numbers in [0, 1]"
+        )
+    low, high = float(array.min()), float(array.max())
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        raise InputError(
+            f"the pixels of the array {name!r} run from {low:.7g} to {high:.7g}; "
+            f"floats must be in [0, 1]{suggest_scaling(low, high)}"
+        )
+    if low < 0 or high > 1:
+        array = array.clip(0, 1)
+    steps = np.rint(array * 255)
+    if np.all(np.abs(steps / 255 - array) <= np.finfo(array.dtype).eps):
+        return steps.astype(np.uint8)
+    return array.astype(np.float32)
+
+
+def suggest_scaling(low: float, high: float) -> str:
+    """The end of an error message: how pixels from ``low`` to ``high`` probably become [0, 1]."""
+    if low >= -ROUNDING and 2 < high <= 255 + 255 * ROUNDING:
+        return "; divide them by 255"
+    if low >= -1 - ROUNDING and high <= 1 + ROUNDING:
+        return "; if they were scaled to [-1, 1], add 1 and divide by 2"
+    if low >= -0.5 and high <= 1.5:
+        return "; if an interpolation overshot, clip them to it"
+    return ""

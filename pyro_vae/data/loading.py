@@ -1,0 +1,208 @@
+"""Load images by name or path: find them, split them and binarise them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from ..registry import lookup
+from .arrays import read_array
+from .datasets import DATASETS, data_folder
+from .folders import find_splits, list_files
+from .imagefiles import read_files
+from .images import BINARIZE, Images
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set and its split.
+
+    Args:
+        name: the name of the data set, or the path of the user's images.
+        train: the images that a model is trained on.
+        test: the images that a model is scored on.
+        validation: the images of the user's own validation folder; None without this folder.
+            Training and scoring do not use them.
+    """
+
+    name: str
+    train: Images
+    test: Images
+    validation: Images | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of one image."""
+        return self.train.shape
+
+    def to(self, device: str | torch.device) -> Data:
+        """The same data on another device."""
+        return replace(
+            self,
+            train=self.train.to(device),
+            test=self.test.to(device),
+            validation=None if self.validation is None else self.validation.to(device),
+        )
+
+    def binarized(self, protocol: str, seed: int = 0) -> Data:
+        """The same data, binarised by ``protocol``; ``seed`` is that of a ``static`` draw."""
+        lookup("binarisation", protocol, BINARIZE)
+        # The order matters: the static draws of each part come from this one stream.
+        random = np.random.RandomState(seed)
+        train, test = self.train.binarized(protocol, random), self.test.binarized(protocol, random)
+        validation = self.validation
+        if validation is not None:
+            validation = validation.binarized(protocol, random)
+        return replace(self, train=train, test=test, validation=validation)
+
+
+def load_data(
+    name: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    binarize: str = "none",
+    binarize_seed: int = 0,
+    split_seed: int = 0,
+    test_fraction: float = 0.2,
+    size: int | Sequence[int] | None = None,
+    crop: bool = False,
+    grey: bool = False,
+) -> Data:
+    """Load a data set of :data:`DATASETS` or the user's own images, split and binarised.
+
+    The user's own images are a folder of image files, a ``.npy`` file or a ``.npz`` file:
+
+    - A folder holds image files, or one sub-folder of image files for each class. Grey images get
+      three channels if other images of the folder have colour.
+    - A folder that holds the folders ``train`` and ``test``, and perhaps ``val``, is split already.
+      Each of them is a folder as above. Their names may be written in any case; ``training``,
+      ``testing``, ``valid`` and ``validation`` mean the same. The images have labels only if all of
+      them, in every part, are in sub-folders.
+    - A ``.npz`` file holds the array ``images`` and, if the classes are known, ``labels``.
+
+    Results under different binarisations are not comparable, so a result must name its own:
+
+    - ``none``: the grey pixels, pixel / 255.
+    - ``dynamic``: x ~ Bernoulli(pixel / 255), drawn again each time an image enters a batch.
+    - ``static``: the same draw, made once with a seed. It is not the draw of the files of
+      Larochelle & Murray (2011), so results on the two are not directly comparable.
+    - ``threshold``: 1 where pixel / 255 >= 0.5, else 0.
+
+    Args:
+        name: a name in :data:`DATASETS`, or the path of the user's own images.
+        data_dir: folder of the downloaded data sets; by default the folder in the environment
+            variable ``PYRO_VAE_DATA_DIR``, else a cache folder of the user.
+        binarize: ``none``, ``dynamic``, ``static`` or ``threshold``.
+        binarize_seed: seed of the ``static`` draw.
+        split_seed: seed of the split of the user's own images. A named data set keeps its
+            usual split.
+        test_fraction: share of the user's own images that becomes the test set, in [0, 1). With 0
+            the test set is empty and the images keep their order. A folder that is split
+            already ignores it.
+        size: height and width in pixels, ``(H, W)`` or one number for both, that image files are
+            resized to (bilinear, with antialiasing). None keeps their size, which must then be the
+            same for all of them.
+        crop: whether an image of another aspect ratio than ``size`` loses its edges: it is resized
+            until it covers ``size``, and its centre is kept. Without it, this image is an error.
+        grey: whether colour image files become grey, by their luma (ITU-R BT.601).
+
+    Raises:
+        InputError: the name is unknown; the images are unreadable or do not fit together; the
+            data set is not on disk and cannot be downloaded.
+
+    Paper:
+        Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519 (``dynamic``).
+
+    Example:
+        >>> data = load_data("digits", binarize="threshold")
+        >>> data.train.batch([0, 1]).shape
+        torch.Size([2, 1, 8, 8])
+    """
+    lookup("binarisation", binarize, BINARIZE)
+    pair = check_size(size, crop)
+    path = None if str(name) in DATASETS else find_path(name)
+    if (pair or grey) and (path is None or not path.is_dir()):
+        raise InputError(
+            f"size, crop and grey change the image files of a folder; {str(name)!r} is not a folder"
+        )
+    validation = None
+    if path is None:
+        train, test = DATASETS[str(name)].read(str(name), data_folder(data_dir))
+    elif path.is_dir():
+        train, test, validation = read_folder(path, test_fraction, split_seed, pair, crop, grey)
+    else:
+        train, test = read_array(path).split(test_fraction, split_seed)
+    return Data(str(name), train, test, validation).binarized(binarize, binarize_seed)
+
+
+def find_path(name: str | Path) -> Path:
+    """The path of the user's images.
+
+    Raises:
+        InputError: nothing is there. If ``name`` is a single word, it was probably meant as the
+            name of a data set, so the message gives the nearest names.
+    """
+    path = Path(os.path.expanduser(name))
+    try:
+        if path.exists():
+            return path
+    except OSError:  # a path that is too long, or in a folder that is locked
+        pass
+    if len(path.parts) > 1 or path.suffix in (".npy", ".npz"):
+        raise InputError(f"there is no file or folder {str(path)!r}, or it cannot be read")
+    try:
+        lookup("data set", str(name), DATASETS)
+    except InputError as error:
+        raise InputError(
+            f"{error}; or the path of a folder of images, a .npy or a .npz file"
+        ) from None
+    return path
+
+
+def check_size(size: int | Sequence[int] | None, crop: bool) -> tuple[int, int] | None:
+    """``size`` as ``(H, W)``.
+
+    Raises:
+        InputError: ``size`` is not one or two whole numbers above 0, or ``crop`` lacks a size.
+    """
+    if size is None:
+        if crop:
+            raise InputError("crop=True needs a size, such as size=64 or size=(48, 64)")
+        return None
+    pair = tuple(size) if isinstance(size, Sequence) else (size, size)
+    if len(pair) != 2 or not all(type(n) is int and n > 0 for n in pair):
+        raise InputError(
+            f"size is a whole number above 0, or two of them (height, width), not {size!r}"
+        )
+    return pair[0], pair[1]
+
+
+def read_folder(
+    folder: Path,
+    test_fraction: float,
+    seed: int,
+    size: tuple[int, int] | None,
+    crop: bool,
+    grey: bool,
+) -> tuple[Images, Images, Images | None]:
+    """Read a folder of images: ``(train, test, validation)``, as :func:`load_data` describes."""
+    try:
+        splits = find_splits(folder)
+        parts = {part: list_files(place) for part, place in splits.items()}
+        files = [file for part in parts.values() for file in part] or list_files(folder)
+    except OSError as error:
+        raise InputError(
+            f"folder {str(folder)!r} cannot be read ({error.strerror}: {error.filename!r})"
+        ) from None
+    images = read_files(folder, files, size, crop, grey)  # together, so that they share classes
+    if not parts:
+        return *images.split(test_fraction, seed), None
+    index = torch.arange(len(images)).split([len(part) for part in parts.values()])
+    cut = {part: images.subset(where) for part, where in zip(parts, index, strict=True)}
+    return cut["train"], cut["test"], cut.get("validation")

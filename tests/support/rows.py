@@ -1,0 +1,135 @@
+"""A small VAE for each row of a table, and the checks that hold for every row."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pyro
+import torch
+from pyro.infer import SVI
+from torch import Tensor
+
+from pyro_vae import VAE
+from pyro_vae.contracts import Likelihood
+from pyro_vae.guides import GUIDES
+from pyro_vae.likelihoods import LIKELIHOODS
+from pyro_vae.objectives import OBJECTIVES
+from pyro_vae.pairing import fitting_objective
+from pyro_vae.priors import PRIORS
+from support.density import SHAPE, assert_batch_is_independent, assert_moves, digits
+
+TABLES = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES}
+ROWS = [(kind, name) for kind, table in TABLES.items() for name in table]
+
+NEEDS = {
+    "prior": {
+        "mixture": {"prior": "mixture(components=5)"},
+        "vamp": {"prior": "vamp(components=5)"},
+        "categorical": {"guide": "categorical"},
+        "relaxed-categorical": {"guide": "gumbel-softmax"},
+        "joint": {"guide": "joint(categories=2)", "latent_size": 4},
+    },
+    "guide": {
+        "joint": {"guide": "joint(categories=2)", "latent_size": 4},  # two numbers at each site
+        "iaf": {"guide": "iaf(units=16)"},
+        "spline": {"guide": "spline(units=16)"},
+    },
+    "likelihood": {},
+}
+"""Settings of a row where the defaults do not fit or are slow. A new row needs none."""
+
+
+def row_vae(kind: str, name: str, **settings) -> VAE:
+    """A small VAE with the part ``name``."""
+    own = NEEDS[kind].get(name, {})
+    return VAE(SHAPE, **{"latent_size": 2, kind: name, "hidden": (32,)} | own | settings)
+
+
+def bent_vae(kind: str, name: str) -> VAE:
+    """The same in float64, with weights far from where they start."""
+    vae = row_vae(kind, name).double()
+    with torch.no_grad():
+        if kind == "prior":
+            for parameter in vae.model.prior.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+        if kind == "guide":
+            for parameter in vae.guide.parameters():
+                parameter *= 1.5
+        if name == "semi-amortized":  # its posterior follows the model
+            for parameter in vae.model.parameters():
+                parameter *= 3
+    return vae
+
+
+def images_for(vae: VAE, n: int = 16, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Digits that the VAE's likelihood scores: grey where it can, else binary."""
+    return digits(n, not Likelihood.of(vae.model.likelihood).binary, dtype)
+
+
+def fitting_elbo(vae: VAE, num_particles: int = 1):
+    """The plain ELBO that fits the guide."""
+    name = fitting_objective(vae.guide, images_for(vae, 1))
+    return OBJECTIVES[name](num_particles=num_particles)
+
+
+def adam_steps(vae: VAE, steps: int, num_particles: int = 1) -> list[float]:
+    """Losses per image of some steps of SVI."""
+    x = images_for(vae)
+    elbo = fitting_elbo(vae, num_particles)
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=elbo)
+    return [svi.step(x) / len(x) for _ in range(steps)]
+
+
+def check_trains(kind: str, name: str) -> None:
+    """SVI lowers the loss by more than 3 nats an image, and every weight moves."""
+    vae = row_vae(kind, name)
+    before = {n: p.detach().clone() for n, p in vae.named_parameters()}
+    losses = adam_steps(vae, 60, num_particles=2)
+    assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10 - 3
+    assert all(not torch.equal(p, before[n]) for n, p in vae.named_parameters())
+    assert vae.sample(3).shape == (3, *SHAPE)
+
+
+def check_saved_loaded_and_copied(kind: str, name: str) -> None:
+    """The loss at equal noise is the same, to the bit."""
+    one, two = row_vae(kind, name), row_vae(kind, name)
+    file = io.BytesIO()
+    torch.save(one.state_dict(), file)
+    file.seek(0)
+    two.load_state_dict(torch.load(file))
+    losses = []
+    for vae in (one, two, copy.deepcopy(two)):
+        torch.manual_seed(0)
+        losses.append(fitting_elbo(vae).loss(vae.model, vae.guide, images_for(vae)))
+    assert losses[0] == losses[1] == losses[2]
+
+
+def check_a_copy_has_its_own_weights(kind: str, name: str) -> None:
+    """A copy trains without changing the original, and no weight is saved twice."""
+    one = row_vae(kind, name)
+    two = copy.deepcopy(one)
+    before = {n: p.detach().clone() for n, p in one.named_parameters()}
+    adam_steps(two, 1)
+    assert all(torch.equal(p, before[n]) for n, p in one.named_parameters())
+    assert all(not torch.equal(p, before[n]) for n, p in two.named_parameters())
+    stored = [t.data_ptr() for t in one.state_dict().values() if t.numel()]
+    assert len(stored) == len(set(stored))
+
+
+def check_moves_to_another_device(kind: str, name: str) -> None:
+    assert_moves(row_vae(kind, name))
+
+
+def check_the_batch_is_independent(kind: str, name: str) -> None:
+    vae = bent_vae(kind, name)
+    assert_batch_is_independent(vae, images_for(vae, 4, torch.float64))
+
+
+CHECKS = [
+    check_trains,
+    check_saved_loaded_and_copied,
+    check_a_copy_has_its_own_weights,
+    check_moves_to_another_device,
+    check_the_batch_is_independent,
+]

@@ -1,0 +1,245 @@
+"""The user's own images in arrays, and the errors about these arrays."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.lib import format as npy
+from support.pictures import COLOURS, GREYS, check_refusal, only
+
+from pyro_vae.data import images
+from pyro_vae.data.arrays import read_array
+from pyro_vae.errors import InputError
+
+
+def saved(tmp_path: Path, array: np.ndarray) -> Path:
+    np.save(tmp_path / "array.npy", array)
+    return tmp_path / "array.npy"
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (GREYS, GREYS[:, None]),
+        (GREYS[:, None], GREYS[:, None]),
+        (GREYS[..., None], GREYS[:, None]),
+        (COLOURS, COLOURS),
+        (COLOURS.transpose(0, 2, 3, 1), COLOURS),
+        (COLOURS[..., :3], COLOURS[..., :3]),  # both axes could be: channels first
+        (GREYS[:, :3, :], GREYS[:, None, :3, :]),
+        (GREYS > 99, (GREYS > 99)[:, None] * np.uint8(255)),
+        ((GREYS > 99).astype(np.uint8), (GREYS > 99)[:, None] * np.uint8(255)),
+        (np.asfortranarray(GREYS), GREYS[:, None]),
+    ],
+)
+def test_array_layouts(tmp_path, array, expected):
+    pixels = only(saved(tmp_path, array)).pixels
+    assert pixels.dtype == torch.uint8
+    assert pixels.is_contiguous()
+    np.testing.assert_array_equal(pixels.numpy(), expected)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("divide", [True, False])
+def test_float_array_of_255ths_is_kept_as_bytes(tmp_path, kind, divide):
+    levels = np.arange(256, dtype=np.uint8).reshape(2, 8, 16)
+    floats = levels.astype(kind) / kind(255) if divide else levels.astype(kind) * kind(1 / 255)
+    pixels = only(saved(tmp_path, np.minimum(floats, kind(1)))).pixels
+    assert pixels.dtype == torch.uint8
+    assert (pixels[:, 0].numpy() == levels).all()
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_other_float_array_is_kept_as_float32(tmp_path, kind):
+    floats = np.random.RandomState(0).uniform(size=(4, 6, 5)).astype(kind)
+    pixels = only(saved(tmp_path, floats)).pixels
+    assert pixels.dtype == torch.float32
+    assert (pixels[:, 0].numpy() == floats.astype(np.float32)).all()
+
+
+def test_npz_with_labels(tmp_path):
+    np.savez(tmp_path / "a.npz", images=GREYS, labels=np.array(list("bcabcabcaa")))
+    images = only(tmp_path / "a.npz")
+    assert images.classes == ("a", "b", "c")
+    assert images.labels.tolist() == [1, 2, 0, 1, 2, 0, 1, 2, 0, 0]
+    np.savez(tmp_path / "b.npz", whatever=GREYS)
+    assert (only(tmp_path / "b.npz").pixels[:, 0].numpy() == GREYS).all()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("excess", [2.5e-7, -2.5e-7])
+def test_floats_that_rounding_took_out_of_range_are_clipped(tmp_path, kind, excess):
+    floats = np.random.RandomState(0).uniform(size=(4, 6, 5)).astype(kind)
+    floats[1, 2, 3] = excess if excess < 0 else 1 + excess
+    pixels = only(saved(tmp_path, floats)).pixels
+    assert pixels.dtype == torch.float32
+    assert (pixels[:, 0].numpy() == floats.clip(0, 1).astype(np.float32)).all()
+
+
+def test_255ths_that_rounding_took_above_1_are_kept_as_bytes(tmp_path):
+    floats = (GREYS / 255).astype(np.float32)
+    floats[GREYS == 255] = np.nextafter(np.float32(1), np.float32(2))
+    assert (only(saved(tmp_path, floats)).pixels[:, 0].numpy() == GREYS).all()
+
+
+def test_npz_of_which_only_images_and_labels_are_read(tmp_path):
+    """Other members, even unreadable ones, do not matter."""
+    file = npz(tmp_path, images=GREYS, labels=np.arange(10), notes=np.array([None]))
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("readme.txt", "a file that is not an array")
+    assert (only(file).pixels[:, 0].numpy() == GREYS).all()
+
+
+# Bad input
+
+
+def with_nan(path):
+    floats = GREYS / 255
+    floats[3, 2, 1] = np.nan
+    return saved(path, floats)
+
+
+def npz(path, **arrays):
+    np.savez(path / "a.npz", **arrays)
+    return path / "a.npz"
+
+
+def garbage(path, name):
+    (path / name).write_bytes(b"no array")
+    return path / name
+
+
+def cut_npz(path):
+    file = npz(path, images=GREYS)
+    file.write_bytes(file.read_bytes()[:-40])
+    return file
+
+
+def cut_npy(path):
+    file = saved(path, GREYS)
+    file.write_bytes(file.read_bytes()[:-40])
+    return file
+
+
+def array(value):
+    return lambda path: saved(path, value)
+
+
+def claims(shape, kind="|u1"):
+    """The bytes of a .npy file whose header claims ``shape``, with 300 bytes behind it."""
+    stream = io.BytesIO()
+    npy.write_array_header_1_0(stream, {"descr": kind, "fortran_order": False, "shape": shape})
+    return stream.getvalue() + bytes(300)
+
+
+def claiming(*shape):
+    def make(path):
+        (path / "a.npy").write_bytes(claims(shape))
+        return path / "a.npy"
+
+    return make
+
+
+def claiming_npz(path):
+    with zipfile.ZipFile(path / "a.npz", "w") as archive:
+        archive.writestr("images.npy", claims((10**24, 28, 28)))
+    return path / "a.npz"
+
+
+def text_in_npz(path):
+    with zipfile.ZipFile(path / "a.npz", "w") as archive:
+        archive.writestr("images.txt", "no array")
+    return path / "a.npz"
+
+
+def pipe(path, name):
+    os.mkfifo(path / name)
+    return path / name
+
+
+BAD = {
+    "NaN": (with_nan, ["array.npy", "image 3", "NaN", "[0, 1]"]),
+    "too large": (array(GREYS / 1.0), ["array.npy", "to 255", "[0, 1]", "divide them by 255"]),
+    "negative": (array(GREYS / 127.5 - 1), ["array.npy", "from -0.9764706 to 1", "[0, 1]"]),
+    "-1 to 1": (array(GREYS / 127.5 - 1), ["add 1 and divide by 2"]),
+    "overshot": (array(GREYS / 255 * 1.02), ["to 1.02; floats", "clip them"]),
+    "just above 1": (array(GREYS / 255 * (1 + 2e-6)), ["to 1.000002; floats", "clip them"]),
+    "infinite": (array(np.where(GREYS > 9, np.inf, 0.5)), ["to inf", "[0, 1]"]),
+    "rank 2": (array(GREYS.reshape(10, 30)), ["(10, 30)", "rank 2", "[N, C, H, W]"]),
+    "rank 5": (array(GREYS[:, None, None]), ["(10, 1, 1, 6, 5)", "rank 5", "[N, C, H, W]"]),
+    "rank 0": (array(np.float32(1)), ["()", "rank 0", "[N, C, H, W]"]),
+    "channels": (array(np.zeros((4, 2, 8, 8), np.uint8)), ["(4, 2, 8, 8)", "1 or 3 channels"]),
+    "no pixels": (array(np.zeros((0, 8, 8), np.uint8)), ["no pixels", "(0, 8, 8)"]),
+    "int64": (array(GREYS.astype(np.int64)), ["int64", "uint8"]),
+    "16 bits": (array(GREYS.astype(np.uint16)), ["uint16", "uint8"]),
+    "complex": (array(GREYS.astype(complex)), ["complex128", "uint8"]),
+    "text": (array(GREYS.astype(str)), ["<U3", "uint8"]),
+    "objects": (array(np.array([GREYS, None], dtype=object)), ["array.npy", "unreadable"]),
+    "garbage npy": (lambda path: garbage(path, "a.npy"), ["a.npy", "unreadable"]),
+    "garbage npz": (lambda path: garbage(path, "a.npz"), ["a.npz", "unreadable"]),
+    "cut npz": (cut_npz, ["a.npz", "unreadable"]),
+    "cut npy": (cut_npy, ["array.npy", "unreadable", "300 bytes, and 260 bytes"]),
+    "false claim": (claiming(10**24), ["a.npy", "unreadable", "300 bytes follow"]),
+    "claim of 64 bits": (claiming(2**32, 2**32), ["a.npy", "unreadable", "300 bytes follow"]),
+    "claim of nothing": (claiming(0, 10**24, 8), ["a.npy", "unreadable"]),
+    "negative claim": (claiming(-1, 10, 10), ["a.npy", "unreadable"]),
+    "false claim in npz": (claiming_npz, ["a.npz", "unreadable", "300 bytes follow"]),
+    "two arrays": (lambda p: npz(p, x_train=GREYS, x_test=GREYS), ["x_train, x_test", "'images'"]),
+    "no arrays": (lambda path: npz(path), ["'images'"]),
+    "only labels": (lambda path: npz(path, labels=np.arange(9)), ["(none)", "'images'"]),
+    "only text": (text_in_npz, ["(none)", "'images'"]),
+    "labels": (lambda path: npz(path, images=GREYS, labels=np.arange(9)), ["(9,)", "(10,)"]),
+    "a label": (lambda path: npz(path, images=GREYS, labels=np.array(3)), ["()", "(10,)"]),
+    "a pipe": (lambda path: pipe(path, "a.npy"), ["a.npy", "a pipe"]),
+    "a folder": (lambda path: (path / "a.npy").mkdir() or path / "a.npy", ["holds no images"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_array_is_one_sentence_and_leaves_nothing(case, tmp_path):
+    make, parts = BAD[case]
+    name = make(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    check_refusal(name, parts)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_array_larger_than_memory_is_refused_before_it_is_read(tmp_path):
+    """A sparse file: it has the bytes that its header claims, but takes no room on disk."""
+    shape = (1 << 20, 1 << 12, 1 << 10)  # 4 TiB
+    file = tmp_path / "a.npy"
+    head = claims(shape)[:-300]
+    file.write_bytes(head)
+    try:
+        os.truncate(file, len(head) + 2**42)
+    except OSError:
+        pytest.skip("this file system has no files of this size")
+    check_refusal(file, ["a.npy", "4,398.0 GB", "of memory"])
+
+
+def test_memory_is_that_of_the_machine(monkeypatch):
+    images.check_memory(10**6, "a megabyte")
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1000, "SC_PHYS_PAGES": 999}.__getitem__)
+    with pytest.raises(InputError, match="a megabyte would need"):
+        images.check_memory(10**6, "a megabyte")
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_any_damage_is_an_input_error_or_none(tmp_path, suffix):
+    random = np.random.RandomState(0)
+    file = saved(tmp_path, GREYS) if suffix == "npy" else npz(tmp_path, images=GREYS)
+    whole = np.frombuffer(file.read_bytes(), dtype=np.uint8)
+    for _ in range(400):
+        damaged = whole.copy()
+        where = random.randint(160, size=random.randint(1, 4)) - (random.rand() < 0.3) * 160
+        damaged[where] = random.randint(256, size=len(where))
+        file.write_bytes(damaged.tobytes())
+        with suppress(InputError):
+            read_array(file)

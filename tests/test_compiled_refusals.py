@@ -1,0 +1,263 @@
+"""Programs that one graph cannot represent raise, with the line."""
+
+import os
+import random
+import re
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro.infer import JitTrace_ELBO, Trace_ELBO
+from support.compiled import (
+    agree,
+    compiled_after,
+    observe,
+    refused,
+)
+
+import pyro_vae.compiling
+from pyro_vae.compiling import CompiledELBO, CompiledSVI, CompileError, FusedAdam
+from pyro_vae.compiling.refusing import LIBRARIES
+from pyro_vae.errors import InputError
+
+
+def calls(n, elbo, model, guide, x):
+    for _ in range(n):
+        elbo.loss_and_grads(model, guide, x)
+
+
+def line_of(fragment):
+    """``file:line`` of the line of this file that has this comment, as an error names it."""
+    lines = Path(__file__).read_text().splitlines()
+    (line,) = [i for i, text in enumerate(lines, 1) if f"# {fragment}" in text]
+    return re.escape(f"{__file__}:{line} ")
+
+
+def branch(z, x):
+    return z if x.sum() > 0 else -z  # branch
+
+
+def to_numpy(z, x):
+    return z * x.numpy().sum()  # numpy
+
+
+weights = torch.tensor([2.0, 3.0])
+
+
+def to_list(z, x):
+    return z * weights.tolist()[0]  # tolist
+
+
+def to_float(z, x):
+    return z * float(x[0])  # float
+
+
+def to_index(z, x):
+    return z * [1.0, 2.0][x.argmax() % 2]  # index
+
+
+def compare(z, x):
+    return z * (2.0 if torch.equal(x, x.abs()) else 1.0)  # equal
+
+
+def contain(z, x):
+    return z * (2.0 if 0.0 in x else 1.0)  # contains
+
+
+def select(z, x):
+    return z * x[x > 0].mean()  # shape
+
+
+def assign(z, x):
+    x.data = x.data + 1  # data
+    return z
+
+
+def draw(z, x):
+    return z * torch.empty(3).random_(0, 2).sum()  # random_
+
+
+@pytest.mark.parametrize(
+    ("look", "fragment", "words"),
+    [
+        (branch, "branch", "a branch on a tensor"),
+        (to_numpy, "numpy", "tensor.numpy()"),
+        (to_list, "tolist", "tensor.tolist()"),
+        (to_float, "float", "float(tensor)"),
+        (to_index, "index", "as a Python index"),
+        (compare, "equal", "torch.equal"),
+        (contain, "contains", "`in` on a tensor"),
+        (select, "shape", "a shape that depends on values"),
+        (assign, "data", "an assignment to tensor.data"),
+        (draw, "random_", "tensor.random_(low, high)"),
+    ],
+)
+def test_reading_a_value_raises_with_its_line(look, fragment, words):
+    model, guide = refused(look)
+    compiled = CompiledELBO(Trace_ELBO(), "eager")
+    x = torch.ones(3)
+    compiled.loss_and_grads(model, guide, x)
+    with pytest.raises(CompileError, match=line_of(fragment) + ".*" + re.escape(words)):
+        compiled.loss_and_grads(model, guide, x)
+
+
+def python_random(z, x):
+    return z * random.random()  # python
+
+
+def numpy_random(z, x):
+    return z * np.random.rand()  # NumPy  # noqa: NPY002
+
+
+def numpy_array(z, x):
+    return z + torch.tensor(np.random.rand(1))  # array  # noqa: NPY002
+
+
+counter = [0]
+
+
+def count(z, x):
+    counter[0] += 1
+    return z * counter[0]  # counter
+
+
+class Keeps:
+    kept = torch.tensor(1.0)
+
+    def __call__(self, z, x):
+        self.kept = 0.9 * self.kept + 0.1 * x.mean()  # moving average
+        return z * self.kept
+
+
+@pytest.mark.parametrize(
+    ("look", "fragment"),
+    [
+        (python_random, "python"),
+        (numpy_random, "NumPy"),
+        (numpy_array, "array"),
+        (count, "counter"),
+        (Keeps(), "moving average"),
+    ],
+)
+def test_a_value_that_differs_between_two_traces_raises_with_its_line(look, fragment):
+    model, guide = refused(look)
+    compiled = CompiledELBO(Trace_ELBO(), "eager")
+    x = torch.ones(3)
+    compiled.loss_and_grads(model, guide, x)
+    with pytest.raises(CompileError, match=line_of(fragment) + ".*is not the same at two calls"):
+        calls(3, compiled, model, guide, x)
+
+
+def test_a_parameter_with_a_new_name_at_each_call_raises():
+    names = iter("abcdefgh")
+
+    def model(x):
+        observe(pyro.param(next(names), torch.tensor(0.0)), x)
+
+    with pytest.raises(CompileError, match="is created anew at each call"):
+        compiled_after(model, lambda x: None, torch.ones(3))
+
+
+@pytest.mark.parametrize("look", [lambda z, x: z * x.mean().item(), lambda z, x: x.tolist()[0]])
+def test_item_stays_a_tensor(look):
+    model, guide = refused(look)
+    compiled = compiled_after(model, guide, torch.ones(3))
+    for seed in range(3):
+        agree(Trace_ELBO(), compiled, model, guide, (torch.randn(3),), seed)
+    assert len(compiled.graphs) == 1
+
+
+def test_state_that_is_not_compared_is_noticed_at_the_next_check():
+    """The inside of a NumPy array is not watched; the check at call 4, 16, 64, ... notices it."""
+    hidden = np.ones(1)
+    model, guide = refused(lambda z, x: z * hidden.item())  # hidden
+    compiled = compiled_after(model, guide, torch.ones(3))
+    hidden[0] = 2.0
+    with pytest.raises(CompileError, match=line_of("hidden") + "has changed since the step was"):
+        calls(2, compiled, model, guide, torch.ones(3))
+
+
+class Constants:
+    factor = 1.0
+
+
+class Slots:
+    __slots__ = ("factor",)
+
+
+def exchange(kept, new):
+    kept.clear()
+    kept.add(new)
+
+
+members, space, slots, module = {1.0}, SimpleNamespace(factor=1.0), Slots(), ModuleType("config")
+slots.factor = module.factor = 1.0
+NOT_COMPARED = {
+    "a class attribute": (
+        lambda z, x: z * Constants.factor,
+        lambda v: setattr(Constants, "factor", v),
+    ),
+    "a set": (lambda z, x: z * max(members), lambda v: exchange(members, v)),
+    "a SimpleNamespace": (lambda z, x: z * space.factor, lambda v: setattr(space, "factor", v)),
+    "a slot": (lambda z, x: z * slots.factor, lambda v: setattr(slots, "factor", v)),
+    "an attribute of a module": (
+        lambda z, x: z * module.factor,
+        lambda v: setattr(module, "factor", v),
+    ),
+    "os.environ": (
+        lambda z, x: z * float(os.environ["FACTOR"]),
+        lambda v: os.environ.__setitem__("FACTOR", str(v)),
+    ),
+}
+
+
+@pytest.mark.parametrize("place", NOT_COMPARED)
+def test_the_documented_gaps_are_noticed_at_the_next_check(place, monkeypatch):
+    """``CompiledELBO`` documents that these are not compared at each call."""
+    monkeypatch.setenv("FACTOR", "1.0")
+    look, change = NOT_COMPARED[place]
+    model, guide = refused(look)
+    compiled = compiled_after(model, guide, torch.ones(3))
+    try:
+        change(2.0)
+        calls(1, compiled, model, guide, torch.ones(3))  # call 3 still uses the old value
+        with pytest.raises(CompileError, match="has changed since the step was compiled"):
+            calls(1, compiled, model, guide, torch.ones(3))
+    finally:
+        change(1.0)
+
+
+def rare(z, x):
+    return z * (2.0 if random.random() < 1e-9 else 1.0)
+
+
+def test_a_rare_random_branch_stays_unnoticed():
+    """``CompiledELBO`` documents this, too: both traces take the same branch."""
+    compiled = compiled_after(*refused(rare), torch.ones(3))
+    assert len(compiled.graphs) == 1
+
+
+def test_frames_of_the_compiler_are_not_the_users():
+    """The line in an error is that of the user's function, also below ``CompiledSVI.epoch``."""
+    room = Path(pyro_vae.compiling.__file__).parent
+    assert all(str(file).startswith(LIBRARIES) for file in room.glob("*.py"))
+    assert not __file__.startswith(LIBRARIES)
+    model, guide = refused(lambda z, x: z)
+    optim = FusedAdam({"lr": 0.1})
+    svi = CompiledSVI(model, guide, optim, Trace_ELBO(), lambda x: branch(x, x), "eager")
+    with pytest.raises(CompileError, match=line_of("branch")):
+        svi.epoch(torch.ones(8), torch.arange(8).view(2, 4))
+
+
+@pytest.mark.parametrize("elbo", [CompiledELBO(Trace_ELBO()), JitTrace_ELBO(), Trace_ELBO, "elbo"])
+def test_an_object_that_is_not_an_elbo_raises(elbo):
+    with pytest.raises(InputError, match="takes an ELBO such as"):
+        CompiledELBO(elbo)
+
+
+def test_an_unknown_backend_raises():
+    with pytest.raises(InputError, match="one of inductor, eager"):
+        CompiledELBO(Trace_ELBO(), "ducto")

@@ -1,0 +1,376 @@
+"""The study of log-variance: cases with known answers, the rules, and a quick run."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributions import kl_divergence
+
+from pyro_vae.cli import main
+from pyro_vae.errors import InputError
+from pyro_vae.log_variance_study import (
+    EXPERIMENTS,
+    QUICK_CAVEAT,
+    judge,
+    render_verdicts,
+    run,
+    verdict_lines,
+)
+from pyro_vae.log_variance_study.answer import write_statements
+from pyro_vae.log_variance_study.base import Setting, confidence_interval, load_digits
+from pyro_vae.log_variance_study.blow_up import (
+    build_untrained,
+    failure_cause,
+    loss_by_pyro,
+    loss_with_analytic_kl,
+    train_until_failure,
+)
+from pyro_vae.log_variance_study.choice import add_differences, group_maps
+from pyro_vae.log_variance_study.cost import judge_cost
+from pyro_vae.log_variance_study.descent import (
+    condition_number,
+    gradient_and_curvature,
+    steps_to_reach,
+)
+from pyro_vae.log_variance_study.factor_two import train_small_vae
+from pyro_vae.log_variance_study.mismatch import PublicCodeVAE, judge_mismatch, solve_conjugate
+from pyro_vae.log_variance_study.precision import (
+    FORMULAS,
+    OperationCounter,
+    measure_precision,
+    sigma_grid,
+)
+from pyro_vae.log_variance_study.sign import judge_sign
+from pyro_vae.scales import SCALES
+
+COMMITTED = Path(__file__).parents[1] / "benchmarks" / "results" / "scales"
+
+
+def test_steps_on_a_quadratic_with_a_known_rate():
+    """Gradient descent on h x²/2 shrinks x by |1 - rate h| at each step."""
+    h = torch.tensor([1.0, 4.0, 10.0], dtype=torch.float64)
+    rates = [0.01, 0.15, 0.3]
+    steps = steps_to_reach(
+        lambda x: 0.5 * h * x.square(),
+        torch.full((3,), 5.0, dtype=torch.float64),
+        lambda x: x.abs() < 0.01,
+        rates,
+        "SGD",
+        700,
+    )
+    for rate, row in zip(rates, steps.tolist(), strict=True):
+        for bend, found in zip(h.tolist(), row, strict=True):
+            shrink = abs(1 - rate * bend)
+            known = math.ceil(math.log(0.01 / 5) / math.log(shrink)) if shrink < 1 else math.inf
+            assert found == known, (rate, bend)
+
+
+def test_crossing_the_goal_is_not_reaching_it():
+    steps = steps_to_reach(
+        lambda x: -x, torch.tensor([-1.0]), lambda x: x.abs() < 0.2, [0.1], "SGD", 50
+    )
+    assert steps.item() == math.inf
+
+
+@pytest.mark.parametrize(
+    ("name", "gradient", "curvature"),
+    [
+        ("log-scale", lambda s, b: (s / b) ** 2 - 1, lambda s, b: 2 * (s / b) ** 2),
+        ("log-variance", lambda s, b: ((s / b) ** 2 - 1) / 2, lambda s, b: (s / b) ** 2 / 2),
+        ("raw", lambda s, b: s / b**2 - 1 / s, lambda s, b: 1 / b**2 + 1 / s**2),
+    ],
+)
+def test_gradient_and_curvature_match_their_formulas(name, gradient, curvature):
+    sigma, best = torch.tensor([0.01, 0.3, 7.0], dtype=torch.float64), 0.3
+    found = gradient_and_curvature(SCALES[name](), sigma, best)
+    torch.testing.assert_close(found[0], gradient(sigma, best), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found[1], curvature(sigma, best), rtol=1e-10, atol=1e-12)
+
+
+def test_condition_number():
+    assert condition_number([2.0, 8.0, 0.5]) == 16
+
+
+@pytest.mark.parametrize(("optimiser", "factor"), [("SGD", 4.0), ("Adam", 2.0)])
+def test_log_variance_and_log_scale_are_the_same_with_the_predicted_factor(optimiser, factor):
+    """With v = 2u, dL/dv = ½ dL/du: SGD moves u a quarter as far, Adam half as far."""
+    log_scale = train_small_vae("log-scale", 1.0, optimiser, 0.01, 1.0, 0, 50)
+    log_variance = train_small_vae("log-variance", 2.0, optimiser, 0.01, factor, 0, 50)
+    other = train_small_vae("log-variance", 2.0, optimiser, 0.01, 1.0, 0, 50)
+    assert log_scale[0] - log_scale[-1] > 0.1
+    torch.testing.assert_close(log_variance, log_scale, rtol=1e-5, atol=0.0)
+    assert (other - log_scale).abs().max() > 1e-3
+
+
+def test_float16_loses_the_kl_from_the_variance_at_small_sigma():
+    """The gradient of ½ log(σ²), ½/σ², exceeds the largest float16; log σ² has no such limit."""
+    end = (0.5 / torch.finfo(torch.float16).max) ** 0.5
+    sigma = sigma_grid(8)
+    row = measure_precision(SCALES["log-variance"](), sigma, torch.float16)
+    lost = torch.tensor([math.isinf(e) for e in row["kl"]["log(σ²)"]["error"]])
+    assert lost[sigma < 0.9 * end].all()
+    assert not lost[(sigma > 1.1 * end) & (sigma < 200)].any()
+    assert row["kl"]["log σ²"]["served"][0] == pytest.approx(1e-12)
+    exact = measure_precision(SCALES["log-variance"](), sigma, torch.float64)
+    assert max(exact["rounding"]) < 1e-14
+    assert max(exact["kl"]["log σ²"]["error"]) < 1e-13
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_the_three_formulas_equal_the_kl_of_torch(formula):
+    scale, raw = SCALES["softplus"](), torch.linspace(-8, 8, 9, dtype=torch.float64)
+    known = kl_divergence(
+        torch.distributions.Normal(torch.zeros(9, dtype=torch.float64), scale(raw)),
+        torch.distributions.Normal(torch.tensor(0.0).double(), torch.tensor(1.0).double()),
+    )
+    torch.testing.assert_close(FORMULAS[formula](scale, raw), known, rtol=1e-12, atol=1e-12)
+
+
+def test_operation_counter_skips_views():
+    x = torch.ones(3, 4)
+    with OperationCounter() as counter:
+        ((x + 1) * 2).exp().view(12).t()
+    assert counter.total == 3
+
+
+def test_with_the_bug_the_reported_kl_is_not_the_kl_of_the_posterior():
+    x = torch.zeros(6, 1, 28, 28)
+    for bug in (False, True):
+        model = PublicCodeVAE(bug, seed=0)
+        posterior = model.posterior(x).base_dist
+        kl = kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum(-1)
+        reported = model.terms(x)[1]
+        assert torch.allclose(kl, reported, rtol=1e-5) is not bug
+
+
+def test_the_bug_in_the_model_with_known_log_p():
+    best = torch.tensor([0.02, 0.3, 0.9], dtype=torch.float64)
+    known = solve_conjugate(best)
+    sigma = torch.logspace(-4, 1, 200_001, dtype=torch.float64)[:, None]
+    a = 1 / best.square()
+    recon = -0.5 * (a - 1) * sigma.square()
+    evidence = torch.log(best)  # the maximum of the actual bound below
+    believed = recon - 0.5 * (sigma - 1 - sigma.log())
+    true = recon - 0.5 * (sigma.square() - 1 - 2 * sigma.log())
+    top, where = believed.max(0)
+    for found, wanted in (
+        (known["believed"], top - evidence),
+        (known["true"], true.gather(0, where[None])[0] - evidence),
+    ):
+        found = torch.tensor(found, dtype=torch.float64)
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(true.max(0).values, evidence, rtol=1e-6, atol=1e-6)
+    assert max(known["true"]) <= 0
+
+
+def test_failure_causes():
+    x = torch.zeros(2, 1, 28, 28)
+    found = {}
+    for bias, name in ((1000.0, "infinite"), (-1000.0, "zero"), (0.0, "finite")):
+        vae = build_untrained(SCALES["log-variance"](), seed=0)
+        with torch.no_grad():
+            vae.guide.posterior.head.bias[10:] = bias
+        found[name] = failure_cause(vae, x)
+    assert found == {"infinite": "σ infinite", "zero": "σ zero", "finite": "σ finite"}
+
+
+@pytest.mark.parametrize("loss", ["Pyro", "KL by hand"])
+def test_a_failed_training_returns_its_cause_and_step(loss):
+    data = load_digits(Setting(quick=True))
+    good = build_untrained(SCALES["log-variance"](initial=1.0), seed=0)
+    assert train_until_failure(good, data, 1e-3, 5, 0, loss) == ("trained", 5)
+    wide = build_untrained(SCALES["log-variance"](initial=1.0), seed=0, gain=1e5)
+    what, step = train_until_failure(wide, data, 1e-3, 5, 0, loss)
+    assert (what, step) == ("σ infinite and zero", 0)
+    raw = build_untrained(SCALES["raw"](), seed=0)
+    assert train_until_failure(raw, data, 1e-3, 5, 0, loss) == ("σ zero or less", 0)
+
+
+def test_the_two_losses_of_claim_7_have_the_same_mean():
+    """They differ only in the KL: one loss computes it exactly, the other estimates it."""
+    vae = build_untrained(SCALES["softplus"](initial=0.5), seed=0)
+    x = (torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    x = x.expand(2000, -1, -1, -1)
+    torch.manual_seed(0)
+    pyro_loss, own = loss_by_pyro(vae, x) / len(x), loss_with_analytic_kl(vae, x) / len(x)
+    assert own == pytest.approx(pyro_loss, abs=0.5)
+
+
+def test_confidence_interval_is_students_t():
+    mean, half = confidence_interval([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert half == pytest.approx(4.30265 / 3**0.5, rel=1e-5)
+
+
+def test_maps_are_grouped_by_their_intervals():
+    def seeds(*values):
+        return {"seeds": [v and {"nll": v, "active": 5} for v in values]}
+
+    rivals = {
+        "log-variance": seeds(100.0, 101.0, 102.0),
+        "softplus": seeds(100.1, 100.9, 102.0),
+        "relu": seeds(105.0, 106.1, 107.0),
+        "absolute": seeds(99.0, 100.1, 101.0),
+        "log-scale": seeds(90.0, 101.0, 112.0),
+        "soft-clamped": seeds(None, None, 100.0),
+    }
+    add_differences(rivals)
+    assert rivals["relu"]["difference"][0] == pytest.approx(5.0333, abs=1e-3)
+    assert group_maps({"rivals": rivals}) == {
+        "the same": ["softplus"],
+        "higher": ["relu"],
+        "lower": ["absolute"],
+        "undecided": ["log-scale"],
+        "failed": ["soft-clamped"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("share", "word"),
+    [((0.3, 0.1), "does not hold"), ((9.0, 1.0), "holds"), ((1.9, 0.5), "holds only where")],
+)
+def test_rule_of_cost(share, word):
+    times = {"log-variance": 5.0, "softplus": 5.0, "absolute": 5.0}
+    numbers = {"share": share, "fastest": times, "typical": times, "rounds": 9}
+    assert judge_cost({"cost": numbers}).word == word
+
+
+@pytest.mark.parametrize(
+    ("raw", "held", "word"),
+    [
+        ([3, 4], [None, None], "holds"),
+        ([3, None], [None, None], "holds only where"),
+        ([None, None], [None, None], "does not hold"),
+        ([3, 4], [None, 9], "does not hold"),
+    ],
+)
+def test_rule_of_sign(raw, held, word):
+    numbers = {"negative": [0.5], "losses": [None], "pyro": "ValueError: it has no", "steps": 10}
+    numbers["runs"] = {"raw": {"0.001": raw}, "log-variance": {"0.001": held}}
+    assert judge_sign({"sign": numbers}).word == word
+
+
+def test_rule_of_mismatch():
+    def runs(*apart):
+        fixed = {"elbo": -110.0, "kl": 9.0, "believed_kl": 8.0, "log_likelihood": -100.0}
+        return [{**fixed, "believed": -110.0 + a} for a in apart]
+
+    known = {"believed": [1.0], "best": [0.1]}
+    clear = {"slip": runs(5.0, 5.5), "right": runs(-0.1, 0.1), "conjugate": known}
+    assert judge_mismatch({"mismatch": clear}).word == "holds"
+    vague = {**clear, "slip": runs(-5.0, 5.5)}
+    assert judge_mismatch({"mismatch": vague}).word == "does not hold"
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    out = tmp_path_factory.mktemp("scales")
+    seen = []
+
+    def track(items, description):
+        for item in items:
+            seen.append(description)
+            yield item
+
+    return out, run(out, quick=True, seeds=2, track=track), seen
+
+
+def read(file):
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_quick_run_writes_numbers_verdicts_and_figures_of_all_nine(quick):
+    out, verdicts, seen = quick
+    assert list(verdicts) == list(EXPERIMENTS)
+    assert len({s.split()[0] for s in seen}) == 9
+    held = read(out / "results.json")
+    assert held["protocol"]["quick"] is True
+    assert judge(held["results"]) == verdicts
+    text = (out / "verdicts.md").read_text(encoding="utf-8")
+    for name, verdict in verdicts.items():
+        assert f"**{verdict}.**" in text
+        assert (out / f"{name}.png").stat().st_size > 10_000
+
+
+def test_quick_verdicts_carry_the_caveat_before_and_after(quick):
+    out, verdicts, _ = quick
+    lines = (out / "verdicts.md").read_text(encoding="utf-8").splitlines()
+    caveats = [i for i, line in enumerate(lines) if line == f"**{QUICK_CAVEAT}**"]
+    table = lines.index("| # | claim | verdict |")
+    assert len(caveats) == 2
+    assert caveats[0] < table
+    assert caveats[1] == len(lines) - 1
+    printed = verdict_lines(verdicts, quick=True)
+    assert printed[0] == printed[-1] == QUICK_CAVEAT
+    assert len(printed) == len(verdicts) + 2
+    assert QUICK_CAVEAT not in verdict_lines(verdicts, quick=False)
+
+
+def test_the_command_line_prints_the_caveat_before_and_after(tmp_path, capsys, monkeypatch):
+    command = ["pyro-vae", "scales", "--seeds", "2", "--only", "divergence", "--quick"]
+    monkeypatch.setattr("sys.argv", [*command, "--out", str(tmp_path / "quick")])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())  # the terminal breaks long lines
+    before, verdict, after = printed.partition("log σ² is needed for the KL:")
+    assert verdict
+    assert QUICK_CAVEAT in before
+    assert QUICK_CAVEAT in after
+
+
+def test_quick_run_agrees_with_the_full_run_on_exact_claims(quick):
+    _, verdicts, _ = quick
+    assert verdicts["stability"].word == "holds only where"
+    assert "float16" in verdicts["stability"].region
+    assert verdicts["divergence"].word == "does not hold"
+    assert verdicts["factor_two"].word == "holds only where"
+    assert "multiplied by 4 for SGD and by 2 for Adam" in verdicts["factor_two"].region
+
+
+def test_short_answer_has_five_statements_from_the_results(quick):
+    out, verdicts, _ = quick
+    results = read(out / "results.json")["results"]
+    statements = write_statements(results, verdicts)
+    assert len(statements) == 5
+    assert all(statement.endswith(".") for statement in statements)
+    share, spread = results["cost"]["share"]
+    assert f"{share:.2f} ± {spread:.2f} %" in statements[4]
+    assert verdicts["stability"].region in statements[2]
+    assert all(name in statements[1] for name in results["choice"]["rivals"])
+
+
+def test_a_run_of_one_experiment_keeps_the_others(quick):
+    out, verdicts, _ = quick
+    before = read(out / "results.json")["results"]["choice"]
+    again = run(out, quick=True, seeds=2, only=["stability"])
+    assert again == verdicts
+    assert read(out / "results.json")["results"]["choice"] == before
+
+
+def test_results_of_another_protocol_are_not_mixed_in(quick, tmp_path):
+    out, _, _ = quick
+    (tmp_path / "results.json").write_bytes((out / "results.json").read_bytes())
+    assert list(run(tmp_path, quick=True, seeds=3, only=["stability"])) == ["stability"]
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(InputError, match="at least 2 seeds"):
+        run(tmp_path, seeds=1)
+    with pytest.raises(InputError, match="did you mean stability"):
+        run(tmp_path, only=["stabilty"])
+
+
+def test_committed_verdicts_follow_from_the_committed_numbers():
+    held = read(COMMITTED / "results.json")
+    assert held["protocol"]["quick"] is False
+    assert len(held["protocol"]["seeds"]) >= 5
+    verdicts = judge(held["results"])
+    assert list(verdicts) == list(EXPERIMENTS)
+    text = (COMMITTED / "verdicts.md").read_text(encoding="utf-8")
+    assert text == render_verdicts(held["protocol"], held["results"])
