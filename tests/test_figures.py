@@ -178,9 +178,9 @@ def test_one_epoch_is_drawn_as_points_at_whole_ticks():
 
 def test_a_negative_distortion_is_not_cut_off():
     history = [of_training(i, 10.0 * i, -20.0 * i) for i in (1, 2, 3)]
-    left, right = training_curves(history).axes
+    right = training_curves(history).axes[1]
     assert right.get_ylim()[0] < -60
-    assert right.get_xticks().tolist() == [1, 2, 3]
+    assert [tick for tick in right.get_xticks() if 1 <= tick <= 3] == [1, 2, 3]
     positive = [of_training(i, -10.0 / i, 20.0) for i in (1, 2, 3)]
     assert training_curves(positive).axes[1].get_ylim()[0] == 0
 
