@@ -1,4 +1,4 @@
-"""The ELBO of each image, against linear-Gaussian models where it is known, and what is refused."""
+"""The ELBO of each image, compared with linear-Gaussian models; and programs that are refused."""
 
 import pyro
 import pyro.distributions as dist
@@ -26,7 +26,7 @@ def any_pixels():
 
 @pytest.mark.parametrize("latents", [(2,), (2, 3)])
 @pytest.mark.parametrize("analytic", [False, True])
-def test_the_exact_posterior_has_the_elbo_log_p(latents, analytic):
+def test_with_the_exact_posterior_the_elbo_is_log_p(latents, analytic):
     exact = LinearGaussian(5, latents)
     x, vae = exact.images(30), exact.vae()
     if analytic:  # its reconstruction is still a mean over draws
@@ -39,7 +39,7 @@ def test_the_exact_posterior_has_the_elbo_log_p(latents, analytic):
 
 
 @pytest.mark.parametrize("analytic", [False, True])
-def test_another_guide_lies_below_by_its_kl_to_the_posterior(analytic):
+def test_the_elbo_of_another_guide_is_lower_by_its_kl_to_the_posterior(analytic):
     exact = LinearGaussian(5, (3,))
     x = exact.images(200)
     guide = LinearMeanField(exact, shift=0.1)
@@ -60,13 +60,18 @@ def test_binary_pixels_are_scored_as_torch_scores_them(size):
         torch.testing.assert_close(log_density(fn, x), fn.log_prob(x), rtol=1e-12, atol=0)
 
 
-def test_the_parts_add_up_and_carry_their_errors_over_images():
+def test_the_parts_add_up_and_have_errors_over_images():
     vae = VAE((1, 6, 5), 2, hidden=(8,))
     bound = elbo(vae.model, vae.guide, GREY)
     assert bound.elbo == pytest.approx(bound.reconstruction - bound.kl, rel=1e-6)
     assert bound.elbo == pytest.approx(bound.elbos.mean().item())
     assert bound.errors["kl"] == pytest.approx(bound.kls.std().item() / 40**0.5, rel=1e-6)
     assert bound.kl_of_sites.keys() == {"z"}
+    assert bound.means == {
+        "elbo": bound.elbo,
+        "reconstruction": bound.reconstruction,
+        "kl": bound.kl,
+    }
 
 
 def test_a_chain_has_a_kl_for_each_site():
@@ -82,7 +87,7 @@ def test_a_chain_has_a_kl_for_each_site():
     assert abs(error.mean().item()) < 3 * standard_error(error)
 
 
-def test_a_seed_decides_everything_and_leaves_everything_as_it_was():
+def test_a_seed_determines_the_result_and_changes_no_global_state():
     vae = VAE((1, 6, 5), 2, hidden=(8,))
     vae.guide.posterior.encoder.append(nn.Dropout(0.5))
     before = torch.get_rng_state()
@@ -107,7 +112,7 @@ def guide(x, name="z"):
         pyro.sample(name, dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
 
-def test_plain_functions_are_programs_too():
+def test_plain_functions_can_be_evaluated():
     x = torch.randn(50, 1, 1, 1)
     bound = elbo(model, guide, Images(x), samples=400)
     known = dist.Normal(0.0, 1.0).log_prob(x.flatten()) - 0.5  # E over z ~ N(0, 1)
@@ -119,12 +124,12 @@ def test_plain_functions_are_programs_too():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda x: model(x, weight=4.0), "'z' carries a scale of 4"),
-        (lambda x: model(x, of=1000), "'x' carries a scale of 250"),
+        (lambda x: model(x, weight=4.0), "'z' has a scale of 4"),
+        (lambda x: model(x, of=1000), "'x' has a scale of 250"),
         (lambda x: model(x, outside=True), "model samples 'w', which the guide does not"),
     ],
 )
-def test_a_program_whose_bound_is_not_one_is_refused(change, words):
+def test_programs_with_weights_or_unmatched_sites_are_refused(change, words):
     with pytest.raises(InputError, match=words):
         elbo(change, guide, Images(torch.zeros(4, 1, 1, 1)))
 
@@ -134,7 +139,7 @@ def test_a_latent_outside_the_plate_is_refused():
         pyro.sample("w", dist.Normal(0.0, 1.0))
         guide(x)
 
-    with pytest.raises(InputError, match=r"'w' lies outside the plate over images"):
+    with pytest.raises(InputError, match=r"'w' is outside the plate over images"):
         elbo(lambda x: model(x, outside=True), both, Images(torch.zeros(4, 1, 1, 1)))
 
 
@@ -157,7 +162,7 @@ def test_bad_input_is_one_sentence(images, options, words):
         elbo(vae.model, vae.guide, images, **options)
 
 
-def test_an_analytic_kl_that_is_not_there_is_refused():
+def test_an_analytic_kl_without_a_closed_form_is_refused():
     def student(x):
         with pyro.plate("images", len(x), dim=-1):
             pyro.sample("z", dist.StudentT(5.0, torch.zeros(2), 1.0).to_event(1))

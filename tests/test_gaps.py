@@ -1,4 +1,4 @@
-"""The two gaps, in linear-Gaussian models where both are known."""
+"""The two gaps, in linear-Gaussian models whose gaps are known."""
 
 import pyro
 import pyro.distributions as dist
@@ -22,7 +22,7 @@ class Encoder(nn.Sequential):
 
 
 def trained(guide):
-    """The model with a guide that is off the posterior by a nat or so."""
+    """The model with a guide whose ELBO is about a nat below log p(x)."""
     torch.manual_seed(3)
     encoder = Encoder(nn.Flatten(-3), nn.Linear(5, 6), nn.Tanh())
     vae = EXACT.vae(guide(encoder, 3))
@@ -44,7 +44,7 @@ def any_pixels():
 
 
 @pytest.mark.parametrize("guide", [MeanField, FullCovariance])
-def test_both_gaps_are_the_known_ones(guide):
+def test_both_gaps_are_right(guide):
     vae = trained(guide)
     x = EXACT.images(60)
     result = gaps(vae.model, vae.guide, Images(x), samples=4000, steps=400)
@@ -69,7 +69,7 @@ def test_both_gaps_are_the_known_ones(guide):
     assert summary["elbo"]["error"] == standard_error(result.guide.elbos)
 
 
-def test_no_image_s_gap_depends_on_the_others():
+def test_the_gap_of_an_image_does_not_depend_on_the_others():
     vae = trained(MeanField)
     images = Images(EXACT.images(6))
     torch.manual_seed(0)
@@ -78,7 +78,7 @@ def test_no_image_s_gap_depends_on_the_others():
     assert abs(some.approximation[4] - one.approximation[0]) < 0.05
 
 
-def test_the_guide_is_as_before_afterwards():
+def test_the_guide_is_not_changed():
     vae = VAE((1, 3, 3), 2, hidden=(8,))
     images = Images(torch.randint(2, (5, 1, 3, 3)).float())
     before = {k: v.clone() for k, v in vae.state_dict().items()}
@@ -89,7 +89,7 @@ def test_the_guide_is_as_before_afterwards():
     assert all(p.grad is None for p in vae.parameters())
 
 
-def test_what_sees_a_draw_of_z_is_not_freed():
+def test_a_layer_that_takes_a_draw_of_z_gets_no_bias():
     class TwoLayers(nn.Module):
         def __init__(self):
             super().__init__()

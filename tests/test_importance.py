@@ -1,4 +1,4 @@
-"""log p(x) by importance sampling: against closed forms, quadrature, and in pieces."""
+"""log p(x) by importance sampling, compared with closed forms and quadrature; and in pieces."""
 
 import math
 
@@ -24,7 +24,7 @@ def any_pixels():
 
 
 def wide(exact, guide=None):
-    """The model with a guide whose weights have moments: wider than the posterior."""
+    """The model with a guide wider than the posterior, so that the weights have moments."""
     guide = LinearMeanField(exact, shift=0.05)
     guide.logvar.data += 1.5
     return exact.vae(guide)
@@ -65,7 +65,7 @@ def test_the_error_bars_cover_the_truth(latents):
     assert result.untrusted_share == 0
 
 
-def test_the_guide_s_own_bound_comes_with_it():
+def test_the_elbo_of_the_guide_is_right():
     exact = LinearGaussian(5, (2,))
     x = exact.images(100)
     vae = wide(exact)
@@ -83,7 +83,7 @@ def test_a_two_dimensional_latent_against_quadrature():
     vae = VAE((1, 3, 3), 2, hidden=(16,)).double()
     with torch.no_grad():
         for parameter in vae.model.parameters():
-            parameter.mul_(3)  # so that log p(x | z) is no straight line
+            parameter.mul_(3)  # so that log p(x | z) is not linear
     x = torch.randint(2, (10, 1, 3, 3)).double()
     line = torch.linspace(-7, 7, 281, dtype=torch.float64)
     grid = torch.cartesian_prod(line, line)  # [M, 2]
@@ -178,7 +178,7 @@ def test_a_proposal_that_is_too_narrow_is_not_trusted():
     assert result.untrusted_share > 0.9
 
 
-def test_the_mean_has_both_errors():
+def test_both_standard_errors_of_the_mean():
     exact = LinearGaussian(5, (2,))
     vae = wide(exact)
     result = importance(vae.model, vae.guide, Images(exact.images(100)), samples=100)

@@ -93,12 +93,12 @@ def with_log_prob(name: str, site: Any, x: Tensor, draws: int) -> Any:
     """
     if not any(f.dim == -1 and f.size == len(x) for f in site["cond_indep_stack"]):
         raise InputError(
-            f"site {name!r} lies outside the plate over images (dim -1), so log p(x) is not a sum "
+            f"site {name!r} is outside the plate over images (dim -1), so log p(x) is not a sum "
             "over images; only models whose latents all belong to single images can be evaluated"
         )
     if site["scale"] != 1:
         raise InputError(
-            f"site {name!r} carries a scale of {float(site['scale']):g}; evaluate the program "
+            f"site {name!r} has a scale of {float(site['scale']):g}; evaluate the program "
             "without the weight or the subsampling"
         )
     if "log_prob" not in site:
