@@ -11,6 +11,7 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from ..distributions import exact_log, from_log
 from ..errors import InputError
 from ..latents import is_latent
 from ..registry import at_least_one
@@ -95,7 +96,7 @@ class PathGradient(PerImage):
     def terms(self, model: Any, guide: Any, args: Any, kwargs: Any) -> CutTerms:
         with Cut() as cut:
             ((p, q),) = self._get_traces(model, guide, args, kwargs)
-        return CutTerms(p, q, self.num_particles, cut.drawn)
+        return CutTerms(p, q, self.num_particles, cut)
 
     def total(self, terms: CutTerms) -> Tensor:
         one_scale(terms)
@@ -106,8 +107,8 @@ class PathGradient(PerImage):
             return loss
         log_joint = terms.log_likelihood + sum(terms.log_p.values())
         surrogate = -(terms.scale * of_theta * log_joint).sum()
-        leaves = [site["value"] for site in terms.q.values()]
-        draws = [terms.drawn[name] for name in terms.q]
+        leaves = [terms.cut.leaves[name] for name in terms.q]
+        draws = [terms.cut.drawn[name] for name in terms.q]
         value = (terms.scale * of_z * log_weight).sum()
         surrogate = surrogate - pull_back(leaves, draws, value)
         return loss + (surrogate - surrogate.detach())
@@ -118,14 +119,12 @@ class CutTerms(Terms):
 
     Args:
         model, guide, particles: as for :class:`.terms.Terms`.
-        drawn: each latent as it was drawn, by site.
+        cut: the handler that made the leaves.
     """
 
-    def __init__(
-        self, model: Trace, guide: Trace, particles: int, drawn: dict[str, Tensor]
-    ) -> None:
+    def __init__(self, model: Trace, guide: Trace, particles: int, cut: Cut) -> None:
         super().__init__(model, guide, particles)
-        self.drawn = drawn
+        self.cut = cut
 
 
 class StickingTheLanding(PathGradient):
@@ -181,18 +180,30 @@ class DReG(PathGradient):
 
 
 class Cut(Messenger):
-    """Hands every latent on, to the rest of the guide and to the model, as a leaf of the graph;
-    ``drawn`` keeps it as it was drawn, with its way back to the guide's parameters."""
+    """A Pyro handler that replaces each latent by a leaf of the graph.
+
+    The rest of the guide and the model get the leaf. A relaxed one-of-K latent z is cut at log z,
+    because the gradient in z overflows where z underflows.
+
+    Attributes:
+        drawn: each latent as it was drawn, by site, with its graph to the guide's parameters.
+        leaves: the leaf of each latent, by site.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.drawn: dict[str, Tensor] = {}
+        self.leaves: dict[str, Tensor] = {}
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        # The model's sites replay the guide's: they have been cut already.
-        if is_latent(msg) and msg["name"] not in self.drawn:
-            self.drawn[msg["name"]] = msg["value"]
-            msg["value"] = msg["value"].detach().requires_grad_()
+        name, z = msg["name"], msg["value"]
+        # The model replays the guide's sites, which are cut already.
+        if not is_latent(msg) or name in self.drawn:
+            return
+        log_z = exact_log(z)
+        self.drawn[name] = z if log_z is None else log_z
+        leaf = self.leaves[name] = self.drawn[name].detach().requires_grad_()
+        msg["value"] = leaf if log_z is None else from_log(leaf)
 
 
 def pull_back(leaves: Sequence[Tensor], draws: Sequence[Tensor], value: Tensor) -> Tensor:
