@@ -109,7 +109,7 @@ def test_enumeration_without_a_discrete_site_is_refused(exact):
         objective("enumerate").loss(vae.model, vae.guide, exact.images(2))
 
 
-@pytest.mark.filterwarnings("ignore:z")  # Pyro's own word on it
+@pytest.mark.filterwarnings("ignore:z")  # Pyro's own warning
 @pytest.mark.parametrize("name", BY_IMAGE)
 def test_draws_without_a_gradient_are_refused(name):
     vae = VAE((1, 3, 3), 5, guide="categorical", hidden=(8,))

@@ -40,7 +40,7 @@ EXPECTED = ["monte-carlo", "analytic", "closed-form", "beta(beta=1)", "stl"]
 
 
 @pytest.mark.parametrize("spec", EXPECTED)
-def test_any_guide_lies_below_log_p_by_its_kl(spec, exact):
+def test_the_bound_is_log_p_minus_the_kl_of_the_guide(spec, exact):
     x = exact.images(7)
     guide = LinearMeanField(exact, shift=0.3)
     vae = exact.vae(Quadrature(guide))
@@ -76,7 +76,7 @@ def test_the_gradient_at_the_posterior_is_that_of_log_p(upwards):
     assert (error.abs() < 4 * draws.std(0) / 10).all()
 
 
-def test_monte_carlo_agrees_with_the_truth_where_one_percent_would_show(exact):
+def test_monte_carlo_agrees_with_the_exact_elbo_to_one_percent(exact):
     x = exact.images(1).expand(60_000, -1, -1, -1)
     guide = LinearMeanField(exact, shift=0.3)
     vae = exact.vae(guide)
@@ -98,7 +98,7 @@ def test_the_two_closed_forms_agree_with_pyro(exact):
         close(found, truth, 1e-10)
 
 
-def test_bounds_are_in_order(exact):
+def test_more_draws_give_a_tighter_bound(exact):
     x = exact.images(1).expand(20_000, -1, -1, -1)
     vae = exact.vae(LinearMeanField(exact, shift=0.2))
     means, errors = [], []
@@ -122,8 +122,8 @@ def test_bounds_are_in_order(exact):
 # The same numbers, written out ----------------------------------------------------------------
 
 
-def by_hand(exact, guide, x, draws):
-    """What the objectives are made of, written out: z [K, B, Z], log p(x|z), log p(z), log q."""
+def written_out(exact, guide, x, draws):
+    """The terms of the objectives: z [K, B, Z], log p(x|z), log p(z), log q."""
     pyro.set_rng_seed(0)
     q = guide(x).base_dist
     shape = (draws, *q.loc.shape) if draws > 1 else q.loc.shape
@@ -218,13 +218,13 @@ HAND = {
 
 
 @pytest.mark.parametrize("spec", HAND)
-def test_value_and_gradient_against_a_hand_derivation(spec, exact):
+def test_value_and_gradient_against_written_out_formulas(spec, exact):
     draws, hand = HAND[spec]
     x = exact.images(7)
     guide = LinearMeanField(exact, shift=0.3)
     vae = exact.vae(guide)
     loss, found = both(spec, vae, x)
-    truth = hand(*by_hand(exact, guide, x, draws))
+    truth = hand(*written_out(exact, guide, x, draws))
     close(loss, truth.detach())
     truths = gradients(truth, vae)
     assert max(g.abs().max() for g in truths) > 1
@@ -236,7 +236,7 @@ def test_the_doubly_reparameterised_gradient_by_its_formula(exact):
     guide = LinearMeanField(exact, shift=0.3)
     vae = exact.vae(guide)
     loss, found = both("dreg(num_particles=6)", vae, x)
-    q, z, log_x, p, r = by_hand(exact, guide, x, 6)
+    q, z, log_x, p, r = written_out(exact, guide, x, 6)
     close(loss, hand_iwae(q, z, log_x, p, r).detach())
     share = (log_x + (p - r).sum(-1)).softmax(0).detach()  # [K, B]
     # ∂ log w / ∂z by formula: decoder's residual, prior, and q at fixed μ and σ.

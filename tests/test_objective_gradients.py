@@ -18,8 +18,10 @@ def exact():
 
 
 class Apart(nn.Module):
-    """A mean-field guide with parameters of its own for each image: the gradients of equal images
-    are independent draws of one gradient."""
+    """A mean-field guide with separate parameters for each image.
+
+    So the gradients of equal images are independent draws of one gradient.
+    """
 
     def __init__(self, q, images):
         super().__init__()
@@ -83,4 +85,4 @@ def test_path_gradients_of_a_chain_have_the_mean_of_the_plain_ones(plain, quiet,
     )
     error = ((a.var(0) + b.var(0)) / runs).sqrt()
     assert ((a.mean(0) - b.mean(0)).abs() < 4 * error + 1e-9).all()
-    assert (a.mean(0).abs() > 8 * error).sum() >= 4  # there was something to agree on
+    assert (a.mean(0).abs() > 8 * error).sum() >= 4  # the gradients are not just noise

@@ -35,7 +35,10 @@ from pyro_vae.vae import VAE
         ("beta(beta=[1, 2])", r"beta is a number of at least 0, not \[1, 2\]"),
         ("beta(beta={'z': 'x'})", "beta is a number of at least 0, not 'x'"),
         ("beta(beta={})", "beta is a number, or a dict from the name of each latent site to its"),
-        ("beta(beta={1: 2})", "beta is a number, or a dict from the name of each latent site to its"),
+        (
+            "beta(beta={1: 2})",
+            "beta is a number, or a dict from the name of each latent site to its",
+        ),
         ("beta(beta={'': 2, 'z': 3})", "beta is a number, or a dict from the name of each latent"),
         ("beta(kl=3)", "kl is one of the names monte-carlo, analytic, closed-form, not 3"),
         ("beta(kl=['analytic'])", "kl is one of the names monte-carlo, analytic, closed-form, not"),
@@ -58,7 +61,7 @@ from pyro_vae.vae import VAE
         ("dip(variant=3)", "variant is 1 or 2, not 3"),
     ],
 )
-def test_bad_options_are_refused_when_it_is_made(spec, message):
+def test_bad_options_are_refused_when_the_objective_is_made(spec, message):
     with pytest.raises(InputError, match=message) as error:
         objective(spec)
     assert "\n" not in str(error.value)
@@ -77,7 +80,7 @@ def test_bad_options_are_refused_when_it_is_made(spec, message):
         ("dip(variant=2)", {"guide": "mixture"}, "variant 2 of dip needs the covariance"),
     ],
 )
-def test_what_does_not_fit_is_refused_at_the_first_call(spec, parts, message):
+def test_a_vae_that_does_not_fit_is_refused_at_the_first_call(spec, parts, message):
     vae = VAE((1, 4, 4), 3, hidden=(8,), **parts)
     with pytest.raises(InputError, match=message):
         objective(spec).loss(vae.model, vae.guide, torch.rand(6, 1, 4, 4).round())

@@ -28,7 +28,7 @@ def weight(made):
     return level.item()
 
 
-def test_annealing_is_a_line_then_flat():
+def test_annealing_rises_linearly_then_stays_constant():
     made = OBJECTIVES["annealed"](epochs=4, start=0.2, beta=1.0)
     seen = []
     for epoch in (0, 1, 2, 4, 9):
@@ -63,14 +63,14 @@ def test_a_schedule_changes_its_number_in_place(exact):
 
 
 @pytest.mark.parametrize("spec", ["annealed", "cyclical", "capacity"])
-def test_a_schedule_that_is_never_advanced_is_refused(spec, exact):
+def test_a_schedule_without_advance_is_refused(spec, exact):
     made = OBJECTIVES.build(spec)
     vae = exact.vae()
     with pytest.raises(InputError, match=r"call its advance\(epoch\)"):
         made.loss(vae.model, vae.guide, exact.images(2))
 
 
-def test_capacity_rises_and_is_held_by_site():
+def test_capacity_rises_and_counts_for_each_site():
     exact = LinearGaussian(5, (2, 3))
     x, vae = exact.images(7), exact.vae()
     made = OBJECTIVES["capacity"](nats={"z_1": 4, "z_2": 1}, gamma=10, epochs=8)
@@ -85,7 +85,7 @@ def test_capacity_rises_and_is_held_by_site():
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_free_bits_count_groups_of_units(size):
+def test_free_bits_with_groups_of_units(size):
     vae = VAE((1, 4, 4), 4, hidden=(8,)).double()
     x = torch.rand(6, 1, 4, 4, dtype=torch.float64).round()
     q = vae.encode(x).base_dist
@@ -99,7 +99,7 @@ def test_free_bits_count_groups_of_units(size):
     pyro.set_rng_seed(0)
     gained = loss - plain.differentiable_loss(vae.model, vae.guide, x)
     close(gained.item(), 6 * (groups.clamp(min=floor) - groups).sum().item())
-    # Below the floor there is no pull on q but that of the likelihood.
+    # Below the floor, only the likelihood has a gradient in q.
     high = OBJECTIVES["free-bits"](nats=1e6, group_size=size, kl="analytic")
     pyro.set_rng_seed(0)
     held = gradients(high.differentiable_loss(vae.model, vae.guide, x), vae.guide)

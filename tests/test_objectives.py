@@ -40,7 +40,7 @@ def test_training_lowers_the_loss(name):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_way_of_asking_gives_the_same(name):
+def test_all_methods_give_the_same_loss(name):
     vae = small(name).double()
     x = torch.rand(6, 1, 4, 4, dtype=torch.float64).round()
     made = objective(name)
@@ -60,7 +60,7 @@ def test_every_way_of_asking_gives_the_same(name):
 
 
 class StillNormal(dist.Normal):
-    """A Normal whose noise depends on μ alone, so that images can be taken one by one."""
+    """A Normal whose noise depends only on μ, so that single images get the noise of the batch."""
 
     def rsample(self, sample_shape=()):
         k = torch.arange(1.0, 1 + self.loc[..., 0].numel() // self.loc.shape[-2])
@@ -101,9 +101,9 @@ def test_per_image_is_false_only_if_a_batch_is_not_the_sum_of_its_parts(name):
     assert abs(whole - halves) > 1e-3 * abs(whole)
 
 
-@pytest.mark.filterwarnings("ignore:z")  # Pyro's own word on discrete draws
+@pytest.mark.filterwarnings("ignore:z")  # Pyro's own warning about discrete draws
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_the_plain_elbo_is_told_beside_every_loss(name):
+def test_elbo_gives_the_plain_elbo_for_every_objective(name):
     vae = small(name).double()
     x = torch.rand(6, 1, 4, 4, dtype=torch.float64).round()
     made = objective(name)

@@ -1,4 +1,4 @@
-"""Recipes: every name of the literature is settings of parts that are there, and trains."""
+"""Each recipe names a paper and parts that exist, and trains."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from pyro_vae.networks import NETWORKS
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.priors import PRIORS
 from pyro_vae.recipes import RECIPES, Recipe
-from pyro_vae.registry import resolve
 from pyro_vae.settings import Settings
 from pyro_vae.vae import VAE
 
@@ -30,7 +29,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_names_a_paper_and_parts_that_are_there(name):
+def test_a_recipe_names_a_paper_and_parts_that_exist(name):
     recipe = RECIPES[name]
     assert re.search(r"(19|20)\d\d, [A-Zβ]", recipe.paper)
     assert recipe.settings.keys() <= (TABLES.keys() | {"latent"}) & set(Settings.names())
@@ -39,9 +38,9 @@ def test_a_recipe_names_a_paper_and_parts_that_are_there(name):
         assert f"{part} {spec}" in recipe.line
         if part == "latent":
             continue
-        row, options = resolve(part, spec, TABLES[part])
-        assert row in TABLES[part].values()
-        assert set(options) <= inspect.signature(row).parameters.keys()
+        choice = TABLES[part].choose(spec)
+        assert choice.part in TABLES[part].values()
+        assert set(choice.options) <= inspect.signature(choice.part).parameters.keys()
     assert recipe.line.endswith(recipe.paper)
 
 

@@ -38,14 +38,14 @@ def test_no_closed_form_is_an_error(parts, pair, recwarn):
     x = torch.rand(6, 1, 4, 4).round()
     recwarn.clear()
     TraceMeanField_ELBO().loss(vae.model, vae.guide, x)
-    assert not recwarn.list  # Pyro took an estimate and said nothing
+    assert not recwarn.list  # Pyro estimated the KL without a warning
     with pytest.raises(InputError, match=f"no closed-form {pair} at site 'z'; take the monte-"):
         objective("analytic").loss(vae.model, vae.guide, x)
     with pytest.raises(InputError, match="closed form is that of a mean-field Normal"):
         objective("closed-form").loss(vae.model, vae.guide, x)
 
 
-def test_the_closed_form_takes_no_other_normal_as_prior(exact):
+def test_the_closed_form_refuses_another_normal_as_prior(exact):
     vae = exact.vae(LinearMeanField(exact))
     vae.model.prior.zero += 1.0
     with pytest.raises(InputError, match="other moments: take the analytic objective"):
@@ -54,8 +54,11 @@ def test_the_closed_form_takes_no_other_normal_as_prior(exact):
 
 @pytest.mark.filterwarnings("ignore:Failed to verify mean field")
 def test_a_closed_form_of_a_guide_in_another_order_is_refused():
-    """q(z_1 | x) q(z_2 | z_1) under p(z_2) p(z_1 | z_2): z_2 knows z_1, so that the mean of
-    KL(q(z_1 | x) || p(z_1 | z_2)) over z_2 is not the mean of log q(z_1) - log p(z_1 | z_2)."""
+    """The guide is q(z_1 | x) q(z_2 | z_1), the model p(z_2) p(z_1 | z_2).
+
+    z_2 depends on z_1, so the mean of KL(q(z_1 | x) || p(z_1 | z_2)) over z_2 is not the mean of
+    log q(z_1) - log p(z_1 | z_2).
+    """
 
     def model(x):
         with pyro.plate("data", len(x)):
@@ -70,12 +73,12 @@ def test_a_closed_form_of_a_guide_in_another_order_is_refused():
 
     x = torch.ones(200_000)
     pair = [one.loss(model, guide, x) / len(x) for one in (Trace_ELBO(), TraceMeanField_ELBO())]
-    assert pair[1] > pair[0] + 0.1  # no bound's own noise: 0.003
+    assert pair[1] > pair[0] + 0.1  # the noise of the bounds is 0.003
     with pytest.raises(InputError, match="draws 'z_1' where the model draws 'z_2'"):
         objective("analytic").loss(model, guide, x)
 
 
-def test_pyro_gives_three_numbers_for_beta_four_and_two_are_wrong():
+def test_pyro_gives_two_wrong_numbers_for_beta_four():
     x = torch.linspace(-2, 2, 50)
 
     def mean(elbo, side, factor=4.0):
@@ -89,13 +92,13 @@ def test_pyro_gives_three_numbers_for_beta_four_and_two_are_wrong():
     plain = mean(objective("analytic"), ())
     assert abs(both - truth) < 12  # ten times the noise of these means
     assert abs(model_only - truth) > 50
-    assert abs(ignored - plain) < 3  # the weight has not reached it
+    assert abs(ignored - plain) < 3  # the weight has no effect
     assert abs(ignored - truth) > 50
 
 
 @pytest.mark.parametrize("name", ["monte-carlo", *BY_IMAGE])
 @pytest.mark.parametrize("side", ["model", "guide"])
-def test_a_weight_on_one_side_is_refused(name, side):
+def test_a_scale_in_only_one_program_is_refused(name, side):
     model, guide = scaled_site((side,), 4.0)
     with pytest.raises(
         InputError, match=r"site 'z' has the scale . in the model and . in the guide"
@@ -103,7 +106,7 @@ def test_a_weight_on_one_side_is_refused(name, side):
         objective(name).loss(model, guide, torch.linspace(-2, 2, 5))
 
 
-def test_a_mask_on_one_side_is_refused():
+def test_a_mask_in_only_one_program_is_refused():
     def model(x):
         with pyro.plate("data", len(x)), poutine.mask(mask=x > 0):
             z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
@@ -128,7 +131,7 @@ def test_a_mask_on_one_side_is_refused():
 
 
 @pytest.mark.parametrize("name", ["monte-carlo", *BY_IMAGE])
-def test_latents_of_one_side_are_refused(name):
+def test_latents_in_only_one_program_are_refused(name):
     def extra(x, site="w"):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))

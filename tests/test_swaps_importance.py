@@ -46,7 +46,7 @@ def test_a_site_outside_the_plate_is_refused(name):
 
 
 def test_with_a_global_site_pyro_gives_the_joint_bound_of_the_batch():
-    """The gain of K draws then shrinks with the batch instead of being that of each image."""
+    """Then the gain of K draws is smaller than the sum of the gains of the images."""
     x = torch.ones(1).repeat(30)
 
     def local(x):
@@ -75,14 +75,16 @@ def test_with_a_global_site_pyro_gives_the_joint_bound_of_the_batch():
         pyro.sample("w", dist.Delta(torch.tensor(0.0)))
         guide(x)
 
-    # The same bound to gain on z, and a global site that adds no noise of its own.
+    # The same guide of z, and a global site without noise.
     assert gain(global_site, wide) < 0.7 * per_image
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_a_subsampled_plate_keeps_the_bound(name):
-    """A set of N images, b of them in a step: each image's bound counts N / b times. Pyro's takes
-    the factor into the logarithm and comes out above log p(x)."""
+    """With b of N images in a step, the bound of each image is multiplied by N / b.
+
+    Pyro multiplies inside the logarithm, and its number is above log p(x).
+    """
     data = 0.3 * torch.randn(20, dtype=torch.float64)
     truth = dist.Normal(torch.zeros(()).double(), 2**0.5).log_prob(data).sum().item()
 

@@ -25,7 +25,7 @@ def exact():
     return LinearGaussian(pixels=5, latents=(2,))
 
 
-def test_a_scale_for_each_image_is_that_images_weight():
+def test_a_scale_for_each_image_multiplies_its_loss():
     x = torch.tensor([0.5, -0.2, 0.9])
     model, guide = scaled_site((), 1.0)
 
@@ -45,8 +45,8 @@ def test_a_scale_for_each_image_is_that_images_weight():
 
 
 @pytest.mark.parametrize("name", sorted({*BY_IMAGE} - {*ONE_VECTOR}))
-def test_a_plate_of_pixels_inside_that_of_images_is_summed(name):
-    """The user's own model, pixels in a plate instead of an event, gives what ours gives."""
+def test_a_plate_of_pixels_inside_the_plate_of_images_is_summed(name):
+    """A model with pixels in a plate instead of an event gives the same loss."""
     vae = VAE((1, 3, 3), 2, hidden=(8,)).double()
     x = torch.rand(5, 1, 3, 3, dtype=torch.float64).round()
 
@@ -88,8 +88,8 @@ def test_vectors_in_another_plate_are_refused(name):
         objective(name).loss(model, guide, torch.ones(4, 9))
 
 
-def test_units_are_the_same_everywhere(exact):
-    """Nats of the whole batch; divided by the images, the plain ELBO of each."""
+def test_losses_are_nats_of_the_batch_and_elbos_are_nats_per_image(exact):
+    """The loss divided by the number of images is minus the mean ELBO."""
     vae = exact.vae(Quadrature(LinearMeanField(exact, shift=0.3)))
     x = exact.images(7)
     made = objective("beta(beta=4, num_particles=4)")
