@@ -57,9 +57,7 @@ def test_the_top_layer_is_drawn_from_its_prior(vae):
 
 
 def test_a_layer_that_is_not_there_is_refused(vae):
-    with pytest.raises(
-        InputError, match="site 'z_4'; the latent sites are z_3, z_2, z_1"
-    ):
+    with pytest.raises(InputError, match="site 'z_4'; the latent sites are z_3, z_2, z_1"):
         vary(vae, "z_4")
     with pytest.raises(InputError, match="no latent site 'x'; the latent sites are z"):
         vary(VAE((1, 6, 5), 2, hidden=(8,)), "x")
