@@ -69,12 +69,12 @@ class RelaxedOneHot(dist.RelaxedOneHotCategorical):
             number of its type. Pyro's validation switches this check on. Without it the result
             is NaN if an entry is 0.
 
-    Paper: Maddison, Mnih & Teh 2017, The concrete distribution, whose appendix C.3 scores log z.
+    Paper: Maddison, Mnih & Teh 2017, The concrete distribution.
     """
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         y = self.base_dist.rsample(torch.Size(sample_shape))
-        # torch subtracts a rounded log-sum, so its exp(y) can miss the sum 1 by 1e-5 and more.
+        # torch subtracts a rounded log-sum. At T = 0.05 its draws fail its own check of the sum 1.
         return from_log(y.log_softmax(-1))
 
     @torch.no_grad()
