@@ -61,20 +61,20 @@ class RelaxedOneHot(dist.RelaxedOneHotCategorical):
 
     The density needs log z. At a low temperature the smaller entries of z underflow to 0, and z
     does not hold their logarithm any more. So a draw carries y (:func:`exact_log`), and every
-    relaxed one-of-K distribution, the prior included, scores the draw by y. A z without y (a
-    slice or a copy of a draw, a value of the user) is scored by z.log().
+    relaxed one-of-K distribution, the prior included, scores the draw and its views by y. A z
+    without y (a copy of a draw, a value of the user) is scored by z.log().
 
     Raises:
         InputError: from ``log_prob``, if a z without y has an entry below the smallest normal
             number of its type. Pyro's validation switches this check on. Without it the result
             is NaN if an entry is 0.
 
-    Paper: Maddison, Mnih & Teh 2017, The concrete distribution, whose appendix C.3 scores log z.
+    Paper: Maddison, Mnih & Teh 2017, The concrete distribution.
     """
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         y = self.base_dist.rsample(torch.Size(sample_shape))
-        # torch subtracts a rounded log-sum, so its exp(y) can miss the sum 1 by 1e-5 and more.
+        # torch subtracts a rounded log-sum. At T = 0.05 its draws fail its own check of the sum 1.
         return from_log(y.log_softmax(-1))
 
     @torch.no_grad()
@@ -100,9 +100,16 @@ def from_log(y: Tensor) -> Tensor:
 
 
 def exact_log(z: Tensor) -> Tensor | None:
-    """log z of a draw of :class:`RelaxedOneHot`, also of entries that underflow; else None."""
-    # torch's tensors have no such attribute of their own.
-    return getattr(z, "_pyro_vae_log", None)
+    """log z of a draw of :class:`RelaxedOneHot` or of a view of a draw; of other tensors None."""
+    whole = z if z._base is None else z._base  # torch's base of a view (a slice, an unsqueeze)
+    # A tensor of torch's has no such attribute unless from_log set it.
+    y: Tensor | None = getattr(whole, "_pyro_vae_log", None)
+    if y is None or whole is z:
+        return y
+    if y.stride() != whole.stride():
+        return None
+    start = y.storage_offset() + z.storage_offset() - whole.storage_offset()
+    return y.as_strided(z.shape, z.stride(), start)
 
 
 def refuse_underflow(z: Tensor) -> None:
