@@ -106,7 +106,8 @@ def evaluate(
     if gap_images:
         some = first(images, gap_images)
         lost = attempt(lambda: gaps(model, guide, some, samples=samples, seed=seed))
-        measured = gap_terms(lost) if isinstance(lost, Gaps) else lost
+        terms = lost.summary() if isinstance(lost, Gaps) else None
+        measured = {name: pair(**term) for name, term in terms.items()} if terms else lost
         table["gaps"] = {"images": len(some)} | measured
     if annealed_images:
         few = first(images, annealed_images)
@@ -124,7 +125,9 @@ def evaluate(
     if figures is not None:
         kl = table["kl_of_units"]
         units = {} if "why" in kl else {name: torch.tensor(each) for name, each in kl.items()}
-        draw = drawings(vae, images, estimate, shown, lost, units, seed, title)
+        curve = shown if isinstance(shown, AnnealedEstimate) else None
+        bars = lost if isinstance(lost, Gaps) else None
+        draw = drawings(vae, images, estimate, curve, bars, units, seed, title)
         table |= save_figures(figures, draw)
     return table
 
@@ -133,22 +136,21 @@ def drawings(
     vae: Programs,
     images: Images,
     estimate: Importance,
-    shown: Any,
-    lost: Any,
+    shown: AnnealedEstimate | None,
+    lost: Gaps | None,
     units: dict[str, Tensor],
     seed: int,
     title: str,
 ) -> dict[str, Callable[[], Any]]:
     """The pictures of an evaluation by name, each a function that draws it."""
     name = guide_name(vae)
-    by_annealing = shown if isinstance(shown, AnnealedEstimate) else None
     draw: dict[str, Callable[[], Any]] = {
-        "draws": lambda: show.sample_curve({name: estimate}, by_annealing, title=title),
+        "draws": lambda: show.sample_curve({name: estimate}, shown, title=title),
         "latents": lambda: show.latent_map(vae.guide, images, seed=seed, title=title),
     }
     if units:
         draw["units"] = lambda: show.unit_bars(units, title=title)
-    if isinstance(lost, Gaps):
+    if lost is not None:
         draw["gaps"] = lambda: show.gap_bars({name: lost}, title=title)
     if isinstance(vae, VAE):
         draw["reconstructions"] = lambda: show.best_to_worst(vae, images, seed=seed, title=title)
@@ -157,11 +159,7 @@ def drawings(
 
 
 def save_figures(folder: Path, draw: dict[str, Callable[[], Any]]) -> Table:
-    """Draw and save pictures, a PNG file each.
-
-    Returns:
-        an entry ``figure_NAME`` for each picture that cannot be drawn, which says why.
-    """
+    """Save each picture as a PNG file; the result says why a picture cannot be drawn."""
     folder.mkdir(parents=True, exist_ok=True)
     failed = {}
     for name, picture in draw.items():
@@ -183,10 +181,7 @@ def guide_name(vae: Programs) -> str:
 
 
 def bounds(vae: Programs, images: Images, seed: int) -> Table:
-    """The ELBO and its parts, with the KL by Monte Carlo and in closed form.
-
-    ``analytic`` is None if the KL has no closed form; ``why`` then says why.
-    """
+    """The ELBO and its parts, with the KL by Monte Carlo and in closed form (None without one)."""
     result: Table = {"images": len(images), "seed": seed}
     for way, analytic in (("monte_carlo", False), ("analytic", True)):
         try:
@@ -221,8 +216,7 @@ def first(images: Images, count: int) -> Images:
 def attempt(compute: Callable[[], Any]) -> Any:
     """The result of ``compute``, or ``{"why": sentence}`` if it fails.
 
-    Every error is caught, because a failure of one part must not lose the report, which can take
-    hours.
+    It catches every error, because one part must not lose a report that took hours.
     """
     try:
         return compute()
@@ -260,8 +254,8 @@ def active_counts(guide: Any, images: Images, seed: int) -> Table:
 def aggregate_terms(model: Any, guide: Any, images: Images, seed: int) -> Table:
     """The terms of the aggregate posterior, on at most 2,000 images.
 
-    A mutual information close to its upper limit says how many images there are, and not how much
-    information the latents hold. So it is not reported.
+    A mutual information close to its upper limit depends on the number of images, and not on what
+    the latents hold. So it is not reported.
     """
     some = first(images, 2000)
     result = aggregate(model, guide, some, seed=seed)
@@ -273,11 +267,6 @@ def aggregate_terms(model: Any, guide: Any, images: Images, seed: int) -> Table:
             f"N = {len(some)} images; more images are needed"
         }
     return table | {"estimator": result.estimator}
-
-
-def gap_terms(result: Gaps) -> Table:
-    """log p̂(x), the ELBO and both gaps."""
-    return {name: pair(**term) for name, term in result.summary().items()}
 
 
 def width(model: Any, shape: tuple[int, ...], temperatures: int, seed: int) -> Table:
@@ -294,13 +283,10 @@ def choose_binarization(
     Args:
         trained: the binarisation of the training images.
         asked: the binarisation that the user wants; None for the one of training.
-        anyway: evaluate even if the two differ.
+        anyway: evaluate even if the two differ. By default this raises an InputError.
 
     Returns:
         the binarisation, and a sentence that marks the results if it is not the one of training.
-
-    Raises:
-        InputError: the two differ, and ``anyway`` is not set.
     """
     if asked is None or asked == trained:
         return trained, None

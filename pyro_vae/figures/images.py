@@ -62,7 +62,8 @@ def captioned(picture: Tensor, caption: str) -> Any:
     lines = wrap(caption, across // 7)
     total = height + 8 + 16 * len(lines)
     figure = Figure(figsize=(across / DPI, total / DPI), dpi=DPI)
-    figure.figimage(picture.permute(1, 2, 0).cpu().numpy(), 0, 0)
+    pixels = picture.mul(255).add(0.5).clamp(0, 255).byte()  # rounded as save_image does
+    figure.figimage(pixels.permute(1, 2, 0).cpu().numpy(), 0, 0)
     figure.text(4 / across, 1 - 4 / total, "\n".join(lines), va="top", fontsize=9)
     return figure
 
