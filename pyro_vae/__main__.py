@@ -7,6 +7,6 @@ import sys
 if sys.path[0] == os.getcwd():
     del sys.path[0]
 
-from .cli import main  # noqa: E402
+from .cli import main
 
 main()

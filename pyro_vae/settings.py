@@ -100,9 +100,7 @@ class Settings:
         value="SIZES",
         shown="",
     )
-    epochs: int = option(
-        200, "Passes over the training images.", "Training", value="N", least=1
-    )
+    epochs: int = option(200, "Passes over the training images.", "Training", value="N", least=1)
     batch_size: int = option(128, "Images in a step.", "Training", value="N", least=1)
     lr: float = option(1e-3, "Learning rate of Adam.", "Training", value="X", flag="--lr")
     precision: str = option(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -64,7 +65,8 @@ def main() -> None:
             raise
         code = tell("there is not enough memory for this; give smaller numbers", 1)
     if code and sys.stdout is not None and not flushed():
-        sys.stdout = open(os.devnull, "w")  # else Python tries again at exit and complains
+        # Else Python tries again when it ends, and prints a traceback.
+        sys.stdout = Path(os.devnull).open("w")
     sys.exit(code)
 
 

@@ -156,9 +156,7 @@ def evaluate(
     ] = None,
     other_protocol: Annotated[
         bool,
-        typer.Option(
-            "--other-protocol", help="Accept another binarisation, and mark the result."
-        ),
+        typer.Option("--other-protocol", help="Accept another binarisation, and mark the result."),
     ] = False,
     data: o.OtherData = None,
     split: o.Which = o.Split.test,

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def check_weights(shape: tuple[int, int, int], settings: Settings) -> None:
     if isinstance(settings.network, str) and parse(settings.network)[0] == "mlp":
         layers = [math.prod(shape), *layers]
     # Only a lower bound: the weights between neighbouring layers of the encoder.
-    count = sum(a * b for a, b in zip(layers, layers[1:], strict=False)) + sum(sizes)
+    count = sum(a * b for a, b in pairwise(layers)) + sum(sizes)
     check_memory(count, f"a network with layers of {', '.join(map(str, layers))} units")
 
 
