@@ -66,7 +66,7 @@ def main() -> None:
         code = tell("there is not enough memory for this; give smaller numbers", 1)
     if code and sys.stdout is not None and not flushed():
         # Else Python tries again when it ends, and prints a traceback.
-        sys.stdout = Path(os.devnull).open("w")
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     sys.exit(code)
 
 
