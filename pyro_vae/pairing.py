@@ -14,7 +14,7 @@ from .compiling import HANDLERS
 from .contracts import ContractError, Guide, Prior
 from .errors import InputError
 from .latents import in_support, is_latent
-from .networks import evaluating
+from .modules import mode
 from .registry import parse
 
 
@@ -31,7 +31,7 @@ def fitting_objective(guide: Any, *args: Any, **kwargs: Any) -> str:
         args, kwargs: what the program takes.
     """
     modules = [guide] if isinstance(guide, nn.Module) else []
-    with HANDLERS, evaluating(*modules), torch.random.fork_rng():
+    with HANDLERS, mode(False, *modules), torch.random.fork_rng():
         sites = latent_sites(lambda: guide(*args, **kwargs))
     discrete = any((site.get("infer") or {}).get("enumerate") for site in sites.values())
     return "enumerate" if discrete else "monte-carlo"
@@ -52,7 +52,7 @@ def refuse_misfits(
     try:
         with (
             HANDLERS,
-            evaluating(posterior, prior),
+            mode(False, posterior, prior),
             torch.random.fork_rng(devices=devices),
             pyro.plate("data", 1, dim=-1),
         ):

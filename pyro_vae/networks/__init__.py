@@ -5,7 +5,7 @@
 
 from ..registry import NETWORKS
 from .conv import Conv
-from .layers import ACTIVATIONS, Layers, PlaceByPlace, Sum, evaluating, features, head, layout
+from .layers import ACTIVATIONS, Layers, PlaceByPlace, Sum, features, head, layout
 from .mlp import MLP
 from .residual import Residual
 
@@ -18,7 +18,6 @@ __all__ = [
     "PlaceByPlace",
     "Residual",
     "Sum",
-    "evaluating",
     "features",
     "head",
     "layout",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -69,19 +68,6 @@ def dense(sizes: Sequence[int], activation: str, last: bool, batch_norm: bool = 
             layers.append(act())
     layers.out_features, layers.out_layout = sizes[-1], (sizes[-1],)
     return layers
-
-
-@contextmanager
-def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Put modules into evaluation mode; afterwards each has the mode that it had before."""
-    modes = [(each, each.training) for module in modules for each in module.modules()]
-    for each, _ in modes:
-        each.training = False
-    try:
-        yield
-    finally:
-        for each, training in modes:
-            each.training = training
 
 
 def features(encoder: nn.Module) -> int:

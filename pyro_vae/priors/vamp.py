@@ -12,7 +12,7 @@ from torch import nn
 from ..contracts import Borrowed, Guide, Prior
 from ..errors import InputError
 from ..latents import Shape
-from ..networks import evaluating
+from ..modules import mode
 from ..registry import at_least_one
 
 
@@ -58,7 +58,7 @@ class VampPrior(Prior):
         return self.borrowed.module
 
     def forward(self) -> Distribution:
-        with evaluating(self.posterior):
+        with mode(False, self.posterior):
             each = self.posterior(self.logits.sigmoid())  # batch [K]
         equal = dist.Categorical(logits=self.logits.new_zeros(len(self.logits)))
         return dist.MixtureSameFamily(equal, each)
