@@ -19,7 +19,7 @@ ROOMS = [
     {"programs"},
     {"vae"},
     {"objectives", "figures"},
-    {"audit", "evaluation"},
+    {"audit", "checks", "evaluation"},
     {"training"},
     {"recipes"},
     {"runs"},

@@ -15,11 +15,12 @@ from ..audit import audit
 from ..contracts import Likelihood
 from ..data import DATASETS, Data, Images, load_data
 from ..errors import InputError
+from ..modules import buffers_restored
 from ..pairing import fitting_objective
 from ..recipes import RECIPES
 from ..registry import OBJECTIVES, lookup, parse
 from ..settings import TRAINING, Settings, positive
-from ..training import PRECISIONS, adam, buffers_restored
+from ..training import PRECISIONS, adam
 from ..vae import VAE
 
 
