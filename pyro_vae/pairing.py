@@ -19,20 +19,19 @@ from .registry import parse
 
 
 @torch.no_grad()
-def fitting_objective(guide: Any, *args: Any, **kwargs: Any) -> str:
-    """The name of the objective that fits a guide.
+def fitting_objective(vae: Any, x: Tensor) -> str:
+    """The name of the objective that fits a VAE's guide.
 
     Discrete latents are summed out by ``enumerate``, because their draws have no gradient. All
-    other guides take ``monte-carlo``. The guide runs in evaluation mode, so that it takes one image
-    and changes no running statistics.
+    other guides take ``monte-carlo``.
 
     Args:
-        guide: a Pyro program.
-        args, kwargs: what the program takes.
+        vae: a module with ``guide``, a Pyro program. It runs in evaluation mode, so that one image
+            is enough and the statistics of batch normalization are not changed.
+        x: one image or more, ``[B, *shape]``.
     """
-    modules = [guide] if isinstance(guide, nn.Module) else []
-    with HANDLERS, mode(False, *modules), torch.random.fork_rng():
-        sites = latent_sites(lambda: guide(*args, **kwargs))
+    with HANDLERS, mode(False, vae), torch.random.fork_rng():
+        sites = latent_sites(lambda: vae.guide(x))
     discrete = any((site.get("infer") or {}).get("enumerate") for site in sites.values())
     return "enumerate" if discrete else "monte-carlo"
 

@@ -140,7 +140,7 @@ class Loop:
         self.prepare = partial(as_float, dtype=weight.dtype)
         train = data.train
         if objective is None:
-            objective = fitting_objective(vae.guide, self.prepare(train.batch(slice(0, 1))))
+            objective = fitting_objective(vae, self.prepare(train.batch(slice(0, 1))))
         self.elbo = OBJECTIVES.build(objective, data_size=len(train))
         self.advance = Objective.schedule_of(self.elbo)
         # As many training images as test images show how far the two ELBOs are apart.
@@ -258,9 +258,9 @@ class Loop:
     def measure(self, epoch: int, loss: float, began: float) -> Epoch:
         """The ELBO of test and training images after an epoch that began at ``began``."""
         model, guide = self.vae.model, self.vae.guide
-        test, train = (
-            elbo(model, guide, images, seed=self.seed) for images in (self.data.test, self.shown)
-        )
+        with HANDLERS:
+            test = elbo(model, guide, self.data.test, seed=self.seed)
+            train = elbo(model, guide, self.shown, seed=self.seed)
         return Epoch(
             epoch,
             loss,

@@ -222,7 +222,7 @@ def as_tensor(x: Any, shape: Shape, module: nn.Module) -> Tensor:
         )
     if last != shape and len(last) == 3:
         x = x.transpose(0, 3, 1, 2)  # [B, C, H, W]
-    pixels = to_pixels(x, "x")
+    pixels = to_pixels(x.copy(), "x")  # torch does not take arrays that are read-only
     device = next(chain(module.parameters(), module.buffers()), torch.zeros(())).device
     return Images(pixels).batch(slice(None)).to(device)
 

@@ -128,7 +128,7 @@ def test_a_last_batch_of_one_image_joins_the_batch_before_it(count, sizes):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"network": NORM}, {"objective": "infovae"}, {"objective": "stratified", "guide": "mixture"}],
+    [{"network": NORM}, {"objective": "infovae"}, {"objective": "beta-tc(estimator='stratified')"}],
 )
 def test_parts_that_need_two_images_train_on_17_images_at_batch_16(settings):
     objective = settings.pop("objective", None)

@@ -93,7 +93,7 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
             "dynamic, static or threshold, or --likelihood continuous-bernoulli"
         )
     few = data.train.batch(slice(0, 2))
-    training["objective"] = training["objective"] or fitting_objective(vae.guide, few)
+    training["objective"] = training["objective"] or fitting_objective(vae, few)
     objective = OBJECTIVES.build(training["objective"], data_size=len(data.train))
     with torch.random.fork_rng(), warnings.catch_warnings(), buffers_restored(vae):
         # Parts that do not fit each other are refused here, in one sentence, before anything is
