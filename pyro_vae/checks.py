@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,8 +29,14 @@ def check_data(data: Any) -> None:
             raise InputError(f"the data set {data.name!r} has no {part} images; fit needs both")
 
 
-def check_weights(vae: nn.Module) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` unless the VAE's weights can be trained."""
+def check_vae(vae: Any) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` unless ``vae`` has programs and can be trained."""
+    # hasattr, because the module may be the user's own.
+    if not (isinstance(vae, nn.Module) and hasattr(vae, "model") and hasattr(vae, "guide")):
+        raise InputError(
+            "fit takes a VAE, or a torch module with the Pyro programs model and guide, not a "
+            f"{type(vae).__name__}"
+        )
     for name, p in vae.named_parameters():
         if p.dtype in (torch.float16, torch.bfloat16):
             raise InputError(
@@ -62,9 +70,7 @@ def check_optimizer(vae: nn.Module, optimizer: Any) -> None:
             "closure that computes it again; take an optimizer such as Adam"
         )
     held = held_by(optimizer)
-    missing = [
-        name for name, p in vae.named_parameters() if p.requires_grad and id(p) not in held
-    ]
+    missing = [name for name, p in vae.named_parameters() if p.requires_grad and id(p) not in held]
     if len(missing) == sum(p.requires_grad for p in vae.parameters()):
         raise InputError("there is nothing to train: the optimizer holds no parameter of this VAE")
     if missing:
@@ -79,6 +85,25 @@ def held_by(optimizer: Any) -> dict[int, Tensor]:
     """The parameters of a torch optimizer by ``id``; none for an optimizer of Pyro."""
     groups = [] if isinstance(optimizer, PyroOptim) else optimizer.param_groups
     return {id(p): p for group in groups for p in group["params"]}
+
+
+@contextmanager
+def one_image_told(images: int, batch_size: int) -> Iterator[None]:
+    """Turn torch's error for batch normalization of one image into an InputError.
+
+    Args:
+        images: the images in the batch.
+        batch_size: the images that a batch should have.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if images > 1 or "Expected more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "batch normalization needs at least 2 images in a batch, and "
+            + ("there is 1 training image" if batch_size > 1 else "batch_size is 1")
+        ) from None
 
 
 def check_compiler(device: torch.device) -> None:

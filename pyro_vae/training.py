@@ -14,12 +14,11 @@ from pyro.infer import SVI
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from . import objectives  # noqa: F401  (it fills the table)
-from .checks import check_compiler, check_data, check_optimizer, check_weights, held_by
+from . import checks, objectives  # noqa: F401  (objectives fills the table)
 from .compiling import HANDLERS, CompiledSVI
 from .contracts import Objective
 from .data import Data
-from .errors import InputError, TrainingError
+from .errors import TrainingError
 from .evaluation import elbo
 from .history import Callback, CollapseWarning, Epoch, collapsed
 from .modules import buffers_restored, mode
@@ -94,16 +93,16 @@ def fit(
         >>> history = fit(VAE(data.shape, 8), data, epochs=2)
     """
     positive(epochs=epochs, batch_size=batch_size, lr=lr)
-    check_data(data)
-    check_weights(vae)
+    checks.check_data(data)
+    checks.check_vae(vae)
     optimizer = adam(vae, lr) if optimizer is None else optimizer
-    check_optimizer(vae, optimizer)
+    checks.check_optimizer(vae, optimizer)
     callback = callback or Callback()
     loop = Loop(vae, data, objective, optimizer, batch_size, precision, seed)
     loop.check(start)
     steps = loop.steps_per_epoch * max(epochs - start, 0)
     if compiled:
-        check_compiler(loop.pixels.device)
+        checks.check_compiler(loop.pixels.device)
     loop.choose_step(pays(steps) if compiled is None else compiled, callback)
     history = []
     for epoch in range(start + 1, epochs + 1):
@@ -150,35 +149,27 @@ class Loop:
         self.steps_per_epoch = max(len(train) // batch_size, 1)
 
     def check(self, start: int) -> None:
-        """Compute the loss of the first batch once, with all of Pyro's checks.
-
-        The random numbers that follow and the buffers of the VAE are not changed.
+        """Compute the loss of the first batch once, with all of Pyro's checks. Random numbers and
+        buffers are afterwards as before.
 
         Raises:
             InputError: parts that do not fit the data, or a batch of one image for a part that
                 needs two.
         """
-        for p in (*self.vae.parameters(), *held_by(self.optimizer).values()):
+        for p in (*self.vae.parameters(), *checks.held_by(self.optimizer).values()):
             p.grad = None  # a gradient from before would be added to that of the first step
         if self.advance is not None:
             self.advance(start)
         x = self.prepare(self.pixels[: self.batch_size])
-        try:
-            with (
-                HANDLERS,
-                torch.random.fork_rng(),
-                pyro.validation_enabled(),
-                mode(True, self.vae),
-                buffers_restored(self.vae),
-            ):
-                self.elbo.loss(self.vae.model, self.vae.guide, x)
-        except ValueError as error:
-            if len(x) > 1 or "Expected more than 1 value per channel" not in str(error):
-                raise
-            raise InputError(
-                "batch normalization needs at least 2 images in a batch, and "
-                + ("there is 1 training image" if self.batch_size > 1 else "batch_size is 1")
-            ) from None
+        with (
+            checks.one_image_told(len(x), self.batch_size),
+            HANDLERS,
+            torch.random.fork_rng(),
+            pyro.validation_enabled(),
+            mode(True, self.vae),
+            buffers_restored(self.vae),
+        ):
+            self.elbo.loss(self.vae.model, self.vae.guide, x)
 
     def choose_step(self, compiled: bool, callback: Callback) -> None:
         """Decide how a step is computed: by Pyro as it is, or as one compiled graph."""

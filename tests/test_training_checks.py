@@ -1,9 +1,11 @@
 """What fit refuses before its first step, and what it trains although it is unusual."""
 
 import copy
+import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pyro
 import pytest
@@ -49,13 +51,13 @@ def assert_equal_weights(one: nn.Module, two: nn.Module) -> None:
 
 
 def test_an_optimizer_over_another_vae_is_refused(data):
-    with pytest.raises(InputError, match="optimizer holds no parameter of this VAE$"):
+    with pytest.raises(InputError, match=r"optimizer holds no parameter of this VAE$"):
         fit(small(), data, optimizer=adam(small(), 1e-3))
 
 
 def test_a_frozen_vae_is_refused(data):
     vae = small().requires_grad_(False)
-    with pytest.raises(InputError, match="no parameter of this VAE requires a gradient$"):
+    with pytest.raises(InputError, match=r"no parameter of this VAE requires a gradient$"):
         fit(vae, data)
 
 
@@ -207,9 +209,6 @@ assert_equal_weights(vae, twin)
 
 def test_a_machine_without_a_compiler_trains_eagerly_with_one_warning(tmp_path):
     """The failed attempt changes neither weights nor random numbers."""
-    import os
-    from pathlib import Path
-
     code = WITHOUT_COMPILER.format(tests=str(Path(__file__).parent))
     environment = {**os.environ, "CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
@@ -304,10 +303,16 @@ def test_what_is_not_an_optimizer_is_refused(data, optimizer):
     ],
 )
 def test_what_is_not_a_data_set_is_refused_in_a_sentence(given):
-    with pytest.raises(InputError, match="fit takes a Data.*which load_data gives") as error:
+    with pytest.raises(InputError, match=r"fit takes a Data.*which load_data gives") as error:
         fit(small(), given)
     assert "\n" not in str(error.value)
     assert str(error.value).endswith(f"not a {type(given).__name__}")
+
+
+@pytest.mark.parametrize("given", [nn.Linear(2, 2), "vae", VAE])
+def test_what_is_not_a_vae_is_refused(data, given):
+    with pytest.raises(InputError, match=r"a torch module with the Pyro programs model and guide"):
+        fit(given, data)
 
 
 @pytest.mark.parametrize(("train", "test", "part"), [(0, 4, "training"), (4, 0, "test")])

@@ -240,7 +240,10 @@ def test_the_module_moves_between_types_as_a_whole():
         (torch.zeros(4, 30), r"expected images of shape \[B, 1, 6, 5\], not \[4, 30\]"),
         (torch.zeros(4, 1, 5, 6), r"not \[4, 1, 5, 6\]"),
         (torch.full((4, 1, 6, 5), 0.5), "scores pixels that are 0 or 1"),
-        (torch.full((4, 1, 6, 5), 255.0), r"reach from 255 to 255, and pixels are numbers in \[0, 1\]; divide them by 255$"),
+        (
+            torch.full((4, 1, 6, 5), 255.0),
+            r"reach from 255 to 255, and pixels are numbers in \[0, 1\]; divide them by 255$",
+        ),
         (torch.full((4, 1, 6, 5), torch.nan), r"numbers in \[0, 1\]"),
     ],
 )

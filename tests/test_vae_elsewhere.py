@@ -103,8 +103,10 @@ def test_a_used_vae_can_be_pickled_and_trains_its_own_weights(how, parts):
     for trained, other, optimizer in ((two, one, svi(two)), (one, two, trainer)):
         before = [[p.detach().clone() for p in vae.parameters()] for vae in (trained, other)]
         optimizer.step(x)
-        assert all(not torch.equal(a, p) for a, p in zip(before[0], trained.parameters()))
-        assert all(torch.equal(a, p) for a, p in zip(before[1], other.parameters()))
+        assert all(
+            not torch.equal(a, p) for a, p in zip(before[0], trained.parameters(), strict=True)
+        )
+        assert all(torch.equal(a, p) for a, p in zip(before[1], other.parameters(), strict=True))
     if parts == "vamp":
         assert two.model.prior.posterior is two.guide.posterior
 
