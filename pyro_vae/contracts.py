@@ -49,6 +49,7 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .latents import Layout, sample_site
+from .modules import drop_weakrefs
 
 
 @dataclass(frozen=True)
@@ -361,3 +362,8 @@ class Borrowed:
 
     def __init__(self, module: Any = None) -> None:
         self.module = module
+
+    def __getstate__(self) -> dict[str, Any]:
+        if isinstance(self.module, nn.Module):
+            drop_weakrefs(self.module)
+        return vars(self).copy()

@@ -10,25 +10,28 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from .compiling import HANDLERS
 from .contracts import NOTHING, ContractError, Given, Guide, Prior
 from .errors import InputError
 from .latents import in_support, is_latent
+from .modules import mode
 from .registry import parse
 
 
 @torch.no_grad()
-def fitting_objective(guide: Any, *args: Any, **kwargs: Any) -> str:
-    """The name of the objective that fits a guide.
+def fitting_objective(vae: Any, x: Tensor) -> str:
+    """The name of the objective that fits a VAE's guide.
 
     Discrete latents are summed out by ``enumerate``, because their draws have no gradient. All
     other guides take ``monte-carlo``.
 
     Args:
-        guide: a Pyro program.
-        args, kwargs: what the program takes.
+        vae: a module with ``guide``, a Pyro program. It runs in evaluation mode, so that one image
+            is enough and the statistics of batch normalization are not changed.
+        x: one image or more, ``[B, *shape]``.
     """
-    with torch.random.fork_rng():
-        sites = latent_sites(lambda: guide(*args, **kwargs))
+    with HANDLERS, mode(False, vae), torch.random.fork_rng():
+        sites = latent_sites(lambda: vae.guide(x))
     discrete = any((site.get("infer") or {}).get("enumerate") for site in sites.values())
     return "enumerate" if discrete else "monte-carlo"
 
@@ -44,21 +47,20 @@ def refuse_misfits(
     random numbers that follow and the statistics of batch normalization are not changed.
     """
     guide_part, prior_part = Guide.of(posterior), Prior.of(prior)
-    modes = [(module, module.training) for part in (posterior, prior) for module in part.modules()]
-    for module, _ in modes:
-        module.training = False
     devices = [x.device] if x.is_cuda else []
     try:
-        with torch.random.fork_rng(devices=devices), pyro.plate("data", 1, dim=-1):
+        with (
+            HANDLERS,
+            mode(False, posterior, prior),
+            torch.random.fork_rng(devices=devices),
+            pyro.plate("data", 1, dim=-1),
+        ):
             q_sites = latent_sites(lambda: guide_part.sample_sites(x, given))
             p_sites = latent_sites(lambda: prior_part.sample_sites(given))
     except ContractError:
         raise
     except InputError:
         return  # A part that rejects the dummy observation raises on real data.
-    finally:
-        for module, training in modes:
-            module.training = training
     names = f"the guide {type(posterior).__name__} and the prior {type(prior).__name__}"
     fitting = f"the prior that fits is {parse(guide_part.default_prior)[0]}"
     if q_sites.keys() != p_sites.keys():

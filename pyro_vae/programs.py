@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from itertools import count
+from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,8 +15,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from .contracts import Given, Guide, Likelihood, Prior
+from .data.arrays import ROUNDING, suggest_scaling
 from .errors import InputError
 from .latents import Shape
+from .modules import drop_weakrefs
 
 _names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _numbers = count(1)
@@ -48,7 +50,19 @@ def register(module: nn.Module, label: str) -> None:
             pyro.param(full, parameter)
 
 
-class ModelProgram(nn.Module):
+class Program(nn.Module):
+    """What the two programs have in common."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        drop_weakrefs(self)
+        return vars(self).copy()
+
+
+class ModelProgram(Program):
     """The generative program: z ~ p(z), x ~ p(x | z), independently for each image.
 
     Args:
@@ -58,8 +72,7 @@ class ModelProgram(nn.Module):
     """
 
     def __init__(self, shape: Shape, prior: nn.Module, likelihood: nn.Module) -> None:
-        super().__init__()
-        self.shape = tuple(shape)
+        super().__init__(shape)
         self.prior = prior
         self.likelihood = likelihood
 
@@ -79,15 +92,17 @@ class ModelProgram(nn.Module):
         if context is not None:
             n = len(expect_context(context, prior, likelihood))
         if x is not None:
-            n = len(expect(self.shape, x))
+            x = expect(self, x)
+            n = len(x)
             if is_validation_enabled():
                 likelihood.check(x)
+        expect_count("the number of images", n, least=1)
         with pyro.plate("data", n, dim=-1):
             z = prior.sample_sites(given)  # [*, B, Z]
             return pyro.sample("x", likelihood.run(z, given=given), obs=x)  # [*, B, C, H, W]
 
 
-class GuideProgram(nn.Module):
+class GuideProgram(Program):
     """The inference program: z ~ q(z | x), independently for each image.
 
     Args:
@@ -96,8 +111,7 @@ class GuideProgram(nn.Module):
     """
 
     def __init__(self, shape: Shape, posterior: nn.Module) -> None:
-        super().__init__()
-        self.shape = tuple(shape)
+        super().__init__(shape)
         self.posterior = posterior
 
     def forward(self, x: Tensor, context: Tensor | None = None, *, n: int = 1) -> Any:
@@ -109,21 +123,46 @@ class GuideProgram(nn.Module):
             n: ignored; it matches the model's signature.
         """
         register(self, "guide")
-        with pyro.plate("data", len(expect(self.shape, x)), dim=-1):
+        x = expect(self, x)
+        with pyro.plate("data", len(x), dim=-1):
             return Guide.of(self.posterior).sample_sites(x, Given(context))  # [*, B, Z]
 
 
-def expect(shape: Sequence[int], x: Tensor) -> Tensor:
-    """``x`` if it is a batch of images of ``shape``; an InputError if it is not."""
-    if not isinstance(x, Tensor) or tuple(x.shape[1:]) != tuple(shape) or x.dim() < 2:
-        given = list(x.shape) if isinstance(x, Tensor) else repr(x)
-        raise InputError(f"expected images of shape [B, {', '.join(map(str, shape))}], not {given}")
-    if is_validation_enabled() and not ((x >= 0) & (x <= 1)).all():
-        raise InputError(
-            "pixels are numbers in [0, 1]; the given ones reach "
-            f"from {x.min():.3g} to {x.max():.3g}"
-        )
+def expect(program: Program, x: Tensor) -> Tensor:
+    """The batch of images ``x`` in the type of the program's weights, with pixels in [0, 1].
+
+    Pixels that rounding took out of [0, 1] are clipped.
+
+    Raises:
+        InputError: images of another shape, an empty batch or, under Pyro's validation, pixels
+            out of range.
+    """
+    shape = f"[B, {', '.join(map(str, program.shape))}]"
+    if not isinstance(x, Tensor):
+        raise InputError(f"expected a tensor of images {shape}, not a {type(x).__name__}")
+    if x.dim() < 2 or tuple(x.shape[1:]) != program.shape:
+        raise InputError(f"expected images of shape {shape}, not {list(x.shape)}")
+    expect_count("the number of images", len(x), least=1)
+    weight = next(program.parameters(), None)
+    if weight is not None:
+        x = x.to(weight.dtype)
+    if is_validation_enabled():
+        low, high = x.min().item(), x.max().item()
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # "not", because NaN compares False
+            raise InputError(
+                f"the given pixels reach from {low:.7g} to {high:.7g}, and pixels are numbers in "
+                f"[0, 1]{suggest_scaling(low, high)}"
+            )
+        if low < 0 or high > 1:
+            x = x.clamp(0, 1)
     return x
+
+
+def expect_count(what: str, n: Any, least: int) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` unless ``n`` is a whole number of at least
+    ``least``."""
+    if not isinstance(n, Integral) or isinstance(n, bool) or n < least:
+        raise InputError(f"{what} is a whole number of at least {least}, not {n!r}")
 
 
 def expect_context(context: Tensor, *parts: Prior | Likelihood) -> Tensor:

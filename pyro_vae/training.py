@@ -5,20 +5,23 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pyro
 import torch
+from pyro.infer import SVI
+from pyro.optim import PyroOptim
 from torch import Tensor
 
-from . import objectives  # noqa: F401  (it fills the table)
-from .compiling import CompiledSVI
+from . import checks, objectives  # noqa: F401  (objectives fills the table)
+from .compiling import HANDLERS, CompiledSVI
 from .contracts import Objective
 from .data import Data
-from .errors import InputError, TrainingError
+from .errors import TrainingError
 from .evaluation import elbo
 from .history import Callback, CollapseWarning, Epoch, collapsed
+from .modules import buffers_restored, mode
 from .pairing import fitting_objective
 from .registry import OBJECTIVES, lookup
 from .settings import Settings, positive
@@ -32,6 +35,7 @@ own work, and takes 18 to 26 s with an empty cache.
 """
 
 
+@torch.inference_mode(False)
 def fit(
     vae: Any,
     data: Data,
@@ -42,7 +46,7 @@ def fit(
     lr: float = Settings.lr,
     precision: str = Settings.precision,
     seed: int = Settings.seed,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: torch.optim.Optimizer | PyroOptim | None = None,
     compiled: bool | None = None,
     start: int = 0,
     callback: Callback | None = None,
@@ -56,7 +60,7 @@ def fit(
 
     Args:
         vae: a module with ``model`` and ``guide``, Pyro programs that take a batch of images.
-        data: training and test images.
+        data: training and test images. They are moved to the VAE's device.
         objective: a name of :data:`~pyro_vae.registry.OBJECTIVES`, or any Pyro ELBO. None takes
             the objective that fits the guide.
         epochs: passes over the training images, including those before ``start``.
@@ -65,9 +69,11 @@ def fit(
         lr: learning rate of Adam.
         precision: ``float32``, or ``bfloat16`` for the matrix products, by torch's autocast.
         seed: of the order of the images and of all random numbers.
-        optimizer: your own torch optimizer in place of Adam; ``lr`` is then not used.
+        optimizer: your own optimizer in place of Adam, of torch or of ``pyro.optim``; ``lr`` is
+            then not used.
         compiled: whether steps are compiled (:class:`~pyro_vae.compiling.CompiledSVI`). None
-            decides by the number of steps to come, see :func:`pays`.
+            decides by the number of steps to come, see :func:`pays`, and trains without compiling
+            on a machine that has no C++ compiler.
         start: number of epochs that have already been trained.
         callback: is called after steps and epochs.
 
@@ -87,10 +93,16 @@ def fit(
         >>> history = fit(VAE(data.shape, 8), data, epochs=2)
     """
     positive(epochs=epochs, batch_size=batch_size, lr=lr)
+    checks.check_data(data)
+    checks.check_vae(vae)
+    optimizer = adam(vae, lr) if optimizer is None else optimizer
+    checks.check_optimizer(vae, optimizer)
     callback = callback or Callback()
-    loop = Loop(vae, data, objective, optimizer or adam(vae, lr), batch_size, precision, seed)
+    loop = Loop(vae, data, objective, optimizer, batch_size, precision, seed)
     loop.check(start)
     steps = loop.steps_per_epoch * max(epochs - start, 0)
+    if compiled:
+        checks.check_compiler(loop.pixels.device)
     loop.choose_step(pays(steps) if compiled is None else compiled, callback)
     history = []
     for epoch in range(start + 1, epochs + 1):
@@ -99,7 +111,7 @@ def fit(
         history.append(loop.measure(epoch, loss, began))
         callback.on_epoch(history[-1])
     for sentence in collapsed(history[-1]) if history else ():
-        warnings.warn(sentence, CollapseWarning, stacklevel=2)
+        warnings.warn(sentence, CollapseWarning, stacklevel=3)  # 1 is fit, 2 its decorator
     return history
 
 
@@ -111,20 +123,23 @@ class Loop:
         vae: Any,
         data: Data,
         objective: Any,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | PyroOptim,
         batch_size: int,
         precision: str,
         seed: int,
     ) -> None:
+        weight = next(vae.parameters())
+        data = data.to(weight.device)
         self.vae = vae
         self.data = data
         self.optimizer = optimizer
         self.batch_size = batch_size
         self.dtype = lookup("precision", precision, PRECISIONS)
         self.seed = seed
+        self.prepare = partial(as_float, dtype=weight.dtype)
         train = data.train
         if objective is None:
-            objective = fitting_objective(vae.guide, train.batch(slice(0, 1)))
+            objective = fitting_objective(vae, self.prepare(train.batch(slice(0, 1))))
         self.elbo = OBJECTIVES.build(objective, data_size=len(train))
         self.advance = Objective.schedule_of(self.elbo)
         # As many training images as test images show how far the two ELBOs are apart.
@@ -134,27 +149,26 @@ class Loop:
         self.steps_per_epoch = max(len(train) // batch_size, 1)
 
     def check(self, start: int) -> None:
-        """Compute the loss of the first batch once, with all of Pyro's checks.
-
-        The random numbers that follow and the buffers of the VAE are not changed.
+        """Compute the loss of the first batch once, with all of Pyro's checks. Random numbers and
+        buffers are afterwards as before.
 
         Raises:
-            InputError: parts that do not fit the data, or nothing to train.
+            InputError: parts that do not fit the data, or a batch of one image for a part that
+                needs two.
         """
-        trained = {p for p in self.vae.parameters() if p.requires_grad}
-        held = {p for group in self.optimizer.param_groups for p in group["params"]}
-        if not trained & held:
-            raise InputError(
-                "there is nothing to train: "
-                + ("the optimizer holds no parameter of this VAE" if trained else "")
-                + ("" if trained else "no parameter of this VAE requires a gradient")
-            )
-        for p in trained | held:
-            p.grad = None
+        for p in (*self.vae.parameters(), *checks.held_by(self.optimizer).values()):
+            p.grad = None  # a gradient from before would be added to that of the first step
         if self.advance is not None:
             self.advance(start)
-        x = as_float(self.pixels[: self.batch_size])
-        with torch.random.fork_rng(), pyro.validation_enabled(), buffers_restored(self.vae):
+        x = self.prepare(self.pixels[: self.batch_size])
+        with (
+            checks.one_image_told(len(x), self.batch_size),
+            HANDLERS,
+            torch.random.fork_rng(),
+            pyro.validation_enabled(),
+            mode(True, self.vae),
+            buffers_restored(self.vae),
+        ):
             self.elbo.loss(self.vae.model, self.vae.guide, x)
 
     def choose_step(self, compiled: bool, callback: Callback) -> None:
@@ -163,7 +177,7 @@ class Loop:
         self.together = 1
         self.step: Callable[[Tensor], Tensor] = self.eager_step
         if compiled:
-            svi = CompiledSVI(*programs, self.optimizer, self.elbo, prepare=as_float)
+            svi = CompiledSVI(*programs, self.optimizer, self.elbo, self.prepare)
             callback.on_compile()
             # A schedule moves at each step; without one, many steps are one call.
             self.together = 32 if self.advance is None else 1
@@ -176,10 +190,15 @@ class Loop:
 
     def eager_step(self, rows: Tensor) -> Tensor:
         """One step on the images ``rows`` ``[1, B]``; the loss, summed over the batch, ``[1]``."""
-        x = as_float(self.pixels.index_select(0, rows[0]))
-        loss = self.elbo.loss_and_grads(self.vae.model, self.vae.guide, x)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        programs = (self.vae.model, self.vae.guide)
+        x = self.prepare(self.pixels.index_select(0, rows[0]))
+        with HANDLERS:
+            if isinstance(self.optimizer, PyroOptim):
+                loss = SVI(*programs, self.optimizer, self.elbo).step(x)
+            else:
+                loss = self.elbo.loss_and_grads(*programs, x)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
         return torch.as_tensor(loss)[None]
 
     def run(self, epoch: int, callback: Callback) -> float:
@@ -212,6 +231,8 @@ class Loop:
                     step = int(losses.isfinite().long().argmin())
                     self.stop(good, f"the loss became {losses[step]}", epoch, step + 1)
                 callback.on_step(rows.numel())
+        for p in self.vae.parameters():
+            p.grad = None  # of parameters that the optimizer does not hold
         if not all(p.isfinite().all() for p in self.vae.parameters()):
             self.stop(good, "a weight became NaN or infinite", epoch, len(losses))
         self.vae.eval()
@@ -228,9 +249,9 @@ class Loop:
     def measure(self, epoch: int, loss: float, began: float) -> Epoch:
         """The ELBO of test and training images after an epoch that began at ``began``."""
         model, guide = self.vae.model, self.vae.guide
-        test, train = (
-            elbo(model, guide, images, seed=self.seed) for images in (self.data.test, self.shown)
-        )
+        with HANDLERS:
+            test = elbo(model, guide, self.data.test, seed=self.seed)
+            train = elbo(model, guide, self.shown, seed=self.seed)
         return Epoch(
             epoch,
             loss,
@@ -242,18 +263,6 @@ class Loop:
             {name: kl.mean().item() for name, kl in test.kl_of_sites.items()},
             {name: kl.tolist() for name, kl in test.kl_of_units.items()},
         )
-
-
-@contextmanager
-def buffers_restored(module: torch.nn.Module) -> Iterator[None]:
-    """Put a module's buffers back afterwards, such as the moments of batch normalization."""
-    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
 
 
 def batches(order: Tensor, size: int, together: int) -> Iterator[Tensor]:
@@ -271,9 +280,9 @@ def batches(order: Tensor, size: int, together: int) -> Iterator[Tensor]:
         yield order[None, whole * size :]
 
 
-def as_float(pixels: Tensor) -> Tensor:
-    """Stored pixels, uint8 or float, as numbers in [0, 1]."""
-    return pixels / 255 if pixels.dtype == torch.uint8 else pixels
+def as_float(pixels: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Stored pixels, uint8 or float, as numbers in [0, 1] of a type; None for their own."""
+    return (pixels / 255 if pixels.dtype == torch.uint8 else pixels).to(dtype)
 
 
 def pays(steps: int) -> bool:

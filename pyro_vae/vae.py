@@ -16,20 +16,28 @@ With an optimizer of torch:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from pyro import poutine
 from torch import Tensor, nn
 
 from . import guides, likelihoods, networks, priors, scales  # noqa: F401  (they fill the tables)
+from .compiling import HANDLERS
 from .contracts import Guide, Likelihood, Network
+from .data import Images
+from .data.arrays import to_pixels
+from .data.imagefiles import flatten
 from .errors import InputError
-from .latents import LatentSize, check_layouts, is_latent, layouts, size_of
+from .latents import LatentSize, Shape, check_layouts, is_latent, layouts, size_of
+from .modules import mode
 from .pairing import refuse_misfits
-from .programs import GuideProgram, ModelProgram, mean_image
+from .programs import GuideProgram, ModelProgram, expect_count, mean_image
 from .registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, Choice, parse
 from .settings import Settings
 
@@ -119,29 +127,38 @@ class VAE(nn.Module):
         own = next(chain(q_z.parameters(), p_x.parameters()), torch.zeros(()))
         refuse_misfits(own.new_zeros(1, c, h, w), q_z, p_z)
 
-    def encode(self, x: Tensor, context: Tensor | None = None) -> Any:
+    def encode(self, x: Any, context: Tensor | None = None) -> Any:
         """The posterior q(z | x) of the images ``x``: a distribution, batch ``[B]``, event ``[Z]``.
 
         If there are several latent sites, a dict of distributions by name. Each is given a draw of
-        the sites that it depends on.
+        the sites that it depends on. The VAE's own mode decides about batch normalization.
+
+        Args:
+            x: a tensor ``[B, C, H, W]``, a NumPy array or a PIL image, see :func:`as_tensor`.
+            context: labels or covariates, ``[B, ...]``, for a guide that takes them.
         """
-        sites = poutine.trace(self.guide).get_trace(x, context).nodes
+        x = as_tensor(x, self.shape, self)
+        with HANDLERS:
+            sites = poutine.trace(self.guide).get_trace(x, context).nodes
         q = {name: site["fn"] for name, site in sites.items() if is_latent(site)}
         return q["z"] if q.keys() == {"z"} else q
 
-    @torch.no_grad()
-    def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The mean image of p(x | z), with z drawn from the guide at ``x``; ``[B, C, H, W]``."""
-        z = poutine.trace(self.guide).get_trace(x, context)
-        # Without x, the site "x" gives its mean; with x it would give the observation back.
-        return mean_image(poutine.replay(self.model, trace=z), len(x), context)
+    def reconstruct(self, x: Any, context: Tensor | None = None) -> Tensor:
+        """The mean image of p(x | z), with z drawn from the guide at ``x``; ``[B, C, H, W]``.
 
-    @torch.no_grad()
+        ``x`` is a tensor, a NumPy array or a PIL image, as for :meth:`encode`.
+        """
+        x = as_tensor(x, self.shape, self)
+        with self.in_use():
+            z = poutine.trace(self.guide).get_trace(x, context)
+            # Without x, the site "x" gives its mean; with x it would give the observation back.
+            return mean_image(poutine.replay(self.model, trace=z), len(x), context)
+
     def sample(self, n: int = 1, context: Tensor | None = None) -> Tensor:
         """The mean images of p(x | z) for ``n`` draws of z from the prior; ``[n, C, H, W]``."""
-        return mean_image(self.model, n, context)
+        with self.in_use():
+            return mean_image(self.model, n, context)
 
-    @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int = 12) -> Tensor:
         """Mean images along the straight line from a draw of z for ``a`` to a draw for ``b``.
 
@@ -152,16 +169,73 @@ class VAE(nn.Module):
         Returns:
             ``[steps, C, H, W]``.
         """
-        if steps < 2:
-            raise InputError(f"a path has at least 2 steps, not {steps}")
-        ends: Any = poutine.trace(self.guide).get_trace(torch.stack([a, b]))
-        t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)
-        line = {}
-        for name, site in ends.nodes.items():
-            if is_latent(site):
-                start, end = site["value"]  # each [Z]
-                line[name] = torch.lerp(start, end, t[:, None])  # [steps, Z]
-        return mean_image(poutine.condition(self.model, data=line), steps)
+        expect_count("the number of steps of a path", steps, least=2)
+        with self.in_use():
+            ends: Any = poutine.trace(self.guide).get_trace(torch.stack([a, b]))
+            line = {}
+            for name, site in ends.nodes.items():
+                if is_latent(site):
+                    start, end = site["value"]  # each [Z]
+                    t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
+                    line[name] = torch.lerp(start, end, t[:, None])  # [steps, Z]
+            return mean_image(poutine.condition(self.model, data=line), steps)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """No gradients, evaluation mode, and no other thread that runs Pyro's handlers."""
+        with HANDLERS, torch.no_grad(), mode(False, self):
+            yield
+
+
+def as_tensor(x: Any, shape: Shape, module: nn.Module) -> Tensor:
+    """Images as a tensor on the module's device; a tensor is returned unchanged.
+
+    A NumPy array has the values that :func:`~pyro_vae.data.load_data` takes (uint8, bool, float in
+    [0, 1]) and the layout ``[B, C, H, W]``, ``[B, H, W, C]`` or, of grey images, ``[B, H, W]``. One
+    image, an array without the first axis or a PIL image, becomes a batch of one.
+
+    Args:
+        x: the images.
+        shape: ``(C, H, W)`` of one image.
+        module: the module that takes them.
+
+    Raises:
+        InputError: something else, or another shape.
+    """
+    if isinstance(x, Tensor):
+        return x
+    if isinstance(x, Image.Image):
+        x = from_pil(x, shape[0])
+    if not isinstance(x, np.ndarray):
+        raise InputError(
+            "images are a tensor [B, C, H, W], a NumPy array or a PIL image, not a "
+            f"{type(x).__name__}"
+        )
+    c, h, w = shape
+    last = x.shape[1:]
+    if x.shape in (shape, (h, w, c)) or (c == 1 and x.shape == (h, w)):
+        x, last = x[None], x.shape
+    elif last not in (shape, (h, w, c)) and not (c == 1 and last == (h, w)):
+        raise InputError(
+            f"expected images of shape {list(shape)} or {[h, w, c]}, one or a batch of them, not "
+            f"an array of shape {list(x.shape)}"
+        )
+    if last != shape and len(last) == 3:
+        x = x.transpose(0, 3, 1, 2)  # [B, C, H, W]
+    pixels = to_pixels(x.copy(), "x")  # torch does not take arrays that are read-only
+    device = next(chain(module.parameters(), module.buffers()), torch.zeros(())).device
+    return Images(pixels).batch(slice(None)).to(device)
+
+
+def from_pil(image: Image.Image, channels: int) -> Any:
+    """The pixels of a PIL image as ``load_data`` reads them from a file, as a NumPy array."""
+    if image.mode.startswith(("I", "F")):
+        raise InputError(
+            f"the PIL image has the mode {image.mode!r}, with more than 8 bits in a channel; give "
+            "8 bits, grey or colour, or an array of floats in [0, 1]"
+        )
+    image = flatten(ImageOps.exif_transpose(image))
+    return np.asarray(image.convert("RGB") if channels == 3 else image)
 
 
 def network_of(spec: Any, hidden: Sequence[int] | None, handed: dict[str, Any]) -> Any:

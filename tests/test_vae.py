@@ -240,7 +240,10 @@ def test_the_module_moves_between_types_as_a_whole():
         (torch.zeros(4, 30), r"expected images of shape \[B, 1, 6, 5\], not \[4, 30\]"),
         (torch.zeros(4, 1, 5, 6), r"not \[4, 1, 5, 6\]"),
         (torch.full((4, 1, 6, 5), 0.5), "scores pixels that are 0 or 1"),
-        (torch.full((4, 1, 6, 5), 255.0), r"numbers in \[0, 1\]; the given ones reach from 255"),
+        (
+            torch.full((4, 1, 6, 5), 255.0),
+            r"reach from 255 to 255, and pixels are numbers in \[0, 1\]; divide them by 255$",
+        ),
         (torch.full((4, 1, 6, 5), torch.nan), r"numbers in \[0, 1\]"),
     ],
 )
@@ -267,5 +270,5 @@ def test_settings_that_do_not_fit_are_refused_at_construction(settings, message)
 
 
 def test_a_path_of_one_step_is_refused():
-    with pytest.raises(InputError, match="at least 2 steps, not 1"):
+    with pytest.raises(InputError, match="steps of a path is a whole number of at least 2, not 1"):
         small().interpolate(*binary(2), steps=1)

@@ -1,8 +1,9 @@
-"""Compiled steps for any Pyro program: import the five names below from here.
+"""Compiled steps for any Pyro program: import the names below from here.
 
 - :class:`CompiledELBO`: an ELBO whose loss and gradients are one compiled graph.
 - :class:`CompiledSVI`: SVI whose whole step is compiled, from cutting the batch to the optimizer.
 - :class:`CompileError`: raised for a program that one graph cannot represent.
+- :data:`HANDLERS`: the lock that a thread holds while Pyro's handlers run.
 - :class:`FusedOptim` and :func:`FusedAdam`: a single torch optimizer for all Pyro parameters.
 
 The files, in the order in which a step passes through them:
@@ -22,6 +23,7 @@ project together with that file.
 from .elbo import CompiledELBO
 from .optim import FusedAdam, FusedOptim
 from .refusing import CompileError
+from .steps import LOCK as HANDLERS
 from .svi import CompiledSVI
 
-__all__ = ["CompileError", "CompiledELBO", "CompiledSVI", "FusedAdam", "FusedOptim"]
+__all__ = ["HANDLERS", "CompileError", "CompiledELBO", "CompiledSVI", "FusedAdam", "FusedOptim"]

@@ -40,7 +40,8 @@ class CompiledELBO(ELBO):
     - a model and a guide without a parameter to train;
     - a call inside another Pyro handler, or with ``module_local_params`` switched on;
     - programs whose state changes at each of 16 calls, or that need more than 8 different graphs;
-    - new combinations of programs and kinds of arguments, after the first 64.
+    - new combinations of programs and kinds of arguments, after the first 64;
+    - a step that torch cannot compile, for example because there is no C++ compiler.
 
     ``loss`` is never compiled.
 

@@ -135,7 +135,13 @@ class Step:
         if graph.text not in texts and len(texts) == self.MOST_GRAPHS:
             self.stay_eager(f"it needs more than {self.MOST_GRAPHS} different graphs")
             return None
-        bound = BoundGraph(graph, self.compile(graph, inputs), self.seen)
+        try:
+            function = self.compile(graph, inputs)
+        except (RuntimeError, OSError) as error:  # for example, there is no C++ compiler
+            first = str(error).strip().partition("\n")[0]
+            self.stay_eager(f"torch cannot compile it here ({first})")
+            return None
+        bound = BoundGraph(graph, function, self.seen)
         self.bounds = [bound, *self.bounds[: self.MOST_GRAPHS]]
         return bound
 

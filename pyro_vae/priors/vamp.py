@@ -12,6 +12,7 @@ from torch import nn
 from ..contracts import Borrowed, Guide, Prior
 from ..errors import InputError
 from ..latents import Shape
+from ..modules import mode
 from ..registry import at_least_one
 
 
@@ -19,6 +20,10 @@ class VampPrior(Prior):
     """The VampPrior: the mixture of the guide's posteriors at learned pseudo-images.
 
     Equation: p(z) = 1/K Σ_k q(z | u_k), u_k an image with pixels in [0, 1].
+
+    The prior computes the guide in evaluation mode, in training, too. So batch normalization uses
+    its running statistics: the pseudo-images neither change them nor are normalised by each other,
+    and the prior is the same function in training and afterwards.
 
     Args:
         shape: ``(C, H, W)`` of an image.
@@ -53,6 +58,7 @@ class VampPrior(Prior):
         return self.borrowed.module
 
     def forward(self) -> Distribution:
-        each = self.posterior(self.logits.sigmoid())  # batch [K]
+        with mode(False, self.posterior):
+            each = self.posterior(self.logits.sigmoid())  # batch [K]
         equal = dist.Categorical(logits=self.logits.new_zeros(len(self.logits)))
         return dist.MixtureSameFamily(equal, each)

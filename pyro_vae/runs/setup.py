@@ -18,11 +18,12 @@ from ..audit import audit
 from ..contracts import Likelihood
 from ..data import DATASETS, Data, Images, load_data
 from ..errors import InputError
+from ..modules import buffers_restored
 from ..pairing import fitting_objective
 from ..recipes import RECIPES
 from ..registry import OBJECTIVES, lookup, parse
 from ..settings import READING, TRAINING, Settings, check_memory, check_seed, positive
-from ..training import PRECISIONS, adam, buffers_restored
+from ..training import PRECISIONS, adam
 from ..vae import VAE
 from .folder import first_line
 
@@ -110,7 +111,7 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
             "dynamic, static or threshold, or --likelihood continuous-bernoulli"
         )
     few = data.train.batch(slice(0, 2))
-    training["objective"] = training["objective"] or fitting_objective(vae.guide, few)
+    training["objective"] = training["objective"] or fitting_objective(vae, few)
     with options_explained(settings):
         objective = OBJECTIVES.build(training["objective"], data_size=len(data.train))
         images = min(settings.batch_size, len(data.train))

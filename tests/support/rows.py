@@ -69,7 +69,7 @@ def images_for(vae: VAE, n: int = 16, dtype: torch.dtype = torch.float32) -> Ten
 
 def fitting_elbo(vae: VAE, num_particles: int = 1):
     """The plain ELBO that fits the guide."""
-    name = fitting_objective(vae.guide, images_for(vae, 1))
+    name = fitting_objective(vae, images_for(vae, 1))
     return OBJECTIVES[name](num_particles=num_particles)
 
 

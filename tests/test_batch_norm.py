@@ -1,0 +1,116 @@
+"""Batch normalization: what passes through it besides a batch of images changes no statistics."""
+
+import copy
+import warnings
+
+import pyro
+import pytest
+import torch
+from torch import nn
+
+from pyro_vae import VAE, fit, load_data
+from pyro_vae.pairing import fitting_objective
+
+SHAPE = (1, 6, 5)
+NORM = "mlp(batch_norm=True)"
+
+
+def binary(n: int = 8) -> torch.Tensor:
+    return (torch.rand(n, *SHAPE) > 0.5).float()
+
+
+def statistics(module: nn.Module) -> list[torch.Tensor]:
+    return [buffer.clone() for buffer in module.buffers()]
+
+
+def vamp(network: str = NORM) -> VAE:
+    """A VAE whose running statistics are those of a few batches."""
+    vae = VAE(SHAPE, 3, prior="vamp(components=4)", network=network, hidden=(16,)).double()
+    for _ in range(20):
+        vae.guide(binary(32).double())
+    return vae
+
+
+def test_the_pseudo_images_change_no_statistics():
+    vae = vamp()
+    before = statistics(vae)
+    vae.model.prior()
+    pyro.poutine.trace(vae.model.prior.sample_sites).get_trace()
+    assert all(torch.equal(a, b) for a, b in zip(before, statistics(vae), strict=True))
+    vae.guide(binary().double())
+    assert not all(torch.equal(a, b) for a, b in zip(before, statistics(vae), strict=True))
+
+
+def test_the_vamp_prior_is_the_same_function_in_training_and_in_evaluation():
+    """It is the mixture of the posteriors in evaluation mode, also after a batch in training."""
+    vae = vamp()
+    z = torch.randn(7, 3).double()
+    vae.train()
+    training = vae.model.prior().log_prob(z)
+    assert all(module.training for module in vae.modules())
+    vae.eval()
+    torch.testing.assert_close(vae.model.prior().log_prob(z), training, rtol=0, atol=0)
+    assert not any(module.training for module in vae.modules())
+    u = vae.model.prior.logits.sigmoid()
+    each = torch.stack([vae.encode(u[k : k + 1]).log_prob(z) for k in range(4)])
+    torch.testing.assert_close(training, each.logsumexp(0) - torch.tensor(4.0).double().log())
+
+
+def test_a_part_of_the_users_with_dropout_gives_one_vamp_prior():
+    vae = vamp(network="mlp")
+    vae.guide.posterior.encoder.append(nn.Dropout(0.5))
+    z = torch.randn(7, 3).double()
+    assert torch.equal(vae.model.prior().log_prob(z), vae.model.prior().log_prob(z))
+
+
+def test_the_weights_of_the_guide_have_gradients_through_the_vamp_prior():
+    vae = vamp()
+    vae.model.prior().log_prob(torch.randn(3, 3).double()).sum().backward()
+    assert all(p.grad is not None for p in vae.guide.parameters())
+
+
+@pytest.mark.parametrize("prior", ["vamp", "standard-normal"])
+def test_training_with_batch_normalization_agrees_with_training_without(prior):
+    """Digits, 20 epochs: training and test agree, and both agree with the run without it."""
+    data = load_data("digits", binarize="threshold")
+    last = {}
+    for norm in (False, True):
+        torch.manual_seed(0)
+        vae = VAE(data.shape, 8, prior=prior, network=f"mlp(batch_norm={norm})", hidden=(64,))
+        last[norm] = fit(vae, data, epochs=20, batch_size=64, lr=2e-3, compiled=False)[-1]
+    for record in last.values():
+        assert record.test_elbo == pytest.approx(-record.loss, abs=2)
+        assert record.test_elbo == pytest.approx(record.train_elbo, abs=2)
+    assert last[True].loss == pytest.approx(last[False].loss, abs=2)
+    assert last[True].test_elbo == pytest.approx(last[False].test_elbo, abs=2)
+
+
+def test_a_compiled_step_with_a_vamp_prior_is_the_eager_step():
+    data = load_data("digits", binarize="threshold")
+    eager = VAE(data.shape, 3, prior="vamp(components=4)", network=NORM, hidden=(16,))
+    compiled = copy.deepcopy(eager)
+    for vae, how in ((eager, False), (compiled, True)):
+        # Not Adam, which would scale up the rounding in a gradient that is zero.
+        sgd = torch.optim.SGD(vae.parameters(), lr=1e-4)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "this step runs eagerly")
+            fit(vae, data, epochs=1, batch_size=64, optimizer=sgd, compiled=how)
+    for name, value in eager.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("guide", ["mean-field", "ladder"])
+def test_the_choice_of_an_objective_changes_no_statistics(guide):
+    """A ladder guide runs networks of the prior."""
+    vae = VAE(SHAPE, (3, 2) if guide == "ladder" else 3, guide=guide, network=NORM, hidden=(16,))
+    before = statistics(vae)
+    assert fitting_objective(vae, binary(1)) == "monte-carlo"
+    assert all(torch.equal(a, b) for a, b in zip(before, statistics(vae), strict=True))
+    assert all(module.training for module in vae.modules())
+
+
+def test_a_ladder_trains_with_batch_normalization():
+    data = load_data("digits", binarize="threshold")
+    vae = VAE(data.shape, (4, 2), guide="ladder", network=NORM, hidden=(32,))
+    last = fit(vae, data, epochs=10, batch_size=64, lr=2e-3, compiled=False)[-1]
+    assert last.test_elbo == pytest.approx(-last.loss, abs=2)
