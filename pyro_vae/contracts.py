@@ -6,7 +6,7 @@ Its methods and attributes are the contract, and their bodies are the defaults.
 
 **A part of your own.** Derive from the base class of its kind and write ``forward``. Override
 something else only where the default does not fit. A plain ``nn.Module`` whose ``forward`` meets
-the contract works everywhere, too: it then has all defaults (:meth:`Part.of`).
+the contract works everywhere, too: it then has all defaults (:meth:`~pyro_vae.parts.Part.of`).
 
 **What a constructor is handed.** A part asks by the names of its constructor's arguments
 (:mod:`~pyro_vae.registry`):
@@ -30,89 +30,43 @@ objective     ``data_size``
 
 **What a forward is handed.** A prior's ``forward()`` takes nothing, a likelihood's ``forward(z)``
 the latents, a guide's ``forward(x)`` the observations. What comes with the observations beside x
-stands in :class:`Given`. A ``forward`` is handed each field of it that it has an argument for. So a
-``forward`` that has an argument ``context`` gets the context c when ``model(x, c)`` and
-``guide(x, c)`` are given one.
+stands in :class:`~pyro_vae.parts.Given`. A ``forward`` is handed each field of it that it has an
+argument for. So a ``forward`` that has an argument ``context`` gets the context c when
+``model(x, c)`` and ``guide(x, c)`` are given one.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any
 
-import torch
 from pyro.distributions import Distribution
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from .errors import InputError
 from .latents import Layout, sample_site
-from .modules import drop_weakrefs
+from .parts import ATTACHED, NOTHING, Borrowed, ContractError, Given, Part, check_distribution
+from .registry import GUIDES, LIKELIHOODS, OBJECTIVES, PRIORS
 
+__all__ = [
+    "ATTACHED",
+    "NOTHING",
+    "Borrowed",
+    "ContractError",
+    "Given",
+    "Guide",
+    "Likelihood",
+    "Network",
+    "Objective",
+    "Part",
+    "Prior",
+]
 
-@dataclass(frozen=True)
-class Given:
-    """What comes with a batch of observations beside x. None stands for "not given".
-
-    A new kind of information, such as a mask of what was observed, becomes a field here. No
-    signature of a part changes for it.
-
-    Args:
-        context: labels or covariates, ``[B, ...]``.
-    """
-
-    context: Tensor | None = None
-
-
-NOTHING = Given()
-
-
-class ContractError(InputError):
-    """A part does not meet the contract of its kind."""
-
-
-class Part(nn.Module):
-    """What priors, likelihoods and guides have in common."""
-
-    optional: ClassVar[tuple[str, ...]] = ()
-    """What a part of this kind may offer beside its ``forward``."""
-
-    @classmethod
-    def of(cls, part: nn.Module) -> Self:
-        """``part`` itself if it derives from this contract; else a view of it with the defaults.
-
-        The view calls the plain module. It has no weights of its own.
-
-        Raises:
-            InputError: a plain module that has an attribute of the contract, which would be
-                ignored.
-        """
-        if isinstance(part, cls):
-            return part
-        for name in cls.optional:
-            if name in vars(part) or any(name in vars(base) for base in type(part).__mro__):
-                raise ContractError(
-                    f"{type(part).__name__} has {name!r}, which belongs to the contract "
-                    f"{cls.__name__}; derive the class from pyro_vae.{cls.__name__}"
-                )
-        view = cls.__new__(cls)
-        nn.Module.__init__(view)
-        vars(view)["forward"] = part  # not by setattr, which would register the module
-        return view
-
-    def takes(self, name: str) -> bool:
-        """Whether ``forward`` has an argument ``name``."""
-        forward: Any = self.forward
-        if isinstance(forward, nn.Module):  # a view of a plain module
-            forward = forward.forward
-        return name in inspect.signature(forward).parameters
-
-    def run(self, *args: Any, given: Given) -> Any:
-        """Call ``forward`` with ``args`` and with what is given and ``forward`` takes."""
-        beside = {k: v for k, v in vars(given).items() if v is not None and self.takes(k)}
-        return self(*args, **beside)
+for table in (PRIORS, LIKELIHOODS, GUIDES):
+    table.type = nn.Module
+OBJECTIVES.type = ELBO
 
 
 class Latent(Part):
@@ -120,13 +74,13 @@ class Latent(Part):
 
     def sample_z(self, *args: Any, given: Given) -> Any:
         """Sample one site "z" from the distribution that ``forward`` gives."""
-        fn = self.run(*args, given=given)
-        if not isinstance(fn, torch.distributions.Distribution):
-            part = self.forward if isinstance(self.forward, nn.Module) else self
+        fn: Any = self.run(*args, given=given)
+        check_distribution(self, fn, "z (a part of several latent sites overrides sample_sites)")
+        if len(fn.event_shape) != 1:
             raise ContractError(
-                f"the forward of {type(part).__name__} gives a {type(fn).__name__}; it must give a "
-                "Pyro distribution over z (a part of several latent sites derives from "
-                "pyro_vae.Prior or pyro_vae.Guide and overrides sample_sites)"
+                f"the forward of {self.name()} gives a distribution with the event shape "
+                f"{list(fn.event_shape)}; z is one vector, [Z]: call .to_event(1) on independent "
+                "dimensions"
             )
         return sample_site("z", fn)
 
@@ -175,7 +129,8 @@ class Guide(Latent):
 
     def attach(self, model: Any) -> None:
         """Called once by the VAE, with its generative program (``model.prior``,
-        ``model.likelihood``). A guide that needs the model keeps it, see :class:`Borrowed`."""
+        ``model.likelihood``). A guide that needs the model keeps it, see
+        :class:`~pyro_vae.parts.Borrowed`."""
 
     def forward(self, x: Tensor) -> Distribution:
         raise NotImplementedError(f"{type(self).__name__} has no forward; see sample_sites")
@@ -213,16 +168,17 @@ class Likelihood(Part):
     """The number of values that an entry of x can have, if ``log_prob`` is the probability of a
     value; None if it is a density."""
 
-    def __init__(self, decoder: nn.Module) -> None:
+    def __init__(self, decoder: nn.Module | None = None) -> None:
         super().__init__()
-        self.decoder = decoder
+        if decoder is not None:
+            self.decoder = decoder
 
     def check(self, x: Tensor) -> None:
         """Raise :class:`~pyro_vae.errors.InputError` if ``x``, numbers in [0, 1], cannot be scored.
 
         The default checks ``binary`` and ``levels``. Pyro's validation switches the check on.
         """
-        name = type(self.forward if isinstance(self.forward, nn.Module) else self).__name__
+        name = self.name()
         if self.binary and not ((x == 0) | (x == 1)).all():
             raise InputError(
                 f"the {name} likelihood scores pixels that are 0 or 1, and the given pixels have "
@@ -263,6 +219,12 @@ class Network:
                 f"{type(network).__name__} has 'between', which belongs to the contract Network; "
                 "derive the class from pyro_vae.Network"
             )
+        for name in ("encoder", "decoder"):
+            if name not in dir(network):
+                raise ContractError(
+                    f"the network {type(network).__name__} has no method {name}; a network has "
+                    "encoder() and decoder(latent_size, outputs)"
+                )
         return PlainNetwork(network)
 
     def encoder(self) -> nn.Module:
@@ -271,12 +233,12 @@ class Network:
         The module says F in an attribute ``out_features``, as ``nn.Linear`` does. If the features
         have the layout of an image, an attribute ``out_layout`` says ``(c, h, w)``.
         """
-        raise NotImplementedError(f"the network {type(self).__name__} has no encoder()")
+        raise InputError(f"the network {self.name()} has no method encoder()")
 
     def decoder(self, latent_size: int, outputs: int = 1) -> nn.Module:
         """A module from latents ``[*, latent_size]`` to ``outputs`` numbers for each entry of x,
         for images ``[*, outputs·C, H, W]``."""
-        raise NotImplementedError(f"the network {type(self).__name__} has no decoder()")
+        raise InputError(f"the network {self.name()} has no method decoder(latent_size, outputs)")
 
     def between(self, sources: Sequence[Layout], target: Layout) -> nn.Module:
         """For several layers of latents: a module from vectors side by side ``[*, ΣF]`` to the
@@ -306,6 +268,8 @@ class PlainNetwork(Network):
         return self.network.encoder()
 
     def decoder(self, latent_size: int, outputs: int = 1) -> nn.Module:
+        if outputs == 1 and "outputs" not in inspect.signature(self.network.decoder).parameters:
+            return self.network.decoder(latent_size)
         return self.network.decoder(latent_size, outputs)
 
     def name(self) -> str:
@@ -348,22 +312,3 @@ class Objective(ELBO):
                 "derive the class from pyro_vae.Objective"
             )
         return None
-
-
-class Borrowed:
-    """Holds a module that belongs to another one, so that torch does not register it twice.
-
-    torch registers a module that is an attribute of a module. Its weights would then be saved,
-    moved and counted twice. ``self.model = Borrowed(model)`` keeps it out of torch's sight.
-
-    Args:
-        module: the module, for instance the VAE's generative program; None for none yet.
-    """
-
-    def __init__(self, module: Any = None) -> None:
-        self.module = module
-
-    def __getstate__(self) -> dict[str, Any]:
-        if isinstance(self.module, nn.Module):
-            drop_weakrefs(self.module)
-        return vars(self).copy()

@@ -8,14 +8,19 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from .compiling import HANDLERS
-from .contracts import NOTHING, ContractError, Given, Guide, Prior
+from .contracts import NOTHING, ContractError, Guide, Likelihood, Part, Prior
 from .errors import InputError
 from .latents import in_support, is_latent
 from .modules import mode
+from .parts import check_distribution
 from .registry import parse
+
+Sites = dict[str, Any]
+"""The records of latent sites by name."""
 
 
 @torch.no_grad()
@@ -38,31 +43,79 @@ def fitting_objective(vae: Any, x: Tensor) -> str:
 
 @torch.no_grad()
 def refuse_misfits(
-    x: Tensor, posterior: nn.Module, prior: nn.Module, given: Given = NOTHING
+    x: Tensor, posterior: nn.Module, prior: nn.Module, likelihood: nn.Module
 ) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` unless prior and guide fit each other.
+    """Raise :class:`~pyro_vae.errors.InputError` unless the three parts fit each other.
 
-    They fit if they have the same latent sites, with events of the same shape, and if each
-    accepts a draw of the other. Both run once, for the one observation ``x`` ``[1, *shape]``. The
-    random numbers that follow and the statistics of batch normalization are not changed.
+    All run once, for the two observations ``x`` ``[2, *shape]``, in evaluation mode. The random
+    numbers that follow and the statistics of batch normalization are not changed. Prior and guide
+    fit if they have the same latent sites, with events of the same shape, and if a draw of the
+    guide lies in the support of the prior. A likelihood fits if its event has the shape of x.
     """
     guide_part, prior_part = Guide.of(posterior), Prior.of(prior)
+    given, z = NOTHING, None
     devices = [x.device] if x.is_cuda else []
+    with (
+        HANDLERS,
+        mode(False, posterior, prior, likelihood),
+        torch.random.fork_rng(devices=devices),
+        pyro.plate("data", len(x), dim=-1),
+    ):
+        q_sites = attempt(guide_part, lambda: sites_of(lambda: guide_part.sample_sites(x, given)))
+        if q_sites is None:
+            return
+
+        def draw() -> None:
+            nonlocal z
+            z = prior_part.sample_sites(given)
+
+        p_sites = attempt(prior_part, lambda: sites_of(draw))
+        if p_sites is None:
+            return
+        check_sites(q_sites, p_sites, guide_part, prior_part)
+        part = Likelihood.of(likelihood)
+        weight = next(likelihood.parameters(), None)
+        if z is not None and weight is not None:
+            z = z.to(weight.dtype)  # the VAE may be moved to one type later, by .double()
+        fn = attempt(part, lambda: part.run(z, given=given))
+    if fn is not None:
+        check_distribution(part, fn, "x")
+        batch, event = tuple(fn.batch_shape), tuple(fn.event_shape)
+        if event != tuple(x.shape[1:]) or batch != (len(x),):
+            raise ContractError(
+                f"the likelihood {part.name()} gives a distribution of batch shape {list(batch)} "
+                f"and event shape {list(event)} for {len(x)} images; it must be [{len(x)}] and "
+                f"{list(x.shape[1:])}: the decoder's output has the shape of x, and "
+                f".to_event({x.dim() - 1}) makes the entries of x one event"
+            )
+
+
+def attempt(part: Part, compute: Callable[[], Any]) -> Any:
+    """The result of a trial run; None if the part refuses the dummy observations.
+
+    A part that rejects the dummy observations raises on real data.
+
+    Raises:
+        InputError: the part does not meet its contract, or its code fails.
+    """
     try:
-        with (
-            HANDLERS,
-            mode(False, posterior, prior),
-            torch.random.fork_rng(devices=devices),
-            pyro.plate("data", 1, dim=-1),
-        ):
-            q_sites = latent_sites(lambda: guide_part.sample_sites(x, given))
-            p_sites = latent_sites(lambda: prior_part.sample_sites(given))
+        return compute()
     except ContractError:
         raise
     except InputError:
-        return  # A part that rejects the dummy observation raises on real data.
-    names = f"the guide {type(posterior).__name__} and the prior {type(prior).__name__}"
-    fitting = f"the prior that fits is {parse(guide_part.default_prior)[0]}"
+        return None
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"a trial run of {part.name()} on two images failed with a {type(error).__name__}: "
+            f"{reason}"
+        ) from error
+
+
+def check_sites(q_sites: Sites, p_sites: Sites, guide: Guide, prior: Prior) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` unless both have the same latent sites."""
+    names = f"the guide {guide.name()} and the prior {prior.name()}"
+    fitting = f"the prior that fits is {parse(guide.default_prior)[0]}"
     if q_sites.keys() != p_sites.keys():
         raise InputError(
             f"{names} do not fit: the guide has the latent sites {', '.join(q_sites)}, the prior "
@@ -75,11 +128,32 @@ def refuse_misfits(
                 f"{names} do not fit: site {name!r} has the shape {list(q.event_shape)} in the "
                 f"guide and {list(p.event_shape)} in the prior; {fitting}"
             )
-        if not (in_support(p, q_sites[name]["value"]) and in_support(q, p_site["value"])):
+        if measure_of(p) != measure_of(q) or not in_support(p, q_sites[name]["value"]):
             raise InputError(
                 f"{names} do not fit: a draw of site {name!r} by one of them is outside the "
                 f"support of the other; {fitting}"
             )
+
+
+def measure_of(fn: Any) -> str:
+    """What a density of ``fn`` is a density on. Only densities on the same can be compared."""
+    try:
+        support = fn.support
+    except NotImplementedError:
+        return "real"
+    # torch's constraints wrap each other; only some of them have a base.
+    while isinstance(inner := getattr(support, "base_constraint", None), constraints.Constraint):
+        support = inner
+    if isinstance(support, type(constraints.simplex)):
+        return "simplex"
+    return "values" if support.is_discrete else "real"
+
+
+def sites_of(program: Callable[[], Any]) -> Sites:
+    """The latent sites of a program that both sides must have: the guide's auxiliary sites are its
+    own."""
+    sites = latent_sites(program)
+    return {n: s for n, s in sites.items() if not (s.get("infer") or {}).get("is_auxiliary")}
 
 
 def latent_sites(program: Callable[[], Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import pyro
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
+from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
@@ -36,11 +37,13 @@ def register(module: nn.Module, label: str) -> None:
     name = _names.get(module)
     if name is None:
         name = _names[module] = f"{label}_{next(_numbers)}"
+        name_pyro_modules(module, name)
     for key, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
         full = f"{name}$$${key}"  # the form that pyro.module uses
-        if pyro.param(full, parameter) is not parameter:
+        pyro.param(full, parameter)  # its result can be wrapped by a handler of Pyro
+        if pyro.get_param_store()[full] is not parameter:
             warnings.warn(
                 f"Pyro's parameter store held other values for {full}; the module's own are used "
                 "(weights are loaded with load_state_dict)",
@@ -50,12 +53,29 @@ def register(module: nn.Module, label: str) -> None:
             pyro.param(full, parameter)
 
 
+def name_pyro_modules(module: nn.Module, name: str) -> None:
+    """Give every ``PyroModule`` inside a module a full name that begins with ``name``.
+
+    A ``PyroModule`` looks up its parameters in Pyro's store by its full name. One that stands in a
+    plain module has no such name, so that two of them would share their weights.
+    """
+    for path, part in module.named_modules():
+        if isinstance(part, PyroModule) and not isinstance(parent_of(module, path), PyroModule):
+            part._pyro_set_supermodule(f"{name}.{path}", part._pyro_context)
+
+
+def parent_of(module: nn.Module, path: str) -> nn.Module:
+    """The module that holds the one at ``path``."""
+    return module.get_submodule(path.rpartition(".")[0])
+
+
 class Program(nn.Module):
     """What the two programs have in common."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = tuple(shape)
+        self.context_taken = False  # whether a part of the other program takes a context
 
     def __getstate__(self) -> dict[str, Any]:
         drop_weakrefs(self)
@@ -77,25 +97,28 @@ class ModelProgram(Program):
         self.likelihood = likelihood
 
     def forward(
-        self, x: Tensor | None = None, context: Tensor | None = None, *, n: int = 1
+        self, x: Tensor | None = None, context: Tensor | None = None, *, n: int | None = None
     ) -> Tensor:
         """Score the images ``x`` ``[B, C, H, W]``, or draw new images if ``x`` is None.
 
         Args:
             x: the images to score.
             context: labels or covariates, ``[B, ...]``, for the parts that take them.
-            n: how many images to draw if ``x`` and ``context`` are None.
+            n: how many images to draw if ``x`` is None; None for 1, or for one for each row of
+                the context.
         """
         register(self, "model")
         prior, likelihood = Prior.of(self.prior), Likelihood.of(self.likelihood)
         given = Given(context)
-        if context is not None:
-            n = len(expect_context(context, prior, likelihood))
         if x is not None:
             x = expect(self, x)
             n = len(x)
             if is_validation_enabled():
                 likelihood.check(x)
+        if context is not None:
+            takes = self.context_taken or any(p.takes("context") for p in (prior, likelihood))
+            n = expect_context(context, n, takes)
+        n = 1 if n is None else n
         expect_count("the number of images", n, least=1)
         with pyro.plate("data", n, dim=-1):
             z = prior.sample_sites(given)  # [*, B, Z]
@@ -124,8 +147,11 @@ class GuideProgram(Program):
         """
         register(self, "guide")
         x = expect(self, x)
+        posterior = Guide.of(self.posterior)
+        if context is not None:
+            expect_context(context, len(x), self.context_taken or posterior.takes("context"))
         with pyro.plate("data", len(x), dim=-1):
-            return Guide.of(self.posterior).sample_sites(x, Given(context))  # [*, B, Z]
+            return posterior.sample_sites(x, Given(context))  # [*, B, Z]
 
 
 def expect(program: Program, x: Tensor) -> Tensor:
@@ -165,19 +191,30 @@ def expect_count(what: str, n: Any, least: int) -> None:
         raise InputError(f"{what} is a whole number of at least {least}, not {n!r}")
 
 
-def expect_context(context: Tensor, *parts: Prior | Likelihood) -> Tensor:
-    """``context`` if it is a tensor that one of the parts takes; an InputError if it is not."""
-    if not isinstance(context, Tensor):
+def expect_context(context: Any, n: int | None, taken: bool) -> int:
+    """The number of images that a context is for.
+
+    Args:
+        context: the context that was given.
+        n: the number of images, if it is known.
+        taken: whether a part of the VAE takes a context.
+
+    Raises:
+        InputError: not a tensor with one row for each image, or a context that no part takes.
+    """
+    if not isinstance(context, Tensor) or context.dim() == 0:
         raise InputError(
-            f"the context is a tensor of labels or covariates [B, ...], not {context!r}; the "
-            "number of images to draw is the keyword n"
+            "the context is a tensor of labels or covariates [B, ...], one row for each image, "
+            f"not {context!r}; the number of images to draw is the keyword n"
         )
-    if not any(part.takes("context") for part in parts):
+    if not taken:
         raise InputError(
-            "a context was given, and neither the prior nor the likelihood takes one: their "
-            "forward has no argument 'context'"
+            "a context was given, and no part takes one: neither the forward of the prior, of the "
+            "likelihood nor of the guide has an argument 'context'"
         )
-    return context
+    if n is not None and len(context) != n:
+        raise InputError(f"the context has {len(context)} rows, and there are {n} images")
+    return len(context)
 
 
 class AtMean(Messenger):
@@ -192,7 +229,7 @@ class AtMean(Messenger):
             msg["value"] = msg["fn"].mean
 
 
-def mean_image(model: Any, n: int, context: Tensor | None = None) -> Tensor:
+def mean_image(model: Any, n: int | None, context: Tensor | None = None) -> Tensor:
     """Run a model for ``n`` images and give the mean of its site "x"; ``[n, C, H, W]``."""
     with AtMean("x"):
         return poutine.trace(model).get_trace(None, context, n=n).nodes["x"]["value"]

@@ -42,12 +42,14 @@ class Choice:
         part: the factory, or the built object.
         options: the options that the spec gives.
         built: whether ``part`` is already built.
+        type: the class that a part of this kind derives from.
     """
 
     kind: str
     part: Any
     options: Mapping[str, Any] = field(default_factory=dict)
     built: bool = False
+    type: type = object
 
     @property
     def name(self) -> str:
@@ -76,15 +78,16 @@ class Choice:
                 something in ``unavailable``.
         """
         if self.built:
-            return self.part
-        takes = inspect.signature(self.part).parameters
-        named = {n: p for n, p in takes.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+            return self.checked(self.part)
+        named = arguments(self.part, f"the {self.kind} {self.name}")
+        fixed = bound(self.part)
+        handed = {k: v for k, v in handed.items() if k not in fixed}
         for name, why in (unavailable or {}).items():
-            if name in named:
+            if name in named and name not in fixed:
                 raise InputError(f"the {self.kind} {self.name} {why}")
         own = [name for name in named if name not in handed]
         for option in self.options:
-            if option not in own and len(named) == len(takes):
+            if option not in own:
                 known = f"takes {', '.join(own)}" if own else "takes no options"
                 raise InputError(
                     f"the {self.kind} {self.name} has no option {option!r}; it {known}"
@@ -93,7 +96,17 @@ class Choice:
         needed = [name for name in own if named[name].default is inspect.Parameter.empty]
         if missing := [name for name in needed if name not in given]:
             raise InputError(f"the {self.kind} {self.name} needs a value for {', '.join(missing)}")
-        return self.part(**{k: v for k, v in handed.items() if k in named}, **given)
+        return self.checked(self.part(**{k: v for k, v in handed.items() if k in named}, **given))
+
+    def checked(self, part: Any) -> Any:
+        """``part`` if it is of the type that this kind of part has; an InputError if it is not."""
+        if not isinstance(part, self.type):
+            raise InputError(
+                f"the {self.kind} is a name, a class or function that makes one, or a "
+                f"{self.type.__name__}; {'this' if self.built else self.name + ' made'} is a "
+                f"{type(part).__name__}: {part!r:.60}"
+            )
+        return part
 
 
 class Table(dict[str, Factory]):
@@ -101,11 +114,16 @@ class Table(dict[str, Factory]):
 
     Args:
         kind: the word for one of them in error messages.
+
+    Attributes:
+        type: the class that a part of this kind derives from. The package of the kind sets it,
+            because this module must not import torch.
     """
 
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
+        self.type: type = object
 
     def find(self, name: str) -> Factory:
         """The row called ``name``; the error for an unknown name lists the nearest names."""
@@ -120,9 +138,11 @@ class Table(dict[str, Factory]):
         if isinstance(spec, str):
             name, options = parse(spec)
             part = imported(self.kind, name) if ":" in name else self.find(name)
-            return Choice(self.kind, part, options)
-        to_call = inspect.isclass(spec) or inspect.isroutine(spec) or isinstance(spec, partial)
-        return Choice(self.kind, spec, built=not to_call)
+            built = not is_factory(part)
+            if built and options:
+                raise InputError(f"{self.kind} {name!r} is already built and takes no options")
+            return Choice(self.kind, part, options, built, self.type)
+        return Choice(self.kind, spec, built=not is_factory(spec), type=self.type)
 
     def build(self, spec: Any, **handed: Any) -> Any:
         """Build the part that ``spec`` names, as :meth:`Choice.make` does."""
@@ -157,7 +177,10 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
         if match is None:
             raise SyntaxError
         call = ast.parse(f"f{match[2] or '()'}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or None in {k.arg for k in call.keywords}:
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise SyntaxError
+        names = [k.arg for k in call.keywords]
+        if None in names or len(set(names)) < len(names):
             raise SyntaxError
         return match[1], {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError, MemoryError, RecursionError):
@@ -169,7 +192,14 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
 
 def split_specs(specs: str) -> list[str]:
     """``"vae,iwae(samples=5,outer=2)"`` -> its items; a comma inside brackets does not split."""
-    return [s.strip() for s in re.findall(r"(?:[^,(]|\([^)]*\))+", specs) if s.strip()]
+    items, depth = [""], 0
+    for character in specs:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            items.append("")
+        else:
+            items[-1] += character
+    return [item.strip() for item in items if item.strip()]
 
 
 def imported(kind: str, path: str) -> Factory:
@@ -178,10 +208,57 @@ def imported(kind: str, path: str) -> Factory:
     try:
         # The module is the user's own, so its attribute can only be read by name.
         return getattr(importlib.import_module(module), name)
+    except (ValueError, TypeError):
+        raise InputError(f"{kind} {path!r} is not of the form module:Class") from None
     except ModuleNotFoundError as error:
         raise InputError(f"{kind} {path!r}: no module {error.name!r} can be imported") from None
     except AttributeError:
         raise InputError(f"{kind} {path!r}: module {module!r} has no {name!r}") from None
+
+
+def is_factory(part: Any) -> bool:
+    """Whether ``part`` is called to build a part: a class, a function or a ``partial``."""
+    return inspect.isclass(part) or inspect.isroutine(part) or isinstance(part, partial)
+
+
+def bound(factory: Factory) -> set[str]:
+    """The arguments that a ``functools.partial`` has bound by name."""
+    return set(factory.keywords) | bound(factory.func) if isinstance(factory, partial) else set()
+
+
+def arguments(factory: Factory, who: str) -> dict[str, inspect.Parameter]:
+    """The arguments of a factory by name.
+
+    A class that forwards ``**kwargs`` to its base class also has the arguments of the base class.
+
+    Raises:
+        InputError: a factory whose arguments cannot be passed by name.
+    """
+    try:
+        takes = inspect.signature(factory).parameters
+    except (ValueError, TypeError):
+        raise InputError(f"{who} does not say which arguments it takes; write a class") from None
+    found: dict[str, inspect.Parameter] = {}
+    for name, parameter in takes.items():
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise InputError(
+                f"{who} has the positional-only argument {name!r}; arguments are passed by name"
+            )
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            found[name] = parameter
+    forwards = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    if forwards and inspect.isclass(factory):
+        own = next(i for i, c in enumerate(factory.__mro__) if "__init__" in vars(c))
+        rest = [c for c in factory.__mro__[own + 1 :] if "__init__" in vars(c)]
+        for base in rest:
+            inner = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+            found = {
+                **{p.name: p for p in inner if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)},
+                **found,
+            }
+            if not any(p.kind is p.VAR_KEYWORD for p in inner):
+                break
+    return found
 
 
 def summary(row: Any) -> str:

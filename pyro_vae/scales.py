@@ -291,3 +291,4 @@ SCALES.update(
         "raw": Raw,
     }
 )
+SCALES.type = Scale

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 from . import guides, likelihoods, networks, priors, scales  # noqa: F401  (they fill the tables)
 from .compiling import HANDLERS
-from .contracts import Guide, Likelihood, Network
+from .contracts import Guide, Likelihood, Network, Prior
 from .data import Images
 from .data.arrays import to_pixels
 from .data.imagefiles import flatten
@@ -38,7 +39,15 @@ from .latents import LatentSize, Shape, check_layouts, is_latent, layouts, size_
 from .modules import mode
 from .pairing import refuse_misfits
 from .programs import GuideProgram, ModelProgram, expect_count, mean_image
-from .registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, Choice, parse
+from .registry import (
+    GUIDES,
+    LIKELIHOODS,
+    NETWORKS,
+    PRIORS,
+    Choice,
+    at_least_one,
+    parse,
+)
 from .settings import Settings
 
 
@@ -85,8 +94,9 @@ class VAE(nn.Module):
         hidden: Sequence[int] | None = Settings.hidden,
     ) -> None:
         super().__init__()
-        if len(shape) != 3 or min(shape) < 1:
-            raise InputError(f"an image's shape is (C, H, W), not {tuple(shape)}")
+        whole = isinstance(shape, Sequence) and all(type(n) is int and n > 0 for n in shape)
+        if not whole or len(shape) != 3:
+            raise InputError(f"an image's shape is (C, H, W), not {shape}")
         c, h, w = shape
         self.shape = (c, h, w)
         layers = layouts(latent_size)
@@ -100,7 +110,7 @@ class VAE(nn.Module):
             "likelihood": likelihood,
             "guide": guide,
             "network": network,
-            "hidden": None if hidden is None else list(hidden),
+            "hidden": list(hidden) if isinstance(hidden, Sequence) else hidden,
         }
         handed: dict[str, Any] = {"shape": self.shape, "latent_layers": layers}
         unavailable = {}
@@ -115,17 +125,22 @@ class VAE(nn.Module):
         handed["network"] = net
         p_x = likelihood_of(LIKELIHOODS.choose(likelihood), net, size_of(layers[0]), handed)
         q_z = GUIDES.choose(guide).make(unavailable=unavailable, encoder=net.encoder(), **handed)
-        fitting = Guide.of(q_z).default_prior
+        posterior = Guide.checked(q_z)
+        fitting = posterior.default_prior
         if prior is None:
             prior = self.config["prior"] = parse(fitting)[0]
         # A fitting prior that is named without options has the options that fit.
         spec = fitting if prior == parse(fitting)[0] else prior
         p_z = PRIORS.choose(spec).make(unavailable=unavailable, posterior=q_z, **handed)
+        parts = (posterior, Prior.checked(p_z), Likelihood.checked(p_x))
         self.model = ModelProgram(self.shape, p_z, p_x)
         self.guide = GuideProgram(self.shape, q_z)
-        Guide.of(q_z).attach(self.model)
+        self.model.context_taken = self.guide.context_taken = any(
+            part.takes("context") for part in parts
+        )
+        posterior.attach(self.model)
         own = next(chain(q_z.parameters(), p_x.parameters()), torch.zeros(()))
-        refuse_misfits(own.new_zeros(1, c, h, w), q_z, p_z)
+        refuse_misfits(own.new_zeros(2, c, h, w), q_z, p_z, p_x)
 
     def encode(self, x: Any, context: Tensor | None = None) -> Any:
         """The posterior q(z | x) of the images ``x``: a distribution, batch ``[B]``, event ``[Z]``.
@@ -154,8 +169,11 @@ class VAE(nn.Module):
             # Without x, the site "x" gives its mean; with x it would give the observation back.
             return mean_image(poutine.replay(self.model, trace=z), len(x), context)
 
-    def sample(self, n: int = 1, context: Tensor | None = None) -> Tensor:
-        """The mean images of p(x | z) for ``n`` draws of z from the prior; ``[n, C, H, W]``."""
+    def sample(self, n: int | None = None, context: Tensor | None = None) -> Tensor:
+        """The mean images of p(x | z) for ``n`` draws of z from the prior; ``[n, C, H, W]``.
+
+        ``n`` is 1 by default, or with a context the number of its rows.
+        """
         with self.in_use():
             return mean_image(self.model, n, context)
 
@@ -253,12 +271,26 @@ def network_of(spec: Any, hidden: Sequence[int] | None, handed: dict[str, Any]) 
 def likelihood_of(choice: Choice, net: Network, latent_size: int, handed: dict[str, Any]) -> Any:
     """The likelihood with a decoder that gives as many outputs as the likelihood needs.
 
-    A likelihood says how many outputs it needs once it is made. So it is made with one output
-    first, and made again if it needs another number.
+    A likelihood says how many outputs it needs once it is made, because the number can depend on
+    its options. So a trial is made first, and another one if the trial needs another number.
     """
     if choice.built:
-        return choice.part
-    with torch.random.fork_rng(devices=[]):
-        trial = choice.make(decoder=net.decoder(latent_size, 1), **handed)
-    outputs = Likelihood.of(trial).outputs
-    return choice.make(decoder=net.decoder(latent_size, outputs), **handed)
+        return choice.make()
+    outputs, part = own_outputs(choice.part), None
+    while part is None:
+        with torch.random.fork_rng(devices=[]):
+            trial = choice.make(decoder=net.decoder(latent_size, outputs), **handed)
+        needed = Likelihood.of(trial).outputs
+        at_least_one(f"outputs of {choice.name}", needed)
+        if needed == outputs:
+            part = choice.make(decoder=net.decoder(latent_size, outputs), **handed)
+        outputs = needed
+    return part
+
+
+def own_outputs(factory: Any) -> int:
+    """The ``outputs`` that a class says before it is built; 1 for anything else."""
+    while isinstance(factory, partial):
+        factory = factory.func
+    derived = isinstance(factory, type) and issubclass(factory, Likelihood)
+    return factory.outputs if derived and isinstance(factory.outputs, int) else 1

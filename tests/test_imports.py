@@ -11,7 +11,7 @@ PACKAGE = ROOT / "pyro_vae"
 ROOMS = [
     {"errors"},
     {"registry", "latents", "settings", "compiling", "modules"},
-    {"contracts", "distributions", "scales", "data", "history"},
+    {"contracts", "parts", "distributions", "scales", "data", "history"},
     {"networks"},
     {"priors"},
     {"likelihoods", "guides"},

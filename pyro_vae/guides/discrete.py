@@ -156,4 +156,5 @@ class JointGuide(Guide):
 
     def sample_sites(self, x: Tensor, given: Given = NOTHING) -> Tensor:
         h = self.encoder(x)
-        return concatenate([sample_site("z", self.z(h)), sample_site("c", self.c(h))])  # [*, B, Z]
+        z, c = (Guide.of(part).run(h, given=given) for part in (self.z, self.c))
+        return concatenate([sample_site("z", z), sample_site("c", c)])  # [*, B, Z]

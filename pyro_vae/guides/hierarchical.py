@@ -18,7 +18,7 @@ import pyro.distributions as dist
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from ..contracts import NOTHING, Borrowed, Given, Guide, Network
+from ..contracts import ATTACHED, NOTHING, Borrowed, Given, Guide, Network
 from ..errors import InputError
 from ..latents import Layout, concatenate, sample_site, site_names, size_of
 from ..networks import head, layout
@@ -68,7 +68,8 @@ class BottomUp(Guide):
     def sample_sites(self, x: Tensor, given: Given = NOTHING) -> list[Tensor]:
         values: list[Tensor] = []
         for name, posterior in zip(self.names, self.posteriors, strict=True):
-            values.append(sample_site(name, posterior(values[-1] if values else x)))
+            q = Guide.of(posterior).run(values[-1] if values else x, given=given)
+            values.append(sample_site(name, q))
         return values
 
 
@@ -156,6 +157,8 @@ class Ladder(Guide):
                 f"of the prior, and the prior {type(prior).__name__} {what}; take the prior "
                 "hierarchy with the same latent sizes"
             )
+        if self.prior.module not in (None, prior):
+            raise InputError(ATTACHED.format("ladder"))
         self.prior = Borrowed(prior)
 
     def sample_sites(self, x: Tensor, given: Given = NOTHING) -> list[Tensor]:
@@ -171,7 +174,7 @@ class Ladder(Guide):
         for i in reversed(range(len(features))):
             conditionals.insert(0, prior.conditional(values))
             p = conditionals[0].base_dist
-            q = self.merge(self.posteriors[i], features[i], p, self.scale)
+            q = self.merge(self.posteriors[i], features[i], p, self.scale, given)
             values.insert(0, sample_site(self.names[i], q))
         SHARED.put(prior, values, conditionals)
         return values
@@ -182,7 +185,9 @@ def listed(layers: Sequence[Layout]) -> list[list[int]]:
     return [list(layer) for layer in layers]
 
 
-def by_precision(posterior: nn.Module, d: Tensor, p: Any, scale: nn.Module) -> Distribution:
+def by_precision(
+    posterior: nn.Module, d: Tensor, p: Any, scale: nn.Module, given: Given = NOTHING
+) -> Distribution:
     """The normalized product of the prior's Normal and the Normal that the features give."""
     loc, raw = posterior(d).chunk(2, -1)  # each [B, Z_l]
     # The ratio of the precisions is 0 where the features are uninformative; q is then exactly p.
@@ -191,9 +196,11 @@ def by_precision(posterior: nn.Module, d: Tensor, p: Any, scale: nn.Module) -> D
     return q.to_event(1)
 
 
-def as_learned(posterior: nn.Module, d: Tensor, p: Any, scale: nn.Module) -> Distribution:
+def as_learned(
+    posterior: nn.Module, d: Tensor, p: Any, scale: nn.Module, given: Given = NOTHING
+) -> Distribution:
     """What the layer's own guide gives for the features and the prior's moments."""
-    return posterior(concatenate([d, p.loc, p.scale]))
+    return Guide.of(posterior).run(concatenate([d, p.loc, p.scale]), given=given)
 
 
 MERGES = {"precision": by_precision, "learned": as_learned}
@@ -216,7 +223,7 @@ def posteriors(
         if inspect.isclass(choice.part) and issubclass(choice.part, Guide):
             refuse_unfit(choice.part, spec)
         part = choice.make(defaults={"scale": scale}, encoder=encoder, latent_size=size_of(shape))
-        refuse_unfit(Guide.of(part), spec)
+        refuse_unfit(Guide.checked(part), spec)
         made.append(part)
     return made
 

@@ -117,7 +117,7 @@ class LowRank(Guide):
         self, encoder: nn.Module, latent_size: int, rank: int = 2, scale: Any = "log-variance"
     ) -> None:
         super().__init__()
-        if rank not in range(1, latent_size + 1):
+        if type(rank) is not int or rank not in range(1, latent_size + 1):
             raise InputError(f"the rank is between 1 and the latent size {latent_size}, not {rank}")
         self.encoder = encoder
         self.sizes = [latent_size, latent_size, latent_size * rank]

@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from ..contracts import Borrowed, Guide, Prior
+from ..contracts import ATTACHED, Borrowed, Guide, Prior
 from ..errors import InputError
 from ..latents import in_support
 from ..networks import features
@@ -92,6 +92,8 @@ class SemiAmortized(Guide):
                 f"the semi-amortized guide's z is one real vector of {self.signs.shape[-1]} "
                 f"numbers, which the prior {type(model.prior).__name__} does not score"
             )
+        if self.model.module not in (None, model):
+            raise InputError(ATTACHED.format("semi-amortized"))
         self.model = Borrowed(model)
 
     def elbo(self, x: Tensor, loc: Tensor, logvar: Tensor) -> Tensor:

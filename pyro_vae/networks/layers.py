@@ -87,7 +87,8 @@ def features(encoder: nn.Module) -> int:
 
 def layout(encoder: nn.Module) -> Layout:
     """The layout of an encoder's output features: a vector, unless the encoder says another."""
-    return encoder.out_layout if isinstance(encoder, Layers) else (features(encoder),)
+    # As for out_features, the encoder can be any module of the user.
+    return tuple(getattr(encoder, "out_layout", (features(encoder),)))
 
 
 def numbers(layouts: Sequence[Layout]) -> int:

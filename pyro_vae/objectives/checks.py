@@ -44,6 +44,8 @@ def check_sides(model: Trace, guide: Trace) -> None:
     for name, q in guide.nodes.items():
         if q["type"] != "sample" or type(q["fn"]).__name__ == "_Subsample":
             continue
+        if infer(q, "_deterministic"):
+            continue
         if name not in model.nodes:
             if not infer(q, "is_auxiliary"):
                 raise InputError(f"the guide samples {name!r} and the model does not")

@@ -237,7 +237,15 @@ class PerImage(Drawn):
 
     def total(self, terms: Any) -> Tensor:
         """The loss of the batch."""
-        return (terms.scale * self.loss_per_image(terms)).sum(-1).mean()
+        loss = self.loss_per_image(terms)
+        draws, images = terms.log_likelihood.shape
+        if not isinstance(loss, Tensor) or loss.shape not in ((draws, images), (images,)):
+            given = list(loss.shape) if isinstance(loss, Tensor) else repr(loss)
+            raise InputError(
+                f"loss_per_image of {type(self).__name__} gives {given}; it must give one loss for "
+                f"each draw and image, [{draws}, {images}], or for each image, [{images}]"
+            )
+        return (terms.scale * loss).sum(-1).mean()
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
