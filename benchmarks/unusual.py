@@ -26,7 +26,7 @@ from sklearn.datasets import load_sample_images
 
 from pyro_vae.data import Images, load_data
 from pyro_vae.evaluation.importance import importance
-from pyro_vae.evaluation.report import auroc
+from pyro_vae.evaluation.scores import auroc
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
 

@@ -1,4 +1,11 @@
-"""``python -m pyro_vae`` is ``pyro-vae``."""
+"""``python -m pyro_vae`` is the same as ``pyro-vae``."""
+
+import os
+import sys
+
+# Python puts the current folder first. A file there could replace a module of a dependency.
+if sys.path[0] == os.getcwd():
+    del sys.path[0]
 
 from .cli import main
 

@@ -1,4 +1,4 @@
-"""What a model and a guide say of each site, in one table, and whether an objective fits them."""
+"""The audit: the sites of a model and a guide in one table, and checks of an objective."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from .errors import InputError
+from .evaluation.scoring import Programs
 from .latents import is_latent
 from .objectives.checks import check_order, infer, show
 from .objectives.divergences import analytic, family
@@ -22,17 +23,20 @@ from .objectives.weights import Scheduled
 
 @dataclass(frozen=True)
 class Site:
-    """One row: a site of the programs. Numbers are nats per image, without any scale.
+    """A row of the audit: one site. Numbers are nats per image, without any scale.
 
     Attributes:
-        name: of the site.
-        latent: whether it is drawn; else it is observed.
-        p, q: the distributions of the model and of the guide; "" where a program has no such site.
-        batch_shape, event_shape: of the model's distribution, or of the guide's.
-        log_p, log_q: log densities at the guide's draw; None where a program has no such site.
+        name: the name of the site.
+        latent: whether the site is latent. Otherwise it is observed.
+        p, q: the distributions in the model and in the guide; "" if that program does not have the
+            site.
+        batch_shape, event_shape: the shapes of the model's distribution; if the model does not have
+            the site, those of the guide's distribution.
+        log_p, log_q: log densities at the guide's draw; None if that program does not have the
+            site.
         kl: KL(q || p); None for an observed site.
-        analytic: whether ``kl`` is in closed form; else it is log q - log p at the draw.
-        scale_p, scale_q: what ``poutine.scale`` and subsampled plates put on the site.
+        analytic: whether ``kl`` is in closed form. Otherwise it is log q - log p at the draw.
+        scale_p, scale_q: the scale of the site, from ``poutine.scale`` and subsampled plates.
     """
 
     name: str
@@ -51,35 +55,41 @@ class Site:
 
 @torch.no_grad()
 def audit(model: Any, *args: Any, objective: Any = None, **kwargs: Any) -> list[Site]:
-    """Run the guide and the model once and tell of every site.
+    """Run the guide and the model once, and describe every site.
 
     Args:
-        model: a VAE, or any Pyro model; its guide is then the next argument.
-        args, kwargs: what the programs take.
-        objective: an ELBO, ours or Pyro's own, to be tried on them.
+        model: a VAE or another pair of programs
+            (:class:`~pyro_vae.evaluation.scoring.Programs`); or a Pyro model, followed by its
+            guide.
+        args, kwargs: the arguments of the two programs.
+        objective: an ELBO, ours or one of Pyro's, that is checked on the programs.
 
     Returns:
-        A row for each site, latent ones first, in the order of the guide; :func:`table` shows them.
+        a row for each site: first the latent sites in the order of the guide, then the observed
+        ones. :func:`table` shows them.
 
     Raises:
-        InputError: latent sites, scales or masks that model and guide do not share. With an
-            objective, whatever it refuses; and what Pyro's own do not: a closed-form KL that there
-            is none of, or not in that order of sites (``TraceMeanField_ELBO``), and a site outside
-            the plate of images, or a scale, with which ``RenyiELBO`` bounds no image's log p(x).
+        InputError: model and guide differ in their latent sites, or in the scale or mask of a site.
+            With an objective, also what the objective refuses, and two mistakes that Pyro accepts:
+            ``TraceMeanField_ELBO`` where the KL has no closed form or the two programs draw their
+            sites in different orders; ``RenyiELBO`` with a site outside the plate of images or with
+            a scale, so that the result is not a bound on log p(x).
 
     Example:
-        >>> rich.print(table(audit(vae, x)))
+        >>> from pyro_vae.audit import audit
+        >>> [site.name for site in audit(VAE((1, 28, 28), latent_size=2), x)]
+        ['z', 'x']
     """
-    if hasattr(model, "model") and hasattr(model, "guide"):
+    if isinstance(model, Programs):
         model, guide = model.model, model.guide
     elif args and callable(args[0]):
         guide, *args = args  # type: ignore[assignment]
     else:
-        raise InputError("audit takes a VAE, or a model and its guide, and then their arguments")
+        raise InputError("audit takes a VAE, or a model and its guide, followed by their arguments")
     with pyro.validation_enabled():
         ((p_trace, q_trace),) = Drawn()._get_traces(model, drawing(guide), args, kwargs)
         if objective is not None:
-            try_on(objective, p_trace, q_trace, model, guide, args, kwargs)
+            check_objective(objective, p_trace, q_trace, model, guide, args, kwargs)
     p: dict[str, Any] = p_trace.nodes
     q: dict[str, Any] = {n: site for n, site in q_trace.nodes.items() if is_latent(site)}
     seen = [n for n in p_trace.observation_nodes if not infer(p[n], "_deterministic")]
@@ -87,13 +97,13 @@ def audit(model: Any, *args: Any, objective: Any = None, **kwargs: Any) -> list[
     images = max(frames, key=lambda f: -f.dim).size if frames else 1
     in_order = [n for n in p if n in q] == [n for n in q if n in p]
     return [
-        *(row(name, p.get(name), site, images, in_order) for name, site in q.items()),
-        *(row(name, p[name], None, images, in_order) for name in seen),
+        *(describe(name, p.get(name), site, images, in_order) for name, site in q.items()),
+        *(describe(name, p[name], None, images, in_order) for name in seen),
     ]
 
 
-def row(name: str, p: Any, q: Any, images: int, in_order: bool) -> Site:
-    """A site's row, from the records of it in the model and the guide."""
+def describe(name: str, p: Any, q: Any, images: int, in_order: bool) -> Site:
+    """The row of a site, from its records ``p`` in the model and ``q`` in the guide."""
 
     def mean(value: Tensor) -> float:
         return (scale_and_mask(value, mask=(p or q)["mask"]).sum() / images).item()
@@ -124,7 +134,9 @@ def row(name: str, p: Any, q: Any, images: int, in_order: bool) -> Site:
     )
 
 
-def try_on(objective: Any, p: Any, q: Any, model: Any, guide: Any, args: Any, kwargs: Any) -> None:
+def check_objective(
+    objective: Any, p: Any, q: Any, model: Any, guide: Any, args: Any, kwargs: Any
+) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` if the objective does not fit the programs."""
     if isinstance(objective, TraceMeanField_ELBO):
         terms = Terms(p, q, 1)
@@ -137,8 +149,8 @@ def try_on(objective: Any, p: Any, q: Any, model: Any, guide: Any, args: Any, kw
         for name, site in terms.sites.items():
             if not torch.all(torch.as_tensor(site["scale"]) == 1):
                 raise InputError(
-                    f"site {name!r} has the scale {show(site['scale'])}, which RenyiELBO takes "
-                    "into the logarithm of the weights; take the iwae objective"
+                    f"site {name!r} has the scale {show(site['scale'])}, which RenyiELBO applies "
+                    "inside the logarithm of the weights; use the iwae objective"
                 )
     if isinstance(objective, Scheduled) and not objective.advanced:
         objective.advance(0.0)
@@ -146,9 +158,11 @@ def try_on(objective: Any, p: Any, q: Any, model: Any, guide: Any, args: Any, kw
 
 
 def table(sites: list[Site]) -> Table:
-    """The rows of an audit for a terminal or a notebook; numbers are nats per image."""
+    """The rows of an audit as a table for a terminal or a notebook, in nats per image."""
     columns = ("site", "kind", "p", "q", "batch", "event", "log p", "log q", "KL", "scales")
-    shown = Table(*columns, title="nats per image, without scales", box=None, padding=(0, 1, 0, 0))
+    shown = Table(
+        *columns, title="nats per image, without the scales", box=None, padding=(0, 1, 0, 0)
+    )
     for site in sites:
         log_p, log_q, kl = (
             "" if v is None else f"{v:.2f}" for v in (site.log_p, site.log_q, site.kl)

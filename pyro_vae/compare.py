@@ -1,7 +1,7 @@
-"""Train several VAEs with the same budget and put them side by side.
+"""Train several VAEs with the same budget and compare them.
 
-One setting differs, the guide, say; all others are the same for all. Each is trained with several
-seeds, in turn (a, b, c, a, b, c, …), so that a machine which slows down slows all of them.
+One setting differs, for instance the guide. All others are equal. Each VAE is trained with several
+seeds, in turn (a, b, c, a, b, c, …). So a machine that becomes slower affects all of them equally.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ COLUMNS = {
     "parameters": "parameters",
     "seconds_per_epoch": "s / epoch",
 }
-"""What is measured, and how the table calls it."""
+"""The columns: what is measured, and its name in the table."""
 
 Result = dict[str, Any]
-"""One trained VAE: ``name``, ``seed``, ``protocol``, the columns, and what has ``collapsed``."""
+"""One trained VAE: ``name``, ``seed``, ``observation_space``, the columns, and ``collapsed``."""
 
 
 def compare(
@@ -56,23 +56,27 @@ def compare(
     """Train each of ``settings`` with seeds 0, 1, … and measure it on the test images.
 
     Args:
-        settings: by name, what overrides the defaults of :class:`~pyro_vae.settings.Settings`.
-        seeds: trainings of each.
+        settings: by name, the settings that differ from the defaults of
+            :class:`~pyro_vae.settings.Settings`.
+        seeds: the number of trainings of each.
         device: where to train.
         data_dir: folder of downloaded data sets.
         samples: draws of z for each image, K, for log p̂(x) by importance sampling.
-        gap_images: test images that the two gaps are measured on; 0 leaves them out.
-        compiled: whether steps are compiled, as :func:`~pyro_vae.training.fit` has it.
+        gap_images: how many test images the two gaps are measured on; 0 leaves the gaps out.
+        compiled: whether steps are compiled, as in :func:`~pyro_vae.training.fit`.
         on_start: called before each training with its name, its seed, and the number of images in
             the steps of all trainings together.
         on_step: called after each step with the number of images in it.
 
     Returns:
-        A result for each training, in the order in which they ran.
+        a result for each training, in the order in which they ran.
+
+    Raises:
+        InputError: ``seeds`` below 1, or settings that do not fit.
     """
     if seeds < 1:
         raise InputError(f"--seeds is a whole number of at least 1, not {seeds}")
-    # All are found good before the first of them is trained.
+    # Settings that do not fit raise here, before the first training.
     runs = [prepare(each, device, data_dir) for each in settings.values()]
     total = seeds * sum(run.training["epochs"] * len(run.data.train) for run in runs)
     results = []
@@ -82,7 +86,7 @@ def compare(
                 on_start(name, seed, total)
             run = prepare({**each, "seed": seed}, device, data_dir)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", CollapseWarning)  # said in the table
+                warnings.simplefilter("ignore", CollapseWarning)  # the table says it
                 history = fit(
                     run.vae,
                     run.data,
@@ -95,7 +99,7 @@ def compare(
             result = {
                 "name": name,
                 "seed": seed,
-                "protocol": protocol(run.vae, run.source),
+                "observation_space": observation_space(run.vae, run.source),
                 "elbo": elbo(model, guide, test, seed=seed).elbo,
                 "log_p": importance(model, guide, test, samples=samples, seed=seed).mean,
                 "parameters": sum(p.numel() for p in run.vae.parameters()),
@@ -122,8 +126,11 @@ class Steps(Callback):
             self.call(images)
 
 
-def protocol(vae: Any, source: Mapping[str, Any]) -> str:
-    """What a nat is counted over: numbers of two protocols do not belong in one table."""
+def observation_space(vae: Any, source: Mapping[str, Any]) -> str:
+    """The data, the pixels, and whether p(x | z) is a probability or a density.
+
+    Nats can be compared only if all three are equal.
+    """
     likelihood = Likelihood.of(vae.model.likelihood)
     discrete = likelihood.binary or likelihood.levels is not None
     pixels = {"none": "grey pixels"}.get(source["binarize"], f"{source['binarize']} binarisation")
@@ -131,22 +138,22 @@ def protocol(vae: Any, source: Mapping[str, Any]) -> str:
     return f"{Path(source['name']).name}, {pixels}, {kind}"
 
 
-def spread(results: Sequence[Result], column: str) -> tuple[float, float]:
-    """Mean and standard deviation of a column over seeds; NaN for the latter if there is one."""
+def mean_and_deviation(results: Sequence[Result], column: str) -> tuple[float, float]:
+    """Mean and standard deviation of a column over seeds; with one seed the latter is NaN."""
     values = [r[column] for r in results]
     return mean(values), stdev(values) if len(values) > 1 else nan
 
 
 def grouped(results: Sequence[Result]) -> dict[str, dict[str, list[Result]]]:
-    """The results by protocol, then by name."""
+    """The results by observation space, then by name."""
     groups: dict[str, dict[str, list[Result]]] = {}
     for r in results:
-        groups.setdefault(r["protocol"], {}).setdefault(r["name"], []).append(r)
+        groups.setdefault(r["observation_space"], {}).setdefault(r["name"], []).append(r)
     return groups
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """A table for each protocol: mean ± standard deviation over the seeds, nats per image."""
+    """A table for each observation space: mean ± standard deviation over seeds, nats per image."""
     columns = [c for c in COLUMNS if c in results[0]]
     lines = []
     for title, rows in grouped(results).items():
@@ -154,7 +161,7 @@ def markdown(results: Sequence[Result]) -> str:
         lines.append(f"| {' | '.join(['', *(COLUMNS[c] for c in columns)])} |")
         lines.append(f"| --- |{' ---: |' * len(columns)}")
         for name, runs in rows.items():
-            cells = [cell(column, *spread(runs, column)) for column in columns]
+            cells = [cell(column, *mean_and_deviation(runs, column)) for column in columns]
             lines.append(f"| {' | '.join([name, *cells])} |")
         lines.append("")
     seeds = len({r["seed"] for r in results})
@@ -166,6 +173,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def cell(column: str, middle: float, deviation: float) -> str:
+    """A mean and a standard deviation as the table shows them."""
     if column == "parameters":
         return f"{middle:,.0f}"
     digits = 3 if column == "seconds_per_epoch" else 2
@@ -173,7 +181,7 @@ def cell(column: str, middle: float, deviation: float) -> str:
 
 
 def figure(results: Sequence[Result]) -> Any:
-    """The bounds of each name, seed by seed with their mean, and the gaps as stacked bars."""
+    """The bounds of each name, a point for each seed and for their mean; and the gaps as bars."""
     from matplotlib.figure import Figure
 
     with_gaps = "approximation_gap" in results[0]
@@ -189,7 +197,7 @@ def figure(results: Sequence[Result]) -> Any:
             for place, runs in zip(places, rows.values(), strict=True):
                 values = [r[column] for r in runs]
                 bounds.plot(values, [place + shift] * len(values), ".", color=colour, alpha=0.5)
-            middles = [spread(runs, column)[0] for runs in rows.values()]
+            middles = [mean_and_deviation(runs, column)[0] for runs in rows.values()]
             at = [place + shift for place in places]
             bounds.plot(middles, at, "d", color=colour, label=COLUMNS[column])
         bounds.set(title=title, xlabel="nats per image")
@@ -198,10 +206,10 @@ def figure(results: Sequence[Result]) -> Any:
         if with_gaps:
             left = [0.0] * len(rows)
             for column, colour in (("approximation_gap", "C2"), ("amortization_gap", "C3")):
-                widths = [spread(runs, column)[0] for runs in rows.values()]
+                widths = [mean_and_deviation(runs, column)[0] for runs in rows.values()]
                 panel[1].barh(places, widths, 0.5, left=left, color=colour, label=COLUMNS[column])
                 left = [a + b for a, b in zip(left, widths, strict=True)]
-            panel[1].set(title="what the bound loses", xlabel="nats per image")
+            panel[1].set(title="log p̂(x) - ELBO", xlabel="nats per image")
             panel[1].legend(frameon=False, fontsize="small")
         for axes in panel:
             axes.set_yticks(list(places), list(rows))
@@ -211,8 +219,11 @@ def figure(results: Sequence[Result]) -> Any:
 
 
 def write(results: Sequence[Result], protocol: Mapping[str, Any], folder: Path) -> None:
-    """Leave the results in ``folder``: ``comparison.csv``, a line for each training;
-    ``comparison.md``; ``comparison.png``; and the protocol that they were measured by."""
+    """Write the results into ``folder``.
+
+    ``comparison.csv`` has a line for each training, ``comparison.md`` has the table,
+    ``comparison.png`` the figure, and ``protocol.json`` the settings and versions.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "comparison.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(results[0]))

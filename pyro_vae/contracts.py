@@ -29,15 +29,17 @@ objective     ``data_size``
 - ``data_size``: the number of training images.
 
 **What a forward is handed.** A prior's ``forward()`` takes nothing, a likelihood's ``forward(z)``
-the latents, a guide's ``forward(x)`` the observations. A ``forward`` that has an argument
-``context`` is also handed the context c of the batch (labels or covariates, ``[B, ...]``) when
-``model(x, c)`` and ``guide(x, c)`` are given one.
+the latents, a guide's ``forward(x)`` the observations. What comes with the observations beside x
+stands in :class:`Given`. A ``forward`` is handed each field of it that it has an argument for. So a
+``forward`` that has an argument ``context`` gets the context c when ``model(x, c)`` and
+``guide(x, c)`` are given one.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -47,6 +49,23 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .latents import Layout, sample_site
+
+
+@dataclass(frozen=True)
+class Given:
+    """What comes with a batch of observations beside x. None stands for "not given".
+
+    A new kind of information, such as a mask of what was observed, becomes a field here. No
+    signature of a part changes for it.
+
+    Args:
+        context: labels or covariates, ``[B, ...]``.
+    """
+
+    context: Tensor | None = None
+
+
+NOTHING = Given()
 
 
 class ContractError(InputError):
@@ -82,26 +101,25 @@ class Part(nn.Module):
         vars(view)["forward"] = part  # not by setattr, which would register the module
         return view
 
-    def takes_context(self) -> bool:
-        """Whether ``forward`` has an argument ``context``."""
+    def takes(self, name: str) -> bool:
+        """Whether ``forward`` has an argument ``name``."""
         forward: Any = self.forward
         if isinstance(forward, nn.Module):  # a view of a plain module
             forward = forward.forward
-        return "context" in inspect.signature(forward).parameters
+        return name in inspect.signature(forward).parameters
 
-    def run(self, *args: Any, context: Tensor | None = None) -> Any:
-        """Call ``forward``, with the context if there is a context and ``forward`` takes it."""
-        if context is not None and self.takes_context():
-            return self(*args, context=context)
-        return self(*args)
+    def run(self, *args: Any, given: Given) -> Any:
+        """Call ``forward`` with ``args`` and with what is given and ``forward`` takes."""
+        beside = {k: v for k, v in vars(given).items() if v is not None and self.takes(k)}
+        return self(*args, **beside)
 
 
 class Latent(Part):
     """What priors and guides have in common: they sample the latent sites."""
 
-    def sample_z(self, *args: Any, context: Tensor | None = None) -> Any:
+    def sample_z(self, *args: Any, given: Given) -> Any:
         """Sample one site "z" from the distribution that ``forward`` gives."""
-        fn = self.run(*args, context=context)
+        fn = self.run(*args, given=given)
         if not isinstance(fn, torch.distributions.Distribution):
             part = self.forward if isinstance(self.forward, nn.Module) else self
             raise ContractError(
@@ -110,6 +128,12 @@ class Latent(Part):
                 "pyro_vae.Prior or pyro_vae.Guide and overrides sample_sites)"
             )
         return sample_site("z", fn)
+
+    @classmethod
+    def has_one_site(cls) -> bool:
+        """Whether z is the only latent site: whether ``sample_sites`` is the default."""
+        owner = next(base for base in cls.__mro__ if "sample_sites" in vars(base))
+        return owner in (Prior, Guide)
 
 
 class Prior(Latent):
@@ -124,7 +148,7 @@ class Prior(Latent):
     def forward(self) -> Distribution:
         raise NotImplementedError(f"{type(self).__name__} has no forward; see sample_sites")
 
-    def sample_sites(self, *, context: Tensor | None = None) -> Tensor:
+    def sample_sites(self, given: Given = NOTHING) -> Tensor:
         """Sample the latent sites by ``pyro.sample``, inside the plate of images.
 
         The default samples the one site "z" from ``forward()``. A prior of several sites overrides
@@ -133,12 +157,7 @@ class Prior(Latent):
         Returns:
             what the decoder gets, ``[*, Z]``.
         """
-        return self.sample_z(context=context)
-
-    @classmethod
-    def has_one_site(cls) -> bool:
-        """Whether z is the only latent site."""
-        return cls.sample_sites is Prior.sample_sites
+        return self.sample_z(given=given)
 
 
 class Guide(Latent):
@@ -160,7 +179,7 @@ class Guide(Latent):
     def forward(self, x: Tensor) -> Distribution:
         raise NotImplementedError(f"{type(self).__name__} has no forward; see sample_sites")
 
-    def sample_sites(self, x: Tensor, *, context: Tensor | None = None) -> Any:
+    def sample_sites(self, x: Tensor, given: Given = NOTHING) -> Any:
         """Sample the latent sites by ``pyro.sample``, inside the plate of images.
 
         The default samples the one site "z" from ``forward(x)``. A guide of several sites
@@ -169,12 +188,7 @@ class Guide(Latent):
         Returns:
             the values; only the user's own code reads them.
         """
-        return self.sample_z(x, context=context)
-
-    @classmethod
-    def has_one_site(cls) -> bool:
-        """Whether z is the only latent site."""
-        return cls.sample_sites is Guide.sample_sites
+        return self.sample_z(x, given=given)
 
 
 class Likelihood(Part):
@@ -272,9 +286,13 @@ class Network:
             target: the layout of the layer of latents.
         """
         raise InputError(
-            f"the network {type(self).__name__} makes no network between two layers of latents; "
-            "give it a method between(sources, target), or take mlp"
+            f"the network {self.name()} makes no network between two layers of latents; derive it "
+            "from pyro_vae.Network and give it a method between(sources, target), or take mlp"
         )
+
+    def name(self) -> str:
+        """The name of the class, for error messages."""
+        return type(self).__name__
 
 
 class PlainNetwork(Network):
@@ -289,12 +307,8 @@ class PlainNetwork(Network):
     def decoder(self, latent_size: int, outputs: int = 1) -> nn.Module:
         return self.network.decoder(latent_size, outputs)
 
-    def between(self, sources: Sequence[Layout], target: Layout) -> nn.Module:
-        raise InputError(
-            f"the network {type(self.network).__name__} makes no network between two layers of "
-            "latents; derive it from pyro_vae.Network and give it a method "
-            "between(sources, target), or take mlp"
-        )
+    def name(self) -> str:
+        return type(self.network).__name__
 
 
 class Objective(ELBO):

@@ -9,6 +9,7 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from .errors import InputError
 
@@ -109,3 +110,25 @@ def in_support(fn: Any, z: Tensor) -> bool:
         return bool(fn.support.check(z).all())
     except NotImplementedError:
         return True
+
+
+def moments(q: Any, draws: int = 1000) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each dimension of z under ``q``, ``[B, Z]`` each.
+
+    Both are exact if the distribution gives them in closed form. Otherwise, for instance for flows,
+    they are estimated from ``draws`` draws.
+    """
+    try:
+        return q.mean, q.stddev
+    except NotImplementedError:
+        with torch.no_grad():
+            z = q.sample((draws,))  # [draws, B, Z]
+        return z.mean(0), z.std(0)
+
+
+def is_real(fn: Any) -> bool:
+    """Whether ``fn`` is a distribution over real numbers or vectors, without constraints."""
+    support = fn.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support is constraints.real

@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from .contracts import ContractError, Guide, Prior
+from .contracts import NOTHING, ContractError, Given, Guide, Prior
 from .errors import InputError
 from .latents import in_support, is_latent
 from .registry import parse
@@ -35,7 +35,7 @@ def fitting_objective(guide: Any, *args: Any, **kwargs: Any) -> str:
 
 @torch.no_grad()
 def refuse_misfits(
-    x: Tensor, posterior: nn.Module, prior: nn.Module, context: Tensor | None = None
+    x: Tensor, posterior: nn.Module, prior: nn.Module, given: Given = NOTHING
 ) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` unless prior and guide fit each other.
 
@@ -50,8 +50,8 @@ def refuse_misfits(
     devices = [x.device] if x.is_cuda else []
     try:
         with torch.random.fork_rng(devices=devices), pyro.plate("data", 1, dim=-1):
-            q_sites = latent_sites(lambda: guide_part.sample_sites(x, context=context))
-            p_sites = latent_sites(lambda: prior_part.sample_sites(context=context))
+            q_sites = latent_sites(lambda: guide_part.sample_sites(x, given))
+            p_sites = latent_sites(lambda: prior_part.sample_sites(given))
     except ContractError:
         raise
     except InputError:

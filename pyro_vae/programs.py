@@ -14,7 +14,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from .contracts import Guide, Likelihood, Prior
+from .contracts import Given, Guide, Likelihood, Prior
 from .errors import InputError
 from .latents import Shape
 
@@ -75,6 +75,7 @@ class ModelProgram(nn.Module):
         """
         register(self, "model")
         prior, likelihood = Prior.of(self.prior), Likelihood.of(self.likelihood)
+        given = Given(context)
         if context is not None:
             n = len(expect_context(context, prior, likelihood))
         if x is not None:
@@ -82,8 +83,8 @@ class ModelProgram(nn.Module):
             if is_validation_enabled():
                 likelihood.check(x)
         with pyro.plate("data", n, dim=-1):
-            z = prior.sample_sites(context=context)  # [*, B, Z]
-            return pyro.sample("x", likelihood.run(z, context=context), obs=x)  # [*, B, C, H, W]
+            z = prior.sample_sites(given)  # [*, B, Z]
+            return pyro.sample("x", likelihood.run(z, given=given), obs=x)  # [*, B, C, H, W]
 
 
 class GuideProgram(nn.Module):
@@ -109,7 +110,7 @@ class GuideProgram(nn.Module):
         """
         register(self, "guide")
         with pyro.plate("data", len(expect(self.shape, x)), dim=-1):
-            return Guide.of(self.posterior).sample_sites(x, context=context)  # [*, B, Z]
+            return Guide.of(self.posterior).sample_sites(x, Given(context))  # [*, B, Z]
 
 
 def expect(shape: Sequence[int], x: Tensor) -> Tensor:
@@ -132,7 +133,7 @@ def expect_context(context: Tensor, *parts: Prior | Likelihood) -> Tensor:
             f"the context is a tensor of labels or covariates [B, ...], not {context!r}; the "
             "number of images to draw is the keyword n"
         )
-    if not any(part.takes_context() for part in parts):
+    if not any(part.takes("context") for part in parts):
         raise InputError(
             "a context was given, and neither the prior nor the likelihood takes one: their "
             "forward has no argument 'context'"

@@ -1,12 +1,13 @@
-"""Names of the literature as settings of the four parts.
+"""Recipes: models of the literature as settings of the four parts.
 
-A recipe is no class and has no code: it names a prior, a likelihood, a guide and an objective, the
-sizes and the network where a paper's result hangs on them, and whatever it does not name stays as
-it is by default. ``--recipe NAME`` takes it as given; in Python:
+A recipe has no code of its own. It names the prior, the likelihood, the guide or the objective of a
+paper, and the latent size or the network if the paper's result depends on them. All other settings
+keep their defaults. On the command line it is ``--recipe NAME``. In Python:
 
+    >>> from pyro_vae.recipes import RECIPES
     >>> recipe = RECIPES["iaf-vae"]
     >>> vae = VAE((1, 28, 28), **recipe.parts)
-    >>> history = fit(vae, data, objective=recipe.objective)
+    >>> history = fit(vae, data, objective=recipe.objective)  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Recipe:
-    """A paper, and what it changes.
+    """A paper, and the settings that it changes.
 
     Args:
         paper: authors, year, title.
-        settings: by option: ``prior``, ``likelihood``, ``guide``, ``objective``, ``latent``,
-            ``network``.
+        settings: the value of each changed option: ``prior``, ``likelihood``, ``guide``,
+            ``objective``, ``latent``, ``network``.
     """
 
     paper: str
@@ -30,24 +31,25 @@ class Recipe:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What ``VAE(...)`` takes of the settings."""
+        """The settings that are arguments of ``VAE(...)``."""
         named = {"latent": "latent_size"}
         return {named.get(k, k): v for k, v in self.settings.items() if k != "objective"}
 
     @property
     def objective(self) -> str:
+        """The name of the objective, with options, for ``fit``."""
         return self.settings.get("objective", "monte-carlo")
 
     @property
     def line(self) -> str:
-        """Settings and paper, as ``pyro-vae list recipes`` prints them."""
+        """The settings and the paper as one line, for ``pyro-vae list recipes``."""
         changed = ", ".join(f"{part} {spec}" for part, spec in self.settings.items())
         return f"{changed or 'the defaults'} · {self.paper}"
 
 
 RECIPES: dict[str, Recipe] = {
     "vae": Recipe("Kingma & Welling 2014, Auto-Encoding Variational Bayes"),
-    # Another weight of the KL.
+    # Another weight of the KL
     "beta-vae": Recipe(
         "Higgins et al. 2017, β-VAE: Learning basic visual concepts",
         {"objective": "beta(beta=4)"},
@@ -68,7 +70,7 @@ RECIPES: dict[str, Recipe] = {
         "Kingma et al. 2016, Improving variational inference with inverse autoregressive flow",
         {"objective": "free-bits(nats=0.25, group_size=1)"},
     ),
-    # Several draws of z, and gradients with less noise.
+    # Several draws of z, or gradients with less noise
     "iwae": Recipe(
         "Burda, Grosse & Salakhutdinov 2016, Importance weighted autoencoders",
         {"objective": "iwae(num_particles=5)"},
@@ -85,7 +87,7 @@ RECIPES: dict[str, Recipe] = {
         "Tucker et al. 2019, Doubly reparameterized gradient estimators",
         {"objective": "dreg(num_particles=5)"},
     ),
-    # The latents of the whole batch.
+    # A term for the latents of the whole batch
     "beta-tc": Recipe(
         "Chen et al. 2018, Isolating sources of disentanglement",
         {"objective": "beta-tc(beta=6)"},
@@ -94,7 +96,7 @@ RECIPES: dict[str, Recipe] = {
         "Zhao, Song & Ermon 2019, InfoVAE",
         {"objective": "infovae(alpha=0, lambda_=100)"},
     ),
-    # With σ = 0.1 a squared error counts 50 times: 500 is the paper's λ = 10.
+    # With σ = 0.1, the squared error has the factor 1 / 2σ² = 50. So 500 is the paper's λ = 10.
     "wae-rbf": Recipe(
         "Tolstikhin et al. 2018, Wasserstein auto-encoders",
         {"likelihood": "normal", "objective": "infovae(alpha=1, lambda_=500)"},
@@ -111,14 +113,14 @@ RECIPES: dict[str, Recipe] = {
         "Kumar, Sattigeri & Balakrishnan 2018, Disentangled latent concepts",
         {"objective": "dip(offdiagonal=10, diagonal=10, variant=2)"},
     ),
-    # Another prior.
+    # Another prior
     "vamp": Recipe("Tomczak & Welling 2018, VAE with a VampPrior", {"prior": "vamp"}),
     "mixture-prior": Recipe(
         "Tomczak & Welling 2018, VAE with a VampPrior, its mixture of Gaussians",
         {"prior": "mixture"},
     ),
     "flow-prior": Recipe("Chen et al. 2017, Variational lossy autoencoder", {"prior": "flow"}),
-    # Another guide.
+    # Another guide
     "planar": Recipe(
         "Rezende & Mohamed 2015, Variational inference with normalizing flows",
         {"guide": "planar"},
@@ -147,7 +149,7 @@ RECIPES: dict[str, Recipe] = {
             "objective": "capacity(nats={'z': 5, 'c': 2.3}, gamma=30, epochs=50)",
         },
     ),
-    # Several layers of latents.
+    # Several layers of latents
     "hvae": Recipe(
         "Burda, Grosse & Salakhutdinov 2016, Importance weighted autoencoders, its two layers",
         {"latent": (100, 50), "guide": "bottom-up"},
@@ -161,7 +163,7 @@ RECIPES: dict[str, Recipe] = {
             "objective": "annealed(epochs=50)",
         },
     ),
-    # Another likelihood.
+    # Another likelihood
     "continuous-bernoulli": Recipe(
         "Loaiza-Ganem & Cunningham 2019, The continuous Bernoulli",
         {"likelihood": "continuous-bernoulli"},

@@ -7,6 +7,7 @@ The defaults of :class:`~pyro_vae.vae.VAE` and :func:`~pyro_vae.training.fit`, t
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -18,8 +19,9 @@ def option(
     help: str,
     group: str,
     *,
+    value: str = "NAME",
     flag: str = "",
-    shown: str = "",
+    shown: str | None = None,
     least: int | None = None,
 ) -> Any:
     """A field of :class:`Settings`, with what the command line shows of it.
@@ -28,17 +30,19 @@ def option(
         default: the default value.
         help: the help text.
         group: the group of options in ``--help``.
+        value: the word for the value in ``--help``; "" for an option without a value.
         flag: the name of the option; by default the field's name with dashes.
-        shown: the default as ``--help`` shows it; by default the value itself.
+        shown: the default as ``--help`` shows it; by default the value itself. "" shows nothing.
         least: the smallest value that the command line accepts.
     """
+    shown = str(default) if shown is None else shown
     return field(
         default=default,
         metadata={
-            "help": help,
+            "help": f"{help} Default: {shown}." if shown else help,
             "group": group,
+            "value": value,
             "flag": flag,
-            "shown": shown or str(default),
             "least": least,
         },
     )
@@ -50,55 +54,59 @@ class Settings:
 
     data: str = option(
         "mnist-5k",
-        "A data set of `pyro-vae list data`, a folder of images, or a .npy or .npz array.",
+        "A data set of `pyro-vae list data`, a folder of images, or a .npy or .npz file.",
         "Data",
     )
     binarize: str | None = option(
         None,
-        "How grey pixels become 0 or 1: dynamic, static, threshold, or none.",
+        "How grey pixels become 0 or 1: dynamic, static, threshold or none. Default: dynamic for "
+        "the Bernoulli likelihood, else none.",
         "Data",
-        shown="dynamic for a Bernoulli likelihood, else none",
+        shown="",
     )
-    prior: Any = option(
-        None, "p(z).", "Parts", shown="the prior that fits the guide: standard-normal"
+    size: Any = option(
+        None,
+        "Resize the images of a folder to HxW pixels, such as 64 or 48x64.",
+        "Data",
+        value="HxW",
+        shown="",
     )
+    crop: bool = option(
+        False, "With --size: cut the edges of other aspect ratios.", "Data", value="", shown=""
+    )
+    grey: bool = option(
+        False, "Turn the colour images of a folder into grey.", "Data", value="", shown=""
+    )
+    prior: Any = option(None, "p(z).", "Parts", shown="the prior that fits the guide")
     likelihood: Any = option("bernoulli", "p(x | z).", "Parts")
     guide: Any = option("mean-field", "q(z | x).", "Parts")
     scale: str | None = option(
-        None,
-        "How the guide's raw output becomes σ; the same as --guide 'mean-field(scale=…)'.",
-        "Parts",
-        shown="log-variance",
+        None, "How the guide computes σ from its raw output.", "Parts", shown="log-variance"
     )
     objective: Any = option(
-        None,
-        "What training minimises.",
-        "Parts",
-        shown="the objective that fits the guide: monte-carlo",
+        None, "The loss that training minimises.", "Parts", shown="the one that fits the guide"
     )
     latent: Any = option(
         20,
-        "Latent dimensions. For several layers those of each, z_1 first: 64,32,16, or "
-        "8x14x14,8x7x7,32 for layers with the layout of an image.",
+        "Latent dimensions. One size for each layer, z_1 first: 64,32,16 or 8x14x14,8x7x7,32.",
         "Parts",
+        value="SIZES",
     )
-    network: Any = option("mlp", "What encoder and decoder are made of.", "Parts")
+    network: Any = option("mlp", "The kind of encoder and decoder.", "Parts")
     hidden: Any = option(
         None,
-        "The network's layer sizes: units for mlp, channels for residual, channels and then units "
-        "for conv.",
+        "Units (mlp) or channels (conv, residual) of the network's layers, such as 400,200.",
         "Parts",
-        shown="the network's own: 400, 32,64,128 or 32,64,256",
+        value="SIZES",
+        shown="",
     )
-    epochs: int = option(200, "Passes over the training images.", "Training", least=1)
-    batch_size: int = option(128, "Images in a step.", "Training", least=1)
-    lr: float = option(1e-3, "Learning rate of Adam.", "Training", flag="--lr")
+    epochs: int = option(200, "Passes over the training images.", "Training", value="N", least=1)
+    batch_size: int = option(128, "Images in a step.", "Training", value="N", least=1)
+    lr: float = option(1e-3, "Learning rate of Adam.", "Training", value="X", flag="--lr")
     precision: str = option(
-        "float32",
-        "Precision of the matrix products: float32, or bfloat16, which is faster and less exact.",
-        "Training",
+        "float32", "float32, or bfloat16 for faster, less exact matrix products.", "Training"
     )
-    seed: int = option(0, "Seed of the weights and of all random numbers.", "Training")
+    seed: int = option(0, "Seed of all random numbers.", "Training", value="N")
 
     @classmethod
     def names(cls) -> list[str]:
@@ -109,9 +117,41 @@ class Settings:
 TRAINING = ("objective", "epochs", "batch_size", "lr", "precision", "seed")
 """The settings that :func:`~pyro_vae.training.fit` takes."""
 
+READING = ("size", "crop", "grey")
+"""The settings of :func:`~pyro_vae.data.load_data` that change the images of a folder."""
+
+LARGEST_SEED = 2**32 - 1
+"""numpy and scikit-learn accept seeds from 0 to this number."""
+
 
 def positive(**numbers: float) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` unless all numbers are above 0 and finite."""
     for name, value in numbers.items():
         if not 0 < value < float("inf"):
             raise InputError(f"{name} is a number above 0, not {value}")
+
+
+def check_seed(seed: int) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a seed that numpy does not accept."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"seed is a whole number from 0 to {LARGEST_SEED}, not {seed}")
+
+
+def check_memory(numbers: int, what: str) -> None:
+    """Refuse float32 numbers that do not fit into memory, before the system ends the process.
+
+    Args:
+        numbers: how many numbers are needed at the same time, 4 bytes each.
+        what: the subject of the error message.
+
+    Raises:
+        InputError: this machine has less memory.
+    """
+    if not hasattr(os, "sysconf"):  # Windows, where the allocator itself refuses
+        return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * numbers > memory:
+        raise InputError(
+            f"{what} needs at least {4 * numbers / 1e9:,.1f} GB of memory, and this machine has "
+            f"{memory / 1e9:,.1f} GB; give smaller numbers"
+        )

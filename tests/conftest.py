@@ -10,6 +10,7 @@ import pyro
 import pytest
 import torch
 from PIL import Image
+from support.commands import TINY, typed
 
 torch.set_num_threads(1)
 
@@ -47,3 +48,21 @@ def image_folder(tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(file)
     return folder, pixels
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A run on scikit-learn's digits, trained for two epochs. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    assert typed([*TINY, "--epochs", "2", "--out", folder]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def layered(tmp_path_factory):
+    """A run with three layers of latents. Tests must not change it."""
+    run = tmp_path_factory.mktemp("runs") / "layers"
+    assert (
+        typed([*TINY, "--latent", "4,3,2", "--guide", "ladder", "--epochs", "2", "--out", run]) == 0
+    )
+    return run

@@ -1,4 +1,4 @@
-"""Annealed importance sampling and its sandwich, where log p(x) is known."""
+"""Annealed importance sampling and its sandwich, for models whose log p(x) is known."""
 
 import pyro
 import pyro.distributions as dist
@@ -20,7 +20,7 @@ def any_pixels():
 
 
 @pytest.mark.parametrize("latents", [(2,), (2, 2)])
-def test_the_estimate_is_right_and_its_error_bars_are(latents):
+def test_the_estimate_and_its_standard_errors_are_right(latents):
     exact = LinearGaussian(4, latents, scale=1.0)
     x = exact.images(1).expand(200, -1, -1, -1)  # 200 repetitions
     result = annealed(exact.vae().model, Images(x), temperatures=80, chains=40, leapfrogs=5)
@@ -32,13 +32,13 @@ def test_the_estimate_is_right_and_its_error_bars_are(latents):
 
 def test_the_steps_are_adapted_to_each_image():
     exact = LinearGaussian(4, (2,), scale=0.1)
-    x = torch.cat([exact.images(3), 30 * torch.ones(1, 1, 1, 4).double()])  # one far out
+    x = torch.cat([exact.images(3), 30 * torch.ones(1, 1, 1, 4).double()])  # one is far away
     result = annealed(exact.vae().model, Images(x), temperatures=150, chains=8, leapfrogs=3)
     assert ((result.acceptance - 0.65).abs() < 0.1).all()
 
 
 @pytest.mark.parametrize("latents", [(2,), (2, 3)])
-def test_both_ends_of_the_sandwich_bracket_the_truth(latents):
+def test_log_p_is_between_both_ends_of_the_sandwich(latents):
     exact = LinearGaussian(4, latents, scale=0.7)
     widths = []
     for temperatures in (8, 50):
@@ -52,7 +52,7 @@ def test_both_ends_of_the_sandwich_bracket_the_truth(latents):
     assert widths[1] < 0.7
 
 
-def test_the_images_of_the_sandwich_are_the_model_s_own():
+def test_the_images_of_the_sandwich_are_draws_from_the_model():
     exact = LinearGaussian(4, (2,))
     both = sandwich(exact.vae().model, exact.shape, 2000, temperatures=1, chains=1, leapfrogs=1)
     mean, cov = exact.joint()
@@ -82,7 +82,7 @@ def test_the_path_is_closest_together_at_its_ends():
     torch.testing.assert_close(steps, steps.flip(0))
 
 
-def test_latents_that_cannot_be_moved_are_refused():
+def test_discrete_and_positive_latents_are_refused():
     def discrete(x):
         with pyro.plate("images", len(x), dim=-1):
             z = pyro.sample("z", dist.Bernoulli(0.5))
@@ -94,7 +94,7 @@ def test_latents_that_cannot_be_moved_are_refused():
             pyro.sample("x", dist.Normal(z[..., None, None, None], 1.0).to_event(3), obs=x)
 
     for model in (discrete, positive):
-        with pytest.raises(InputError, match="annealing moves real-valued latents, and site 'z'"):
+        with pytest.raises(InputError, match="annealing needs real-valued latents, and site 'z'"):
             annealed(model, Images(torch.zeros(3, 1, 1, 1)), temperatures=2)
 
 

@@ -1,4 +1,4 @@
-"""The audit: one row per site with true numbers, and each mistake refused."""
+"""The audit: a row for each site with the right numbers, and mistakes that it refuses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_vae_in_two_rows():
     assert (z.scale_p, z.scale_q, image.scale_p, image.scale_q) == ("1", "1", "1", "")
 
 
-def test_an_estimate_is_called_one():
+def test_a_kl_without_a_closed_form_is_an_estimate():
     vae = VAE((1, 4, 4), 3, hidden=(8,), guide="iaf")
     z, _ = audit(vae, torch.rand(6, 1, 4, 4).round())
     assert not z.analytic
@@ -70,7 +70,7 @@ def regression(x, y):
 def test_any_pyro_program():
     x, y = torch.randn(9, 2), torch.randn(9)
     guide = AutoNormal(regression)
-    guide(x, y)  # which draws once to find the sites
+    guide(x, y)  # AutoNormal finds the sites in its first run
     pyro.set_rng_seed(0)
     rows = {r.name: r for r in audit(regression, guide, x, y)}
     pyro.set_rng_seed(0)
@@ -95,7 +95,7 @@ def test_scales_are_shown_and_left_out_of_the_numbers():
     assert (z.kl, image.log_p) == (plain[0].kl, plain[1].log_p)
 
 
-def test_the_table_reads_as_the_rows():
+def test_the_table_shows_the_rows():
     exact = LinearGaussian(5, (2,))
     rows = audit(exact.vae(), exact.images(7))
     page = StringIO()
@@ -147,14 +147,14 @@ def test_a_weight_on_one_side_is_refused():
 
 
 @pytest.mark.parametrize("elbo", [TraceMeanField_ELBO(), OBJECTIVES["analytic"]()])
-def test_an_analytic_kl_that_is_not_is_refused(elbo):
+def test_an_analytic_kl_without_a_closed_form_is_refused(elbo):
     vae = VAE((1, 4, 4), 3, hidden=(8,), prior="mixture")
     with pytest.raises(InputError, match="no closed-form KL"):
         audit(vae, torch.rand(6, 1, 4, 4).round(), objective=elbo)
 
 
 @pytest.mark.parametrize("elbo", [RenyiELBO(0, num_particles=3), OBJECTIVES["iwae"]()])
-def test_an_importance_bound_that_is_none_is_refused(elbo):
+def test_an_importance_bound_needs_every_site_in_the_plate(elbo):
     def guide(x):
         pyro.sample("w", dist.Normal(0.0, 1.0))
 
@@ -165,14 +165,14 @@ def test_an_importance_bound_that_is_none_is_refused(elbo):
 def test_a_subsampled_plate_under_pyros_importance_bound_is_refused():
     x = torch.ones(6)
     renyi = RenyiELBO(0, num_particles=3)
-    with pytest.raises(InputError, match="has the scale 3, which RenyiELBO takes into the log"):
+    with pytest.raises(InputError, match="has the scale 3, which RenyiELBO applies inside the log"):
         audit(subsampled, subsampled_guide, x, objective=renyi)
     z, _ = audit(subsampled, subsampled_guide, x, objective=OBJECTIVES["iwae"]())
     assert (z.scale_p, z.scale_q) == ("3", "3")
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_passes_on_what_it_fits(name):
+def test_every_objective_accepts_a_vae_that_fits(name):
     guide = "categorical" if name == "enumerate" else "mean-field"
     vae = VAE((1, 4, 4), 4, guide=guide, hidden=(8,))
     made = OBJECTIVES.build(name, data_size=40)
@@ -180,6 +180,6 @@ def test_every_objective_passes_on_what_it_fits(name):
     assert [r.name for r in rows] == ["z", "x"]
 
 
-def test_nothing_to_audit_is_said():
+def test_a_model_without_a_guide_is_refused():
     with pytest.raises(InputError, match="audit takes a VAE, or a model and its guide"):
         audit(one_sided)

@@ -1,14 +1,17 @@
-"""The pictures show the numbers that they are given."""
+"""The pictures of an evaluation show the numbers that they are given."""
 
 import pytest
 import torch
 
 from pyro_vae.data.images import Images
+from pyro_vae.errors import InputError
+from pyro_vae.evaluation.annealing import annealed
 from pyro_vae.evaluation.figures import (
     best_to_worst,
     gap_bars,
     latent_map,
     sample_curve,
+    traversal_grid,
     unit_bars,
 )
 from pyro_vae.evaluation.gaps import gaps
@@ -25,11 +28,25 @@ def images():
 def test_the_curve_s_points_are_the_estimates(images):
     vae = VAE((1, 6, 5), 2, hidden=(8,))
     result = importance(vae.model, vae.guide, images, samples=200)
-    (axes,) = sample_curve({"mean-field": result}).axes
+    figure = sample_curve({"mean-field": result}, title="noise")
+    (axes,) = figure.axes
     line = axes.lines[0]
     assert line.get_xdata().tolist() == [1, 10, 100, 200]
     assert line.get_ydata()[-1] == pytest.approx(result.mean)
-    assert axes.get_legend().get_texts()[0].get_text() == "mean-field"
+    assert figure.legends[0].get_texts()[0].get_text() == "mean-field"
+    assert axes.get_title() == "noise\nimportance sampling, 30 images"
+
+
+def test_the_annealed_value_is_drawn_with_the_curve_of_the_same_images(images):
+    vae = VAE((1, 6, 5), 2, hidden=(8,))
+    result = importance(vae.model, vae.guide, images, samples=100)
+    few = images.subset(torch.arange(4))
+    other = annealed(vae.model, few, temperatures=3, chains=4, leapfrogs=2)
+    figure = sample_curve({"mean-field": result}, other)
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+    assert lines["annealing, the first 4 images (± one standard error)"][0] == other.mean
+    same = lines["mean-field, the first 4 images"]
+    assert same[-1] == pytest.approx(result.log_p[:4].mean().item())
 
 
 def test_the_bars_are_the_gaps(images):
@@ -59,6 +76,31 @@ def test_the_map_has_a_colour_for_each_label(images, latent):
     assert ("component 1" in axes.get_xlabel()) == (latent == 4)
     (axes,) = latent_map(vae.guide, Images(images.pixels)).axes
     assert [len(points.get_offsets()) for points in axes.collections] == [30]
+    assert ("PCA of 4 latent units" in axes.get_title()) == (latent == 4)
+
+
+def test_the_map_of_one_unit_is_a_histogram(images):
+    vae = VAE((1, 6, 5), 1, hidden=(8,))
+    (axes,) = latent_map(vae.guide, images).axes
+    top = max(bar.get_y() + bar.get_height() for bar in axes.patches)
+    assert sum(bar.get_height() for bar in axes.patches) == 30
+    assert top <= 30
+    assert axes.get_xlabel() == "unit 1"
+
+
+def test_a_map_of_one_image_is_refused(images):
+    vae = VAE((1, 6, 5), 3, hidden=(8,))
+    with pytest.raises(InputError, match="PCA of at least 2 images"):
+        latent_map(vae.guide, images.subset(torch.arange(1)))
+
+
+def test_the_traversals_have_a_named_row_for_each_unit(images):
+    vae = VAE((1, 6, 5), 3, hidden=(8,))
+    before = torch.get_rng_state()
+    (axes,) = traversal_grid(vae, images).axes
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["unit 1", "unit 2", "unit 3"]
+    assert "-3σ to 3σ" in axes.get_title()
 
 
 def test_reconstructions_go_from_the_best_to_the_worst(images):
@@ -67,3 +109,12 @@ def test_reconstructions_go_from_the_best_to_the_worst(images):
     best, worst = (float(word) for word in axes.get_title().split() if word.lstrip("-").isdigit())
     assert best >= worst
     assert len(axes.images) == 1
+
+
+def test_dynamic_images_are_shown_grey_and_binarized():
+    pixels = torch.randint(256, (5, 1, 6, 5), dtype=torch.uint8)
+    vae = VAE((1, 6, 5), 2, hidden=(8,))
+    (axes,) = best_to_worst(vae, Images(pixels, binarize="dynamic")).axes
+    assert axes.get_title().endswith("grey images, binarized pixels, reconstructions")
+    height, width, _ = axes.images[0].get_array().shape
+    assert height / 3 == pytest.approx(width / 5 * 6 / 5, rel=0.05)  # 3 rows of 5 images

@@ -1,11 +1,23 @@
-"""Pictures of layers: what they show is what the model and the history say."""
+"""Grids of images and curves of a training show what the model and the history contain."""
 
+import numpy as np
 import pyro
 import pytest
 import torch
+from PIL import Image
 
 from pyro_vae import VAE, InputError
-from pyro_vae.figures import kl_curves, vary
+from pyro_vae.data.images import Images
+from pyro_vae.figures import (
+    kl_curves,
+    pairs,
+    save_grid,
+    save_reconstructions,
+    stack_rows,
+    training_curves,
+    traversals,
+    vary,
+)
 from pyro_vae.history import Epoch
 
 
@@ -20,11 +32,11 @@ def test_a_row_varies_one_layer_under_one_draw_of_those_above(vae, place):
     names = ["z_3", "z_2", "z_1"]
     site, seen = names[place], {}
     vae.model.likelihood.register_forward_pre_hook(lambda _, z: seen.update(x=z[0]))
-    given = vae.model.prior.conditional
+    conditional = vae.model.prior.conditional
     values = {}
 
     def watched(above):
-        p = given(above)
+        p = conditional(above)
         values[names[len(above)]] = (p, list(above))
         return p
 
@@ -57,9 +69,9 @@ def test_the_top_layer_is_drawn_from_its_prior(vae):
 
 
 def test_a_layer_that_is_not_there_is_refused(vae):
-    with pytest.raises(InputError, match="are z_3, z_2, z_1, and 'z_4' is none"):
+    with pytest.raises(InputError, match="site 'z_4'; the latent sites are z_3, z_2, z_1"):
         vary(vae, "z_4")
-    with pytest.raises(InputError, match="are z, and 'x' is none"):
+    with pytest.raises(InputError, match="no latent site 'x'; the latent sites are z"):
         vary(VAE((1, 6, 5), 2, hidden=(8,)), "x")
 
 
@@ -81,5 +93,99 @@ def test_the_curves_are_the_history_and_the_units_are_sorted_by_their_end():
 
 
 def test_units_without_a_kl_of_their_own_are_refused():
-    with pytest.raises(InputError, match="not independent"):
+    with pytest.raises(InputError, match="units of these latents are dependent"):
         kl_curves([Epoch(1, 0, 0, 0, 0, 0, 0)])
+
+
+def numbered(n):
+    """``n`` images of 2 x 2 pixels with different grey levels."""
+    return torch.linspace(0, 0.4, n)[:, None, None, None].expand(n, 1, 2, 2)
+
+
+def test_originals_are_above_their_reconstructions_for_any_number():
+    x = numbered(5)
+    for columns, blank in ((12, 7), (5, 0), (3, 1)):
+        rows = pairs(x, 1 - x, columns).view(-1, 2, columns, 1, 2, 2)
+        above, below = (rows[:, i].flatten(0, 1) for i in (0, 1))
+        assert torch.equal(above[:5], x)
+        assert torch.equal(below[:5], 1 - x)
+        assert (above[5:] == 0.5).all()
+        assert len(above) == 5 + blank
+    assert stack_rows(x, x, x, columns=4).shape == (24, 1, 2, 2)
+
+
+def test_a_caption_is_above_the_picture(tmp_path):
+    save_grid(numbered(4), tmp_path / "plain.png", columns=4)
+    save_grid(numbered(4), tmp_path / "captioned.png", columns=4, caption="four images")
+    plain, captioned = (
+        np.asarray(Image.open(tmp_path / f"{name}.png").convert("L"))
+        for name in ("plain", "captioned")
+    )
+    height, width = plain.shape
+    assert np.array_equal(captioned[-height:, :width], plain)
+    assert captioned[:-height].min() < 100  # the text
+
+
+def test_reconstructions_of_dynamic_images_have_three_rows(tmp_path):
+    vae = VAE((1, 6, 5), 2, hidden=(8,))
+    pixels = torch.randint(256, (5, 1, 6, 5), dtype=torch.uint8)
+    sizes = {}
+    for binarize in ("none", "dynamic"):
+        save_reconstructions(vae, Images(pixels, binarize=binarize), tmp_path / "recon.png")
+        sizes[binarize] = Image.open(tmp_path / "recon.png").size
+    assert sizes["none"][0] == sizes["dynamic"][0]
+    assert sizes["dynamic"][1] > 1.3 * sizes["none"][1]
+
+
+def test_a_traversal_moves_one_unit_and_keeps_the_others():
+    vae = VAE((1, 6, 5), 3, hidden=(8,)).double()
+    x, seen = torch.rand(1, 6, 5).double(), []
+    vae.model.likelihood.register_forward_pre_hook(lambda _, z: seen.append(z[0]))
+    images = traversals(vae, x, columns=5)
+    assert images.shape == (15, 1, 6, 5)
+    z = seen[-1].view(3, 5, 3)
+    mean = vae.encode(x[None]).mean[0]
+    for unit in range(3):
+        others = [u for u in range(3) if u != unit]
+        torch.testing.assert_close(z[unit, :, unit], torch.linspace(-3, 3, 5).double())
+        torch.testing.assert_close(z[unit][:, others], mean[others].expand(5, 2))
+    torch.testing.assert_close(images, vae.model.likelihood(seen[-1]).mean)
+
+
+@pytest.mark.parametrize(
+    ("latent", "guide", "words"),
+    [
+        ((4, 3), "ladder", "need one latent vector"),
+        (4, "categorical", "need latents that are real numbers"),
+    ],
+)
+def test_traversals_of_other_latents_are_refused(latent, guide, words):
+    vae = VAE((1, 6, 5), latent, guide=guide, hidden=(8,))
+    with pytest.raises(InputError, match=words):
+        traversals(vae, torch.rand(1, 6, 5))
+
+
+def of_training(number, elbo, distortion):
+    return Epoch(number, -elbo, elbo, elbo, -distortion, 1.0, 1.0)
+
+
+def test_one_epoch_is_drawn_as_points_at_whole_ticks():
+    figure = training_curves([of_training(1, -50.0, 40.0)])
+    for axes in figure.axes:
+        assert all(line.get_marker() == "o" for line in axes.lines)
+        assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_a_negative_distortion_is_not_cut_off():
+    history = [of_training(i, 10.0 * i, -20.0 * i) for i in (1, 2, 3)]
+    right = training_curves(history).axes[1]
+    assert right.get_ylim()[0] < -60
+    assert [tick for tick in right.get_xticks() if 1 <= tick <= 3] == [1, 2, 3]
+    positive = [of_training(i, -10.0 / i, 20.0) for i in (1, 2, 3)]
+    assert training_curves(positive).axes[1].get_ylim()[0] == 0
+
+
+def test_epochs_below_the_axis_are_mentioned():
+    history = [of_training(i, -1000.0 if i == 1 else -20.0 + i / 10, 20.0) for i in range(1, 31)]
+    left = training_curves(history).axes[0]
+    assert left.get_title() == "ELBO (the first epochs are below)"

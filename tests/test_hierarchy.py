@@ -1,29 +1,26 @@
 """Layers of latents against the linear-Gaussian chain and against formulas written out, in float64:
 the prior, what the guides merge, their densities, and what they refuse."""
 
-import copy
-import io
-
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO
-from support.deep import LAYERED, SIZES, SKIPS, close, deep, drawn
-from support.density import SHAPE, assert_batch_is_independent, assert_moves, digits, log_weights
+from pyro.infer import Trace_ELBO
+from support.deep import LAYERED, SIZES, SKIPS, close, deep, drawn, learns
+from support.density import assert_batch_is_independent, assert_moves, digits, log_weights
 from support.exact import ExactPosterior, LinearGaussian, library_chain
 from torch import nn
 from torch.distributions import MultivariateNormal
 from torch.nn.functional import linear
 
-from pyro_vae import VAE
 from pyro_vae.data.images import Images
 from pyro_vae.evaluation import elbo
-from pyro_vae.evaluation.scoring import draw, score, values
+from pyro_vae.evaluation.scoring import run_guide, run_model, values
 from pyro_vae.guides import GUIDES
 from pyro_vae.guides.hierarchical import by_precision
-from pyro_vae.priors.hierarchy import SHARED, Hierarchy
+from pyro_vae.latents import layouts
+from pyro_vae.priors.hierarchy import Hierarchy
 
 # The linear-Gaussian chain, whose every number is known ----------------------------------------
 
@@ -41,7 +38,7 @@ def test_the_prior_is_such_a_chain(latents, upwards):
     top = slice(0, sum(latents))
     z = torch.randn(6, 7, sum(latents), dtype=torch.float64)  # top first, [K, B, ΣZ]
     parts = dict(zip(exact.names, z.split(list(reversed(latents)), -1), strict=True))
-    p, _ = score(vae.model, x, parts)
+    p, _ = run_model(vae.model, x, parts)
     close(
         sum(site["log_prob"] for site in p.values()),
         MultivariateNormal(mean[top], cov[top, top]).log_prob(z),
@@ -72,7 +69,7 @@ class Linear:
 @pytest.mark.parametrize("skip", [False, True])
 @pytest.mark.parametrize("sizes", [(2,), (2, 3), (2, 3, 4)])
 def test_ancestral_samples_have_the_known_moments(sizes, skip):
-    prior = Hierarchy(sizes, Linear(), skip=skip).double()
+    prior = Hierarchy(layouts(sizes), Linear(), skip=skip).double()
     n = 200_000
     with torch.no_grad():
         for parameter in prior.parameters():
@@ -89,7 +86,7 @@ def test_ancestral_samples_have_the_known_moments(sizes, skip):
             mean = torch.cat([weight @ mean[:seen] + bias[:own], mean])
             cov = torch.cat([torch.cat([block, cross], 1), torch.cat([cross.T, cov], 1)])
         with pyro.plate("data", n, dim=-1):
-            trace = poutine.trace(prior).get_trace()
+            trace = poutine.trace(prior.sample_sites).get_trace()
     z = torch.cat([trace.nodes[name]["value"] for name in prior.names], -1)  # [n, ΣZ]
     assert ((z.mean(0) - mean).abs() < 5 * (cov.diagonal() / n).sqrt()).all()
     variances = cov.diagonal()
@@ -113,7 +110,7 @@ def test_merging_is_the_normalized_product_of_the_two_normals(own, prior):
         nn.Identity(),
         torch.cat([loc, 2 * scale.log()]),
         dist.Normal(mu, sigma),
-        Hierarchy(1, Linear()).scale,
+        Hierarchy(layouts(1), Linear()).scale,
     )
     precision = scale**-2 + sigma**-2
     mean = (loc * scale**-2 + mu * sigma**-2) / precision
@@ -165,8 +162,8 @@ def test_many_draws_at_once_are_as_many_single_runs(guide, prior):
     """At the same draws every site has the same density, whatever the leading dimensions."""
     vae, x = deep(guide, prior=prior), digits(3, dtype=torch.float64)
     with torch.no_grad():
-        q = draw(vae.guide, x, 4)
-        p, likelihood = score(vae.model, x, values(q))
+        q = run_guide(vae.guide, x, 4)
+        p, likelihood = run_model(vae.model, x, values(q))
         assert all(site["value"].shape[:-1] == (4, 3) for site in q.values())
         assert all(site["log_prob"].shape == (4, 3) for site in (*q.values(), *p.values()))
         together = (
@@ -277,15 +274,6 @@ def test_each_layer_may_have_another_guide():
     learns(vae, x)
 
 
-def learns(vae, x, steps=30):
-    """Some steps of SVI lower the loss and move every weight."""
-    before = {n: p.detach().clone() for n, p in vae.named_parameters()}
-    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
-    losses = [svi.step(x) / len(x) for _ in range(steps)]
-    assert sum(losses[-5:]) < sum(losses[:5]) - 10
-    assert all(not torch.equal(p, before[n]) for n, p in vae.named_parameters())
-
-
 @pytest.mark.parametrize("layer", ["low-rank", "mixture", "planar", "spline", "iaf(units=8)"])
 @pytest.mark.parametrize("guide", ["bottom-up(layer={!r})", "ladder(merge='learned', layer={!r})"])
 def test_any_guide_of_a_real_vector_will_do(guide, layer):
@@ -293,140 +281,3 @@ def test_any_guide_of_a_real_vector_will_do(guide, layer):
     assert_batch_is_independent(vae, x)
     Trace_ELBO().loss_and_grads(vae.model, vae.guide, x)
     assert all(p.grad.abs().sum() > 0 for p in vae.parameters())
-
-
-# A ladder and its model ------------------------------------------------------------------------
-
-
-def shares(vae):
-    """Whether the guide merges with the VAE's own prior, weights and all."""
-    assert vae.guide.posterior.prior[0] is vae.model.prior
-    x = digits(2, dtype=torch.float64)
-    pyro.set_rng_seed(0)
-    before = drawn(vae.guide, x)["z_1"]
-    with torch.no_grad():
-        vae.model.prior.heads[0].bias += 1
-    pyro.set_rng_seed(0)
-    after = drawn(vae.guide, x)["z_1"]
-    return not torch.equal(before, after)
-
-
-@pytest.mark.parametrize("guide", LAYERED[1:])
-def test_a_copy_merges_with_its_own_prior(guide):
-    original = deep(guide)
-    file = io.BytesIO()
-    torch.save(original, file)
-    file.seek(0)
-    state = {n: t.clone() for n, t in original.state_dict().items()}
-    loaded = deep(guide)
-    loaded.load_state_dict(state)
-    for vae in (copy.deepcopy(original), torch.load(file, weights_only=False), loaded):
-        assert vae.guide.posterior.prior[0] is not original.model.prior
-        assert shares(vae)
-        learns(vae, digits(6, dtype=torch.float64))
-        assert all(torch.equal(t, state[n]) for n, t in original.state_dict().items())
-    assert shares(original.float().double())
-    # The prior's weights belong to the model alone.
-    assert not any("prior" in name for name in original.guide.state_dict())
-
-
-def test_two_ladders_in_one_process_learn_on_their_own():
-    x = digits(6, dtype=torch.float64)
-    one, two = deep(), deep("ladder(merge='learned')")
-    learns(one, x)
-    state = {n: t.clone() for n, t in one.state_dict().items()}
-    learns(two, x)
-    assert all(torch.equal(t, state[n]) for n, t in one.state_dict().items())
-    learns(one, 1 - x)
-
-
-# One layer, and layouts ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [(3,), [3], ((3,),)])
-@pytest.mark.parametrize("guide", ["mean-field", "ladder"])
-def test_a_list_of_one_size_is_that_size(guide, size):
-    torch.manual_seed(0)
-    one = VAE(SHAPE, 3, guide=guide, hidden=(8,))
-    torch.manual_seed(0)
-    two = VAE(SHAPE, size, guide=guide, hidden=(8,))
-    assert one.config == two.config
-    for (n, a), (m, b) in zip(one.state_dict().items(), two.state_dict().items(), strict=True):
-        assert n == m
-        assert torch.equal(a, b)
-    q = two.encode(digits())
-    assert q.event_shape == (3,)
-
-
-@pytest.mark.parametrize("guide", ["bottom-up", "ladder"])
-def test_a_single_layer_s_ladder_is_one_normal(guide):
-    """q ∝ N(0, I) N(μ(d), σ(d)²) for the ladder, and q = N(μ(d), σ(d)²) for bottom-up."""
-    vae, x = deep(guide + "(scale='log-variance')", 3), digits(4, dtype=torch.float64)
-    own = vae.guide.posterior
-    with torch.no_grad():
-        if guide == "ladder":
-            loc, raw = own.posteriors[0](own.up[0](x)).chunk(2, -1)
-            precision = 1 + (-raw).exp()
-            loc, scale = loc * (-raw).exp() / precision, precision**-0.5
-        else:
-            loc, raw = own.posteriors[0].head(own.posteriors[0].encoder(x)).chunk(2, -1)
-            scale = (0.5 * raw).exp()
-        q = vae.encode(x)
-        close((q.mean, q.stddev), (loc, scale))
-
-
-@pytest.mark.parametrize("network", ["mlp", "conv", "residual"])
-def test_a_layer_may_be_laid_out_like_an_image(network):
-    settings = {"network": network, "hidden": (4, 8) if network == "conv" else (8,)}
-    vae = deep(sizes=[[2, 4, 4], [3, 2, 2], 5], **settings)
-    same = VAE(SHAPE, ((2, 4, 4), (3, 2, 2), 5), guide="ladder", **settings)
-    assert vae.state_dict().keys() == same.state_dict().keys()
-    x = digits(3, dtype=torch.float64)
-    assert_batch_is_independent(vae, x)
-    assert {n: tuple(z.shape) for n, z in drawn(vae.guide, x).items()} == {
-        "z_3": (3, 5),
-        "z_2": (3, 12),
-        "z_1": (3, 32),
-    }
-
-
-def test_what_a_ladder_handed_over_is_not_taken_for_something_else():
-    """Other values or other weights: the prior computes anew. Nor does it stand in the way of a
-    copy, and without gradients nothing is kept."""
-    vae, x = deep(), digits(5, dtype=torch.float64)
-    names = ("z_1", "z_2", "z_3")
-
-    def moments(model, trace):
-        nodes = poutine.trace(poutine.replay(model, trace=trace)).get_trace(x).nodes
-        return [nodes[name]["fn"].mean for name in names]
-
-    guide = poutine.trace(vae.guide)
-    q = guide.get_trace(x)
-    assert vae.model.prior in SHARED.kept
-    twin = copy.deepcopy(vae)
-    close(moments(vae.model, q), moments(twin.model, q))
-    assert vae.model.prior not in SHARED.kept
-    earlier, later = guide.get_trace(x), guide.get_trace(x)
-    close(moments(vae.model, earlier), moments(twin.model, earlier))
-    q = guide.get_trace(x)
-    for prior in (vae.model.prior, twin.model.prior):
-        with torch.no_grad():
-            prior.heads[0].bias += 1
-    close(moments(vae.model, q), moments(twin.model, q))
-    with torch.no_grad():
-        guide.get_trace(x)
-    assert vae.model.prior not in SHARED.kept
-    assert not torch.equal(later.nodes["z_1"]["value"], earlier.nodes["z_1"]["value"])
-
-
-@pytest.mark.parametrize("guide", LAYERED[1:])
-def test_units_that_have_become_functions_of_those_above_spoil_nothing(guide):
-    """Their σ falls on and on in the logarithm; neither loss nor gradient is lost by it."""
-    vae, x = deep(guide).float(), digits(5)
-    with torch.no_grad():
-        for head, size in zip(vae.model.prior.heads, SIZES, strict=False):
-            head.bias[size:] = -300
-    loss = Trace_ELBO().differentiable_loss(vae.model, vae.guide, x)
-    loss.backward()
-    assert loss.isfinite()
-    assert all(p.grad.isfinite().all() for p in vae.parameters())

@@ -22,9 +22,10 @@ from pyro_vae.compiling import CompiledELBO, CompiledSVI
 from pyro_vae.data import Data
 from pyro_vae.data.images import Images
 from pyro_vae.evaluation import elbo, standard_error
+from pyro_vae.evaluation.aggregate import aggregate
 from pyro_vae.evaluation.gaps import gaps
 from pyro_vae.evaluation.importance import importance
-from pyro_vae.evaluation.latents import active_units, aggregate, probe, unit_kl
+from pyro_vae.evaluation.latents import active_units, probe, unit_kl
 from pyro_vae.evaluation.report import evaluate
 from pyro_vae.history import CollapseWarning, Epoch, collapsed
 from pyro_vae.networks import MLP

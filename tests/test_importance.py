@@ -8,7 +8,7 @@ import torch
 from support.exact import LinearGaussian, LinearMeanField
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae.contracts import Guide
+from pyro_vae.contracts import NOTHING, Guide
 from pyro_vae.data.images import Images
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo
@@ -38,7 +38,7 @@ class WidePosterior(Guide):
         self.guide = exact.vae().guide.posterior
         self.guide.parts = [(gain, offset, 2 * cov) for gain, offset, cov in self.guide.parts]
 
-    def sample_sites(self, x, *, context=None):
+    def sample_sites(self, x, given=NOTHING):
         return self.guide.sample_sites(x)
 
 

@@ -1,4 +1,4 @@
-"""What the latents hold, against closed forms, quadrature and loops."""
+"""What the latents hold, compared with closed forms and quadrature."""
 
 import math
 
@@ -12,7 +12,8 @@ from torch import nn
 from pyro_vae.data.images import Images
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo
-from pyro_vae.evaluation.latents import active_units, aggregate, means, probe, unit_kl
+from pyro_vae.evaluation.aggregate import aggregate
+from pyro_vae.evaluation.latents import active_units, posterior_means, probe, unit_kl
 from pyro_vae.vae import VAE
 
 
@@ -26,16 +27,16 @@ def any_pixels():
 def test_the_two_halves_are_two_estimates_of_the_posterior_mean():
     exact = LinearGaussian(5, (2,))
     x, vae = exact.images(500), exact.vae()
-    halves = means(vae.guide, Images(x), draws=200)["z"]
+    halves = posterior_means(vae.guide, Images(x), draws=200)["z"]
     q = exact.posterior(x)
     error = (halves - q.mean) / (q.variance / 100).sqrt()
     assert error.std().item() == pytest.approx(1, abs=0.1)
     assert abs((error[0] * error[1]).mean().item()) < 3 / 1000**0.5
 
 
-def test_active_units_are_the_variance_of_the_mean_without_the_draws_own_noise():
+def test_active_units_are_the_variance_of_the_mean_without_the_noise_of_the_draws():
     exact = LinearGaussian(5, (3,))
-    exact.layers[-1].weight.data[:, 1] = 0  # the unit z_1 makes no difference
+    exact.layers[-1].weight.data[:, 1] = 0  # the unit z_1 has no effect on x
     x, vae = exact.images(1000), exact.vae()
     for draws in (2, 100):
         activity = active_units(vae.guide, Images(x), draws=draws)["z"]
@@ -65,7 +66,7 @@ def test_the_kl_of_units_with_covariance_is_that_of_the_marginals():
 
 
 class Few(nn.Module):
-    """A guide that knows three images, by their first pixel 0, 1 and 2."""
+    """A guide with one posterior for each of three images, whose first pixel is 0, 1 or 2."""
 
     def __init__(self):
         super().__init__()
@@ -125,7 +126,7 @@ def test_the_aggregate_posterior_of_a_guide_that_ignores_the_image():
     assert abs(mean - 1) < 3 * error  # two units, ½ nat each
 
 
-def test_the_terms_add_up_to_the_rate_and_flows_have_those_that_they_have():
+def test_a_flow_has_the_terms_that_need_no_marginals():
     vae = VAE((1, 6, 5), 2, hidden=(8,), guide="iaf")
     images = Images(torch.randint(2, (30, 1, 6, 5)).float())
     terms = aggregate(vae.model, vae.guide, images).terms
@@ -133,13 +134,13 @@ def test_the_terms_add_up_to_the_rate_and_flows_have_those_that_they_have():
     whole = aggregate(vae.model, vae.guide, images, seed=0).terms
     assert terms == whole
     assert terms["mutual_information"][0] < math.log(30)
-    with pytest.raises(InputError, match="no Normal marginals in closed form"):
+    with pytest.raises(InputError, match="Flow, which has no Normal marginals in closed form"):
         unit_kl(vae.model, vae.guide, images)
 
 
-def test_a_prior_that_does_not_fall_into_units_is_refused():
+def test_a_prior_of_dependent_units_is_refused():
     vae = VAE((1, 6, 5), 2, hidden=(8,), prior="mixture")
-    with pytest.raises(InputError, match="does not fall into units"):
+    with pytest.raises(InputError, match="needs a prior of independent Normals"):
         unit_kl(vae.model, vae.guide, Images(torch.zeros(3, 1, 6, 5)))
 
 
@@ -150,7 +151,7 @@ def test_more_than_one_site_has_no_aggregate_posterior_here():
         aggregate(vae.model, vae.guide, images)
 
 
-def test_labels_are_read_off_the_latents():
+def test_labels_are_predicted_from_the_latents():
     exact = LinearGaussian(8, (2,), scale=0.1)
     x = exact.images(400)
     labels = (exact.posterior(x).mean[:, 0] > 0).long()
@@ -173,7 +174,7 @@ def test_labels_are_read_off_the_latents():
 def test_no_labels_and_odd_draws_are_refused():
     exact = LinearGaussian(5, (2,))
     images, vae = Images(exact.images(4)), exact.vae()
-    with pytest.raises(InputError, match="these images have none"):
+    with pytest.raises(InputError, match="these images have no labels"):
         probe(vae.guide, images, images)
-    with pytest.raises(InputError, match="draws is an even number of at least 2, not 3"):
-        means(vae.guide, images, draws=3)
+    with pytest.raises(InputError, match="draws must be an even number of at least 2, not 3"):
+        posterior_means(vae.guide, images, draws=3)

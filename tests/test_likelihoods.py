@@ -15,11 +15,14 @@ from torch.nn.functional import softplus
 from pyro_vae import VAE, InputError, Likelihood
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.likelihoods.pixels import ContinuousBernoulli, DiscretizedLogistic
+from pyro_vae.networks import MLP
 
 
 def make(name, decoder=None):
     if decoder is None:
-        return row_vae("likelihood", name, hidden=(8,)).model.likelihood
+        with torch.random.fork_rng():
+            outputs = Likelihood.of(row_vae("likelihood", name).model.likelihood).outputs
+        decoder = MLP(SHAPE, hidden=(8,)).decoder(2, outputs)
     return LIKELIHOODS.build(name, decoder=decoder)
 
 

@@ -1,4 +1,4 @@
-"""Recipes: every name of the literature is settings of parts that are there, and trains."""
+"""Each recipe names a paper and parts that exist, and trains."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_names_a_paper_and_parts_that_are_there(name):
+def test_a_recipe_names_a_paper_and_parts_that_exist(name):
     recipe = RECIPES[name]
     assert re.search(r"(19|20)\d\d, [A-Zβ]", recipe.paper)
     assert recipe.settings.keys() <= (TABLES.keys() | {"latent"}) & set(Settings.names())

@@ -13,7 +13,7 @@ from pyro_vae.compiling import CompiledELBO, FusedAdam
 from pyro_vae.data.images import Images
 from pyro_vae.evaluation import elbo
 from pyro_vae.evaluation.gaps import ascend, freed
-from pyro_vae.evaluation.scoring import draw, log_ratio, score, values
+from pyro_vae.evaluation.scoring import log_ratio, run_guide, run_model, values
 from pyro_vae.networks import Residual, head, layout
 from pyro_vae.networks.residual import Block
 
@@ -181,8 +181,8 @@ def test_freeing_the_encoder_finds_a_better_bound_for_each_image(programs):
     def bound():
         torch.manual_seed(1)
         with torch.no_grad():
-            q = draw(vae.guide, x, 50)
-            p, log_p = score(vae.model, x, values(q))
+            q = run_guide(vae.guide, x, 50)
+            p, log_p = run_model(vae.model, x, values(q))
             return (log_p - sum(log_ratio(q[name], p[name]) for name in q)).mean(0)  # [B]
 
     before = bound()

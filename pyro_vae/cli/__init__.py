@@ -1,22 +1,24 @@
-"""``pyro-vae``: train a VAE from the command line, and use what was trained.
+"""``pyro-vae``: train a VAE from the command line, and use a trained run.
 
-Nothing that needs torch is imported before a command runs, so that ``--help`` answers at once.
+torch is imported when a command runs, not before, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from ..errors import InputError, TrainingError
 from . import train, use
 
 app = typer.Typer(
-    help="Variational autoencoders in Pyro: prior, likelihood, guide and objective, each a word.",
+    help="Variational autoencoders in Pyro, made of a prior, a likelihood, a guide and an "
+    "objective.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -38,11 +40,70 @@ app.command("list")(train.list_parts)
 
 
 def main() -> None:
-    """Run the command line; a mistake in the input is one sentence and exit code 2."""
-    sys.path.insert(0, os.getcwd())  # where a user's own module:Class lies
+    """Run the command line and exit.
+
+    The exit code is 2 for a mistake in the input, 1 for another failure and 130 after Ctrl-C. Every
+    expected failure is one sentence on stderr.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show σ shows "?" instead of a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        code = run()
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        code = 1
+    except InputError as error:
+        code = tell(str(error), 2)
+    except TrainingError as error:
+        code = tell(str(error), 1)
+    except OSError as error:
+        code = tell(about(error), 1)
+    except (MemoryError, RuntimeError) as error:
+        # torch raises a RuntimeError with one of these words if memory is full.
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        code = tell("there is not enough memory for this; give smaller numbers", 1)
+    if code and sys.stdout is not None and not flushed():
+        # Else Python tries again when it ends, and prints a traceback.
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    sys.exit(code)
+
+
+def run() -> int:
+    """Run the command that ``sys.argv`` names; its exit code."""
     try:
         app()
-    except (InputError, TrainingError) as error:
-        stderr = Console(stderr=True, highlight=False)
-        stderr.print("[bold red]Error:[/]", escape(str(error)), soft_wrap=True)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+    except SystemExit as end:  # Typer ends every command so
+        code = end.code
+    if sys.stdout is not None:
+        sys.stdout.flush()  # a full disk must raise here and not when Python ends
+    return code if isinstance(code, int) else 0
+
+
+def flushed() -> bool:
+    """Whether everything that was printed has reached its place."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
+
+
+def about(error: OSError) -> str:
+    """The sentence about a file or an output that the system refuses."""
+    reason = error.strerror or str(error)
+    if error.filename is None:
+        return f"the output cannot be written ({reason})"
+    return f"{os.fsdecode(error.filename)!r} cannot be read or written ({reason})"
+
+
+def tell(sentence: str, code: int) -> int:
+    """Print an error; the exit code is given back."""
+    stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    try:
+        stderr.print("Error: ", style="bold red", end="")
+        stderr.print(sentence, soft_wrap=True)
+    except OSError:
+        pass  # stderr is closed or full, so the exit code alone has to tell
+    return code

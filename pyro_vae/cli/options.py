@@ -1,9 +1,13 @@
-"""The options that several commands share, and how their values are read."""
+"""The options that several commands share, and how their values are read and checked."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import os
+import re
+import sys
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import Field, fields
 from enum import StrEnum
 from functools import wraps
@@ -14,7 +18,8 @@ import typer
 from rich.console import Console
 
 from ..errors import InputError
-from ..settings import Settings
+from ..runs.writing import temporary_name
+from ..settings import Settings, check_seed
 
 if TYPE_CHECKING:
     import torch
@@ -22,50 +27,73 @@ if TYPE_CHECKING:
     from ..data.images import Images
     from ..vae import VAE
 
-console = Console(highlight=False)
+# Without markup and emoji, because the name of a file may contain "[red]" or ":smile:".
+console = Console(highlight=False, markup=False, emoji=False)
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pdf")
 
 
 class Split(StrEnum):
-    """Which images of a data set."""
+    """Which images of a data set. ``all`` is train and test."""
 
     train = "train"
     test = "test"
+    validation = "validation"
     all = "all"
+
+
+def filled(option: str) -> Callable[[str | None], str | None]:
+    """A callback that refuses an empty value, which would be the current folder as a path."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise InputError(f"{option} is empty; give it a value or leave the option out")
+        return value
+
+    return check
+
+
+def seed_in_range(seed: int) -> int:
+    check_seed(seed)
+    return seed
 
 
 Compile = Annotated[
     bool | None,
     typer.Option(
-        "--compile/--no-compile", help="Compile the step.", show_default="where it pays back"
+        "--compile/--no-compile",
+        help="Compile the training step. Default: where it saves time.",
+        rich_help_panel="Run",
     ),
 ]
-Recipe = Annotated[
-    str | None,
-    typer.Option(
-        help="A name of the literature, see `pyro-vae list recipes`; other options override it.",
-        show_default="none",
-    ),
-]
-
-# Where things are, and with which noise: most commands.
-Run = Annotated[Path, typer.Argument(help="A run folder that `train` made.", show_default=False)]
+Run = Annotated[Path, typer.Argument(help="A run folder of `train`.", show_default=False)]
 DataDir = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of downloaded data sets.",
-        show_default="PYRO_VAE_DATA_DIR, else a cache folder of yours",
+        metavar="FOLDER",
+        help="Folder of downloaded data sets. Default: $PYRO_VAE_DATA_DIR, else a cache folder.",
+        rich_help_panel="Run",
     ),
 ]
 OtherData = Annotated[
     str | None,
     typer.Option(
-        "--data", help="Images to use: a name, a folder or an array.", show_default="the run's own"
+        "--data",
+        help="Use other images: a name, a folder or an array file. Default: those of the run.",
+        callback=filled("--data"),
     ),
 ]
-Which = Annotated[Split, typer.Option("--split", help="Which of the images.")]
-Seed = Annotated[int, typer.Option(help="Seed of all noise.")]
+Which = Annotated[
+    Split, typer.Option("--split", help="Which images to use. `all` is train and test.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers.", callback=seed_in_range)]
 Device = Annotated[
-    str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="cpu, cuda, cuda:1, … `auto` takes a GPU if the machine has one.",
+        rich_help_panel="Run",
+    ),
 ]
 
 
@@ -96,10 +124,22 @@ def latent_sizes(text: str | None) -> int | list[int | list[int]] | None:
     return layers[0] if len(layers) == 1 and isinstance(layers[0], int) else layers
 
 
+def image_size(text: str | None) -> int | list[int] | None:
+    """``"64"`` -> ``64``; ``"48x64"`` -> ``[48, 64]``, height and width."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5})?", text):
+        raise InputError(
+            f"--size takes pixels such as 64, or height and width such as 48x64, not {text!r}"
+        )
+    pair = [int(n) for n in text.split("x")]
+    return pair[0] if len(pair) == 1 else pair
+
+
 def with_settings(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command one option for each of :class:`~pyro_vae.settings.Settings`.
 
-    The command has an argument ``given``. It gets a dict of the settings that the user gave.
+    The command has an argument ``given``: a dict of the settings that the user gave.
 
     Args:
         left_out: settings that the command has no option for.
@@ -117,6 +157,9 @@ def with_settings(*left_out: str) -> Callable[[Callable[..., None]], Callable[..
             values["recipe"] = options.pop("recipe")
             command(given=read(values), **options)
 
+        # The order of the groups in --help is the order of their first options.
+        order = ["Parts", "Data", "Training"]
+        added.sort(key=lambda p: order.index(p.annotation.__metadata__[0].rich_help_panel))
         parameters = [RECIPE, *added, *before]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -126,14 +169,14 @@ def with_settings(*left_out: str) -> Callable[[Callable[..., None]], Callable[..
 
 
 def setting_parameter(setting: Field[Any]) -> inspect.Parameter:
-    """The command-line option of one setting. None stands for "not given"."""
+    """The command-line option of one setting. None means that the user did not give it."""
     about = setting.metadata
-    kind = {"int": int, "float": float}.get(str(setting.type), str)
-    flag = about["flag"] or f"--{setting.name.replace('_', '-')}"
+    kind = {"int": int, "float": float, "bool": bool}.get(str(setting.type), str)
     option = typer.Option(
-        flag,
+        about["flag"] or f"--{setting.name.replace('_', '-')}",
         help=about["help"],
-        show_default=about["shown"],
+        metavar=about["value"] or None,
+        show_default=False,
         rich_help_panel=about["group"],
         min=about["least"],
     )
@@ -151,9 +194,8 @@ RECIPE = keyword(
     Annotated[
         str | None,
         typer.Option(
-            help="A model of the literature, see `pyro-vae list recipes`. Other options override "
-            "its settings.",
-            show_default="none",
+            metavar="NAME",
+            help="A model of the literature (`pyro-vae list recipes`). Other options override it.",
             rich_help_panel="Parts",
         ),
     ],
@@ -162,11 +204,37 @@ RECIPE = keyword(
 
 def read(options: dict[str, Any]) -> dict[str, Any]:
     """The settings that the user gave, their texts read."""
+    for name, value in options.items():
+        if isinstance(value, str):
+            filled(f"--{name.replace('_', '-')}")(value)
     texts = {
         "hidden": sizes("--hidden", options["hidden"]),
         "latent": latent_sizes(options["latent"]),
+        "size": image_size(options["size"]),
     }
-    return {key: value for key, value in (options | texts).items() if value is not None}
+    given = {key: value for key, value in (options | texts).items() if value is not None}
+    allow_own_modules(given.values())
+    return given
+
+
+def allow_own_modules(specs: Iterable[Any]) -> None:
+    """Let a spec ``module:Class`` name a module in the current folder.
+
+    The folder comes last on the path, so that a file in it cannot replace an installed module.
+    """
+    own = any(isinstance(spec, str) and re.search(r"\w:\w", spec) for spec in specs)
+    if own and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
+def allow_own_modules_of(config: dict[str, Any]) -> None:
+    """As :func:`allow_own_modules`, for the parts of a run with this config."""
+    allow_own_modules([*config["vae"].values(), config["training"]["objective"]])
+
+
+def warn(sentence: str) -> None:
+    """Print a sentence on stderr."""
+    Console(stderr=True, highlight=False, markup=False, emoji=False).print(sentence, soft_wrap=True)
 
 
 def pick(device: str) -> torch.device:
@@ -176,20 +244,60 @@ def pick(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, ValueError):
+        torch.zeros(1, device=device).item()  # "meta" holds no numbers
+    except Exception:  # each backend of torch raises its own kinds of errors
         raise InputError(
-            f"--device {device!r} is not there; take auto, or cpu, which always is"
+            f"--device {device!r} is not there; take auto, or cpu, which every machine has"
         ) from None
     return torch.device(device)
 
 
+def check_output(option: str, path: Path, endings: Collection[str] = ()) -> None:
+    """Refuse an output that cannot be written, before the work that makes it.
+
+    The missing folders and a test file are made and removed again.
+
+    Args:
+        option: the option that names the output, for the error message.
+        path: the file or folder to write.
+        endings: the endings of files that the writer can write; empty for a folder.
+
+    Raises:
+        InputError: the path has another ending, is a folder where a file is meant or a file where
+            a folder is meant, or cannot be written.
+    """
+    said = f"{option} {str(path)!r}"
+    if endings and path.suffix.lower() not in endings:
+        raise InputError(f"{said} needs a name that ends in {' or '.join(endings)}")
+    if endings and os.path.isdir(path):
+        raise InputError(f"{said} is a folder; name a file")
+    if not endings and os.path.lexists(path) and not os.path.isdir(path):
+        raise InputError(f"{said} is a file; name a folder")
+    target = Path(os.path.realpath(path))
+    test = temporary_name(target / "test" if os.path.isdir(target) else target)
+    made = [folder for folder in test.parents if not os.path.lexists(folder)]
+    try:
+        test.parent.mkdir(parents=True, exist_ok=True)
+        test.touch(exist_ok=False)
+        test.unlink()
+        if os.path.isfile(target) and not os.access(target, os.W_OK):
+            raise InputError(f"{said} cannot be written (the file is read-only)")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{said} cannot be written ({reason}); name another place") from None
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
 def opened(run: Path, device: str, seed: int) -> tuple[VAE, dict[str, Any]]:
-    """The VAE and the config of a run, and the seed set."""
+    """The VAE and the config of a run. Sets the seed."""
     import torch
 
-    from ..runs.folder import load_run
+    from ..runs.folder import load_run, read_config
 
+    allow_own_modules_of(read_config(run))
     torch.manual_seed(seed)
     return load_run(run, pick(device))
 
@@ -197,7 +305,7 @@ def opened(run: Path, device: str, seed: int) -> tuple[VAE, dict[str, Any]]:
 def images_of(
     config: dict[str, Any], data: str | None, split: Split, data_dir: Path | None, device: str
 ) -> Images:
-    """The images that a command on a run works on, by the run's own protocol."""
+    """The images that a command on a run works on, with the run's own binarisation."""
     from ..runs.setup import images_of as select
 
     return select(config, data, split.value, data_dir).to(pick(device))

@@ -1,7 +1,9 @@
-"""The commands that train: `train` one VAE, `compare` several; and `list`, what there is."""
+"""The commands that train, `train` and `compare`; the study `scales`; and `list`."""
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -20,23 +22,39 @@ from .options import console
 @o.with_settings()
 def train(
     given: dict[str, Any],
-    compiled: o.Compile = None,
-    pictures: Annotated[int, typer.Option(help="Epochs between two sets of pictures.", min=1)] = 10,
-    device: o.Device = "auto",
-    data_dir: o.DataDir = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The run folder to make.", show_default="runs/DATA-1, -2, …"),
+        typer.Option(
+            metavar="FOLDER",
+            help="The run folder to make. Default: runs/DATA-1, -2, …",
+            rich_help_panel="Run",
+        ),
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help="A run folder to train further, to --epochs in all, with its settings."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Continue the run in this folder, to --epochs in total.",
+            rich_help_panel="Run",
+        ),
     ] = None,
+    pictures: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Save pictures after every N epochs.",
+            min=1,
+            rich_help_panel="Run",
+        ),
+    ] = 10,
+    compiled: o.Compile = None,
+    device: o.Device = "auto",
+    data_dir: o.DataDir = None,
 ) -> None:
     """Train a VAE and write a run folder: weights, config, metrics and pictures.
 
-    A part is a name of `pyro-vae list`, with options if it has some: "normal(scale=0.2)"; or
-    your own class: mymodule:MyPrior.
+    A part is a name of `pyro-vae list`, with options if it has any: "normal(scale=0.2)"; or your
+    own class: mymodule:MyPrior.
     """
     from ..runs import folder as files
     from ..runs import setup, working
@@ -49,44 +67,59 @@ def train(
                 f"--resume continues with the run's own settings, so {listed} cannot be given; "
                 "--epochs can"
             )
-        run = working.resume(resume, given.get("epochs"), o.pick(device), data_dir)
-        working.train(run, resume, pictures, compiled, console)
-        return
-    folder = out or setup.vacant_folder(given)
-    files.check_vacant(folder)
-    run = setup.prepare(given, o.pick(device), data_dir)
-    working.begin(run, folder)
-    working.train(run, folder, pictures, compiled, console)
+        folder = resume
+        o.allow_own_modules_of(files.read_config(folder))
+        o.check_output("--resume", folder)
+        run = working.resume(folder, given.get("epochs"), o.pick(device), data_dir)
+    else:
+        folder = out or setup.vacant_folder(given)
+        o.check_output("--out", folder)
+        files.check_vacant(folder)
+        run = setup.prepare(given, o.pick(device), data_dir)
+        if "recipe" in given:
+            console.print(setup.recipe_line(given), soft_wrap=True)
+        working.begin(run, folder)
+    try:
+        working.train(run, folder, pictures, compiled, console)
+    except KeyboardInterrupt:
+        options = {"--device": device if device != "auto" else None, "--data-dir": data_dir}
+        words = [word for key, value in options.items() if value for word in (key, str(value))]
+        again = shlex.join(["pyro-vae", "train", "--resume", str(folder), *words])
+        o.warn(f"Stopped. The run is in {folder}; continue it with: {again}")
+        raise typer.Exit(130) from None
 
 
 @o.with_settings("seed")
 def compare(
     given: dict[str, Any],
-    guides: Annotated[str | None, typer.Option(help="Guides, with commas between.")] = None,
+    guides: Annotated[str | None, typer.Option(help="Guides, separated by commas.")] = None,
     priors: Annotated[str | None, typer.Option(help="Priors.")] = None,
     likelihoods: Annotated[str | None, typer.Option(help="Likelihoods.")] = None,
     objectives: Annotated[str | None, typer.Option(help="Objectives.")] = None,
     scales: Annotated[str | None, typer.Option(help="Scales.")] = None,
     recipes: Annotated[str | None, typer.Option(help="Recipes.")] = None,
-    seeds: Annotated[int, typer.Option(help="Trainings of each.", min=1)] = 3,
+    seeds: Annotated[int, typer.Option(help="Train each so many times.", min=1)] = 3,
     samples: Annotated[
-        int, typer.Option(help="Draws of z for each image, for log p̂(x).", min=1)
+        int, typer.Option(help="Draws of z for each image to estimate log p(x).", min=1)
     ] = 200,
     gaps: Annotated[
         bool, typer.Option("--gaps", help="Measure the approximation and amortization gaps.")
     ] = False,
     gap_images: Annotated[
-        int, typer.Option(help="Test images that the gaps are measured on.", min=1)
+        int, typer.Option(help="Test images on which the gaps are measured.", min=1)
     ] = 200,
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="The folder to write.", rich_help_panel="Run"),
+    ] = Path("comparison"),
     compiled: o.Compile = None,
     device: o.Device = "auto",
     data_dir: o.DataDir = None,
-    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("comparison"),
 ) -> None:
-    """Train several VAEs that differ in one setting, and leave a table and a figure.
+    """Train several VAEs that differ in one setting, and write a table and a figure.
 
-    Give one of --guides, --priors, --likelihoods, --objectives, --scales or --recipes; all other
-    settings are the same for all.
+    Give one of --guides, --priors, --likelihoods, --objectives, --scales or --recipes. All other
+    settings are the same for all VAEs.
     """
     varied = {
         "guide": guides,
@@ -103,15 +136,20 @@ def compare(
             f"--scales and --recipes, not {len(named)} of them"
         )
     ((key, names),) = named.items()
+    if not names:
+        raise InputError(f"--{key}s is empty; give names with commas between")
     if key in given:
         raise InputError(f"--{key} and --{key}s cannot both be given")
-    if out.exists():
-        raise InputError(f"--out {str(out)!r} is there already; name another folder")
+    if os.path.lexists(out):
+        raise InputError(f"--out {str(out)!r} already exists; name another folder")
+    o.check_output("--out", out)
+    o.allow_own_modules(names)
 
     from ..compare import compare as run_all
     from ..compare import markdown, write
     from ..runs.setup import settled
     from ..runs.working import progress_bar
+    from ..runs.writing import written
 
     settings = {name: {**given, key: name} for name in names}
     with progress_bar(console) as progress:
@@ -131,47 +169,52 @@ def compare(
             on_start=on_start,
             on_step=lambda n: progress.advance(task, n),
         )
-    protocol = {
-        "varied": key,
-        "settings": {name: asdict(settled(each)) for name, each in settings.items()},
-        "seeds": seeds,
-        "samples": samples,
-    }
-    write(results, protocol, out)
+        protocol = {
+            "varied": key,
+            "settings": {name: asdict(settled(each)) for name, each in settings.items()},
+            "seeds": seeds,
+            "samples": samples,
+        }
+        # Before anything is printed, so that a broken terminal or pipe does not lose the results.
+        with written(out) as part:
+            write(results, protocol, part)
     console.print(markdown(results), soft_wrap=True)
     console.print(f"  {out / 'comparison.png'}", soft_wrap=True)
 
 
 def scales(
-    seeds: Annotated[int, typer.Option(help="Repetitions of what is random.", min=2)] = 5,
+    seeds: Annotated[int, typer.Option(help="Repetitions with other random numbers.", min=2)] = 5,
     quick: Annotated[
-        bool, typer.Option("--quick", help="About a minute; its verdicts are worth little.")
+        bool, typer.Option("--quick", help="Take about a minute; the verdicts may be wrong.")
     ] = False,
     only: Annotated[
         str | None,
-        typer.Option(help="Experiments by name, with commas between.", show_default="all nine"),
+        typer.Option(help="Names of experiments, separated by commas. Default: all nine."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("scales"),
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to write.")] = Path(
+        "scales"
+    ),
 ) -> None:
-    """Why log-variance? Measure nine claims about σ, and leave verdicts, figures and numbers."""
+    """Why log-variance? Measure nine claims about σ; write verdicts, figures and numbers."""
     from rich.progress import track
 
     from .. import log_variance_study
 
+    o.check_output("--out", out)
     chosen = split_specs(only) if only else ()
     progress = partial(track, console=console)
     verdicts = log_variance_study.run(out, quick=quick, seeds=seeds, only=chosen, track=progress)
     for line in log_variance_study.verdict_lines(verdicts, quick):
-        console.print(line)
+        console.print(line, markup=True)
     console.print(f"  {out / 'verdicts.md'}", soft_wrap=True)
 
 
 def list_parts(
     kind: Annotated[
-        str | None, typer.Argument(help="One kind alone: data, priors, guides, …")
+        str | None, typer.Argument(help="List only this kind: data, priors, guides, …")
     ] = None,
 ) -> None:
-    """List the data sets, parts, networks and recipes that there are, each with a line."""
+    """List all data sets, parts, networks and recipes, one line each."""
     from ..registry import lookup
 
     every = tables()

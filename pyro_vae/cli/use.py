@@ -1,9 +1,10 @@
-"""The commands that use a run: look at it, draw from it, measure it."""
+"""The commands that use a run: draw images from it, encode with it, measure it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,8 @@ import typer
 from rich.table import Table
 
 from ..errors import InputError
+from ..runs.writing import written
+from ..settings import check_memory
 from . import options as o
 from .options import console
 
@@ -20,76 +23,83 @@ if TYPE_CHECKING:
     from ..data.images import Images
 
 
+Picture = Annotated[Path, typer.Option(metavar="FILE", help="The picture to write.")]
+
+
 def sample(
     run: o.Run,
-    n: Annotated[int, typer.Option(help="Images.", min=1)] = 144,
+    n: Annotated[int, typer.Option(help="Number of images.", min=1)] = 144,
     vary: Annotated[
         str | None,
         typer.Option(
-            help="A latent layer to vary, such as z_2: a row of images has one draw of the layers "
-            "above it, and the layers below are at their mean.",
-            show_default="all are drawn",
+            help="Vary one latent layer, such as z_2: the images of a row share one draw of the "
+            "layers above it, and the layers below are at their mean. Default: draw all layers.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("samples.png"),
+    out: Picture = Path("samples.png"),
     seed: o.Seed = 0,
     device: o.Device = "auto",
 ) -> None:
     """Draw images from the prior: the decoder's mean for each draw of z."""
     from .. import figures
 
+    o.check_output("--out", out, o.PICTURES)
     vae, _ = o.opened(run, device, seed)
-    if vary is None:
-        figures.save_grid(vae.sample(n), out)
-        console.print(f"{n} samples in {out}")
-        return
+    check_grid("--n", n, vae.shape)
     columns = min(n, figures.COLUMNS)
     rows = n // columns
-    figures.save_grid(figures.vary(vae, vary, rows, columns), out, columns)
-    console.print(f"{rows} rows of {columns} samples that differ in {vary}, in {out}")
+    if vary is None:
+        images, said = vae.sample(n), f"{n} samples in {out}"
+    else:
+        images = figures.vary(vae, vary, rows, columns)
+        said = f"{rows} rows of {columns} samples that differ in {vary}, in {out}"
+    save(images, out, figures.COLUMNS if vary is None else columns)
+    console.print(said)
 
 
 def reconstruct(
     run: o.Run,
-    n: Annotated[int, typer.Option(help="Images.", min=1)] = 48,
+    n: Annotated[int, typer.Option(help="Number of images.", min=1)] = 48,
     data: o.OtherData = None,
     split: o.Which = o.Split.test,
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("recon.png"),
+    out: Picture = Path("recon.png"),
     seed: o.Seed = 0,
     device: o.Device = "auto",
     data_dir: o.DataDir = None,
 ) -> None:
-    """Put images above their reconstructions, through the guide and the model."""
-    from ..figures import pairs, save_grid
+    """Put images above their reconstructions, which go through the guide and the model."""
+    from ..figures import COLUMNS, pairs
 
+    o.check_output("--out", out, o.PICTURES)
     vae, config = o.opened(run, device, seed)
     x = batch(o.images_of(config, data, split, data_dir, device), n, seed)
-    save_grid(pairs(x, vae.reconstruct(x)), out)
+    check_grid("--n", 2 * len(x), vae.shape)
+    save(pairs(x, vae.reconstruct(x)), out, COLUMNS)
     console.print(f"{len(x)} images above their reconstructions in {out}")
 
 
 def interpolate(
     run: o.Run,
-    first: Annotated[int, typer.Option(help="Number of the image to start at, from 0.")] = 0,
-    last: Annotated[int, typer.Option(help="Number of the image to end at, from 0.")] = 1,
-    steps: Annotated[int, typer.Option(help="Images on the way, both ends included.")] = 12,
+    first: Annotated[int, typer.Option(help="Index of the first image, from 0.")] = 0,
+    last: Annotated[int, typer.Option(help="Index of the last image, from 0.")] = 1,
+    steps: Annotated[int, typer.Option(help="Number of images, both ends included.")] = 12,
     data: o.OtherData = None,
     split: o.Which = o.Split.test,
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("path.png"),
+    out: Picture = Path("path.png"),
     seed: o.Seed = 0,
     device: o.Device = "auto",
     data_dir: o.DataDir = None,
 ) -> None:
-    """Walk on a straight line in the latent space from one image to another."""
-    from ..figures import save_grid
-
+    """Draw the images along a straight line in the latent space from one image to another."""
+    o.check_output("--out", out, o.PICTURES)
     vae, config = o.opened(run, device, seed)
+    check_grid("--steps", steps, vae.shape)
     images = o.images_of(config, data, split, data_dir, device)
     for option, index in (("--first", first), ("--last", last)):
         if not 0 <= index < len(images):
-            raise InputError(f"{option} {index} is no image: there are 0 to {len(images) - 1}")
+            raise InputError(f"{option} is an index from 0 to {len(images) - 1}, not {index}")
     a, b = batch(images, max(first, last) + 1, seed)[[first, last]]
-    save_grid(vae.interpolate(a, b, steps), out, columns=steps)
+    save(vae.interpolate(a, b, steps), out, steps)
     console.print(f"{steps} steps from image {first} to image {last} in {out}")
 
 
@@ -97,90 +107,103 @@ def encode(
     run: o.Run,
     data: o.OtherData = None,
     split: o.Which = o.Split.all,
-    out: Annotated[Path, typer.Option(help="The array file to write.")] = Path("latents.npz"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The .npz file to write.")] = Path(
+        "latents.npz"
+    ),
     seed: o.Seed = 0,
     device: o.Device = "auto",
     data_dir: o.DataDir = None,
 ) -> None:
-    """Write the posterior's μ and σ for each image: arrays `loc` and `scale`, [N, Z]; `labels`
-    and `files` where there are some."""
+    """Write the posterior's μ and σ of each image: arrays `loc` and `scale`, [N, Z], and `labels`
+    and `files` if the images have them."""
     import numpy as np
 
     from ..evaluation.latents import encode_images
 
+    o.check_output("--out", out, [".npz"])
     vae, config = o.opened(run, device, seed)
     images = o.images_of(config, data, split, data_dir, device)
     arrays: dict[str, Any] = encode_images(vae, images, seed)
-    np.savez_compressed(out, **arrays)
+    with written(out) as part, part.open("wb") as file:
+        np.savez_compressed(file, **arrays)
     console.print(f"μ and σ of {len(images)} images in {out}")
 
 
 def evaluate(
     run: o.Run,
     samples: Annotated[
-        int, typer.Option(help="Draws of z for each image, for log p̂(x).", min=1)
+        int, typer.Option(help="Draws of z for each image to estimate log p(x).", min=1)
     ] = 1000,
     gaps: Annotated[
         bool, typer.Option("--gaps", help="Measure the approximation and amortization gaps.")
     ] = False,
     gap_images: Annotated[
-        int, typer.Option(help="Test images that the gaps are measured on.", min=1)
+        int, typer.Option(help="Images on which the gaps are measured.", min=1)
     ] = 100,
     annealed: Annotated[
-        int, typer.Option(help="Images to anneal for a tighter log p̂(x) (slow).", min=0)
+        int,
+        typer.Option(help="Images whose log p(x) is also estimated by annealing (slow).", min=0),
     ] = 0,
     probe: Annotated[
-        bool, typer.Option("--probe", help="Measure how well labels are read off the latents.")
+        bool, typer.Option("--probe", help="Measure how well the latents predict the labels.")
     ] = False,
     binarize: Annotated[
         str | None,
-        typer.Option(help="Another binarisation than the run's.", show_default="the run's own"),
+        typer.Option(
+            help="Evaluate under another binarisation; needs --other-protocol. Default: the run's.",
+            callback=o.filled("--binarize"),
+        ),
     ] = None,
     other_protocol: Annotated[
-        bool, typer.Option("--other-protocol", help="Evaluate under it all the same, marked.")
+        bool,
+        typer.Option("--other-protocol", help="Accept another binarisation, and mark the result."),
     ] = False,
     data: o.OtherData = None,
     split: o.Which = o.Split.test,
     pictures: Annotated[
         Path | None,
-        typer.Option("--figures", help="A folder to draw the figures of the evaluation in."),
+        typer.Option("--figures", metavar="FOLDER", help="Also write figures to this folder."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     seed: o.Seed = 0,
     device: o.Device = "auto",
     data_dir: o.DataDir = None,
 ) -> None:
-    """Measure a run: the ELBO by the Monte Carlo and the analytic KL side by side, log p̂(x) by
-    importance sampling, rate and distortion, what the latents carry; nats per image."""
+    """Measure a run, in nats per image: the ELBO with the Monte Carlo and with the analytic KL,
+    log p(x) by importance sampling, rate and distortion, and the information in the latents."""
     from ..evaluation import report
 
+    if pictures is not None:
+        o.check_output("--figures", pictures)
     vae, config = o.opened(run, device, seed)
-    used, mark = report.protocol(config["data"]["binarize"], binarize, anyway=other_protocol)
+    trained = config["data"]["binarize"]
+    used, mark = report.choose_binarization(trained, binarize, anyway=other_protocol)
     config["data"]["binarize"] = used
     images = o.images_of(config, data, split, data_dir, device)
     labelled = o.images_of(config, data, o.Split.train, data_dir, device) if probe else None
     if labelled is not None and labelled.labels is None:
-        raise InputError("--probe reads labels off the latents, and these images have none")
+        raise InputError("--probe predicts the labels of images, and these images have none")
     source: dict[str, Any] = {
         "run": str(run),
         "data": data or config["data"]["name"],
         "split": split.value,
     }
     result = source | report.bounds(vae, images, seed)
-    result |= report.evaluate(
-        vae,
-        images,
-        train=labelled,
-        samples=samples,
-        gap_images=gap_images if gaps else 0,
-        annealed_images=annealed,
-        seed=seed,
-        figures=pictures,
-    )
+    with nullcontext() if pictures is None else written(pictures) as part:
+        result |= report.evaluate(
+            vae,
+            images,
+            train=labelled,
+            samples=samples,
+            gap_images=gap_images if gaps else 0,
+            annealed_images=annealed,
+            seed=seed,
+            figures=part,
+        )
     if mark is not None:
         result["mark"] = mark
     if as_json:
-        print(json.dumps(result, indent=2, allow_nan=False))
+        print(json.dumps(result, indent=2, allow_nan=False))  # no line breaks by the console
         return
     two = Table("nats per image", "Monte Carlo", "analytic KL", box=None, header_style="bold")
     for name in ("elbo", "reconstruction", "kl"):
@@ -194,10 +217,11 @@ def evaluate(
     console.print(rest)
     console.print(
         f"means over {len(images)} {split.value} images of {source['data']}, {used} binarisation, "
-        f"± one standard error; log p̂(x) with {samples} draws of z"
+        f"± one standard error; log p(x) is estimated with {samples} draws "
+        "of z"
     )
     if mark is not None:
-        console.print(f"[bold]not comparable:[/] {mark}")
+        console.print(f"not comparable: {mark}", style="bold")
 
 
 NESTED = (
@@ -213,12 +237,12 @@ NESTED = (
 
 
 def lines(result: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
-    """A row for each number of a report; what is not defined tells why."""
+    """A row for each number of a report. A measure that is undefined says why."""
     for key, value in result.items():
         site = within.startswith(("active units", "rate of sites"))
         name = f"{within}{key if site else key.replace('_', ' ')}"
         if isinstance(value, dict) and "why" in value:
-            yield name, f"none: {value['why']}"
+            yield name, f"undefined: {value['why']}"
         elif isinstance(value, dict) and "mean" in value:
             error = value["error"]
             yield name, f"{value['mean']:.3f}" + ("" if error is None else f" ± {error:.3f}")
@@ -234,13 +258,13 @@ def audit(
     run: o.Run,
     data: o.OtherData = None,
     split: o.Which = o.Split.test,
-    n: Annotated[int, typer.Option(help="Images to run it on.", min=1)] = 100,
+    n: Annotated[int, typer.Option(help="Number of images.", min=1)] = 100,
     seed: o.Seed = 0,
     device: o.Device = "auto",
     data_dir: o.DataDir = None,
 ) -> None:
-    """Show every site of the model and the guide: distributions, shapes, log p, log q and KL, and
-    whether that KL is analytic; what would make a bound wrong is an error."""
+    """Show every site of the model and the guide: distributions, shapes, log p, log q, the KL, and
+    whether this KL is analytic. A mistake that makes a bound wrong is an error."""
     from ..audit import audit as audited
     from ..audit import table
     from ..objectives import OBJECTIVES
@@ -258,24 +282,28 @@ def score(
     data: o.OtherData = None,
     split: o.Which = o.Split.all,
     samples: Annotated[int, typer.Option(help="Draws of z for each image.", min=1)] = 1000,
-    out: Annotated[Path, typer.Option(help="The table to write.")] = Path("scores.csv"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The .csv file to write.")] = Path(
+        "scores.csv"
+    ),
     seed: o.Seed = 0,
     device: o.Device = "auto",
     data_dir: o.DataDir = None,
 ) -> None:
-    """Rank images by log p̂(x): a line for each, the most unusual first, with its file name and
-    standard error, in nats."""
+    """Rank images by their estimated log p(x) in nats: one line each, the most unusual first, with
+    file name and standard error."""
     from ..evaluation.importance import importance
-    from ..evaluation.report import write_scores
+    from ..evaluation.scores import write_scores
 
+    o.check_output("--out", out, [".csv"])
     vae, config = o.opened(run, device, seed)
     images = o.images_of(config, data, split, data_dir, device)
     result = importance(vae.model, vae.guide, images, samples=samples, seed=seed)
-    write_scores(out, images, result)
+    with written(out) as part:
+        write_scores(part, images, result)
     console.print(
-        f"log p̂(x) of {len(images)} images in {out}: mean {result.mean:.2f} ± "
-        f"{result.standard_error:.2f} nats; {result.untrusted_share:.1%} are not to be trusted "
-        "(column `trusted`)"
+        f"estimated log p(x) of {len(images)} images in {out}: mean {result.mean:.2f} ± "
+        f"{result.standard_error:.2f} nats; {result.untrusted_share:.1%} of the estimates are "
+        "unreliable (column `trusted`)"
     )
 
 
@@ -283,4 +311,23 @@ def batch(images: Images, n: int, seed: int) -> torch.Tensor:
     """The first ``n`` images, ``[n, C, H, W]``, their binarisation drawn with ``seed``."""
     import torch
 
-    return images.batch(slice(0, n), torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return images.batch(slice(0, min(n, len(images))), generator)
+
+
+def check_grid(option: str, n: int, shape: tuple[int, int, int]) -> None:
+    """Refuse a picture of more images than memory can hold."""
+    _, height, width = shape
+    zoom = max(1, round(56 / width))  # figures.grid() enlarges small images
+    check_memory(n * 3 * height * width * zoom**2, f"a picture of {n} images ({option})")
+
+
+def save(images: torch.Tensor, path: Path, columns: int) -> None:
+    """Write a grid of images as a picture."""
+    from ..figures import save_grid
+
+    with written(path) as part:
+        try:
+            save_grid(images, part, columns)
+        except (ValueError, OverflowError) as error:  # Pillow, for a size that the format excludes
+            raise OSError(None, str(error)) from error

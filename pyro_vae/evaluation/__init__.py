@@ -1,133 +1,16 @@
-"""How good a model and a guide are: the evidence lower bound of each image, in nats.
+"""Evaluation: how good a model and a guide are, in nats per image.
 
-log p(x) itself is estimated in :mod:`.importance` and :mod:`.annealing`, where
-the bound is lost in :mod:`.gaps`, and what the latents hold in :mod:`.latents`.
+- :mod:`.bound`: the evidence lower bound (ELBO) of each image;
+- :mod:`.importance` and :mod:`.annealing`: estimates of log p(x) itself;
+- :mod:`.gaps`: how much of log p(x) the guide's family and its encoder lose;
+- :mod:`.latents` and :mod:`.aggregate`: what the latents hold;
+- :mod:`.figures`: pictures of these results;
+- :mod:`.report`: all of it in one table;
+- :mod:`.scores`: scores of single images.
+
+All of them run Pyro programs by :mod:`.scoring`, which says what the programs must meet.
 """
 
-from __future__ import annotations
+from .bound import Bound, elbo, standard_error
 
-from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from ..data.images import Images
-from ..objectives import AnalyticKL
-from ..objectives.checks import check_order
-from ..registry import at_least_one
-from .scoring import blocks, draw, log_ratio, measuring, pieces, score, unit_log_ratio, values
-
-
-@dataclass(frozen=True)
-class Bound:
-    """The evidence lower bound of each image: elbo = reconstruction - kl, in nats.
-
-    Args:
-        reconstructions: E_q[log p(x | z)] of each image, ``[N]``: minus the distortion.
-        kl_of_sites: KL(q(z | x) || p(z)) of each image by latent site, each ``[N]``; for a
-            hierarchy, that of a site given the sites before it.
-        kl_of_units: the same of each unit, mean over images, by latent site, each ``[Z]``; sites
-            whose units are not independent in both are left out.
-    """
-
-    reconstructions: Tensor
-    kl_of_sites: dict[str, Tensor]
-    kl_of_units: dict[str, Tensor]
-
-    @property
-    def kls(self) -> Tensor:
-        """The KL of each image, ``[N]``: the rate."""
-        return torch.stack(list(self.kl_of_sites.values())).sum(0)
-
-    @property
-    def elbos(self) -> Tensor:
-        """The bound of each image, ``[N]``."""
-        return self.reconstructions - self.kls
-
-    @property
-    def elbo(self) -> float:
-        """Mean over images."""
-        return self.elbos.mean().item()
-
-    @property
-    def reconstruction(self) -> float:
-        """Mean over images."""
-        return self.reconstructions.mean().item()
-
-    @property
-    def kl(self) -> float:
-        """Mean over images."""
-        return self.kls.mean().item()
-
-    @property
-    def errors(self) -> dict[str, float]:
-        """Standard errors over images of ``elbo``, ``reconstruction`` and ``kl``."""
-        return {
-            "elbo": standard_error(self.elbos),
-            "reconstruction": standard_error(self.reconstructions),
-            "kl": standard_error(self.kls),
-        }
-
-
-def standard_error(each: Tensor) -> float:
-    """The standard error of the mean of ``each`` ``[N]``; NaN for a single one."""
-    return (each.std() / len(each) ** 0.5).item() if len(each) > 1 else float("nan")
-
-
-def elbo(
-    model: Any,
-    guide: Any,
-    images: Images,
-    *,
-    samples: int = 1,
-    seed: int = 0,
-    analytic: bool = False,
-) -> Bound:
-    """The ELBO of each image.
-
-    Equation: L(x) = E_q[log p(x | z)] - KL(q(z | x) || p(z)).
-
-    Args:
-        model, guide: Pyro programs that fit :mod:`.scoring`.
-        images: what to evaluate on; ``dynamic`` pixels are drawn once, by ``seed``.
-        samples: draws of z for each image.
-        seed: of the draws of pixels and of z; the global generators are left as they were.
-        analytic: take each site's KL in closed form instead of log q(z) - log p(z) at the draws.
-
-    Raises:
-        InputError: no images, ``samples`` below 1, programs that do not fit, or ``analytic`` where
-            there is no closed form.
-
-    Paper: Kingma & Welling 2014, Auto-Encoding Variational Bayes.
-
-    Example:
-        >>> elbo(vae.model, vae.guide, load("mnist-5k", binarize="dynamic").test).elbo
-    """
-    at_least_one("samples", samples)
-    kl_of = AnalyticKL().kl
-    reconstructions: list[Tensor] = []
-    kls: dict[str, list[Tensor]] = {}
-    units: dict[str, Tensor] = {}
-    with measuring(model, guide, seed=seed, device=images.pixels.device):
-        for x in blocks(images, 500, seed):
-            reconstruction = x.new_zeros(len(x))
-            kl: dict[str, Tensor] = {}
-            for draws in pieces(samples, 10):
-                q = draw(guide, x, draws)
-                p, likelihood = score(model, x, values(q))
-                reconstruction = reconstruction + likelihood.sum(0) / samples  # [B]
-                if analytic:
-                    check_order(q, p)
-                for name, site in q.items():
-                    if (unit := unit_log_ratio(site, p[name])) is not None:
-                        total = unit.expand(draws, len(x), -1).sum((0, 1)) / samples / len(images)
-                        units[name] = units[name] + total if name in units else total
-                    each = kl_of(name, p[name], site) if analytic else log_ratio(site, p[name])
-                    each = each.expand(draws, -1).sum(0) / samples  # [B]
-                    kl[name] = kl[name] + each if name in kl else each
-            reconstructions.append(reconstruction)
-            for name, each in kl.items():
-                kls.setdefault(name, []).append(each)
-    sites = {name: torch.cat(each) for name, each in kls.items()}
-    return Bound(torch.cat(reconstructions), sites, units)
+__all__ = ["Bound", "elbo", "standard_error"]

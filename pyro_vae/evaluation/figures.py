@@ -1,4 +1,4 @@
-"""Pictures of an evaluation; every function gives a matplotlib figure."""
+"""Pictures of an evaluation. Every function gives a matplotlib figure."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from ..data.images import Images
-from ..figures import grid, pairs
-from . import elbo, standard_error
+from ..errors import InputError
+from ..figures import grid, reconstructions, stack_rows, traversals
+from ..figures.curves import whole_ticks
+from .annealing import AnnealedEstimate
+from .bound import elbo, standard_error
 from .gaps import Gaps
 from .importance import Importance
-from .latents import means, side_by_side
-from .scoring import blocks
+from .latents import joined_sites, posterior_means
+from .scoring import blocks, measuring
 
 
-def blank(width: float = 5.5, height: float = 3.4) -> tuple[Any, Any]:
+def blank(width: float = 5.5, height: float = 3.6) -> tuple[Any, Any]:
     """A figure with one pair of axes."""
     from matplotlib.figure import Figure
 
@@ -27,44 +30,94 @@ def blank(width: float = 5.5, height: float = 3.4) -> tuple[Any, Any]:
     return figure, axes
 
 
-def sample_curve(results: Mapping[str, Importance]) -> Any:
-    """log p̂(x) over the number of draws, a line for each guide, ± one standard error of the draws
-    alone; a line that still rises has not arrived."""
-    figure, axes = blank()
-    for name, result in results.items():
+def set_title(axes: Any, *parts: str) -> None:
+    """Write the parts that are not empty as the title, each on its own line."""
+    axes.set_title("\n".join(part for part in parts if part), fontsize="medium")
+
+
+def images_of(*counts: int) -> str:
+    """``counts`` of images in words."""
+    return " and ".join(map(str, sorted(counts))) + (" image" if counts == (1,) else " images")
+
+
+def sample_curve(
+    results: Mapping[str, Importance],
+    annealed: AnnealedEstimate | None = None,
+    *,
+    title: str = "",
+) -> Any:
+    """log p̂(x) over the number of draws K, a curve for each guide.
+
+    The error bar is one standard error, from the draws of z only. A curve that still rises at the
+    largest K has not converged.
+
+    Args:
+        results: estimates for the same images, by name.
+        annealed: an estimate by annealing for the first of these images. It is drawn as a line,
+            together with the curves of the same images.
+        title: what the picture says about the data.
+    """
+    figure, axes = blank(height=4.0)
+    few = max(len(r.log_p) for r in results.values()) if annealed is None else len(annealed.log_p)
+    for i, (name, result) in enumerate(results.items()):
         draws = list(result.curve)
-        axes.plot(draws, [v.mean().item() for v in result.curve.values()], "o-", label=name)
+        means = [v.mean().item() for v in result.curve.values()]
+        axes.plot(draws, means, "o-", color=f"C{i}", label=name)
         axes.errorbar(draws[-1], result.mean, yerr=result.monte_carlo_error, color="black")
+        if few < len(result.log_p):
+            means = [v[:few].mean().item() for v in result.curve.values()]
+            label = f"{name}, the first {images_of(few)}"
+            axes.plot(draws, means, "o--", color=f"C{i}", alpha=0.5, label=label)
+    if annealed is not None:
+        error = (annealed.errors.square().sum().sqrt() / few).item()
+        label = f"annealing, the first {images_of(few)} (± one standard error)"
+        axes.axhline(annealed.mean, color="black", lw=1, label=label)
+        axes.axhspan(annealed.mean - error, annealed.mean + error, color="black", alpha=0.15)
     axes.set(xscale="log", xlabel="draws of z for each image, K", ylabel="log p̂(x), nats per image")
-    axes.legend(frameon=False, loc="lower right")
+    many = {len(result.log_p) for result in results.values()}
+    set_title(axes, title, f"importance sampling, {images_of(*many)}")
+    figure.legend(frameon=False, loc="outside lower center", fontsize="small")
     return figure
 
 
-def gap_bars(results: Mapping[str, Gaps]) -> Any:
-    """What is lost of log p̂(x) by each guide: the family's share below, the encoder's above."""
-    figure, axes = blank(1.5 + 1.1 * len(results))
+def gap_bars(results: Mapping[str, Gaps], *, title: str = "") -> Any:
+    """The approximation gap (below) and the amortization gap (above), a bar for each guide.
+
+    Error bars are one standard error over images.
+
+    Args:
+        results: gaps by name.
+        title: what the picture says about the data.
+    """
+    figure, axes = blank(max(1.5 + 1.1 * len(results), 4.0), 4.2)
     names = list(results)
     family = [r.approximation for r in results.values()]
     encoder = [r.amortization for r in results.values()]
     low = [v.mean().item() for v in family]
     for bottom, values, label in (
-        ([0.0] * len(names), family, "approximation gap: the family"),
-        (low, encoder, "amortization gap: the encoder"),
+        ([0.0] * len(names), family, "approximation gap (the guide's family)"),
+        (low, encoder, "amortization gap (the encoder)"),
     ):
         heights = [v.mean().item() for v in values]
         errors = [standard_error(v) for v in values]
         bars = axes.bar(names, heights, bottom=bottom, yerr=errors, label=label, width=0.6)
         axes.bar_label(bars, [f"{h:.2f}" for h in heights], label_type="center")
     axes.set(ylabel="log p̂(x) - ELBO, nats per image")
-    figure.legend(frameon=False, loc="outside upper center")
+    if len(names) == 1:
+        axes.set_xlim(-1, 1)
+    many = {len(r.log_p) for r in results.values()}
+    draws = sorted({r.best.samples for r in results.values()})
+    set_title(axes, title, f"{images_of(*many)}, K = {' and '.join(map(str, draws))}")
+    figure.legend(frameon=False, loc="outside lower center", fontsize="small")
     return figure
 
 
-def unit_bars(kl: Mapping[str, Tensor]) -> Any:
-    """The KL of each latent unit, the largest first, in a colour for each latent site.
+def unit_bars(kl: Mapping[str, Tensor], *, title: str = "") -> Any:
+    """The KL of each latent unit, the largest first, with a colour for each latent site.
 
     Args:
         kl: nats of each unit by latent site, each ``[Z]``.
+        title: what the picture says about the data.
     """
     figure, axes = blank()
     start = 1
@@ -72,46 +125,107 @@ def unit_bars(kl: Mapping[str, Tensor]) -> Any:
         ordered = each.sort(descending=True).values.tolist()
         axes.bar(range(start, start + len(ordered)), ordered, width=0.8, label=name)
         start += len(ordered)
-    axes.set(xlabel="latent unit, sorted", ylabel="KL, nats per image")
+    axes.set(xlabel="rank of the latent unit", ylabel="KL, nats per image")
+    whole_ticks(axes)
+    set_title(axes, title, "KL of each latent unit, the largest first")
     if len(kl) > 1:
         axes.legend(frameon=False)
     return figure
 
 
-def latent_map(guide: Any, images: Images, *, seed: int = 0) -> Any:
-    """The posterior means of the images, coloured by label where there are labels; their first two
-    principal components where z has more than two dimensions."""
-    figure, axes = blank(5.5, 4.6)
-    points = side_by_side(means(guide, images, seed=seed)).cpu()  # [N, Z]
-    names = ["z_1", "z_2"]
-    if points.shape[1] != 2:
+def latent_map(guide: Any, images: Images, *, seed: int = 0, title: str = "") -> Any:
+    """The posterior means of the images, coloured by label if the images have labels.
+
+    One unit is drawn as a histogram, and two units are the axes. More than two units are projected
+    onto their first two principal components (PCA). The title says how much of the variance these
+    two hold.
+
+    Raises:
+        InputError: one image with more than two units, because PCA needs at least two images.
+    """
+    points = joined_sites(posterior_means(guide, images, seed=seed)).cpu()  # [N, Z]
+    count, units = points.shape
+    what, names = f"posterior means of {images_of(count)}", ["unit 1", "unit 2"]
+    if units > 2:
+        if count < 2:
+            raise InputError(f"a map of {units} latent units needs PCA of at least 2 images, not 1")
         centred = points - points.mean(0)
         spread, directions = torch.linalg.svd(centred, full_matrices=False)[1:]
-        share = (spread**2 / (spread**2).sum())[:2].tolist()
+        first, second = (spread**2 / (spread**2).sum())[:2].tolist()
         points = centred @ directions[:2].T
-        names = [f"component {i + 1} ({s:.0%} of the variance)" for i, s in enumerate(share)]
-    if images.labels is None:
-        axes.scatter(*points.T, s=6)
+        names = [f"component {i} ({s:.0%} of the variance)" for i, s in ((1, first), (2, second))]
+        what += f"\nPCA of {units} latent units; two components hold {first + second:.0%}"
+    groups: dict[str | None, Tensor] = {None: points}
+    if images.labels is not None:
+        labels = images.labels.cpu()
+        groups = {
+            images.classes[label] if images.classes else str(label): points[labels == label]
+            for label in labels.unique().tolist()
+        }
+    figure, axes = blank(5.5, 4.6)
+    if units == 1:
+        parts = [group[:, 0].numpy() for group in groups.values()]
+        axes.hist(parts, bins=40, stacked=True, label=list(groups))
+        names[1] = "number of images"
     else:
-        for label in images.labels.unique().tolist():
-            name = images.classes[label] if images.classes else str(label)
-            axes.scatter(*points[images.labels.cpu() == label].T, s=6, label=name)
-        axes.legend(frameon=False, markerscale=3, loc="center left", bbox_to_anchor=(1, 0.5))
+        for name, group in groups.items():
+            axes.scatter(*group.T, s=6, label=name)
     axes.set(xlabel=names[0], ylabel=names[1])
+    if images.labels is not None:
+        scale = {} if units == 1 else {"markerscale": 3}
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), **scale)
+    set_title(axes, title, what)
     return figure
 
 
-def best_to_worst(vae: Any, images: Images, *, columns: int = 12, seed: int = 0) -> Any:
-    """Three rows of images above their reconstructions, from the best to the worst of the set by
-    E_q[log p(x | z)], evenly spaced in rank."""
-    each = elbo(vae.model, vae.guide, images, samples=10, seed=seed).reconstructions
+def best_to_worst(
+    vae: Any, images: Images, *, columns: int = 12, seed: int = 0, title: str = ""
+) -> Any:
+    """Images above their reconstructions, from the best to the worst by E_q[log p(x | z)].
+
+    There are three rows of pairs, evenly spaced in rank. If the pixels are ``dynamic``, the grey
+    images are shown above the binarized pixels.
+    """
+    each = elbo(vae.model, vae.guide, images, samples=10, seed=seed).reconstructions.cpu()
     order = each.argsort(descending=True)
     ranks = torch.linspace(0, len(order) - 1, min(3 * columns, len(order))).round().long()
-    x = torch.cat(list(blocks(images, 500, seed)))[order[ranks.to(order.device)]]
-    figure, axes = blank(0.75 * columns, 5)
-    picture = grid(pairs(x, vae.reconstruct(x), columns), columns)
-    axes.imshow(picture.permute(1, 2, 0).cpu().numpy())
+    chosen = order[ranks]
+    columns = min(columns, len(chosen))
+    scored = torch.cat(list(blocks(images, 500, seed)))[chosen.to(images.pixels.device)]
+    rows = reconstructions(vae, images.subset(chosen), pixels=scored)
     best, worst = each[order[0]].item(), each[order[-1]].item()
-    axes.set_title(f"from {best:.0f} to {worst:.0f} nats of log p(x | z); images above")
-    axes.set_axis_off()
+    what = f"from the best, {best:.0f} nats of log p(x | z), to the worst, {worst:.0f} nats"
+    picture = stack_rows(*rows.values(), columns=columns)
+    return picture_of(picture, columns, title, what, f"from top to bottom: {', '.join(rows)}")
+
+
+def traversal_grid(vae: Any, images: Images, *, seed: int = 0, title: str = "") -> Any:
+    """:func:`~pyro_vae.figures.traversals` of the first image."""
+    columns = 11
+    with measuring(vae.model, vae.guide, seed=seed, device=images.pixels.device):
+        picture = traversals(vae, next(blocks(images, 1, seed))[0], columns=columns)
+    units = len(picture) // columns
+    return picture_of(
+        picture,
+        columns,
+        title,
+        "each unit from -3σ to 3σ of the prior",
+        "all other units at the posterior mean of the first image",
+        rows=[f"unit {d}" for d in range(1, units + 1)],
+    )
+
+
+def picture_of(images: Tensor, columns: int, *words: str, rows: list[str] | None = None) -> Any:
+    """A grid of images with a title, and with a name for each row."""
+    picture = grid(images, columns).permute(1, 2, 0).cpu().numpy()
+    height, width = picture.shape[:2]
+    wide = 0.75 * columns  # inches
+    figure, axes = blank(max(wide, 5.5), wide * height / width + 0.25 + 0.25 * len(words))
+    axes.imshow(picture)
+    axes.set(xticks=[], yticks=[])
+    if rows is not None:
+        axes.set_yticks([(i + 0.5) * height / len(rows) for i in range(len(rows))], rows)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    set_title(axes, *words)
     return figure

@@ -1,4 +1,4 @@
-"""Where the bound is lost: the family of the guide, or its encoder (Cremer et al. 2018)."""
+"""How much of log p(x) the guide's family loses, and how much its encoder loses."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ..data.images import Images
 from ..errors import InputError
 from ..networks import PlaceByPlace, Sum
 from ..registry import at_least_one
-from . import standard_error
-from .importance import Importance, gathered, weigh
-from .scoring import blocks, draw, log_ratio, measuring, score, values
+from .bound import standard_error
+from .importance import Importance, collect, weigh
+from .scoring import blocks, log_ratio, measuring, run_guide, run_model, values
 
 FREE = (nn.Linear, Sum, PlaceByPlace)
-"""The layers that can be freed: their output is a vector for each image."""
+"""The layers that can get a bias for each image: their output is a vector for each image."""
 
 
 @dataclass(frozen=True)
 class Gaps:
-    """What is lost between log p(x) and the guide's bound, in nats.
+    """The difference between log p(x) and the guide's ELBO, in two parts, in nats.
 
     Args:
         guide: importance sampling with the guide q as it is.
-        best: the same with q*, the best member of its family for each image.
+        best: importance sampling with q*, the best member of the guide's family for each image.
     """
 
     guide: Importance
@@ -36,21 +36,21 @@ class Gaps:
 
     @property
     def log_p(self) -> Tensor:
-        """log p̂(x), from the draws of q*; ``[N]``."""
+        """log p̂(x), estimated with draws from q*, ``[N]``."""
         return self.best.log_p
 
     @property
     def approximation(self) -> Tensor:
-        """log p̂(x) - L[q*] of each image: what the family cannot reach; ``[N]``."""
+        """log p̂(x) - L[q*] of each image, ``[N]``: what the family loses."""
         return self.log_p - self.best.elbos
 
     @property
     def amortization(self) -> Tensor:
-        """L[q*] - L[q] of each image: what the encoder does not find; ``[N]``."""
+        """L[q*] - L[q] of each image, ``[N]``: what the encoder loses."""
         return self.best.elbos - self.guide.elbos
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Mean over images and its standard error, of log p̂(x), the ELBO and both gaps."""
+        """log p̂(x), the ELBO and both gaps, each the mean over images and its standard error."""
         each = {
             "log_p": self.log_p,
             "elbo": self.guide.elbos,
@@ -74,34 +74,44 @@ def gaps(
 ) -> Gaps:
     """The approximation gap and the amortization gap of each image.
 
-    Equation: log p(x) - L[q] = (log p(x) - L[q*]) + (L[q*] - L[q]), q* = argmax L over the guide's
-    own family, for this one image.
+    Equation: log p(x) - L[q] = (log p(x) - L[q*]) + (L[q*] - L[q]), where q* maximises L over the
+    guide's family, for each image on its own. The first bracket is the approximation gap, the
+    second one is the amortization gap.
 
-    The family is what the guide can reach when the encoder is free: each image gets its own bias,
-    0 at first, in every fully connected layer that computes from the image alone, and likewise in
-    what the residual network computes of the image for each place of a latent. Layers that see a
-    draw of z (a flow's, or those of q(z_1 | z_2)) are the family itself, and stay as they are. The
-    biases are found by gradient ascent from the encoder's output.
+    The family is everything that the guide can compute with a free encoder. Each image gets its own
+    bias, at first 0, in every fully connected layer that computes from the image only, and in the
+    features that the residual network computes from the image for each place of a latent. Layers
+    that take a draw of z (those of a flow, or of q(z_1 | z_2)) define the family and are not
+    changed. The biases are found by gradient ascent, which starts at the encoder's output. q* is
+    only as good as this ascent: an ascent that stops early makes the approximation gap too large
+    and the amortization gap too small.
 
     Args:
-        model: a Pyro program that fits :mod:`.scoring`.
-        guide: likewise; a module with ``nn.Linear`` layers and reparameterised draws.
-        images: what to evaluate on, some hundreds; ``dynamic`` pixels are drawn once, by ``seed``.
-        samples: draws of z for each image that L[q], L[q*] and log p̂(x) are estimated with.
+        model: a Pyro program that meets :mod:`.scoring`.
+        guide: a module that meets :mod:`.scoring`, with ``nn.Linear`` layers and reparameterised
+            draws.
+        images: the images to evaluate on, some hundreds. ``dynamic`` pixels are drawn once, with
+            ``seed``.
+        samples: draws of z for each image, for the estimates of L[q], L[q*] and log p(x).
         steps: steps of Adam.
         draws: draws of z for each image and step.
-        rate: Adam's first step size; it falls to 0 along a cosine.
+        rate: the first step size of Adam. It falls to 0 along a cosine.
         seed: of the draws of pixels and of z.
         chunk: as for :func:`.importance.importance`.
 
     Raises:
-        InputError: no images, a count below 1, programs that do not fit, a guide with no layer to
-            free, or one whose draws have no gradient.
+        InputError: no images, a count below 1, programs that do not meet :mod:`.scoring`, a guide
+            without a layer that can get a bias, or a guide whose draws have no gradient.
 
     Paper: Cremer, Li & Duvenaud 2018, Inference Suboptimality in Variational Autoencoders.
 
     Example:
-        >>> gaps(vae.model, vae.guide, data.test.subset(torch.arange(200))).summary()
+        >>> from pyro_vae import gaps
+        >>> data = load_data("digits", binarize="threshold")
+        >>> vae = VAE(data.shape, latent_size=2)
+        >>> some = data.test.subset(torch.arange(5))
+        >>> list(gaps(vae.model, vae.guide, some, samples=10, steps=2).summary())
+        ['log_p', 'elbo', 'approximation_gap', 'amortization_gap']
     """
     for option, value in (("samples", samples), ("steps", steps), ("draws", draws)):
         at_least_one(option, value)
@@ -109,18 +119,19 @@ def gaps(
     with measuring(model, guide, seed=seed, device=images.pixels.device):
         for x in blocks(images, 100, seed):
             with freed(guide, len(x)) as biases:
-                draw(guide, x, 1)  # makes the biases
+                run_guide(guide, x, 1)  # creates the biases
                 first.append(weigh(model, guide, x, samples, chunk))
                 ascend(model, guide, x, biases, steps, draws, rate)
                 best.append(weigh(model, guide, x, samples, chunk))
-    return Gaps(gathered(first), gathered(best))
+    return Gaps(collect(first), collect(best))
 
 
 @contextmanager
 def freed(guide: Any, count: int) -> Iterator[dict[nn.Module, Tensor]]:
-    """Give each of ``count`` images its own bias in the guide's layers that see images alone.
+    """Give each of ``count`` images its own bias in the layers that compute from the image only.
 
-    The biases are made, as zeros, when the guide runs for the first time.
+    The biases are created, as zeros, when the guide runs for the first time. Afterwards the guide
+    is as before.
     """
     biases: dict[nn.Module, Tensor] = {}
 
@@ -149,24 +160,24 @@ def ascend(
     draws: int,
     rate: float,
 ) -> None:
-    """Raise the ELBO of each image in its own biases; they are changed in place."""
+    """Maximise the ELBO of each image over its biases, in place."""
     if not biases:
         raise InputError(
-            "the guide has no fully connected layer (nn.Linear) that computes from an image alone, "
-            "so there is nothing to free; the gaps are known for guides with an encoder that has"
+            "the guide has no fully connected layer (nn.Linear) that computes from the image only; "
+            "the gaps need a guide whose encoder has such a layer"
         )
     free = [bias.requires_grad_() for bias in biases.values()]
     adam = torch.optim.Adam(free, lr=rate)
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     for _ in range(steps):
         with torch.enable_grad():
-            q = draw(guide, x, draws)
-            p, bound = score(model, x, values(q))  # [K, B]
+            q = run_guide(guide, x, draws)
+            p, bound = run_model(model, x, values(q))  # [K, B]
             for name, site in q.items():
                 if not site["fn"].has_rsample:
                     raise InputError(
                         f"the draws of {name!r} have no gradient ({type(site['fn']).__name__}), so "
-                        "that the best member of the guide's family cannot be climbed to"
+                        "gradient ascent cannot find the best member of the guide's family"
                     )
                 bound = bound - log_ratio(site, p[name])
             gradients = torch.autograd.grad(-bound.mean(0).sum(), free, allow_unused=True)

@@ -1,4 +1,4 @@
-"""log p(x) by importance sampling: the estimate, its error bar, and whether to trust it."""
+"""log p(x) by importance sampling: the estimate, its standard error, and diagnostics."""
 
 from __future__ import annotations
 
@@ -12,28 +12,36 @@ from torch import Tensor
 
 from ..data.images import Images
 from ..registry import at_least_one
-from . import standard_error
-from .scoring import blocks, draw, measuring, score, values
+from .bound import standard_error
+from .scoring import blocks, measuring, run_guide, run_model, values
 
 CURVE = (1, 10, 100, 1000, 5000)
-"""The numbers of draws at which the literature reports, and the curve is drawn."""
+"""The numbers of draws K at which the estimate is recorded."""
 DRAWS = 500
-"""Draws of z that the guide makes of an image at once."""
+"""How many draws of z the guide makes for an image at once."""
 
 
 @dataclass(frozen=True)
 class Importance:
     """log p(x) of each image, estimated with ``samples`` draws from the guide; in nats.
 
+    The expectation of log p̂(x) is a lower bound on log p(x). The bound becomes tight as K grows. A
+    single estimate can be above log p(x).
+
+    ``errors``, ``effective`` and ``pareto_k`` are computed from the draws, and see only the regions
+    that the guide reaches. If the guide almost never draws from a region with much posterior mass
+    (a mode or a tail), log p̂(x) is too low, while the standard error and the Pareto k are both
+    small. So a large value is a warning, and small values do not prove that the estimate is right.
+    :func:`~pyro_vae.evaluation.annealing.annealed` does not use the guide and can reveal this.
+
     Args:
         samples: draws of z for each image, K.
-        log_p: the estimate log 1/K Σ_k w_k, w = p(x, z) / q(z | x), ``[N]``. Its expectation is a
-            lower bound on log p(x), which it reaches as K grows.
-        errors: the standard error of each estimate, by the spread of its own weights, ``[N]``.
+        log_p: the estimate log p̂(x) = log 1/K Σ_k w_k, w = p(x, z) / q(z | x), ``[N]``.
+        errors: the standard error of each estimate, from the spread of its weights, ``[N]``.
         effective: effective sample size (Σ w)² / Σ w² of each image, ``[N]``, 1 to K.
-        pareto_k: shape of the weights' tail for each image, ``[N]``.
-        elbos: mean of log w, the guide's own bound at the same draws, ``[N]``.
-        elbo_errors: its standard error, ``[N]``.
+        pareto_k: shape k of the weights' tail for each image, ``[N]``.
+        elbos: mean of log w, the guide's ELBO at the same draws, ``[N]``.
+        elbo_errors: the standard error of ``elbos``, ``[N]``.
         curve: the estimate with the first 1, 10, 100, … of the draws, each ``[N]``.
     """
 
@@ -53,27 +61,30 @@ class Importance:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the mean over images: of the images drawn and of the draws of z."""
+        """Standard error of the mean over images, from the choice of images and the draws of z."""
         return standard_error(self.log_p)
 
     @property
     def monte_carlo_error(self) -> float:
-        """Standard error of the mean for these very images: of the draws of z alone."""
+        """Standard error of the mean for these images, from the draws of z only."""
         return (self.errors.square().sum().sqrt() / len(self.errors)).item()
 
     @property
     def limit(self) -> float:
-        """The largest Pareto k at which K draws give an estimate that can be trusted."""
+        """The largest Pareto k for which K draws are enough: min(1 - 1/log10 K, 0.7)."""
         return min(1 - 1 / math.log10(self.samples), 0.7) if self.samples > 1 else -math.inf
 
     @property
     def trusted(self) -> Tensor:
-        """Whether each image's estimate can be trusted: Pareto k within :attr:`limit`; ``[N]``."""
+        """Whether the Pareto k of each image is at most :attr:`limit`, ``[N]``.
+
+        False means that the estimate is unreliable. True is not a proof, see above.
+        """
         return self.pareto_k <= self.limit
 
     @property
     def untrusted_share(self) -> float:
-        """Share of the images whose estimate is not to be trusted, 0 to 1."""
+        """Share of the images whose Pareto k is above :attr:`limit`, 0 to 1."""
         return 1 - self.trusted.double().mean().item()
 
 
@@ -90,37 +101,43 @@ def importance(
 
     Equation: log p̂(x) = log 1/K Σ_k p(x, z_k) / q(z_k | x), z_k ~ q(z | x).
 
-    The draws are streamed: what is kept of an image is a few sums and its largest weights, so that
-    memory grows neither with K nor, but for the results, with the number of images.
+    For each image only a few sums and the largest weights are stored. So memory does not grow with
+    K, and only the results grow with the number of images. :class:`Importance` says how far the
+    estimate can be trusted.
 
     Args:
-        model, guide: Pyro programs that fit :mod:`.scoring`.
-        images: what to evaluate on; ``dynamic`` pixels are drawn once, by ``seed``.
-        samples: draws of z for each image, K; 5,000 is the literature's number.
-        seed: of the draws of pixels and of z; the global generators are left as they were.
-        chunk: draws (of all images together) that the model scores at once. The result does not
-            depend on it; the default suits the caches of a CPU, or the memory of a GPU.
+        model, guide: Pyro programs that meet :mod:`.scoring`.
+        images: the images to evaluate on. ``dynamic`` pixels are drawn once, with ``seed``.
+        samples: draws of z for each image, K. The literature uses 5,000.
+        seed: of the draws of pixels and of z. The global generators are not changed.
+        chunk: draws, of all images together, that the model scores at once. The result does not
+            depend on it. The default fits the caches of a CPU, or the memory of a GPU.
 
     Raises:
-        InputError: no images, ``samples`` or ``chunk`` below 1, or programs that do not fit.
+        InputError: no images, ``samples`` or ``chunk`` below 1, or programs that do not meet
+            :mod:`.scoring`.
 
     Paper: Burda, Grosse & Salakhutdinov 2016, Importance Weighted Autoencoders; Vehtari et al.
     2024, Pareto Smoothed Importance Sampling.
 
     Example:
-        >>> result = importance(vae.model, vae.guide, data.test, samples=1000)
-        >>> print(f"{result.mean:.2f} ± {result.standard_error:.2f} nats")
+        >>> from pyro_vae import importance
+        >>> data = load_data("digits", binarize="dynamic")
+        >>> vae = VAE(data.shape, latent_size=2)
+        >>> result = importance(vae.model, vae.guide, data.test, samples=100)
+        >>> result.mean > result.elbos.mean().item()       # log p̂(x) and the ELBO, nats
+        True
     """
     at_least_one("samples", samples)
     device = images.pixels.device
     size = 20 if device.type == "cpu" else 100
     with measuring(model, guide, seed=seed, device=device):
         parts = [weigh(model, guide, x, samples, chunk) for x in blocks(images, size, seed)]
-    return gathered(parts)
+    return collect(parts)
 
 
-def gathered(parts: list[Weights]) -> Importance:
-    """The results of all images from those of the blocks."""
+def collect(parts: list[Weights]) -> Importance:
+    """Concatenate the results of the blocks of images."""
 
     def cat(of: Callable[[Weights], Tensor]) -> Tensor:
         return torch.cat([of(part) for part in parts])
@@ -138,10 +155,10 @@ def gathered(parts: list[Weights]) -> Importance:
 
 
 class Weights:
-    """What is kept of a stream of importance weights, for each image of a block.
+    """The sums over a stream of importance weights, for each image of a block.
 
     Args:
-        samples: how many draws are to come.
+        samples: the number of draws that will be added, K.
     """
 
     def __init__(self, samples: int) -> None:
@@ -152,7 +169,7 @@ class Weights:
         self.curve: dict[int, Tensor] = {}
 
     def add(self, log_w: Tensor) -> None:
-        """Take in the next draws: their log-weights, ``[k, B]``."""
+        """Add the log-weights of the next draws, ``[k, B]``."""
         log_w = log_w.double()
         if self.count == 0:
             self.log_sum = self.log_squares = log_w.new_full(log_w.shape[1:], -math.inf)  # [B]
@@ -166,7 +183,7 @@ class Weights:
             self.count += len(part)
             if self.count in self.marks:
                 self.curve[self.count] = self.log_mean()
-        moved = log_w - self.shift  # Near 0, so that the squares lose no digits.
+        moved = log_w - self.shift  # near 0, so that the squares lose no digits
         self.sum = self.sum + moved.sum(0)
         self.squares = self.squares + moved.square().sum(0)
         largest = torch.cat([self.largest, log_w])
@@ -177,7 +194,7 @@ class Weights:
         return self.log_sum - math.log(self.count)
 
     def error(self) -> Tensor:
-        """The standard error of log 1/K Σ w: that of the mean of w, divided by it; ``[B]``."""
+        """Standard error of log 1/K Σ w, ``[B]``: the relative standard error of the mean of w."""
         if self.count == 1:
             return torch.full_like(self.log_sum, math.nan)
         ratio = self.count * (self.log_squares - 2 * self.log_sum).exp()  # mean w² / (mean w)²
@@ -204,19 +221,19 @@ class Weights:
 
 
 def weigh(model: Any, guide: Any, x: Tensor, samples: int, chunk: int | None = None) -> Weights:
-    """Draw and weigh: the importance weights of the images ``x`` ``[B, C, H, W]``, summed up."""
+    """Draw z from the guide and sum the importance weights of the images ``x`` ``[B, C, H, W]``."""
     if chunk is None:
         chunk = 2000 if x.device.type == "cpu" else 100_000
     at_least_one("chunk", chunk)
     weights = Weights(samples)
     rows = max(1, chunk // len(x))
     for start in range(0, samples, DRAWS):
-        # Always a whole block of draws, so that the first k of them are the same for every K.
-        q = draw(guide, x, DRAWS)
+        # A whole block is drawn each time, so that the first k draws are the same for every K.
+        q = run_guide(guide, x, DRAWS)
         stop = min(DRAWS, samples - start)
         for a in range(0, stop, rows):
             cut = slice(a, min(a + rows, stop))
-            p, log_w = score(model, x, {name: z[cut] for name, z in values(q).items()})
+            p, log_w = run_model(model, x, {name: z[cut] for name, z in values(q).items()})
             for name, site in q.items():
                 log_w = log_w + p[name]["log_prob"] - site["log_prob"][cut]  # [k, B]
             weights.add(log_w)
@@ -226,31 +243,31 @@ def weigh(model: Any, guide: Any, x: Tensor, samples: int, chunk: int | None = N
 def pareto_k(largest: Tensor) -> Tensor:
     """The shape k of the generalized Pareto distribution fitted to the largest weights.
 
-    With k below 0.5 the weights have a finite variance; above 0.7 no number of draws that anyone
-    waits for makes the estimate reliable.
+    If k is below 0.5, the variance of the weights is finite. If k is above 0.7, an estimate would
+    need so many draws to become reliable that more draws do not help in practice.
 
     Equation: the profile posterior mean of Zhang and Stephens with a weak prior at k = 0.5.
 
     Args:
-        largest: the largest log-weights in falling order, ``[M + 1, B]``; the last one is the
-            threshold that the M others exceed.
+        largest: the largest log-weights in descending order, ``[M + 1, B]``. The last one is the
+            threshold that the other M exceed.
 
     Returns:
-        k for each image, ``[B]``; +inf where M < 5 are too few to tell, -inf where all M equal the
-        threshold.
+        k for each image, ``[B]``; +inf if M is below 5, which is too small for a fit; -inf if all M
+        equal the threshold.
 
     Paper: Zhang & Stephens 2009, A new and efficient estimation method for the generalized Pareto
     distribution; Vehtari et al. 2024, Pareto Smoothed Importance Sampling.
     """
-    tail, threshold = largest[:-1].flip(0), largest[-1]  # rising, [M, B]
+    tail, threshold = largest[:-1].flip(0), largest[-1]  # ascending, [M, B]
     count = len(tail)
     if count < 5:
         return torch.full_like(threshold, math.inf)
     top = tail[-1]
-    excess = (tail - top).exp() - (threshold - top).exp()  # [M, B], of the largest weight
+    excess = (tail - top).exp() - (threshold - top).exp()  # [M, B], relative to the largest weight
     flat = excess[-1] <= 0
     excess = excess.clamp_min(1e-12)
-    # The density is 1/σ (1 - θx)^(-1 + 1/k); for a given θ the best k is the mean of log(1 - θx).
+    # The density is 1/σ (1 - θx)^(-1 + 1/k). For a given θ the best k is the mean of log(1 - θx).
     grid = 30 + int(math.sqrt(count))
     steps = torch.arange(1, grid + 1, device=excess.device, dtype=excess.dtype)
     quartile = excess[int(count / 4 + 0.5) - 1]

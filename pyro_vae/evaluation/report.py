@@ -1,8 +1,7 @@
-"""Everything that is known about a trained VAE, in one table; and scores of single images."""
+"""The report of an evaluation: all measures in one table."""
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,18 +15,20 @@ from ..data.images import Images
 from ..errors import InputError
 from ..programs import ModelProgram
 from ..vae import VAE
-from . import elbo, standard_error
 from . import figures as show
-from .annealing import annealed, sandwich
+from .aggregate import aggregate
+from .annealing import AnnealedEstimate, annealed, sandwich
+from .bound import elbo, standard_error
 from .gaps import Gaps, gaps
 from .importance import Importance, importance
-from .latents import active_units, aggregate, probe, unit_kl
+from .latents import active_units, probe, unit_kl
+from .scoring import Programs
 
 Table = dict[str, Any]
 
 
 def evaluate(
-    vae: Any,
+    vae: Programs,
     images: Images,
     *,
     train: Images | None = None,
@@ -37,32 +38,42 @@ def evaluate(
     temperatures: int = 500,
     seed: int = 0,
     figures: Path | None = None,
+    title: str = "",
 ) -> Table:
-    """Evaluate a model and a guide on images: what can be said of them, in nats per image.
+    """Evaluate a model and a guide on images, in nats per image.
+
+    log p̂(x) and the ELBO are always computed. If another measure cannot be computed, its entry is a
+    sentence that says why, and the rest of the report is not affected.
 
     Args:
-        vae: anything with ``.model`` and ``.guide``, Pyro programs that fit
-            :mod:`.scoring`.
-        images: what to evaluate on.
-        train: labelled images that the classifiers of the latents learn from; None for none.
-        samples: draws of z for each image of the importance estimate of log p(x).
-        gap_images: the approximation and the amortization gap are taken on the first so many
-            images (some 20 a second); 0 for none.
-        annealed_images: log p(x) is also estimated by annealing on the first so many images, and
-            the error bounded on 20 simulated ones (about a minute for 20); 0 for none.
+        vae: a VAE, or any other pair of Pyro programs that meet :mod:`.scoring`.
+        images: the images to evaluate on.
+        train: labelled images on which classifiers of the latents are trained; None for no
+            classifiers.
+        samples: draws of z for each image, for the importance estimate of log p(x).
+        gap_images: the approximation and the amortization gap are measured on so many of the first
+            images (about 20 a second); 0 leaves them out.
+        annealed_images: log p(x) is also estimated by annealing on so many of the first images, and
+            its error is bounded on 20 simulated images (about a minute for 20); 0 leaves it out.
         temperatures: steps of annealing from the prior to the posterior.
         seed: of all draws.
-        figures: a folder to draw the pictures of :mod:`.figures` into.
+        figures: a folder for the pictures of :mod:`.figures`; None for no pictures.
+        title: words for the pictures that say which data these are.
 
     Returns:
-        a table that goes into a JSON file. A mean over images is ``{"mean": …, "error": …}``, its
-        standard error beside it. What is not defined for these parts is ``{"why": …}``.
+        a table that can be written as JSON. A mean over images is ``{"mean": …, "error": …}`` with
+        its standard error. A measure that cannot be computed is ``{"why": sentence}``. A picture
+        that cannot be drawn is an entry ``figure_NAME``.
 
     Raises:
-        InputError: no images, ``samples`` below 1, or programs that do not fit.
+        InputError: no images, ``samples`` below 1, or programs that do not meet :mod:`.scoring`.
 
     Example:
-        >>> evaluate(vae, data.test, samples=1000)["log_p"]["mean"]
+        >>> from pyro_vae import evaluate
+        >>> data = load_data("digits", binarize="threshold")
+        >>> table = evaluate(VAE(data.shape, latent_size=2), data.test, samples=20)
+        >>> table["active_units"]
+        {'z': {'count': 2, 'of': 2}}
     """
     model, guide = vae.model, vae.guide
     estimate = importance(model, guide, images, samples=samples, seed=seed)
@@ -72,68 +83,105 @@ def evaluate(
         "binarize": images.binarize,
         "samples": samples,
         "seed": seed,
-        "log_p": mean(estimate.log_p) | {"monte_carlo_error": finite(estimate.monte_carlo_error)},
-        "elbo": mean(estimate.elbos),
-        "rate": mean(bound.kls),
-        "distortion": mean(-bound.reconstructions),
-        "rate_of_sites": {name: mean(kl) for name, kl in bound.kl_of_sites.items()},
-        "curve": {str(k): mean(v) for k, v in estimate.curve.items()},
+        "log_p": with_error(estimate.log_p)
+        | {"monte_carlo_error": finite(estimate.monte_carlo_error)},
+        "elbo": with_error(estimate.elbos),
+        "rate": with_error(bound.kls),
+        "distortion": with_error(-bound.reconstructions),
+        "rate_of_sites": {name: with_error(kl) for name, kl in bound.kl_of_sites.items()},
+        "curve": {str(k): with_error(v) for k, v in estimate.curve.items()},
         "trust": trust(estimate),
-        "bits_per_dimension": where_defined(lambda: bits(model, estimate.log_p, images.shape)),
-        "active_units": where_defined(lambda: active(guide, images, seed)),
-        "kl_of_units": where_defined(
+        "bits_per_dimension": attempt(lambda: bits(model, estimate.log_p, images.shape)),
+        "active_units": attempt(lambda: active_counts(guide, images, seed)),
+        "kl_of_units": attempt(
             lambda: {k: v.tolist() for k, v in unit_kl(model, guide, images, seed=seed).items()}
         ),
-        "aggregate": where_defined(lambda: spread(model, guide, images, seed)),
+        "aggregate": attempt(lambda: aggregate_terms(model, guide, images, seed)),
     }
     if train is not None:
-        table["accuracy"] = where_defined(
+        table["accuracy"] = attempt(
             lambda: {k: pair(*v) for k, v in probe(guide, train, images, seed=seed).items()}
         )
-    lost: dict[str, Gaps] = {}
+    lost = shown = None
     if gap_images:
         some = first(images, gap_images)
-
-        def split() -> Table:
-            lost["guide"] = gaps(model, guide, some, samples=samples, seed=seed)
-            return lost["guide"].summary()
-
-        table["gaps"] = {"images": len(some)} | where_defined(split)
+        lost = attempt(lambda: gaps(model, guide, some, samples=samples, seed=seed))
+        terms = lost.summary() if isinstance(lost, Gaps) else None
+        measured = {name: pair(**term) for name, term in terms.items()} if terms else lost
+        table["gaps"] = {"images": len(some)} | measured
     if annealed_images:
-        some = first(images, annealed_images)
-        table["annealed"] = where_defined(lambda: anneal(model, some, estimate, temperatures, seed))
+        few = first(images, annealed_images)
+        shown = attempt(lambda: annealed(model, few, temperatures=temperatures, seed=seed))
+        table["annealed"] = shown
+        if isinstance(shown, AnnealedEstimate):
+            table["annealed"] = {
+                "images": len(few),
+                "temperatures": temperatures,
+                "log_p": with_error(shown.log_p),
+                "importance_on_the_same": with_error(estimate.log_p[: len(few)]),
+                "acceptance": shown.acceptance.mean().item(),
+                "sandwich": attempt(lambda: width(model, images.shape, temperatures, seed)),
+            }
     if figures is not None:
-        draw(figures, vae, images, estimate, lost, table["kl_of_units"], seed)
+        kl = table["kl_of_units"]
+        units = {} if "why" in kl else {name: torch.tensor(each) for name, each in kl.items()}
+        curve = shown if isinstance(shown, AnnealedEstimate) else None
+        bars = lost if isinstance(lost, Gaps) else None
+        draw = drawings(vae, images, estimate, curve, bars, units, seed, title)
+        table |= save_figures(figures, draw)
     return table
 
 
-def draw(
-    folder: Path,
-    vae: Any,
+def drawings(
+    vae: Programs,
     images: Images,
     estimate: Importance,
-    lost: dict[str, Gaps],
-    units: Table,
+    shown: AnnealedEstimate | None,
+    lost: Gaps | None,
+    units: dict[str, Tensor],
     seed: int,
-) -> None:
-    """Draw what there is to draw of an evaluation, a PNG each."""
-    pictures = {
-        "draws": show.sample_curve({"guide": estimate}),
-        "latents": show.latent_map(vae.guide, images, seed=seed),
+    title: str,
+) -> dict[str, Callable[[], Any]]:
+    """The pictures of an evaluation by name, each a function that draws it."""
+    name = guide_name(vae)
+    draw: dict[str, Callable[[], Any]] = {
+        "draws": lambda: show.sample_curve({name: estimate}, shown, title=title),
+        "latents": lambda: show.latent_map(vae.guide, images, seed=seed, title=title),
     }
-    if "why" not in units:
-        pictures["units"] = show.unit_bars({k: torch.tensor(kl) for k, kl in units.items()})
-    if lost:
-        pictures["gaps"] = show.gap_bars(lost)
+    if units:
+        draw["units"] = lambda: show.unit_bars(units, title=title)
+    if lost is not None:
+        draw["gaps"] = lambda: show.gap_bars({name: lost}, title=title)
     if isinstance(vae, VAE):
-        pictures["reconstructions"] = show.best_to_worst(vae, images, seed=seed)
+        draw["reconstructions"] = lambda: show.best_to_worst(vae, images, seed=seed, title=title)
+        draw["traversals"] = lambda: show.traversal_grid(vae, images, seed=seed, title=title)
+    return draw
+
+
+def save_figures(folder: Path, draw: dict[str, Callable[[], Any]]) -> Table:
+    """Save each picture as a PNG file; the result says why a picture cannot be drawn."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        picture.savefig(folder / f"{name}.png", dpi=120)
+    failed = {}
+    for name, picture in draw.items():
+        figure = attempt(picture)
+        if isinstance(figure, dict):
+            failed[f"figure_{name}"] = figure
+        else:
+            figure.savefig(folder / f"{name}.png", dpi=120)
+    return failed
 
 
-def bounds(vae: Any, images: Images, seed: int) -> Table:
-    """The test ELBO and its parts by either KL; ``analytic`` is None where there is none."""
+def guide_name(vae: Programs) -> str:
+    """The name of the guide in the pictures."""
+    if isinstance(vae, VAE):
+        spec = vae.config["guide"]
+        return spec if isinstance(spec, str) else type(vae.guide.posterior).__name__
+    # The guide is the user's: a function has a name, and an object has only that of its class.
+    return getattr(vae.guide, "__name__", type(vae.guide).__name__)
+
+
+def bounds(vae: Programs, images: Images, seed: int) -> Table:
+    """The ELBO and its parts, with the KL by Monte Carlo and in closed form (None without one)."""
     result: Table = {"images": len(images), "seed": seed}
     for way, analytic in (("monte_carlo", False), ("analytic", True)):
         try:
@@ -141,39 +189,45 @@ def bounds(vae: Any, images: Images, seed: int) -> Table:
         except InputError as error:
             result |= {way: None, "why": str(error)}
             continue
-        parts = {name: getattr(bound, name) for name in bound.errors}
-        result[way] = parts | {f"{name}_error": e for name, e in bound.errors.items()}
+        result[way] = bound.means | {f"{name}_error": e for name, e in bound.errors.items()}
     return result
 
 
-def mean(each: Tensor) -> Table:
+def with_error(each: Tensor) -> Table:
     """The mean over images and its standard error."""
     return pair(each.mean().item(), standard_error(each))
 
 
-def pair(value: float, error: float) -> Table:
-    return {"mean": value, "error": finite(error)}
+def pair(mean: float, error: float) -> Table:
+    """A mean and its standard error."""
+    return {"mean": mean, "error": finite(error)}
 
 
 def finite(number: float) -> float | None:
-    """``number`` as JSON can hold it."""
+    """``number``, or None if it is NaN or infinite, which JSON cannot hold."""
     return number if math.isfinite(number) else None
 
 
 def first(images: Images, count: int) -> Images:
+    """The first ``count`` images."""
     return images.subset(torch.arange(min(count, len(images))))
 
 
-def where_defined(compute: Callable[[], Table]) -> Table:
-    """What ``compute`` gives, or the sentence that says why it is not defined here."""
+def attempt(compute: Callable[[], Any]) -> Any:
+    """The result of ``compute``, or ``{"why": sentence}`` if it fails.
+
+    It catches every error, because one part must not lose a report that took hours.
+    """
     try:
         return compute()
     except InputError as error:
         return {"why": str(error)}
+    except Exception as error:
+        return {"why": f"the computation failed with a {type(error).__name__}: {error}"}
 
 
 def trust(estimate: Importance) -> Table:
-    """Whether the importance estimates can be trusted, over all images."""
+    """Diagnostics of the importance estimates, over all images."""
     return {
         "effective_samples": estimate.effective.median().item(),
         "pareto_k": finite(estimate.pareto_k.median().item()),
@@ -185,84 +239,61 @@ def trust(estimate: Importance) -> Table:
 def bits(model: Any, log_p: Tensor, shape: tuple[int, ...]) -> Table:
     """-log2 p(x) for each pixel and channel."""
     if not isinstance(model, ModelProgram) or Likelihood.of(model.likelihood).levels != 256:
-        raise InputError("bits per dimension are those of a likelihood of 256 levels")
-    return mean(-log_p / (math.prod(shape) * math.log(2)))
+        raise InputError("bits per dimension need a likelihood with 256 levels")
+    return with_error(-log_p / (math.prod(shape) * math.log(2)))
 
 
-def active(guide: Any, images: Images, seed: int) -> Table:
+def active_counts(guide: Any, images: Images, seed: int) -> Table:
+    """The number of active units, and of all units, by latent site."""
     return {
         name: {"count": int((each > 0.01).sum()), "of": len(each)}
         for name, each in active_units(guide, images, seed=seed).items()
     }
 
 
-def spread(model: Any, guide: Any, images: Images, seed: int) -> Table:
-    result = aggregate(model, guide, first(images, 2000), seed=seed)
-    return {k: pair(*v) for k, v in result.terms.items()} | {"estimator": result.estimator}
+def aggregate_terms(model: Any, guide: Any, images: Images, seed: int) -> Table:
+    """The terms of the aggregate posterior, on at most 2,000 images.
+
+    A mutual information close to its upper limit depends on the number of images, and not on what
+    the latents hold. So it is not reported.
+    """
+    some = first(images, 2000)
+    result = aggregate(model, guide, some, seed=seed)
+    table: Table = {name: pair(*term) for name, term in result.terms.items()}
+    limit = math.log(len(some))
+    if limit - table["mutual_information"]["mean"] < 0.1:
+        table["mutual_information"] = {
+            "why": f"the estimate is close to its upper limit log N = {limit:.2f} nats for the "
+            f"N = {len(some)} images; more images are needed"
+        }
+    return table | {"estimator": result.estimator}
 
 
-def anneal(model: Any, images: Images, estimate: Importance, temperatures: int, seed: int) -> Table:
-    result = annealed(model, images, temperatures=temperatures, seed=seed)
-    both = sandwich(model, images.shape, 20, temperatures=temperatures, seed=seed)
-    return {
-        "images": len(images),
-        "temperatures": temperatures,
-        "log_p": mean(result.log_p),
-        "importance_on_the_same": mean(estimate.log_p[: len(images)]),
-        "acceptance": result.acceptance.mean().item(),
-        "sandwich": pair(both.width, both.width_error) | {"images": len(both.images)},
-    }
+def width(model: Any, shape: tuple[int, ...], temperatures: int, seed: int) -> Table:
+    """The width of the sandwich of 20 simulated images, a bound on the error of annealing."""
+    both = sandwich(model, shape, 20, temperatures=temperatures, seed=seed)
+    return pair(both.width, both.width_error) | {"images": len(both.images)}
 
 
-def protocol(trained: str, asked: str | None, anyway: bool = False) -> tuple[str, str | None]:
-    """The binarisation to evaluate under, and the mark that its results carry, if any.
+def choose_binarization(
+    trained: str, asked: str | None, anyway: bool = False
+) -> tuple[str, str | None]:
+    """The binarisation for an evaluation.
 
     Args:
-        trained: how the run's training images were binarised.
-        asked: how the evaluation's shall be; None for the same.
-        anyway: evaluate under another one all the same.
+        trained: the binarisation of the training images.
+        asked: the binarisation that the user wants; None for the one of training.
+        anyway: evaluate even if the two differ. By default this raises an InputError.
 
-    Raises:
-        InputError: another binarisation, and not ``anyway``.
+    Returns:
+        the binarisation, and a sentence that marks the results if it is not the one of training.
     """
     if asked is None or asked == trained:
         return trained, None
     if not anyway:
         raise InputError(
-            f"the run was trained under {trained} binarisation and --binarize {asked} is another "
-            "protocol, whose nats cannot be compared; --other-protocol evaluates all the same and "
-            "marks the result"
+            f"the run was trained under {trained} binarisation, and results under {asked} "
+            "binarisation cannot be compared with it; --other-protocol evaluates anyway and marks "
+            "the result"
         )
     return asked, f"trained under {trained} binarisation, evaluated under {asked}"
-
-
-def write_scores(path: Path, images: Images, result: Importance) -> None:
-    """Write a line for each image, the least likely first: its file (or its number), log p̂(x) and
-    its standard error in nats, Pareto k, and whether the estimate can be trusted."""
-    names = images.files or [str(i) for i in range(len(images))]
-    with path.open("w", newline="") as file:
-        lines = csv.writer(file)
-        lines.writerow(["file", "log_p", "standard_error", "pareto_k", "trusted"])
-        for i in result.log_p.argsort().tolist():
-            numbers = (result.log_p[i], result.errors[i], result.pareto_k[i])
-            lines.writerow(
-                [
-                    names[i],
-                    *(f"{n.item():.4f}" for n in numbers),
-                    str(bool(result.trusted[i])).lower(),
-                ]
-            )
-
-
-def auroc(usual: Tensor, unusual: Tensor) -> float:
-    """How well a score tells unusual images from usual ones: the probability that one of the first
-    has the lower score, 0.5 for none.
-
-    Args:
-        usual, unusual: the scores, such as log p̂(x), ``[N]`` and ``[M]``.
-    """
-    from sklearn.metrics import roc_auc_score
-
-    scores = torch.cat([usual, unusual]).cpu()
-    labels = torch.cat([torch.ones(len(usual)), torch.zeros(len(unusual))])
-    return float(roc_auc_score(labels.numpy(), scores.numpy()))

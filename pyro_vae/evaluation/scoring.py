@@ -1,21 +1,24 @@
-"""Pyro programs run and scored: every draw of z, every image, every site, in nats.
+"""Run Pyro programs and score their sites, for each draw of z and each image, in nats.
 
-Everything that evaluates takes two programs, ours or the user's, and looks at their sites alone:
+All of evaluation takes two Pyro programs, a model and a guide, and reads only their sites. The
+programs can be ours or the user's. They must meet three conditions:
 
-- both have one plate over images, at dim -1, and every latent site lies inside it;
-- the guide samples every latent site of the model, and no other;
-- neither carries a weight (``poutine.scale``, a subsampled plate): what is measured is the bound
-  itself and not what was trained.
+- both have one plate over images, at dim -1, and every latent site is inside this plate;
+- the guide samples the same latent sites as the model;
+- neither has a weight (``poutine.scale``, a subsampled plate), because the bound itself is
+  measured, and not the objective of training.
 
-A program that does not fit is refused. Random numbers, the draws of pixels included, are asked for
-in blocks of a fixed size, so that no result depends on how much is computed at once.
+A program that does not meet them raises an :class:`~pyro_vae.errors.InputError`.
+
+Random numbers, the draws of pixels included, are drawn in blocks of a fixed size. So no result
+depends on how much is computed at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pyro
 import torch
@@ -29,22 +32,42 @@ from ..errors import InputError
 from ..latents import is_latent
 
 Sites = dict[str, Any]
-"""The records that Pyro keeps of a program's sites, by name."""
+"""Pyro's records of a program's sites, by name."""
 
 
-def draw(guide: Any, x: Tensor, draws: int) -> Sites:
-    """Run the guide: its latent sites, with values and ``log_prob`` for each draw and image,
-    ``[K, B]``."""
+@runtime_checkable
+class Programs(Protocol):
+    """A pair of Pyro programs. A :class:`~pyro_vae.vae.VAE` is one, and so is any object with these
+    two attributes, for instance ``types.SimpleNamespace(model=model, guide=guide)``."""
+
+    model: Any
+    """The generative program p(z) p(x | z): a function or a module that takes images."""
+    guide: Any
+    """The inference program q(z | x), which takes the same arguments."""
+
+
+def run_guide(guide: Any, x: Tensor, draws: int) -> Sites:
+    """Run the guide on the images ``x`` ``[B, C, H, W]``.
+
+    Returns:
+        the latent sites, with values and ``log_prob`` for each draw and image, ``[K, B]``.
+    """
     with pyro.plate("_draws", draws, dim=-2):
         trace = poutine.trace(guide).get_trace(x)
     return {
-        name: scored(name, site, x, draws) for name, site in trace.nodes.items() if is_latent(site)
+        name: with_log_prob(name, site, x, draws)
+        for name, site in trace.nodes.items()
+        if is_latent(site)
     }
 
 
-def score(model: Any, x: Tensor, latents: dict[str, Tensor]) -> tuple[Sites, Tensor]:
-    """Run the model with latents given: its latent sites in its own order, with ``log_prob``
-    ``[K, B]``, and log p(x | z), ``[K, B]``."""
+def run_model(model: Any, x: Tensor, latents: dict[str, Tensor]) -> tuple[Sites, Tensor]:
+    """Run the model on the images ``x`` ``[B, C, H, W]`` with given latents, each ``[K, B, *]``.
+
+    Returns:
+        the latent sites in the model's order, with ``log_prob`` ``[K, B]``; and log p(x | z),
+        ``[K, B]``.
+    """
     draws = len(next(iter(latents.values())))
     with pyro.plate("_draws", draws, dim=-2):
         trace = poutine.trace(poutine.condition(model, data=latents)).get_trace(x)
@@ -57,17 +80,21 @@ def score(model: Any, x: Tensor, latents: dict[str, Tensor]) -> tuple[Sites, Ten
     for name in trace.observation_nodes:
         site = trace.nodes[name]
         if name not in latents and not (site["infer"] or {}).get("_deterministic"):
-            likelihood = likelihood + scored(name, site, x, draws)["log_prob"]
-    own = [name for name in trace.nodes if name in latents]
-    return {name: scored(name, trace.nodes[name], x, draws) for name in own}, likelihood
+            likelihood = likelihood + with_log_prob(name, site, x, draws)["log_prob"]
+    latent = [name for name in trace.nodes if name in latents]
+    return {name: with_log_prob(name, trace.nodes[name], x, draws) for name in latent}, likelihood
 
 
-def scored(name: str, site: Any, x: Tensor, draws: int) -> Any:
-    """A site's record with its ``log_prob``, ``[K, B]``, if it has one for each image."""
+def with_log_prob(name: str, site: Any, x: Tensor, draws: int) -> Any:
+    """A site's record with its ``log_prob`` ``[K, B]``.
+
+    Raises:
+        InputError: a site outside the plate over images, or a site with a weight.
+    """
     if not any(f.dim == -1 and f.size == len(x) for f in site["cond_indep_stack"]):
         raise InputError(
-            f"site {name!r} lies outside the plate over images (dim -1), so that log p(x) is not a "
-            "sum over images; only models with latents for each image can be evaluated"
+            f"site {name!r} lies outside the plate over images (dim -1), so log p(x) is not a sum "
+            "over images; only models whose latents all belong to single images can be evaluated"
         )
     if site["scale"] != 1:
         raise InputError(
@@ -83,8 +110,11 @@ def scored(name: str, site: Any, x: Tensor, draws: int) -> Any:
 
 
 def log_density(fn: Any, value: Tensor) -> Tensor:
-    """``fn.log_prob(value)``; of binary pixels in half as many passes over memory, which is where
-    an importance estimate's time goes next to the matrix products."""
+    """``fn.log_prob(value)``, with a faster formula for binary pixels.
+
+    The formula needs half as many passes over memory. Next to the matrix products, an importance
+    estimate spends most of its time there.
+    """
     pixels = isinstance(fn, Independent) and isinstance(fn.base_dist, Bernoulli)
     if not pixels or not ((value == 0) | (value == 1)).all():
         return fn.log_prob(value)
@@ -98,12 +128,12 @@ def values(sites: Sites) -> dict[str, Tensor]:
 
 
 def log_ratio(q: Any, p: Any) -> Tensor:
-    """log q(z | x) - log p(z) of a site, ``[K, B]``: its KL is the mean over draws."""
+    """log q(z | x) - log p(z) of a site, ``[K, B]``. Its mean over draws estimates the KL."""
     return q["log_prob"] - p["log_prob"]
 
 
 def unit_log_ratio(q: Any, p: Any) -> Tensor | None:
-    """log q - log p of each unit of a site, ``[K, B, Z]``; None where units are not independent."""
+    """log q - log p of each unit of a site, ``[K, B, Z]``; None if the units are dependent."""
     sides = [(site["fn"], site["mask"]) for site in (q, p)]
     if not all(isinstance(fn, Independent) and mask is None for fn, mask in sides):
         return None
@@ -111,7 +141,7 @@ def unit_log_ratio(q: Any, p: Any) -> Tensor | None:
 
 
 def pieces(total: int, size: int) -> Iterator[int]:
-    """``total`` cut into pieces of ``size``, the last one smaller if need be."""
+    """Sizes that sum to ``total``, each ``size`` except the last, which may be smaller."""
     for start in range(0, total, size):
         yield min(size, total - start)
 
@@ -119,11 +149,11 @@ def pieces(total: int, size: int) -> Iterator[int]:
 def blocks(images: Images, size: int, seed: int) -> Iterator[Tensor]:
     """The images in order, at most ``size`` at a time, ``[B, C, H, W]``.
 
-    ``dynamic`` pixels depend on ``seed`` alone: they are drawn for 500 images and then cut, so that
-    every estimate with that seed looks at the same pixels.
+    ``dynamic`` pixels depend only on ``seed``. They are drawn for 500 images at a time and then
+    cut, so every estimate with the same seed uses the same pixels.
     """
     if len(images) == 0:
-        raise InputError("there are no images to evaluate on; the asked split of the set is empty")
+        raise InputError("there are no images to evaluate on: this split of the data set is empty")
     generator = torch.Generator(images.pixels.device).manual_seed(seed)
     for x in images.batches(500, generator):
         yield from x.split(size)
@@ -131,8 +161,10 @@ def blocks(images: Images, size: int, seed: int) -> Iterator[Tensor]:
 
 @contextmanager
 def measuring(*programs: Any, seed: int, device: torch.device) -> Iterator[None]:
-    """No gradients, modules in evaluation mode, and random numbers that ``seed`` alone decides;
-    afterwards all is as it was."""
+    """Switch gradients off, put modules in evaluation mode, and seed the random numbers.
+
+    Afterwards the modes and the global generators are as before.
+    """
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
@@ -141,7 +173,6 @@ def measuring(*programs: Any, seed: int, device: torch.device) -> Iterator[None]
                 for module in program.modules():
                     stack.callback(setattr, module, "training", module.training)
                 program.eval()
-        torch.manual_seed(
-            seed + 2**40
-        )  # Another stream than the one that the pixels are drawn from.
+        # Not ``seed`` itself, which seeds the draws of pixels.
+        torch.manual_seed(seed + 2**40)
         yield

@@ -15,13 +15,13 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from ..contracts import Guide
-from ..distributions import RelaxedOneHot
+from ..contracts import NOTHING, Given, Guide
+from ..distributions import RelaxedOneHot, check_temperature
 from ..errors import InputError
 from ..latents import concatenate, sample_site
 from ..networks import features
 from ..priors.discrete import check_categories
-from ..registry import GUIDES, number
+from ..registry import GUIDES
 
 
 class CategoricalGuide(Guide):
@@ -68,10 +68,11 @@ class GumbelSoftmax(Guide):
     Args:
         encoder: network to features.
         latent_size: number of classes K.
-        temperature: T. Towards 0, draws come close to one-of-K and gradients grow.
+        temperature: T. Towards 0, draws come close to one-of-K and gradients grow. The KL grows,
+            too, if T is far below the temperature of the prior, which has its own option.
 
     Raises:
-        InputError: a temperature that is not above 0.
+        InputError: a temperature that is not above 0, or too low for the type of the numbers.
 
     Paper: Jang, Gu & Poole 2017, Categorical reparameterization with Gumbel-softmax; Maddison,
     Mnih & Teh 2017, The concrete distribution, whose densities are used.
@@ -90,8 +91,8 @@ class GumbelSoftmax(Guide):
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(features(encoder), latent_size)
-        temperature = float(number("temperature", temperature, above=0))
-        self.register_buffer("temperature", torch.tensor(temperature), persistent=False)
+        value = torch.tensor(check_temperature(temperature))
+        self.register_buffer("temperature", value, persistent=False)
 
     def forward(self, x: Tensor) -> Distribution:
         return RelaxedOneHot(self.temperature, logits=self.head(self.encoder(x)))  # [B], event [K]
@@ -153,6 +154,6 @@ class JointGuide(Guide):
             )
         self.default_prior = f"joint(categories={categories}, discrete={fitting!r})"
 
-    def sample_sites(self, x: Tensor, *, context: Tensor | None = None) -> Tensor:
+    def sample_sites(self, x: Tensor, given: Given = NOTHING) -> Tensor:
         h = self.encoder(x)
         return concatenate([sample_site("z", self.z(h)), sample_site("c", self.c(h))])  # [*, B, Z]

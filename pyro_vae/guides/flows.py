@@ -7,6 +7,7 @@ too, but slower: an autoregressive map is inverted in Z passes, a planar map by 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -28,10 +29,22 @@ from ..scales import SCALES
 
 
 class PlanarMap(ConditionedPlanar):
-    """Pyro's planar map, with an inverse for points that it has not drawn.
+    """Pyro's planar map with another û, and with an inverse for points that it has not drawn.
 
     Equation: y = x + û tanh(wᵀx + b); a = wᵀx + b solves a + wᵀû tanh(a) = wᵀy + b.
+    û = u + (m(wᵀu) - wᵀu) w / max(‖w‖², 1e-12), m(s) = max(log(1 + (e - 1) exp(s)) - 1, -0.999).
+
+    wᵀû = m(wᵀu) > -1 makes the map invertible. The paper takes m(s) = log(1 + exp(s)) - 1, for
+    which m(0) = -0.31: then û grows without bound as w goes to 0. Here m(0) = 0.
     """
+
+    def u_hat(self, u: Tensor, w: Tensor) -> Tensor:
+        s = (w * u).sum(-1, keepdim=True)
+        # m(s) - s = log(1 + (exp(-s) - 1) / e). This form is exactly 0 at s = 0, where m(s) - s
+        # would be a rounding error, divided by ‖w‖². Below s = -40 the other number is larger.
+        gap = (torch.expm1(-s.clamp(min=-40)) / math.e).log1p()
+        gap = torch.maximum(gap, -0.999 - s)
+        return u + gap * w / (w * w).sum(-1, keepdim=True).clamp(min=1e-12)
 
     def _inverse(self, y: Tensor) -> Tensor:
         bias, u, w = self._params
@@ -56,7 +69,8 @@ class PlanarMap(ConditionedPlanar):
 class Planar(Guide):
     """A Normal sent through planar maps; the encoder gives μ, log σ² and the maps' parameters.
 
-    Equation: z_0 ~ N(μ(x), σ(x)²), z_t = z_{t-1} + u_t(x) tanh(w_t(x)ᵀ z_{t-1} + b_t(x)).
+    Equation: z_0 ~ N(μ(x), σ(x)²), z_t = z_{t-1} + û_t(x) tanh(w_t(x)ᵀ z_{t-1} + b_t(x)), where
+    û_t is u_t(x), changed so that the map is invertible (:class:`PlanarMap`).
 
     Args:
         encoder: network to features.

@@ -18,7 +18,7 @@ import pyro.distributions as dist
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from ..contracts import Borrowed, Guide, Network
+from ..contracts import NOTHING, Borrowed, Given, Guide, Network
 from ..errors import InputError
 from ..latents import Layout, concatenate, sample_site, site_names, size_of
 from ..networks import head, layout
@@ -65,7 +65,7 @@ class BottomUp(Guide):
         up = [encoder, *(network.between([a], b) for a, b in pairwise(latent_layers))]
         self.posteriors = posteriors(up, latent_layers, layer, scale)
 
-    def sample_sites(self, x: Tensor, *, context: Tensor | None = None) -> list[Tensor]:
+    def sample_sites(self, x: Tensor, given: Given = NOTHING) -> list[Tensor]:
         values: list[Tensor] = []
         for name, posterior in zip(self.names, self.posteriors, strict=True):
             values.append(sample_site(name, posterior(values[-1] if values else x)))
@@ -158,7 +158,7 @@ class Ladder(Guide):
             )
         self.prior = Borrowed(prior)
 
-    def sample_sites(self, x: Tensor, *, context: Tensor | None = None) -> list[Tensor]:
+    def sample_sites(self, x: Tensor, given: Given = NOTHING) -> list[Tensor]:
         prior = self.prior.module
         if prior is None:
             raise InputError("the ladder guide has no model; call attach(model) first")

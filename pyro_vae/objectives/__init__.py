@@ -1,16 +1,17 @@
-"""Objectives, what SVI minimises: the rows of :data:`OBJECTIVES`.
+"""Objectives: the losses that SVI minimises, the rows of :data:`OBJECTIVES`.
 
-All are Pyro ELBOs and work wherever ``Trace_ELBO()`` works.
-:class:`~pyro_vae.contracts.Objective` is the contract. A loss is a sum over the images of a batch,
-in nats: minus a bound on log p(x), or what a paper takes in its place. ``elbo`` gives the plain
-bound of each image, whatever the loss is.
+All of them are Pyro ELBOs and work wherever ``Trace_ELBO()`` works. The contract is
+:class:`~pyro_vae.contracts.Objective`. A loss is the sum over the images of a batch, in nats. It
+is minus a bound on log p(x), or the loss that a paper defines instead. The method ``elbo`` gives
+the plain ELBO of each image for every objective.
 """
 
 from ..registry import OBJECTIVES
 from .bounds import AnalyticKL, ClosedForm, Enumerate, MonteCarlo
 from .gradients import DReG, ImportanceWeighted, MultiplyImportanceWeighted, StickingTheLanding
 from .regularisers import DIP, BetaTC, InfoVAE
-from .weights import Annealed, Beta, Capacity, Cyclical, FreeBits
+from .targets import Capacity, FreeBits
+from .weights import Annealed, Beta, Cyclical
 
 __all__ = [
     "DIP",

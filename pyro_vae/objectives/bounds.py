@@ -1,4 +1,4 @@
-"""The plain ELBO, with its KL estimated at the draws, in closed form, or summed out."""
+"""The plain ELBO, with its KL estimated at the draws, in closed form or as an exact sum."""
 
 from __future__ import annotations
 
@@ -13,42 +13,47 @@ from .terms import Checked, Drawn, PerImage
 
 
 class MonteCarlo(Drawn):
-    """The ELBO with log q(z | x) - log p(z) at the draws: Pyro's ``Trace_ELBO``, for any guide.
+    """The ELBO with log q(z | x) - log p(z) at the draws, for any guide: Pyro's ``Trace_ELBO``.
 
     Equation: loss = Σ_b mean_k [log q(z_kb | x_b) - log p(x_b, z_kb)].
 
     Args:
-        num_particles: draws of z for each image, K; all are made at once.
+        num_particles: draws of z for each image, K. All draws are made in one pass.
 
     Raises:
-        InputError: at a call, latent sites, scales or masks of the model that are not the guide's.
+        InputError: at a call, if the latent sites, the scales or the masks of the model differ
+            from those of the guide.
 
     Paper: Kingma & Welling 2014, Auto-Encoding Variational Bayes.
 
     Example:
-        >>> SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=MonteCarlo())
+        >>> from pyro_vae.objectives import MonteCarlo
+        >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=MonteCarlo())
+        >>> loss = svi.step(x)  # nats, summed over the batch
     """
 
 
 class AnalyticKL(PerImage):
-    """The ELBO with each KL in closed form, by torch's table of divergences.
+    """The ELBO with the KL of each site in closed form, from torch's table of divergences.
 
-    Equation: loss = Σ_b KL(q(z | x_b) || p(z)) - log p(x_b | z_b), as ``TraceMeanField_ELBO``.
+    Equation: loss = Σ_b KL(q(z | x_b) || p(z)) - log p(x_b | z_b), as in ``TraceMeanField_ELBO``.
 
-    Where torch knows no closed form, ``TraceMeanField_ELBO`` goes on with an estimate and says
-    nothing; this one refuses.
+    If torch has no closed form for a pair of distributions, ``TraceMeanField_ELBO`` estimates the
+    KL without a warning. This objective raises an error instead.
 
     Args:
         num_particles: draws of z for each image.
 
     Raises:
-        InputError: there is no closed form for the pair of distributions at a site, or model and
-            guide draw their sites in different orders.
+        InputError: at a call, if the pair of distributions at a site has no closed form, or if
+            model and guide draw their sites in different orders.
 
     Paper: Kingma & Welling 2014, Auto-Encoding Variational Bayes, equation 7.
 
     Example:
-        >>> SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=AnalyticKL())
+        >>> from pyro_vae.objectives import AnalyticKL
+        >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=AnalyticKL())
+        >>> loss = svi.step(x)
     """
 
     def __init__(self, num_particles: int = 1) -> None:
@@ -56,7 +61,7 @@ class AnalyticKL(PerImage):
 
 
 class ClosedForm(PerImage):
-    """The ELBO with the KL of a Normal to the standard Normal written out by hand.
+    """The ELBO with the KL of a diagonal Normal to the standard Normal as an explicit formula.
 
     Equation: loss = Σ_b -½ Σ_d (1 + log σ²_bd - μ²_bd - σ²_bd) - log p(x_b | z_b).
 
@@ -64,12 +69,15 @@ class ClosedForm(PerImage):
         num_particles: draws of z for each image.
 
     Raises:
-        InputError: a guide that is no mean-field Normal, or a prior that is no standard Normal.
+        InputError: at a call, if the guide is not a mean-field Normal or the prior is not a
+            standard Normal.
 
     Paper: Kingma & Welling 2014, Auto-Encoding Variational Bayes, appendix B.
 
     Example:
-        >>> SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=ClosedForm())
+        >>> from pyro_vae.objectives import ClosedForm
+        >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=ClosedForm())
+        >>> loss = svi.step(x)
     """
 
     def __init__(self, num_particles: int = 1) -> None:
@@ -77,31 +85,34 @@ class ClosedForm(PerImage):
 
 
 class Enumerate(Checked, TraceEnum_ELBO):
-    """The ELBO with discrete latents summed out exactly, as by Pyro's ``TraceEnum_ELBO``.
+    """The ELBO with the exact sum over discrete latents, by Pyro's ``TraceEnum_ELBO``.
 
-    Equation: loss = Σ_b Σ_c q(c | x_b) [log q(c | x_b) - log p(x_b, c)]; continuous latents beside
+    Equation: loss = Σ_b Σ_c q(c | x_b) [log q(c | x_b) - log p(x_b, c)]. Continuous latents beside
     c are drawn.
 
-    Every discrete site of the guide whose values can be counted is enumerated.
+    The sum covers each discrete site of the guide that has finitely many values.
 
     Args:
         num_particles: draws of the continuous latents for each image.
 
     Raises:
-        InputError: at a call, no discrete latent site, or latent sites, scales or masks of the
-            model that are not the guide's.
+        InputError: at a call, if no latent site is discrete, or if the latent sites, the scales
+            or the masks of the model differ from those of the guide.
 
     Paper: Kingma et al. 2014, Semi-supervised learning with deep generative models; in Pyro:
     Obermeyer et al. 2019, Tensor variable elimination for plated factor graphs.
 
     Example:
+        >>> from pyro_vae.objectives import Enumerate
         >>> vae = VAE((1, 28, 28), 10, guide="categorical")
-        >>> SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=Enumerate())
+        >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=Enumerate())
+        >>> loss = svi.step(x)
     """
 
     def __init__(self, num_particles: int = 1) -> None:
         super().__init__(num_particles)
-        self.strict_enumeration_warning = False  # an error, below
+        # Pyro would only warn if no site is discrete; _get_trace raises an error.
+        self.strict_enumeration_warning = False
 
     def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         marked = config_enumerate(guide, default="parallel")
@@ -112,7 +123,7 @@ class Enumerate(Checked, TraceEnum_ELBO):
         sites = [site for trace in traces for site in trace.nodes.values()]
         if not any(infer(site, "enumerate") for site in sites):
             raise InputError(
-                "there is no discrete latent to sum out; take the monte-carlo objective, or a "
-                "guide such as categorical"
+                "the guide has no discrete latent to sum out; take the monte-carlo objective, or "
+                "the guide categorical"
             )
         return traces

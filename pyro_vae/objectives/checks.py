@@ -1,9 +1,9 @@
-"""Whether a model and a guide fit each other, from their traces, and whether numbers make sense."""
+"""Checks: whether the traces of model and guide fit each other, and whether a name is valid."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pyro.infer.util import is_validation_enabled
@@ -12,14 +12,31 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..latents import is_latent
+from ..registry import lookup
 
-PARTICLES = "num_particles_vectorized"  # Pyro's name of its plate over draws
+Row = TypeVar("Row")
+
+PARTICLES = "num_particles_vectorized"  # Pyro's name for its plate of draws
 PLAIN = "take the monte-carlo objective, or kl='monte-carlo'"
 
 
+def choose(option: str, value: Any, table: Mapping[str, Row]) -> Row:
+    """The row of ``table`` that ``value`` names.
+
+    Raises:
+        InputError: if ``value`` is not a name of the table.
+    """
+    if not isinstance(value, str):
+        raise InputError(f"{option} is one of the names {', '.join(table)}, not {value!r}")
+    return lookup(option, value, table)
+
+
 def check_sides(model: Trace, guide: Trace) -> None:
-    """Raise :class:`InputError` unless model and guide have the same latent sites, each with the
-    same scale and mask on both sides. Tensors are compared where Pyro's validation is on."""
+    """Raise :class:`InputError` unless model and guide have the same latent sites, and each site
+    has the same scale and mask in both.
+
+    Tensors are compared only if Pyro's validation is on.
+    """
     for name, p in model.nodes.items():
         enumerated = infer(p, "_enumerate_dim") is not None
         if is_latent(p) and name not in guide.nodes and not enumerated:
@@ -35,19 +52,23 @@ def check_sides(model: Trace, guide: Trace) -> None:
         if not agree(p["scale"], q["scale"]):
             raise InputError(
                 f"site {name!r} has the scale {show(p['scale'])} in the model and "
-                f"{show(q['scale'])} in the guide, which weighs half of its KL; take the beta "
-                "objective, or put the same poutine.scale around both programs"
+                f"{show(q['scale'])} in the guide, so that log p and log q of its KL have "
+                "different weights; take the beta objective, or put the same poutine.scale around "
+                "both programs"
             )
         if not agree(p["mask"], q["mask"]):
             raise InputError(
-                f"site {name!r} has one mask in the model and another in the guide, which leaves "
-                "half of a KL; put the same poutine.mask around both"
+                f"site {name!r} has one mask in the model and another in the guide, so that log p "
+                "and log q of its KL cover different images; put the same poutine.mask around "
+                "both programs"
             )
 
 
 def check_order(q: Mapping[str, Any], p: Mapping[str, Any]) -> None:
-    """Raise :class:`InputError` unless the guide draws its sites in the model's order: in another
-    one, a closed-form KL at a draw of the sites above is not the mean over these.
+    """Raise :class:`InputError` unless the guide draws its sites in the order of the model.
+
+    In another order, the closed-form KL at a draw of the earlier sites does not have the right
+    mean over these draws.
 
     Args:
         q, p: the latent sites in the order of the guide and of the model.
@@ -56,12 +77,12 @@ def check_order(q: Mapping[str, Any], p: Mapping[str, Any]) -> None:
         if a != b:
             raise InputError(
                 f"the guide draws {a!r} where the model draws {b!r}, and the closed-form KL of a "
-                f"site counts only if both draw in the same order; {PLAIN}"
+                f"site is right only if both draw in the same order; {PLAIN}"
             )
 
 
 def agree(a: Any, b: Any) -> bool:
-    """Whether two scales or masks are the same; tensors are looked at only under validation."""
+    """Whether two scales or masks are equal. Tensors are compared only under validation."""
     if a is b or not (isinstance(a, Tensor) or isinstance(b, Tensor)):
         return a is b or a == b
     if a is None or b is None:
@@ -70,16 +91,16 @@ def agree(a: Any, b: Any) -> bool:
 
 
 def show(scale: Any) -> str:
-    """A scale as messages write it: a number, or one for each image."""
+    """A scale as text for messages: a number, or a list with the number of each image."""
     many = isinstance(scale, Tensor) and scale.dim() > 0
     return str(scale.tolist()) if many else f"{float(scale):g}"
 
 
 def infer(site: Any, key: str) -> Any:
-    """What the program said of a site for inference; None if nothing."""
+    """The entry ``key`` of a site's ``infer`` dict; None if it is missing."""
     return (site.get("infer") or {}).get(key)
 
 
 def plates(site: Any) -> set[int]:
-    """The dims of the plates that a site lies in, Pyro's own plate over draws left out."""
+    """The dims of the plates around a site, without Pyro's own plate of draws."""
     return {f.dim for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES}

@@ -1,4 +1,4 @@
-"""The KL of one latent site: KL(q || p), from Pyro's records of the site in guide and model."""
+"""The KL of one latent site, KL(q || p), from Pyro's records of the site in guide and model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def monte_carlo(name: str, p: Any, q: Any) -> Tensor:
 
 
 def analytic(name: str, p: Any, q: Any) -> Tensor:
-    """KL(q || p) by torch's table, to which Pyro and our guides add theirs."""
+    """KL(q || p) from torch's table of divergences, which Pyro and this library extend."""
     try:
         return kl_divergence(q["fn"], p["fn"])
     except NotImplementedError:
@@ -30,7 +30,7 @@ def analytic(name: str, p: Any, q: Any) -> Tensor:
 
 
 def closed_form(name: str, p: Any, q: Any) -> Tensor:
-    """KL(N(μ, σ²) || N(0, 1)), written out."""
+    """KL(N(μ, σ²) || N(0, 1)), as an explicit formula."""
     prior, posterior = base(p["fn"]), base(q["fn"])
     if not (isinstance(prior, Normal) and isinstance(posterior, Normal)):
         raise InputError(
@@ -51,14 +51,16 @@ KLS = {"monte-carlo": monte_carlo, "analytic": analytic, "closed-form": closed_f
 
 
 def by_unit(name: str, site: Any) -> dict[str, Any]:
-    """Pyro's record of a latent site as if each of its units were a site, ``[*, B, Z]``."""
+    """Pyro's record of a latent site with one log_prob for each unit, ``[*, B, Z]``."""
     fn = site["fn"]
     if site["mask"] is not None:
-        raise InputError(f"site {name!r} is masked, as a whole and not by unit; take whole sites")
+        raise InputError(
+            f"site {name!r} has a mask for the whole site, not for each unit; take whole sites"
+        )
     if not isinstance(fn, Independent):
         raise InputError(
-            f"site {name!r} has {family(fn)}, whose dimensions are not independent, so that none "
-            "has a KL of its own; take whole sites"
+            f"site {name!r} has {family(fn)}, whose dimensions are not independent, so that a "
+            "dimension does not have a KL of its own; take whole sites"
         )
     log_prob = fn.base_dist.log_prob(site["value"])
     return {**site, "fn": fn.base_dist, "unscaled_log_prob": log_prob}
@@ -70,4 +72,5 @@ def base(fn: Any) -> Any:
 
 
 def family(fn: Any) -> str:
+    """The name of a distribution's class, for messages."""
     return type(base(fn)).__name__

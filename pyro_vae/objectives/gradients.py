@@ -1,4 +1,4 @@
-"""Bounds with several draws under a logarithm, and gradients with less noise for the same bound."""
+"""Importance-weighted bounds, and gradient estimators with less noise for the same bounds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from ..distributions import exact_log, from_log
 from ..errors import InputError
 from ..latents import is_latent
 from ..registry import at_least_one
@@ -19,23 +20,27 @@ from .terms import PerImage, Terms
 
 
 class ImportanceWeighted(PerImage):
-    """The importance-weighted bound: K draws of each image's z under one logarithm.
+    """The importance-weighted bound: the log of the mean weight of K draws of z.
 
     Equation: loss = -Σ_b log 1/K Σ_k w_bk, w_bk = p(x_b, z_bk) / q(z_bk | x_b).
 
-    The weights are those of one image, always: a latent site outside the plate, or a factor on one
-    site alone, is refused; a factor on all (a subsampled plate) multiplies the image's whole bound.
+    Each weight belongs to one image. A scale on all sites (``poutine.scale``, a subsampled plate)
+    multiplies the whole bound of an image.
 
     Args:
-        num_particles: K.
+        num_particles: draws of z for each image, K.
 
     Raises:
-        InputError: programs for which this would be no bound for each image.
+        InputError: at a call, if a latent site is outside the plate of images, or if the sites
+            have different scales: the result would not be a bound for each image.
 
     Paper: Burda, Grosse & Salakhutdinov 2016, Importance weighted autoencoders.
 
     Example:
-        >>> SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=ImportanceWeighted(50))
+        >>> from pyro_vae.objectives import ImportanceWeighted
+        >>> objective = ImportanceWeighted(num_particles=5)
+        >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=objective)
+        >>> loss = svi.step(x)
     """
 
     def __init__(self, num_particles: int = 5) -> None:
@@ -47,13 +52,15 @@ class ImportanceWeighted(PerImage):
 
 
 class MultiplyImportanceWeighted(PerImage):
-    """The mean of M importance-weighted bounds of K draws each: less noise than K·M in one.
+    """The mean of M importance-weighted bounds of K draws each.
 
     Equation: loss = -Σ_b 1/M Σ_m log 1/K Σ_k w_bmk.
 
+    The gradient of the guide has less noise than with one bound of K·M draws.
+
     Args:
-        num_particles: K.
-        outer: M.
+        num_particles: draws of z in each bound, K.
+        outer: number of bounds for each image, M.
 
     Raises:
         InputError: as for ``iwae``.
@@ -61,7 +68,9 @@ class MultiplyImportanceWeighted(PerImage):
     Paper: Rainforth et al. 2018, Tighter variational bounds are not necessarily better.
 
     Example:
+        >>> from pyro_vae.objectives import MultiplyImportanceWeighted
         >>> objective = MultiplyImportanceWeighted(num_particles=8, outer=8)
+        >>> loss = objective.loss(vae.model, vae.guide, x)
     """
 
     def __init__(self, num_particles: int = 5, outer: int = 5) -> None:
@@ -76,26 +85,31 @@ class MultiplyImportanceWeighted(PerImage):
 
 
 class PathGradient(PerImage):
-    """Base of the objectives whose guide learns by way of its draws alone.
+    """Base of the objectives whose guide gets its gradient only through its draws.
 
-    The gradient of a bound in the guide's parameters φ has a part that goes through the draws
-    z(φ, ε), and one through log q(z; φ) at fixed z, whose mean is zero or can be made part of the
-    first. A subclass says by :meth:`weights` how much each draw counts.
+    The gradient of a bound in the guide's parameters φ has two parts. One goes through the draws
+    z(φ, ε). The other goes through log q(z; φ) at fixed z; it has mean zero, or can be rewritten as
+    part of the first. A subclass gives the weight of each draw, :meth:`weights`.
 
-    The programs run once. Every latent is handed on as a leaf, so that ∂ log w / ∂z is had at
-    fixed φ and at fixed other latents; :func:`pull_back` then takes it to φ through the draws. A
-    guide that scores a draw by remembering how it was made (a flow) inverts its map here.
+    The programs run once, with each latent as a leaf of the graph (:class:`Cut`). So ∂ log w / ∂z
+    is taken at fixed φ and at fixed other latents. :func:`pull_back` then carries it to φ through
+    the draws. A flow, which keeps the noise of its own draw, inverts its map here, because a leaf
+    is not its own draw.
     """
 
     def weights(self, log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """From the log weights of the draws, ``[K, B]``: the bound, ``[B]``, and what each draw's
-        ∂ log w / ∂θ and ∂ log w / ∂z count in its gradient, ``[K, B]`` each."""
+        """The bound and the weights of its gradient, from the log weights ``[K, B]`` of the draws.
+
+        Returns:
+            the bound, ``[B]``, and the weight of each draw's ∂ log w / ∂θ and ∂ log w / ∂z,
+            ``[K, B]`` each.
+        """
         raise NotImplementedError
 
     def terms(self, model: Any, guide: Any, args: Any, kwargs: Any) -> CutTerms:
         with Cut() as cut:
             ((p, q),) = self._get_traces(model, guide, args, kwargs)
-        return CutTerms(p, q, self.num_particles, cut.drawn)
+        return CutTerms(p, q, self.num_particles, cut)
 
     def total(self, terms: CutTerms) -> Tensor:
         one_scale(terms)
@@ -106,8 +120,8 @@ class PathGradient(PerImage):
             return loss
         log_joint = terms.log_likelihood + sum(terms.log_p.values())
         surrogate = -(terms.scale * of_theta * log_joint).sum()
-        leaves = [site["value"] for site in terms.q.values()]
-        draws = [terms.drawn[name] for name in terms.q]
+        leaves = [terms.cut.leaves[name] for name in terms.q]
+        draws = [terms.cut.drawn[name] for name in terms.q]
         value = (terms.scale * of_z * log_weight).sum()
         surrogate = surrogate - pull_back(leaves, draws, value)
         return loss + (surrogate - surrogate.detach())
@@ -118,18 +132,16 @@ class CutTerms(Terms):
 
     Args:
         model, guide, particles: as for :class:`.terms.Terms`.
-        drawn: each latent as it was drawn, by site.
+        cut: the handler that made the leaves.
     """
 
-    def __init__(
-        self, model: Trace, guide: Trace, particles: int, drawn: dict[str, Tensor]
-    ) -> None:
+    def __init__(self, model: Trace, guide: Trace, particles: int, cut: Cut) -> None:
         super().__init__(model, guide, particles)
-        self.drawn = drawn
+        self.cut = cut
 
 
 class StickingTheLanding(PathGradient):
-    """The ELBO with the gradient that vanishes, noise and all, where the guide is the posterior.
+    """The ELBO with a path gradient, which is exactly zero if the guide is the posterior.
 
     Equation: ∂loss/∂φ = -Σ_b mean_k ∂/∂z [log p(x_b, z) - log q(z | x_b)] ∂z_kb/∂φ.
 
@@ -142,7 +154,10 @@ class StickingTheLanding(PathGradient):
     Paper: Roeder, Wu & Duvenaud 2017, Sticking the landing.
 
     Example:
-        >>> SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=StickingTheLanding())
+        >>> from pyro_vae.objectives import StickingTheLanding
+        >>> objective = StickingTheLanding()
+        >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=objective)
+        >>> loss = svi.step(x)
     """
 
     def __init__(self, num_particles: int = 1) -> None:
@@ -156,11 +171,11 @@ class StickingTheLanding(PathGradient):
 class DReG(PathGradient):
     """The importance-weighted bound with the doubly reparameterised gradient.
 
-    Equation: ∂loss/∂φ = -Σ_b Σ_k w̃_bk² ∂ log w_bk/∂z ∂z_bk/∂φ, w̃_bk = w_bk / Σ_j w_bj; the
-    model's gradient is that of ``iwae``.
+    Equation: ∂loss/∂φ = -Σ_b Σ_k w̃_bk² ∂ log w_bk/∂z ∂z_bk/∂φ, w̃_bk = w_bk / Σ_j w_bj.
+    The gradient of the model's parameters is that of ``iwae``.
 
     Args:
-        num_particles: K.
+        num_particles: draws of z for each image, K.
 
     Raises:
         InputError: as for ``iwae``.
@@ -169,7 +184,9 @@ class DReG(PathGradient):
     objectives.
 
     Example:
-        >>> SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=DReG(50))
+        >>> from pyro_vae.objectives import DReG
+        >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss=DReG(5))
+        >>> loss = svi.step(x)
     """
 
     def __init__(self, num_particles: int = 5) -> None:
@@ -181,18 +198,30 @@ class DReG(PathGradient):
 
 
 class Cut(Messenger):
-    """Hands every latent on, to the rest of the guide and to the model, as a leaf of the graph;
-    ``drawn`` keeps it as it was drawn, with its way back to the guide's parameters."""
+    """A Pyro handler that replaces each latent by a leaf of the graph.
+
+    The rest of the guide and the model get the leaf. A relaxed one-of-K latent z is cut at log z,
+    because the gradient in z overflows where z underflows.
+
+    Attributes:
+        drawn: each latent as it was drawn, by site, with its graph to the guide's parameters.
+        leaves: the leaf of each latent, by site.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.drawn: dict[str, Tensor] = {}
+        self.leaves: dict[str, Tensor] = {}
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        # The model's sites replay the guide's: they have been cut already.
-        if is_latent(msg) and msg["name"] not in self.drawn:
-            self.drawn[msg["name"]] = msg["value"]
-            msg["value"] = msg["value"].detach().requires_grad_()
+        name, z = msg["name"], msg["value"]
+        # The model replays the guide's sites, which are cut already.
+        if not is_latent(msg) or name in self.drawn:
+            return
+        log_z = exact_log(z)
+        self.drawn[name] = z if log_z is None else log_z
+        leaf = self.leaves[name] = self.drawn[name].detach().requires_grad_()
+        msg["value"] = leaf if log_z is None else from_log(leaf)
 
 
 def pull_back(leaves: Sequence[Tensor], draws: Sequence[Tensor], value: Tensor) -> Tensor:
@@ -225,8 +254,11 @@ def log_mean(log_weight: Tensor) -> Tensor:
 
 
 def one_scale(terms: Terms) -> None:
-    """Raise :class:`InputError` unless all sites have the same scale: a power of a weight, or of a
-    part of it, is no weight."""
+    """Raise :class:`InputError` unless all sites have the same scale.
+
+    A scale on one site would raise one factor of the weight p / q to a power, and the result would
+    not be a weight.
+    """
     for name, site in (*terms.sites.items(), *terms.p.items()):
         if not agree(site["scale"], terms.common):
             raise InputError(

@@ -1,13 +1,14 @@
-"""Objectives that look at the latents of the whole batch: their distribution over images,
-q(z) = mean_n q(z | x_n), and not only that of each image.
+"""Objectives with a term for the latents of the whole batch.
 
-What they add is one number for a batch. It counts for each image, so that the loss divided by the
-number of images is the paper's. None is a sum over images: a batch is not the sum of its parts.
+The term depends on the distribution of z over images, q(z) = mean_n q(z | x_n). It is one number
+for a batch. The loss adds it once for each image, so that the loss divided by the number of images
+is the loss of the paper. These losses are not sums over images: the loss of a batch is not the sum
+of the losses of its parts.
 """
 
 from __future__ import annotations
 
-from math import log
+from math import isfinite, log
 from typing import Any
 
 import torch
@@ -15,22 +16,24 @@ from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal
 
 from ..errors import InputError
-from ..registry import at_least_one, lookup, number
+from ..registry import at_least_one, number
+from .checks import choose
 from .divergences import by_unit, family
 from .terms import PerImage, Terms
 
 
 class BetaTC(PerImage):
-    """β-TC: the KL in three parts with a weight each, the total correlation among them.
+    """β-TCVAE: the KL split into three parts, each with its own weight.
 
     Equation: loss = Σ_b α [log q(z|x_b) - log q(z)] + β [log q(z) - Σ_d log q(z_d)] + γ [Σ_d log
-    q(z_d) - log p(z)] - log p(x_b | z), z ~ q(z | x_b): the index-code mutual information, the
-    total correlation and the dimension-wise KL, all in nats.
+    q(z_d) - log p(z)] - log p(x_b | z), z ~ q(z | x_b). The parts are the index-code mutual
+    information, the total correlation and the dimension-wise KL, all in nats.
 
-    log q(z) and each log q(z_d) are estimated from the batch of B images of a set of N.
-    ``weighted``: log 1/(N B) Σ_j q(z | x_j), which is too low by up to log N; the loss, not its
-    gradient, then holds some (α - β + (β - γ) Z) log N too much. ``stratified``: other weights, for
-    which the estimate of q(z) itself has the right mean. With α = β = γ = 1 both are the ELBO.
+    log q(z) and each log q(z_d) are estimated from a batch of B of the N training images. The
+    estimator ``weighted`` is log 1/(N B) Σ_j q(z | x_j). It is too low by up to log N. The loss
+    is then about (α - β + (β - γ) Z) log N too high; its gradient does not have this error. The
+    estimator ``stratified`` has other weights, for which the estimate of q(z) itself is unbiased.
+    With α = β = γ = 1 both give the ELBO.
 
     Args:
         data_size: N, the number of training images.
@@ -38,14 +41,18 @@ class BetaTC(PerImage):
         estimator: ``weighted`` or ``stratified``.
 
     Raises:
-        InputError: latents other than one vector of independent dimensions, under guide and prior,
-            or batches that fit neither N nor the estimator.
+        InputError: at a call, if z is not one vector of dimensions that are independent under
+            guide and prior, or if the batch size does not fit N or the estimator.
 
     Paper: Chen et al. 2018, Isolating sources of disentanglement in variational autoencoders.
 
     Example:
-        >>> objective = BetaTC(data_size=4000, beta=6)
+        >>> from pyro_vae.objectives import BetaTC
+        >>> loss = BetaTC(data_size=4000, beta=6).loss(vae.model, vae.guide, x)
     """
+
+    per_image = False
+    one_vector = True
 
     def __init__(
         self,
@@ -60,13 +67,16 @@ class BetaTC(PerImage):
         self.data_size = data_size
         self.alpha, self.beta = number("alpha", alpha), number("beta", beta)
         self.gamma = number("gamma", gamma)
-        self.log_weights = lookup("estimator", estimator, ESTIMATORS)
+        self.log_weights = choose("estimator", estimator, ESTIMATORS)
 
     def parts(self, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
-        """Mutual information, total correlation and dimension-wise KL at each image's draw, ``[B]``
-        each; their sum is log q(z | x) - log p(z)."""
+        """Mutual information, total correlation and dimension-wise KL at the draw of each image.
+
+        Returns:
+            three tensors ``[B]``, whose sum is log q(z | x) - log p(z).
+        """
         name, q, p = terms.alone("beta-tc")
-        by_unit(name, p)  # refuses a prior whose dimensions are not independent
+        by_unit(name, p)  # raises an error if the prior's dimensions are not independent
         each = by_unit(name, q)["fn"]  # [B, Z]
         pairs = each.log_prob(q["value"].unsqueeze(-2))  # [B, B, Z]: draw i under image j
         log_weights = self.log_weights(pairs[..., 0], self.data_size)  # [B, B]
@@ -85,16 +95,20 @@ class BetaTC(PerImage):
 
 
 def weighted(like: Tensor, data_size: int) -> Tensor:
-    """log 1/(N B) for every pair."""
+    """log 1/(N B) for every pair of a draw and an image."""
     if len(like) > data_size:
         raise InputError(f"data_size is {data_size}, and a batch has {len(like)} images")
     return torch.full_like(like, -log(data_size * len(like)))
 
 
 def stratified(like: Tensor, data_size: int) -> Tensor:
-    """The image itself has log 1/N, one other log (N - M)/(N M), the rest log 1/M; M = B - 1.
+    """The log weights for which the estimate of q(z) is unbiased.
 
-    The image itself is in its batch for sure; the one other stands for what the rest leave out.
+    Equation: with M = B - 1, the image of the draw itself has log 1/N, one other image has
+    log (N - M)/(N M), and each further image has log 1/M.
+
+    The image of the draw is always in the batch, so its weight is not scaled up. The one other
+    image makes the weights sum to 1.
     """
     weighted(like, data_size)
     m = len(like) - 1
@@ -110,33 +124,39 @@ ESTIMATORS = {"weighted": weighted, "stratified": stratified}
 
 
 class InfoVAE(PerImage):
-    """InfoVAE: the KL's weight lowered, and q(z) held to the prior by a maximum mean discrepancy.
+    """InfoVAE: a lower weight of the KL, and a maximum mean discrepancy (MMD) of q(z) and p(z).
 
     Equation: loss = Σ_b (1 - α) KL(q(z | x_b) || p(z)) + (α + λ - 1) MMD² - log p(x_b | z_b).
-    MMD² = E k(z, z') + E k(u, u') - 2 E k(z, u) without bias from the batch's draws z and as many u
-    of the prior; it may come out below 0.
+    MMD² = E k(z, z') + E k(u, u') - 2 E k(z, u) is an unbiased estimate from the batch's draws z
+    and as many draws u of the prior. It can be below 0.
 
-    α = 1 leaves no KL: the MMD-VAE, and the Wasserstein autoencoder with random encoders.
+    With α = 1 the KL drops out: this is the MMD-VAE, and the Wasserstein autoencoder with random
+    encoders.
 
     Args:
         alpha: α, at most 1.
-        lambda_: λ, with α + λ at least 1. The paper takes 1000 for MNIST; in batches of 128 the
-            noise of MMD² then drowns the rest for the first epochs.
+        lambda_: λ, with α + λ at least 1. The paper takes 1000 for MNIST. In batches of 128, the
+            noise of MMD² is then larger than the other terms in the first epochs.
         kernel: ``rbf``, k = exp(-d² / 2σ²), or ``imq``, k = C / (C + d²) with C = 2σ²; d is the
-            distance of two latents.
-        bandwidth: σ²; None takes the number of dimensions of z, for which 2σ² is the mean d² of two
+            distance between two latents.
+        bandwidth: σ². None takes the number of dimensions of z; then 2σ² is the mean d² of two
             draws of a standard Normal.
         kl: ``monte-carlo``, ``analytic`` or ``closed-form``.
 
     Raises:
-        InputError: numbers out of range, several latent sites, or a batch of one image.
+        InputError: an option of the wrong type or out of range; at a call, several latent sites or
+            a batch of one image.
 
     Paper: Zhao, Song & Ermon 2019, InfoVAE; kernels: Tolstikhin et al. 2018, Wasserstein
     auto-encoders.
 
     Example:
-        >>> objective = InfoVAE(alpha=1, lambda_=100, kernel="imq")
+        >>> from pyro_vae.objectives import InfoVAE
+        >>> loss = InfoVAE(alpha=1, lambda_=100, kernel="imq").loss(vae.model, vae.guide, x)
     """
+
+    per_image = False
+    one_vector = True
 
     def __init__(
         self,
@@ -147,13 +167,17 @@ class InfoVAE(PerImage):
         kl: str = "monte-carlo",
     ) -> None:
         super().__init__(kl=kl)
+        for option, value in (("alpha", alpha), ("lambda_", lambda_)):
+            real = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (real and isfinite(value)):
+                raise InputError(f"{option} is a finite number, not {value!r}")
         if not (alpha <= 1 and alpha + lambda_ >= 1):
             raise InputError(
-                "alpha is at most 1 and alpha + lambda_ at least 1, so that no term is rewarded "
-                f"for growing; not {alpha} and {lambda_}"
+                "alpha is at most 1 and alpha + lambda_ at least 1, because a term with a negative "
+                f"weight would grow without bound; not {alpha} and {lambda_}"
             )
         self.alpha, self.lambda_ = alpha, lambda_
-        self.kernel = lookup("kernel", kernel, KERNELS)
+        self.kernel = choose("kernel", kernel, KERNELS)
         self.bandwidth = None if bandwidth is None else number("bandwidth", bandwidth, above=0)
 
     def loss_per_image(self, terms: Terms) -> Tensor:
@@ -165,12 +189,12 @@ class InfoVAE(PerImage):
         return kl + mmd - terms.log_likelihood
 
     def mmd(self, z: Tensor, u: Tensor) -> Tensor:
-        """MMD² of two sets of draws, ``[B, Z]`` each, without bias."""
+        """An unbiased estimate of MMD² from two sets of draws, ``[B, Z]`` each."""
         b, size = z.shape
         if b == 1:
             raise InputError("the maximum mean discrepancy needs batches of 2 images or more")
         constant = 2 * (size if self.bandwidth is None else self.bandwidth)
-        # Of a draw and itself k is 1, which says nothing.
+        # k(z, z) = 1 is left out, because it would bias the estimate.
         own = sum(self.kernel(distance(a, a), constant).sum() - b for a in (z, u))
         return own / (b * (b - 1)) - 2 * self.kernel(distance(z, u), constant).mean()
 
@@ -188,10 +212,11 @@ KERNELS: dict[str, Any] = {
 
 
 class DIP(PerImage):
-    """DIP-VAE: the covariance of the latents over images is held to the identity.
+    """DIP-VAE: a penalty pulls the covariance of the latents over images to the identity.
 
-    Equation: loss = Σ_b -ELBO_b + λ_od Σ_{i≠j} C_ij² + λ_d Σ_i (C_ii - 1)², where C is, over the
-    batch's images, Cov[μ(x)] (variant 1) or that of q(z) itself, Cov[μ(x)] + E[Cov(z | x)] (2).
+    Equation: loss = Σ_b -ELBO_b + λ_od Σ_{i≠j} C_ij² + λ_d Σ_i (C_ii - 1)². C is computed over the
+    images of the batch. In variant 1 it is Cov[μ(x)]. In variant 2 it is the covariance of q(z),
+    Cov[μ(x)] + E[Cov(z | x)].
 
     Args:
         offdiagonal: λ_od.
@@ -200,14 +225,19 @@ class DIP(PerImage):
         kl: ``monte-carlo``, ``analytic`` or ``closed-form``.
 
     Raises:
-        InputError: several latent sites, or a guide without a mean or a covariance in closed form.
+        InputError: an option of the wrong type or out of range; at a call, several latent sites, or
+            a guide without a mean or a covariance in closed form.
 
     Paper: Kumar, Sattigeri & Balakrishnan 2018, Variational inference of disentangled latent
     concepts from unlabeled observations.
 
     Example:
-        >>> objective = DIP(offdiagonal=10, diagonal=10, variant=2)
+        >>> from pyro_vae.objectives import DIP
+        >>> loss = DIP(offdiagonal=10, diagonal=10, variant=2).loss(vae.model, vae.guide, x)
     """
+
+    per_image = False
+    one_vector = True
 
     def __init__(
         self,
@@ -217,7 +247,7 @@ class DIP(PerImage):
         kl: str = "monte-carlo",
     ) -> None:
         super().__init__(kl=kl)
-        if variant not in (1, 2):
+        if isinstance(variant, bool) or variant not in (1, 2):
             raise InputError(f"variant is 1 or 2, not {variant!r}")
         self.offdiagonal = number("offdiagonal", offdiagonal)
         self.diagonal = number("diagonal", diagonal)
@@ -232,12 +262,12 @@ class DIP(PerImage):
         return self.kls(terms)[name] + penalty - terms.log_likelihood
 
     def covariance(self, name: str, q: Any) -> Tensor:
-        """C, ``[Z, Z]``."""
+        """The covariance C, ``[Z, Z]``."""
         try:
             mu = q.mean  # [B, Z]
         except NotImplementedError:
             raise InputError(
-                f"dip needs the mean of q(z | x), and {family(q)} at site {name!r} has none in "
+                f"dip needs the mean of q(z | x), and {family(q)} at site {name!r} has no mean in "
                 "closed form; take a Normal guide"
             ) from None
         centred = mu - mu.mean(0)
@@ -250,5 +280,5 @@ class DIP(PerImage):
             return between + q.covariance_matrix.mean(0)
         raise InputError(
             f"variant 2 of dip needs the covariance of q(z | x), and {family(q)} at site {name!r} "
-            "has none in closed form; take a Normal guide or variant=1"
+            "has no covariance in closed form; take a Normal guide or variant=1"
         )

@@ -1,13 +1,13 @@
-"""What objectives are made of: for each image, log p(x | z) and one KL for every latent site.
+"""The terms of the objectives: log p(x | z) and the KL of each latent site, for each image.
 
-Pyro sums these up at once. :class:`PerImage` keeps them apart, so that an objective can weigh a
-KL, hold it above a floor, or put K draws of one image under a logarithm. It takes any model and
-guide, ours or the user's, whose sites all lie in one plate of images.
+Pyro's ELBOs add these terms up at once. :class:`PerImage` keeps them separate. So an objective can
+multiply a KL by a weight, give it a floor, or take the log of the mean over K draws of an image. It
+works with any model and guide whose sites are all inside one plate of images.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro import poutine
@@ -19,27 +19,34 @@ from torch import Tensor
 from ..contracts import Objective
 from ..errors import InputError
 from ..latents import is_latent
-from ..registry import at_least_one, lookup
-from .checks import PLAIN, check_order, check_sides, infer, plates
+from ..registry import at_least_one
+from .checks import PLAIN, check_order, check_sides, choose, infer, plates
 from .divergences import KLS, family, monte_carlo
 
 
 class Checked(Objective):
-    """A Pyro ELBO that refuses programs whose bound would be wrong in silence.
+    """A Pyro ELBO that raises an error if model and guide would give a wrong bound.
 
     Args:
-        num_particles: draws of z for each image, K; all are made at once.
+        num_particles: draws of z for each image, K. All draws are made in one pass.
 
     Raises:
-        InputError: at a call, latent sites, scales or masks of the model that are not the guide's.
+        InputError: at a call, if the latent sites, the scales or the masks of the model differ
+            from those of the guide.
     """
+
+    per_image: ClassVar[bool] = True
+    """Whether the loss is a sum over images. Then the loss of a batch is the sum of the losses of
+    its images."""
+    one_vector: ClassVar[bool] = False
+    """Whether the objective is for one latent site that is one vector for each image."""
 
     def __init__(self, num_particles: int = 1) -> None:
         at_least_one("num_particles", num_particles)
         super().__init__(num_particles, vectorize_particles=num_particles > 1)
 
     def _guess_max_plate_nesting(self, model: Any, guide: Any, args: Any, kwargs: Any) -> None:
-        # As Pyro does it, but no later draw depends on whether it was done.
+        # Pyro does the same, but it does not restore the state of the random numbers.
         with torch.random.fork_rng(), torch.no_grad(), poutine.block():
             q = poutine.trace(guide).get_trace(*args, **kwargs)
             p = poutine.trace(poutine.replay(model, trace=q)).get_trace(*args, **kwargs)
@@ -54,42 +61,44 @@ class Checked(Objective):
 
     @torch.no_grad()
     def elbo(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """The plain ELBO of each image, ``[B]`` nats, whatever this objective minimises: β = 1, no
-        schedule and no ``poutine.scale``; one draw of z for each particle."""
+        """The plain ELBO of each image, ``[B]`` nats, for every objective.
+
+        It has β = 1, no schedule and no ``poutine.scale``, and one draw of z for each particle.
+        """
         plain = Drawn(self.num_particles)
         ((p, q),) = plain._get_traces(model, drawing(guide), args, kwargs)
         return Terms(p, q, self.num_particles, scaled=False).log_weight.mean(0)
 
 
 class Drawn(Checked, Trace_ELBO):
-    """Base of the objectives whose latents are drawn."""
+    """Base of the objectives that draw all latents."""
 
 
 def drawing(guide: Any) -> Any:
-    """The guide with its discrete sites drawn, and not enumerated."""
+    """The guide with its discrete sites drawn instead of enumerated."""
     mark: Any = {"enumerate": None}
     return poutine.infer_config(guide, lambda site: mark)
 
 
 class Terms:
-    """The bound in parts, each ``[K, B]`` nats for K draws and B images.
+    """The terms of the bound, each ``[K, B]`` nats for K draws and B images.
 
     Attributes:
         log_likelihood: log p(x | z), over all observed sites.
-        log_q, log_p: log q(z | x) and log p(z) at the draws, by latent site; the guide's auxiliary
-            sites have no log p.
+        log_q, log_p: log q(z | x) and log p(z) at the draws, by latent site. An auxiliary site of
+            the guide has only log q.
         q, p: Pyro's records of these sites.
-        scale: what multiplies an image's whole loss (``poutine.scale``, a subsampled plate): that
-            of the first observed site, a number or ``[K, B]``. What the scale of another site has
-            beyond it stays with that site's terms.
+        scale: the factor of the whole loss of an image (``poutine.scale``, a subsampled plate). It
+            is the scale of the first observed site, a number or ``[K, B]``. If another site has
+            another scale, the ratio of the two multiplies only the terms of that site.
 
     Args:
-        model, guide: traces of one run, as Pyro's ELBOs make them.
-        particles: K.
-        scaled: False leaves all scales out.
+        model, guide: the traces of one run, as Pyro's ELBOs make them.
+        particles: the number of draws K.
+        scaled: False ignores all scales.
 
     Raises:
-        InputError: a site outside the plate of images.
+        InputError: a site outside the plate of images, or a model without an observed site.
     """
 
     def __init__(self, model: Trace, guide: Trace, particles: int, scaled: bool = True) -> None:
@@ -99,7 +108,7 @@ class Terms:
         self.p = {n: site for n, site in p.items() if n in self.q}
         seen = {n: p[n] for n in model.observation_nodes if not infer(p[n], "_deterministic")}
         if not seen:
-            raise InputError("the model observes nothing, so that there is no bound on log p(x)")
+            raise InputError("the model has no observed site, so that log p(x) has no bound")
         self.sites = {**seen, **self.q}
         first = next(iter(self.sites))
         self.dims = plates(self.sites[first])
@@ -107,15 +116,17 @@ class Terms:
             self.dims = self.dims & plates(site)
             if not self.dims:
                 raise InputError(
-                    f"site {name!r} lies outside the plate of images, so that an image has no "
-                    "bound of its own; put it inside, or take the monte-carlo objective"
+                    f"site {name!r} lies outside the plate of images, so that an image does not "
+                    "have a bound of its own; move the site inside, or take the monte-carlo "
+                    "objective"
                 )
         self.common = self.sites[first]["scale"]
         self.scale: Any = self.common if scaled else 1.0
         if isinstance(self.scale, Tensor) and self.scale.dim() > 0:
             if plates(self.sites[first]) != self.dims:
                 raise InputError(
-                    f"the scale of site {first!r} is one number, or one for each image"
+                    f"the scale of site {first!r} has the shape {list(self.scale.shape)}; it must "
+                    "be one number, or one number for each image"
                 )
             shape = self.sites[first]["unscaled_log_prob"].shape
             self.scale = self.scale.expand(shape).reshape(particles, -1)  # [K, B]
@@ -125,10 +136,15 @@ class Terms:
         self.log_likelihood: Tensor = sum(likelihoods[1:], likelihoods[0])
 
     def log_prob(self, site: Any) -> Tensor:
+        """The log_prob of a site, ``[K, B]``, with its mask and without the common scale."""
         return self.per_image(scale_and_mask(site["unscaled_log_prob"], mask=site["mask"]), site)
 
     def per_image(self, value: Tensor, site: Any) -> Tensor:
-        """Sum a value with the plates of ``site`` to one for each image, ``[K, B]``."""
+        """Sum ``value``, which has the plates of ``site``, to one number for each image.
+
+        Returns:
+            ``[K, B]``.
+        """
         own, tensors = site["scale"], isinstance(site["scale"], Tensor)
         if self.scaled and own is not self.common and (tensors or own != self.common):
             value = value * (own / self.common)
@@ -137,8 +153,11 @@ class Terms:
         return value.reshape(self.particles, -1)
 
     def alone(self, objective: str) -> tuple[str, Any, Any]:
-        """The name of the only latent site, and Pyro's records of it in the guide and the model;
-        one draw of a vector for each image."""
+        """The name of the only latent site, and Pyro's records of it in guide and model.
+
+        Raises:
+            InputError: several latent sites, or a site that is not one vector for each image.
+        """
         (name, q), *others = self.q.items()
         if others or self.p.keys() != self.q.keys():
             raise InputError(f"{objective} is for one latent site; these are {', '.join(self.q)}")
@@ -146,7 +165,7 @@ class Terms:
         if not vectors or q["mask"] is not None:
             raise InputError(
                 f"{objective} is for a latent that is one vector for each image, in a plate at dim "
-                f"-1 and with no mask; site {name!r} is another"
+                f"-1 and with no mask; site {name!r} is different"
             )
         return name, q, self.p[name]
 
@@ -157,25 +176,27 @@ class Terms:
 
 
 class PerImage(Drawn):
-    """Base of the objectives that look at each image's log-likelihood and KL on their own.
+    """Base of the objectives that are computed from the log-likelihood and the KL of each image.
 
     Equation: loss = Σ_b mean_k [Σ_sites KL_kb - log p(x_b | z_kb)].
 
-    A subclass gives another :meth:`loss_per_image`.
+    A subclass overrides :meth:`loss_per_image`. If its loss is not a sum over images, it also sets
+    ``per_image = False``.
 
     Args:
         num_particles: draws of z for each image, K.
-        kl: how a site's KL is had: ``monte-carlo`` (log q - log p at the draws: any pair of
-            distributions), ``analytic`` (torch's table of divergences) or ``closed-form`` (a
-            mean-field Normal to the standard Normal).
+        kl: how the KL of a site is computed. ``monte-carlo`` is log q - log p at the draws, for any
+            pair of distributions. ``analytic`` takes torch's table of divergences.
+            ``closed-form`` is the formula for a mean-field Normal and the standard Normal.
 
     Raises:
-        InputError: at a call, also draws that carry no gradient, and a KL that is not to be had.
+        InputError: an unknown ``kl``; at a call, the errors of :class:`Checked`, draws without a
+            gradient, or a KL without a closed form.
     """
 
     def __init__(self, num_particles: int = 1, kl: str = "monte-carlo") -> None:
         super().__init__(num_particles)
-        self.divergence = lookup("kl", kl, KLS)
+        self.divergence = choose("kl", kl, KLS)
 
     def loss_per_image(self, terms: Terms) -> Tensor:
         """The loss of each image, ``[K, B]`` or ``[B]``."""
@@ -189,10 +210,10 @@ class PerImage(Drawn):
         }
 
     def kl(self, name: str, p: Any, q: Any) -> Tensor:
-        """KL(q || p) of a site, with the shape of its plates, from Pyro's two records of it."""
+        """KL(q || p) of a site, from its records in model and guide; the shape of its plates."""
         if p is None and self.divergence is not monte_carlo:
             raise InputError(
-                f"the guide's auxiliary site {name!r} has no KL in closed form; {PLAIN}"
+                f"the auxiliary site {name!r} of the guide has no KL in closed form; {PLAIN}"
             )
         return scale_and_mask(self.divergence(name, p, q), mask=q["mask"])
 
@@ -210,7 +231,7 @@ class PerImage(Drawn):
         return self.total(terms)
 
     def terms(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Terms:
-        """Run guide and model once, with all draws at once, and take the bound apart."""
+        """Run guide and model once, with all draws in one pass, and give the terms of the bound."""
         ((p, q),) = self._get_traces(model, guide, args, kwargs)
         return Terms(p, q, self.num_particles)
 

@@ -12,11 +12,11 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor
 
-from ..contracts import Prior
-from ..distributions import RelaxedOneHot, standard_normal
+from ..contracts import NOTHING, Given, Prior
+from ..distributions import RelaxedOneHot, check_temperature, standard_normal
 from ..errors import InputError
 from ..latents import concatenate, sample_site
-from ..registry import PRIORS, number
+from ..registry import PRIORS
 
 
 class CategoricalPrior(Prior):
@@ -55,7 +55,7 @@ class RelaxedCategoricalPrior(Prior):
         temperature: T of the prior's own relaxation.
 
     Raises:
-        InputError: a temperature that is not above 0.
+        InputError: a temperature that is not above 0, or too low for the type of the numbers.
 
     Paper: Maddison, Mnih & Teh 2017, The concrete distribution.
 
@@ -71,8 +71,8 @@ class RelaxedCategoricalPrior(Prior):
     def __init__(self, latent_size: int, temperature: float = 0.5) -> None:
         super().__init__()
         self.register_buffer("zero", torch.zeros(latent_size), persistent=False)
-        temperature = float(number("temperature", temperature, above=0))
-        self.register_buffer("temperature", torch.tensor(temperature), persistent=False)
+        value = torch.tensor(check_temperature(temperature))
+        self.register_buffer("temperature", value, persistent=False)
 
     def forward(self) -> Distribution:
         return RelaxedOneHot(self.temperature, logits=self.zero)
@@ -111,7 +111,7 @@ class JointPrior(Prior):
         self.register_buffer("zero", zero, persistent=False)
         self.c = PRIORS.build(discrete, latent_size=categories)
 
-    def sample_sites(self, *, context: Tensor | None = None) -> Tensor:
+    def sample_sites(self, given: Given = NOTHING) -> Tensor:
         z = sample_site("z", standard_normal(self.zero))
         return concatenate([z, sample_site("c", self.c())])  # [*, B, Z]
 

@@ -16,7 +16,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..contracts import Network, Prior
+from ..contracts import NOTHING, Given, Network, Prior
 from ..distributions import standard_normal
 from ..latents import Layout, concatenate, sample_site, site_names, size_of
 from ..networks import head
@@ -82,7 +82,7 @@ class Hierarchy(Prior):
         loc, raw = self.heads[i](h).chunk(2, -1)  # each [*, Z_l]
         return dist.Normal(loc, bounded(self.scale(raw))).to_event(1)
 
-    def sample_sites(self, *, context: Tensor | None = None) -> Tensor:
+    def sample_sites(self, given: Given = NOTHING) -> Tensor:
         computed = SHARED.take(self)
         values: list[Tensor] = []
         for i, name in reversed(list(enumerate(self.names))):

@@ -1,4 +1,4 @@
-"""A run folder: all that is needed to use a trained VAE again, or to train it further.
+"""A run folder: the files of a trained VAE, to use it again or to train it further.
 
 =========================  =======================================================================
 ``config.json``            the VAE's parts, the data and its binarisation, the training, versions
@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,9 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 
 from ..errors import InputError
 from ..history import Epoch
+from ..settings import READING, TRAINING
 from ..vae import VAE
+from .writing import written
 
 CONFIG, WEIGHTS, OPTIMIZER, METRICS = (
     "config.json",
@@ -59,14 +61,15 @@ def create(folder: Path, config: dict[str, Any]) -> None:
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Write a run's config, replacing the old one."""
     text = json.dumps(config, indent=2) + "\n"
-    replace(folder / CONFIG, lambda path: Path(path).write_text(text))
+    with written(folder / CONFIG) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def check_vacant(folder: Path) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` unless a new run can use ``folder``."""
-    if folder.is_file():
+    if os.path.isfile(folder):
         raise InputError(f"--out {str(folder)!r} is a file; name a folder for the run")
-    if (folder / CONFIG).exists():
+    if os.path.exists(folder / CONFIG):
         raise InputError(f"--out {str(folder)!r} holds a run already; name another folder")
 
 
@@ -77,33 +80,62 @@ def versions() -> dict[str, str]:
 
 
 def save(folder: Path, vae: VAE, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Write the weights and, if given, the optimizer's state, replacing the old files."""
-    replace(folder / WEIGHTS, lambda path: save_model(vae, path))
+    """Write the weights and, if given, the optimizer's state, replacing the old files.
+
+    Raises:
+        OSError: a file cannot be written; the old file is then unchanged.
+    """
+    save_tensors(folder / WEIGHTS, lambda part: save_model(vae, part))
     if optimizer is not None:
         state = {
             f"{index}.{key}": torch.as_tensor(value).contiguous()
             for index, entries in optimizer.state_dict()["state"].items()
             for key, value in entries.items()
         }
-        replace(folder / OPTIMIZER, lambda path: save_file(state, path))
+        save_tensors(folder / OPTIMIZER, lambda part: save_file(state, part))
 
 
-def replace(path: Path, write: Callable[[str], Any]) -> None:
-    """Write a file under another name and then rename it, so that it is never half written."""
-    part = path.with_name(path.name + ".part")
-    write(str(part))
-    os.replace(part, path)
+def save_tensors(path: Path, save: Callable[[str], None]) -> None:
+    """Write a safetensors file by ``save(temporary name)``."""
+    with written(path) as part:
+        try:
+            save(str(part))
+        except SafetensorError as error:  # also for a full disk
+            raise OSError(None, str(error)) from error
 
 
 def append(folder: Path, epoch: Epoch) -> None:
-    """Add an epoch's numbers to ``metrics.jsonl``."""
-    with (folder / METRICS).open("a") as file:
-        file.write(json.dumps(asdict(epoch)) + "\n")
+    """Add an epoch's numbers to ``metrics.jsonl``.
+
+    Raises:
+        OSError: the line cannot be written; the file is then unchanged.
+    """
+    path = folder / METRICS
+    size = path.stat().st_size
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(epoch)) + "\n")
+    except OSError as error:  # a full disk may have taken half of the line
+        os.truncate(path, size)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def read_history(folder: Path) -> list[Epoch]:
-    """The numbers of all epochs of a run."""
-    return [Epoch(**json.loads(line)) for line in needed(folder, METRICS).open()]
+    """The numbers of all epochs of a run.
+
+    Raises:
+        InputError: the file is missing or one of its lines cannot be read.
+    """
+    path = needed(folder, METRICS)
+    epochs = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            epochs.append(Epoch(**json.loads(line)))
+        except (ValueError, TypeError):
+            raise InputError(
+                f"line {number} of {str(path)!r} is not the numbers of an epoch; delete the line"
+            ) from None
+    return epochs
 
 
 def load_run(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VAE, dict[str, Any]]:
@@ -119,7 +151,12 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VA
     folder = Path(folder)
     config = read_config(folder)
     weights = needed(folder, WEIGHTS)
-    vae = VAE(**config["vae"])
+    try:
+        vae = VAE(**config["vae"])
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{str(folder / CONFIG)!r} does not describe a VAE ({first_line(error)})"
+        ) from error
     try:
         load_model(vae, weights)
     except (SafetensorError, RuntimeError) as error:
@@ -131,23 +168,40 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VA
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Give ``optimizer`` the state that the run's optimizer had."""
+    """Give ``optimizer`` the state that the run's optimizer had.
+
+    Raises:
+        InputError: the file is missing, damaged, or belongs to another VAE.
+    """
+    path = needed(folder, OPTIMIZER)
     state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in load_file(needed(folder, OPTIMIZER)).items():
-        index, key = name.split(".")
-        state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    try:
+        for name, tensor in load_file(path).items():
+            index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    except (SafetensorError, ValueError) as error:
+        raise InputError(
+            f"the optimizer's state in {str(path)!r} cannot be used ({first_line(error)})"
+        ) from None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message. Some messages of torch and Pyro are whole tables."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """A run's config. Unknown and missing keys are refused."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"there is no run folder {str(folder)!r}")
     path = needed(folder, CONFIG)
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         check_keys(path, config, ("vae", "data", "training", "versions"))
         check_keys(path, config["vae"], inspect.signature(VAE).parameters)
+        check_keys(path, config["data"], ("name", "binarize"), READING)
+        check_keys(path, config["training"], ("objective",), TRAINING)
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
         raise InputError(
             f"{str(path)!r} is not a run's config: it is not readable as JSON"
@@ -155,17 +209,25 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_keys(path: Path, config: dict[str, Any], keys: Iterable[str]) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` unless ``config`` has exactly these keys."""
-    wrong = config.keys() ^ set(keys)
-    if extra := sorted(wrong & config.keys()):
+def check_keys(
+    path: Path, config: dict[str, Any], keys: Collection[str], optional: Collection[str] = ()
+) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` unless ``config`` has these keys and no others.
+
+    Args:
+        path: the file that the error message names.
+        config: what is checked.
+        keys: the keys that ``config`` must have.
+        optional: keys that ``config`` may have.
+    """
+    if extra := sorted(config.keys() - set(keys) - set(optional)):
         raise InputError(f"{str(path)!r} has unknown keys: {', '.join(extra)}")
-    if wrong:
-        raise InputError(f"{str(path)!r} lacks {', '.join(sorted(wrong))}")
+    if missing := sorted(set(keys) - config.keys()):
+        raise InputError(f"{str(path)!r} lacks {', '.join(missing)}")
 
 
 def needed(folder: Path, name: str) -> Path:
     """The path of a run's file. A missing file is an InputError."""
-    if not (folder / name).is_file():
+    if not os.path.isfile(folder / name):
         raise InputError(f"the run folder {str(folder)!r} lacks {name}")
     return folder / name

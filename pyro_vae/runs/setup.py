@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +21,20 @@ from ..errors import InputError
 from ..pairing import fitting_objective
 from ..recipes import RECIPES
 from ..registry import OBJECTIVES, lookup, parse
-from ..settings import TRAINING, Settings, positive
+from ..settings import READING, TRAINING, Settings, check_memory, check_seed, positive
 from ..training import PRECISIONS, adam, buffers_restored
 from ..vae import VAE
+from .folder import first_line
 
 
 @dataclass
 class Run:
-    """A VAE, what it is trained on and how, and all that is needed to do the same again.
+    """A VAE, the data it is trained on, and how it is trained.
 
     Args:
         vae: the VAE, on its device.
         data: training and test images, on the same device.
-        source: the name of the data set and how its pixels are binarized.
+        source: the arguments of :func:`~pyro_vae.data.load_data` that load this data again.
         training: the settings that :func:`~pyro_vae.training.fit` takes.
         optimizer: the optimizer, with its state.
         start: epochs that have already been trained.
@@ -56,8 +60,18 @@ def settled(given: Mapping[str, Any]) -> Settings:
     return Settings(**{f.name: chosen[f.name] for f in fields(Settings) if f.name in chosen})
 
 
+def recipe_line(given: Mapping[str, Any]) -> str:
+    """The sentence that says what the recipe in ``given`` sets."""
+    name = given["recipe"]
+    own = {k: v for k, v in RECIPES[name].settings.items() if k not in given}
+    changed = ", ".join(f"{setting} = {value}" for setting, value in own.items())
+    return f"recipe {name} sets {changed or 'nothing: all settings are given or the defaults'}"
+
+
 def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | None) -> Run:
-    """Build what the settings name. Everything that ``fit`` would refuse is refused here.
+    """Build the VAE that the settings name, and load its data.
+
+    Everything that ``fit`` would refuse is refused here, before a file is written.
 
     Args:
         given: as in :func:`settled`.
@@ -65,26 +79,30 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
         data_dir: folder of downloaded data sets.
 
     Raises:
-        InputError: a setting that is wrong, or several that do not fit together.
+        InputError: a wrong setting, or settings that do not fit together.
     """
     settings = settled(given)
     training = {key: vars(settings)[key] for key in TRAINING}
     lookup("precision", settings.precision, PRECISIONS)
     positive(epochs=settings.epochs, batch_size=settings.batch_size, lr=settings.lr)
-    grey = load_data(settings.data, data_dir=data_dir)
+    check_seed(settings.seed)
+    reading = {key: vars(settings)[key] for key in READING if vars(settings)[key]}
+    loaded = load_data(settings.data, data_dir=data_dir, **reading)
+    check_weights(loaded.shape, settings)
     torch.manual_seed(settings.seed)
-    vae = VAE(
-        grey.shape,
-        settings.latent,
-        prior=settings.prior,
-        likelihood=settings.likelihood,
-        guide=with_scale(settings.guide, settings.scale),
-        network=settings.network,
-        hidden=settings.hidden,
-    )
+    with options_explained(settings):
+        vae = VAE(
+            loaded.shape,
+            settings.latent,
+            prior=settings.prior,
+            likelihood=settings.likelihood,
+            guide=with_scale(settings.guide, settings.scale),
+            network=settings.network,
+            hidden=settings.hidden,
+        )
     binary = Likelihood.of(vae.model.likelihood).binary
     protocol = settings.binarize or ("dynamic" if binary else "none")
-    data = grey.binarized(protocol)
+    data = loaded.binarized(protocol)
     if binary and not data.train.is_binary:
         raise InputError(
             f"--binarize {protocol} leaves {data.train.levels()} levels of grey, and the "
@@ -93,15 +111,57 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
         )
     few = data.train.batch(slice(0, 2))
     training["objective"] = training["objective"] or fitting_objective(vae.guide, few)
-    objective = OBJECTIVES.build(training["objective"], data_size=len(data.train))
-    with torch.random.fork_rng(), warnings.catch_warnings(), buffers_restored(vae):
-        # Parts that do not fit each other are refused here, in one sentence, before anything is
-        # written. Pyro's warnings on the way would repeat it.
-        warnings.simplefilter("ignore")
-        audit(vae, few, objective=objective)
+    with options_explained(settings):
+        objective = OBJECTIVES.build(training["objective"], data_size=len(data.train))
+        images = min(settings.batch_size, len(data.train))
+        check_memory(
+            objective.num_particles * images * math.prod(data.shape),
+            f"a step on {images} images with {objective.num_particles} draws of z each",
+        )
+        with torch.random.fork_rng(), warnings.catch_warnings(), buffers_restored(vae):
+            # Pyro's warnings would repeat the sentence of the error.
+            warnings.simplefilter("ignore")
+            audit(vae, few, objective=objective)
     vae.to(device)
-    source = {"name": name_of(settings.data), "binarize": protocol}
+    source = {"name": name_of(settings.data), "binarize": protocol, **reading}
     return Run(vae, data.to(device), source, training, adam(vae, training["lr"]))
+
+
+def check_weights(shape: tuple[int, int, int], settings: Settings) -> None:
+    """Refuse layers whose weights do not fit into memory, before torch allocates them."""
+    latent = settings.latent if isinstance(settings.latent, list | tuple) else [settings.latent]
+    sizes: list[Any] = [math.prod(n) if isinstance(n, list | tuple) else n for n in latent]
+    layers = [*(settings.hidden or ()), *sizes[:1]]
+    if not all(isinstance(n, int) for n in (*layers, *sizes)):
+        return  # VAE() refuses these sizes
+    if isinstance(settings.network, str) and parse(settings.network)[0] == "mlp":
+        layers = [math.prod(shape), *layers]
+    # Only a lower bound: the weights between neighbouring layers of the encoder.
+    count = sum(a * b for a, b in pairwise(layers)) + sum(sizes)
+    check_memory(count, f"a network with layers of {', '.join(map(str, layers))} units")
+
+
+@contextmanager
+def options_explained(settings: Settings) -> Iterator[None]:
+    """Turn an exception of a part whose spec has options into an InputError.
+
+    An option of a wrong type, such as ``mixture(components='a')``, raises many kinds of exceptions
+    in torch and Pyro. An exception of the user's own class keeps its traceback.
+    """
+    specs = [settings.prior, settings.likelihood, settings.guide, settings.network]
+    named = [str(spec) for spec in (*specs, settings.objective)]
+    optioned = [repr(spec) for spec in named if "(" in spec]
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if not optioned or any(":" in spec.partition("(")[0] for spec in named):
+            raise
+        raise InputError(
+            f"an option in {' or '.join(optioned)} has a wrong type or value "
+            f"({type(error).__name__}: {first_line(error)})"
+        ) from error
 
 
 def with_scale(guide: Any, scale: str | None) -> Any:
@@ -116,14 +176,14 @@ def with_scale(guide: Any, scale: str | None) -> Any:
 
 def name_of(data: str) -> str:
     """A data set's name, or the absolute path of the user's own images."""
-    return data if data in DATASETS else str(Path(data).resolve())
+    return data if data in DATASETS else str(Path(os.path.expanduser(data)).resolve())
 
 
 def vacant_folder(given: Mapping[str, Any]) -> Path:
     """``runs/DATA-1``, or the first number that is not used yet."""
     data = Path(given.get("data", Settings.data)).stem
     free = (Path("runs") / f"{data}-{n}" for n in count(1))
-    return next(folder for folder in free if not folder.exists())
+    return next(folder for folder in free if not os.path.lexists(folder))
 
 
 def images_of(
@@ -134,14 +194,18 @@ def images_of(
     Args:
         config: the run's config.
         name: another data set than the run's own; None for its own.
-        split: ``train``, ``test`` or ``all``.
+        split: ``train``, ``test``, ``validation`` or ``all``, which is ``train`` and ``test``.
         data_dir: folder of downloaded data sets.
 
     Raises:
         InputError: images of another shape than the run's, or an empty split.
     """
-    own = config["data"]
-    source = {**own, "name": name_of(name) if name else own["name"]}
+    source = dict(config["data"])
+    if name is not None:
+        source["name"] = name_of(name)
+        if not os.path.isdir(source["name"]):
+            # load_data() changes only the images of a folder.
+            source = {key: value for key, value in source.items() if key not in READING}
     whole = split == "all" and source["name"] not in DATASETS
     data = load_data(**source, data_dir=data_dir, test_fraction=0.0 if whole else 0.2)
     if list(data.shape) != config["vae"]["shape"]:
@@ -149,8 +213,13 @@ def images_of(
             f"the run was trained on images of shape {config['vae']['shape']}, and those of "
             f"{source['name']!r} have {list(data.shape)}"
         )
-    splits = {"train": data.train, "test": data.test}
+    splits = {"train": data.train, "test": data.test, "validation": data.validation}
     chosen = data.train.joined(data.test) if split == "all" else splits[split]
+    if chosen is None:
+        raise InputError(
+            f"there are no validation images in {source['name']!r}; a folder of images holds them "
+            "in its sub-folder 'val', next to 'train' and 'test'"
+        )
     if len(chosen) == 0:
         raise InputError(f"there are no {split} images in {source['name']!r}")
     return chosen

@@ -17,10 +17,11 @@ from ..history import Callback, CollapseWarning, Epoch, collapsed
 from ..training import adam, fit
 from . import folder as files
 from .setup import Run
+from .writing import written
 
 
 def begin(run: Run, folder: Path) -> None:
-    """Make a run's folder. From then on the run can be loaded."""
+    """Make a run's folder. After this call the run can be loaded."""
     config = {"vae": run.vae.config, "data": run.source, "training": run.training}
     files.create(folder, config)
     files.save(folder, run.vae, run.optimizer)
@@ -31,12 +32,12 @@ def resume(folder: Path, epochs: int | None, device: torch.device, data_dir: Pat
 
     Args:
         folder: the run folder.
-        epochs: epochs in all; None for the run's own number.
+        epochs: epochs in total; None for the run's own number.
         device: where to train.
         data_dir: folder of downloaded data sets.
 
     Raises:
-        InputError: a run that already has so many epochs, or a folder that cannot be read.
+        InputError: a run that already has this many epochs, or a folder that cannot be read.
     """
     vae, config = files.load_run(folder, device)
     training = config["training"]
@@ -44,7 +45,7 @@ def resume(folder: Path, epochs: int | None, device: torch.device, data_dir: Pat
     training["epochs"] = epochs or training["epochs"]
     if training["epochs"] <= done:
         raise InputError(
-            f"the run {str(folder)!r} has {done} epochs already; give --epochs a larger number"
+            f"the run {str(folder)!r} already has {done} epochs; give --epochs a larger number"
         )
     optimizer = adam(vae, training["lr"])
     files.load_optimizer(folder, optimizer)
@@ -74,25 +75,32 @@ def train(
             start=run.start,
             callback=keeper,
         )
-    history = files.read_history(folder)
+        # Before anything is printed, so that a broken terminal or pipe does not lose them.
+        history = files.read_history(folder)
+        made = save_curves(history, folder)
     last = history[-1]
-    figures.training_curves(history).savefig(folder / "training.png", dpi=120)
-    made = ["training.png"]
-    if last.kl_of_units:
-        figures.kl_curves(history).savefig(folder / "kl.png", dpi=120)
-        made.append("kl.png")
     console.print(
         f"test ELBO {last.test_elbo:.2f} nats per image (reconstruction "
         f"{last.test_reconstruction:.2f}, KL {last.test_kl:.2f}) after {last.epoch} epochs in "
-        f"{sum(e.seconds for e in history):.0f} s{keeper.compile_time()}",
-        highlight=False,
+        f"{sum(e.seconds for e in history):.0f} s{keeper.compile_time()}"
     )
     for sentence in collapsed(last):
-        console.print(f"[yellow]{sentence}[/]", highlight=False)
+        console.print(sentence, style="yellow")
     name = f"epoch_{last.epoch:04d}.png"
     for picture in (*made, f"reconstructions/{name}", f"samples/{name}"):
-        console.print(f"  {folder / picture}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"  {folder / picture}", soft_wrap=True)
     return history
+
+
+def save_curves(history: list[Epoch], folder: Path) -> list[str]:
+    """Save the curves of a run; the names of the files."""
+    curves = {"training.png": figures.training_curves(history)}
+    if history[-1].kl_of_units:
+        curves["kl.png"] = figures.kl_curves(history)
+    for name, figure in curves.items():
+        with written(folder / name) as part:
+            figure.savefig(part, dpi=120)
+    return list(curves)
 
 
 class Keeper(Callback):
@@ -103,7 +111,7 @@ class Keeper(Callback):
     ) -> None:
         self.run, self.folder, self.pictures = run, folder, pictures
         self.progress, self.task = progress, task
-        self.compiling: list[float] = []  # when compiling began and when it ended
+        self.compiling: list[float] = []  # the times at which compiling began and ended
         self.epochs = run.training["epochs"]
         self.show(f"epoch {run.start + 1}/{self.epochs}")
 
@@ -112,7 +120,7 @@ class Keeper(Callback):
 
     def on_compile(self) -> None:
         self.compiling.append(perf_counter())
-        self.show("compiling a step, some seconds")
+        self.show("compiling a step takes some seconds")
 
     def on_step(self, images: int) -> None:
         self.progress.advance(self.task, images)
@@ -130,15 +138,16 @@ class Keeper(Callback):
             save_pictures(self.run, self.folder, record.epoch)
 
     def compile_time(self) -> str:
+        """The end of a sentence: the seconds that compiling took; "" without compiling."""
         if len(self.compiling) < 2:
             return ""
-        return f", {self.compiling[1] - self.compiling[0]:.0f} of them compiling"
+        return f", of which {self.compiling[1] - self.compiling[0]:.0f} s to compile"
 
 
 def progress_bar(console: Console) -> Progress:
     """A progress bar with a description, the percentage and the time that remains."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # a name of a part may have brackets
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeRemainingColumn(),
@@ -152,7 +161,10 @@ def save_pictures(run: Run, folder: Path, epoch: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(run.training["seed"])
         x = run.data.test.batch(slice(0, 4 * figures.COLUMNS)).to(device)
-        name = f"epoch_{epoch:04d}.png"
-        recon = figures.pairs(x, run.vae.reconstruct(x))
-        figures.save_grid(recon, folder / "reconstructions" / name)
-        figures.save_grid(run.vae.sample(144), folder / "samples" / name)
+        grids = {
+            "reconstructions": figures.pairs(x, run.vae.reconstruct(x)),
+            "samples": run.vae.sample(144),
+        }
+    for name, grid in grids.items():
+        with written(folder / name / f"epoch_{epoch:04d}.png") as part:
+            figures.save_grid(grid, part)

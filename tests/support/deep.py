@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pyro
 import torch
 from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO
 
 from pyro_vae import VAE
 from pyro_vae.latents import is_latent
@@ -33,3 +35,12 @@ def drawn(program, *args, **kwargs) -> dict:
 
 def close(a, b, tolerance=1e-10) -> None:
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def learns(vae, x, steps=30):
+    """Some steps of SVI lower the loss and move every weight."""
+    before = {n: p.detach().clone() for n, p in vae.named_parameters()}
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
+    losses = [svi.step(x) / len(x) for _ in range(steps)]
+    assert sum(losses[-5:]) < sum(losses[:5]) - 10
+    assert all(not torch.equal(p, before[n]) for n, p in vae.named_parameters())

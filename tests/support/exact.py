@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from pyro_vae.contracts import Guide, Network, Prior
+from pyro_vae.contracts import NOTHING, Guide, Network, Prior
 from pyro_vae.likelihoods import Normal
 from pyro_vae.vae import VAE
 
@@ -129,7 +129,7 @@ class ChainPrior(Prior):
         self.layers = exact.layers[:-1]
         self.names, self.scales = exact.names, exact.scales
 
-    def sample_sites(self, *, context=None):
+    def sample_sites(self, given=NOTHING):
         top = torch.zeros(self.layers[0].in_features, dtype=torch.float64)
         z = pyro.sample(self.names[0], dist.Normal(top, torch.ones_like(top)).to_event(1))
         for name, layer, scale in zip(self.names[1:], self.layers, self.scales, strict=False):
@@ -172,9 +172,9 @@ class ExactPosterior(Guide):
     def forward(self, x):
         return self.conditional(0, x, [])
 
-    def sample_sites(self, x, *, context=None):
+    def sample_sites(self, x, given=NOTHING):
         if len(self.names) == 1:
-            return super().sample_sites(x, context=context)
+            return super().sample_sites(x, given)
         values = {}
         for i, name in enumerate(self.names):
             values[name] = pyro.sample(name, self.conditional(i, x, values.values()))  # [*, B, Z]

@@ -1,0 +1,118 @@
+"""Curves of a training: the ELBO, its parts, and the KL of each latent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from ..history import Epoch
+
+
+def kl_curves(history: Sequence[Epoch]) -> Any:
+    """The KL of each latent layer and of each unit over the epochs; a matplotlib figure.
+
+    Units are sorted by their KL after the last epoch, the largest on top.
+
+    Raises:
+        InputError: a history without the KL of units, because the units of the guide are dependent.
+    """
+    from matplotlib.figure import Figure
+
+    names = sorted(history[-1].kl_of_units)
+    if not names:
+        raise InputError(
+            "the units of these latents are dependent, so the KL of a single unit is not defined"
+        )
+    epochs = [e.epoch for e in history]
+    figure = Figure(figsize=(4.5 + 2.3 * len(names), 3.6), layout="constrained")
+    curves, *maps = figure.subplots(
+        1, 1 + len(names), width_ratios=[2, *[1] * len(names)], squeeze=False
+    )[0]
+    for name in names:
+        kls = [e.kl_of_sites[name] for e in history]
+        curves.plot(epochs, kls, marker=marker(history), label=name)
+    curves.set(title="KL of each layer", ylabel="nats per image", ylim=(0, None))
+    curves.spines[["top", "right"]].set_visible(False)
+    if len(names) > 1:
+        curves.legend(frameon=False)
+    units = {n: torch.tensor([e.kl_of_units[n] for e in history]).T for n in names}  # [Z, E]
+    most = max(max(kl.max().item() for kl in units.values()), 0.1)
+    for axes, (name, kl) in zip(maps, units.items(), strict=True):
+        order = kl[:, -1].argsort(descending=True)
+        shown = axes.imshow(
+            kl[order].clamp(min=0).numpy(),
+            aspect="auto",
+            interpolation="nearest",
+            vmin=0,
+            vmax=most,
+            extent=(epochs[0] - 0.5, epochs[-1] + 0.5, len(kl), 0),
+        )
+        axes.set(title=f"KL of the {len(kl)} units of {name}", yticks=[])
+    for axes in (curves, *maps):
+        axes.set_xlabel("epoch")
+        whole_ticks(axes)
+    figure.colorbar(shown, ax=maps, label="nats per image")
+    return figure
+
+
+def training_curves(history: Sequence[Epoch]) -> Any:
+    """The ELBO of training and test images over the epochs, and its two parts on the test images.
+
+    The axis of the ELBO leaves out the first tenth of the epochs if they are far below the others.
+
+    Returns:
+        a matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    epochs = [e.epoch for e in history]
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    style = {"marker": marker(history)}
+    left.plot(epochs, [e.train_elbo for e in history], label="training images", **style)
+    left.plot(epochs, [e.test_elbo for e in history], label="test images", **style)
+    left.annotate(
+        f"{history[-1].test_elbo:.1f}",
+        (epochs[-1], history[-1].test_elbo),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        color="C1",
+        fontsize="small",
+    )
+    test = sorted(e.test_elbo for e in history)
+    lowest, best = test[len(history) // 10], test[-1]
+    title = "ELBO"
+    if lowest < best:
+        bottom = lowest - 0.1 * (best - lowest)
+        left.set_ylim(bottom=bottom)
+        title += " (the first epochs are below)" if test[0] < bottom else ""
+    left.set(title=title, xlabel="epoch", ylabel="nats per image")
+    left.legend(frameon=False, loc="lower right")
+    distortions = [-e.test_reconstruction for e in history]
+    kls = [e.test_kl for e in history]
+    right.plot(epochs, distortions, label="distortion, -E[log p(x | z)]", **style)
+    right.plot(epochs, kls, label="rate, KL(q || p)", **style)
+    right.set(title="Distortion and rate of the test images", xlabel="epoch")
+    if min(*distortions, *kls) >= 0:  # a density can be above 1, so that -log p is negative
+        right.set_ylim(bottom=0)
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        whole_ticks(axes)
+    return figure
+
+
+def marker(history: Sequence[Epoch]) -> str:
+    """The marker of a curve: points for few epochs, because one epoch gives no line."""
+    return "o" if len(history) <= 20 else ""
+
+
+def whole_ticks(axes: Any) -> None:
+    """Put the ticks of the x axis at whole numbers, such as epochs."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

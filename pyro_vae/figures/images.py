@@ -1,0 +1,224 @@
+"""Grids of images: samples, reconstructions, and what each latent changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ..data.images import Images
+from ..errors import InputError
+from ..latents import is_latent, is_real, moments
+from ..programs import AtMean, mean_image
+
+COLUMNS = 12
+"""Images in a row."""
+DPI = 100
+
+
+def grid(images: Tensor, columns: int = COLUMNS) -> Tensor:
+    """One picture of many images, ``columns`` in a row; ``[C, H', W']``. Small images are enlarged.
+
+    Args:
+        images: ``[N, C, H, W]`` in [0, 1]; values outside are clamped.
+    """
+    from torchvision.utils import make_grid
+
+    zoom = max(1, round(56 / images.shape[-1]))  # a whole number, so that pixels stay square
+    large = images.clamp(0, 1).repeat_interleave(zoom, -2).repeat_interleave(zoom, -1)
+    return make_grid(large, nrow=columns, padding=2, pad_value=0.5)
+
+
+def save_grid(images: Tensor, path: Path, columns: int = COLUMNS, caption: str = "") -> None:
+    """Write :func:`grid` as a picture, with ``caption`` above it.
+
+    Args:
+        images: ``[N, C, H, W]`` in [0, 1].
+        path: the file. Its suffix gives the format.
+        columns: images in a row.
+        caption: what the picture shows; "" for no caption.
+    """
+    from torchvision.utils import save_image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = grid(images, columns)
+    if caption:
+        captioned(picture, caption).savefig(path, dpi=DPI)
+    else:
+        save_image(picture, path)
+
+
+def captioned(picture: Tensor, caption: str) -> Any:
+    """A picture ``[C, H, W]`` below a caption, pixel by pixel; a matplotlib figure."""
+    from matplotlib.figure import Figure
+
+    _, height, width = picture.shape
+    across = max(width, 210)  # enough for 30 characters of 7 pixels
+    lines = wrap(caption, across // 7)
+    total = height + 8 + 16 * len(lines)
+    figure = Figure(figsize=(across / DPI, total / DPI), dpi=DPI)
+    pixels = picture.mul(255).add(0.5).clamp(0, 255).byte()  # rounded as save_image does
+    figure.figimage(pixels.permute(1, 2, 0).cpu().numpy(), 0, 0)
+    figure.text(4 / across, 1 - 4 / total, "\n".join(lines), va="top", fontsize=9)
+    return figure
+
+
+def stack_rows(*sets: Tensor, columns: int = COLUMNS) -> Tensor:
+    """Sets of images under each other, for a grid of ``columns``.
+
+    A row of the first set comes first, below it the same row of the second set, and so on. Grey
+    images fill the rest of the last rows.
+
+    Args:
+        sets: each ``[N, C, H, W]``.
+        columns: images in a row.
+
+    Returns:
+        ``[M, C, H, W]``; M is a multiple of ``columns``.
+
+    Example:
+        >>> from pyro_vae.figures import stack_rows
+        >>> stack_rows(x, 1 - x, columns=5).shape          # x has 8 images: two rows for each set
+        torch.Size([20, 1, 28, 28])
+    """
+    missing = -len(sets[0]) % columns
+    full = [torch.cat([s, s.new_full((missing, *s.shape[1:]), 0.5)]).split(columns) for s in sets]
+    return torch.cat([row for rows in zip(*full, strict=True) for row in rows])
+
+
+def pairs(originals: Tensor, reconstructions: Tensor, columns: int = COLUMNS) -> Tensor:
+    """Originals above their reconstructions, row by row, as :func:`stack_rows` does."""
+    return stack_rows(originals, reconstructions, columns=columns)
+
+
+def reconstructions(
+    vae: Any, images: Images, *, pixels: Tensor | None = None, seed: int = 0
+) -> dict[str, Tensor]:
+    """The images, what the VAE sees of them, and their reconstructions; each ``[N, C, H, W]``.
+
+    Args:
+        vae: a :class:`~pyro_vae.vae.VAE`.
+        images: the images, all in one batch.
+        pixels: the pixels that the VAE sees; by default :meth:`Images.batch` makes them.
+        seed: of the draws of ``dynamic`` pixels, if ``pixels`` is None.
+
+    Returns:
+        tensors by name: ``grey images``, only if the pixels are ``dynamic``; then ``binarized
+        pixels`` or ``images``; then ``reconstructions``, the mean images of p(x | z).
+    """
+    x = pixels
+    if x is None:
+        x = images.batch(slice(None), torch.Generator().manual_seed(seed))
+    rows = {"images": x}
+    if images.binarize == "dynamic":
+        grey = replace(images, binarize="none").batch(slice(None))
+        rows = {"grey images": grey, "binarized pixels": x}
+    return rows | {"reconstructions": vae.reconstruct(x)}
+
+
+def save_reconstructions(vae: Any, images: Images, path: Path, *, seed: int = 0) -> None:
+    """Write :func:`reconstructions` as a picture, with a caption that says what each row shows."""
+    rows = reconstructions(vae, images, seed=seed)
+    columns = min(COLUMNS, len(images))
+    picture = stack_rows(*rows.values(), columns=columns)
+    save_grid(picture, path, columns, caption=f"from top to bottom: {', '.join(rows)}")
+
+
+def walk(vae: Any, side: int = 15, device: str | torch.device = "cpu") -> Tensor:
+    """Mean images over a square of a two-dimensional latent space, ``[side², C, H, W]``.
+
+    In each direction the points are the quantiles 0.02 to 0.98 of the standard Normal, so every
+    cell has the same share of the prior.
+    """
+    q = torch.linspace(0.02, 0.98, side, device=device)
+    points = torch.distributions.Normal(0.0, 1.0).icdf(q)
+    z = torch.cartesian_prod(points.flip(0), points).flip(-1)  # [side², 2], z_2 upwards
+    with torch.no_grad():
+        return mean_image(poutine.condition(vae.model, data={"z": z}), len(z))
+
+
+@torch.no_grad()
+def traversals(vae: Any, x: Tensor, *, columns: int = 11, reach: float = 3.0) -> Tensor:
+    """Mean images of p(x | z) along each latent unit, a row for each unit.
+
+    In row d, unit d goes in equal steps from -``reach`` to ``reach`` standard deviations of the
+    prior, around the mean of the prior. All other units are at the posterior mean of ``x``. A unit
+    that the model ignores gives a row of equal images.
+
+    Args:
+        vae: a :class:`~pyro_vae.vae.VAE` with one latent vector of real numbers, Z units.
+        x: one image, ``[C, H, W]``.
+        columns: images in a row.
+        reach: standard deviations of the prior.
+
+    Returns:
+        ``[Z · columns, C, H, W]``.
+
+    Raises:
+        InputError: several layers of latents, or latents that are not real numbers.
+
+    Paper: Higgins et al. 2017, beta-VAE.
+
+    Example:
+        >>> from pyro_vae.figures import traversals
+        >>> traversals(VAE((1, 28, 28), latent_size=3), x[0], columns=5).shape
+        torch.Size([15, 1, 28, 28])
+    """
+    if not isinstance(vae.latent_size, int):
+        raise InputError(
+            f"traversals need one latent vector, and the latent sizes are {vae.latent_size}; "
+            "vary() shows one layer of several"
+        )
+    sites: Any = poutine.trace(vae.model).get_trace(None, n=1).nodes
+    prior = sites["z"]["fn"]
+    if not is_real(prior):
+        raise InputError(
+            f"traversals need latents that are real numbers, and the prior is a "
+            f"{type(prior).__name__} on {prior.support}"
+        )
+    centre, sigma = (moment.reshape(-1) for moment in moments(prior))  # each [Z]
+    mean = moments(vae.encode(x[None]))[0]  # [1, Z]
+    units = mean.shape[-1]
+    z = mean.expand(units, columns, -1).clone()
+    steps = torch.linspace(-reach, reach, columns, dtype=z.dtype, device=z.device)
+    unit = torch.arange(units)
+    z[unit, :, unit] = centre[:, None] + sigma[:, None] * steps
+    return mean_image(poutine.condition(vae.model, data={"z": z.flatten(0, 1)}), units * columns)
+
+
+def vary(vae: Any, site: str, rows: int = 6, columns: int = COLUMNS) -> Tensor:
+    """Mean images of p(x | z) that differ in one layer of a hierarchy; ``[N, C, H, W]``.
+
+    Each row has one draw of the layers above ``site``. Each image of a row has a new draw of
+    ``site``. Each layer below is at its mean given the layers above it.
+
+    Args:
+        vae: a VAE with one or more layers of latents.
+        site: the name of the layer; "z_1" is the layer next to the image.
+        rows, columns: the size of the grid; N = rows · columns.
+
+    Raises:
+        InputError: the model does not have this latent site.
+
+    Example:
+        >>> from pyro_vae.figures import vary
+        >>> vae = VAE((1, 28, 28), (4, 2), guide="ladder")
+        >>> vary(vae, "z_2", rows=2, columns=3).shape
+        torch.Size([6, 1, 28, 28])
+    """
+    with torch.no_grad():
+        sites: Any = poutine.trace(vae.model).get_trace(None, n=rows).nodes
+        names = [n for n, node in sites.items() if is_latent(node) and n != "x"]
+        if site not in names:
+            raise InputError(
+                f"there is no latent site {site!r}; the latent sites are {', '.join(names)}"
+            )
+        place = names.index(site)
+        above = {k: sites[k]["value"].repeat_interleave(columns, 0) for k in names[:place]}
+        model = poutine.condition(vae.model, data=above)
+        return mean_image(AtMean(*names[place + 1 :])(model), rows * columns)

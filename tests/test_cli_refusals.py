@@ -1,0 +1,87 @@
+"""A mistake in the input is one sentence and exit code 2, and no file is written."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.commands import TINY, typed
+
+BAD = {
+    "--data mnst": "unknown data set 'mnst'; did you mean mnist",
+    "--prior standad-normal": "unknown prior 'standad-normal'; did you mean standard-normal",
+    "--likelihood bernouli": "unknown likelihood 'bernouli'; did you mean bernoulli",
+    "--guide mean-feild": "unknown guide 'mean-feild'; did you mean mean-field",
+    "--scale log-var": "unknown scale 'log-var'; did you mean log-variance",
+    "--objective analytc": "unknown objective 'analytc'; did you mean analytic",
+    "--network cnv": "unknown network 'cnv'; did you mean conv",
+    "--binarize dinamic": "unknown binarisation 'dinamic'; did you mean dynamic",
+    "--hidden 4,x": "--hidden takes whole numbers with commas between, like 400,200, not '4,x'",
+    "--hidden 0": "hidden takes whole numbers above 0, such as [400, 200], not [0]",
+    "--lr 0": "lr is a number above 0, not 0.0",
+    "--device tpu": "--device 'tpu' is not there; take auto, or cpu",
+    "--binarize none": "--binarize none leaves 17 levels of grey",
+    "--guide iaf --objective analytic": "take the monte-carlo objective",
+    "--guide categorical --objective analytic": "enumerate",
+    "--recipe iwea": "unknown recipe 'iwea'; did you mean iwae",
+}
+
+
+@pytest.mark.parametrize("arguments", BAD)
+def test_bad_input_is_one_sentence_and_leaves_nothing(arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    run = tmp_path / "run"
+    assert typed([*TINY, "--epochs", "1", "--out", run, *arguments.split()]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("Error: ")
+    assert "\n" not in said
+    assert BAD[arguments] in said
+    assert not run.exists()
+
+
+def spoiled(folder):
+    """Data that cannot be trained on, by what is said of them."""
+    good = np.random.RandomState(0).randint(256, size=(4, 6, 5), dtype=np.uint8)
+    for name in ("empty", "torn", "uneven"):
+        (folder / name).mkdir()
+    for name in ("torn", "uneven"):
+        for i, image in enumerate(good):
+            Image.fromarray(image).save(folder / name / f"{i}.png")
+    (folder / "torn/3.png").write_bytes((folder / "torn/3.png").read_bytes()[:40])
+    Image.fromarray(good[0, :4]).save(folder / "uneven/3.png")
+    np.save(folder / "wide.npy", np.full((4, 6, 5), 1.5, dtype=np.float32))
+    np.save(folder / "holes.npy", np.full((4, 6, 5), np.nan, dtype=np.float32))
+    np.save(folder / "flat.npy", np.zeros((4, 30), dtype=np.uint8))
+    return {
+        "empty": "holds no images",
+        "torn": "3.png",
+        "uneven": "3.png",
+        "wide.npy": "1.5",
+        "holes.npy": "NaN",
+        "flat.npy": "has shape (4, 30)",
+        "nowhere": "there is no file or folder",
+    }
+
+
+def test_images_that_cannot_be_trained_on_are_told_in_one_sentence(tmp_path, capsys):
+    for name, said in spoiled(tmp_path).items():
+        run = tmp_path / "run"
+        ask = ["train", "--data", tmp_path / name, "--likelihood", "normal", "--out", run]
+        assert typed(ask) == 2
+        message = capsys.readouterr().err.strip()
+        assert said in message
+        assert "\n" not in message
+        assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--latent", "8,four"], "--latent takes a whole number, or one for each layer"),
+        (["--latent", "8,0", "--guide", "ladder"], "the latent size is a whole number above 0"),
+        (["--latent", "8,4"], "take the guide bottom-up or ladder"),
+        (["--latent", "8x3x3,4", "--guide", "ladder"], "layer 1 of the latents has 3x3 places"),
+    ],
+)
+def test_layers_that_do_not_fit_are_refused_before_training(options, message, tmp_path, capsys):
+    assert typed(["train", "--data", "digits", *options, "--out", tmp_path / "run"]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()

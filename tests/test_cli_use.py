@@ -1,0 +1,122 @@
+"""The commands that use a run: sample, reconstruct, interpolate, encode, evaluate, audit, score."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.commands import TINY, picture, typed
+
+from pyro_vae.runs.folder import read_history
+
+
+def test_sample_reconstruct_and_interpolate_draw_pictures(trained, tmp_path):
+    for command, width in (
+        (["sample", trained, "--n", "24"], 12),
+        (["reconstruct", trained, "--n", "24"], 12),
+        (["interpolate", trained, "--steps", "5"], 5),
+    ):
+        out = tmp_path / f"{command[0]}.png"
+        assert typed([*command, "--out", out]) == 0
+        assert picture(out).shape[1] == width * 58 + 2
+    again = tmp_path / "again.png"
+    typed(["sample", trained, "--n", "24", "--out", again])
+    assert np.array_equal(picture(again), picture(tmp_path / "sample.png"))
+
+
+def test_samples_that_vary_one_layer(layered, tmp_path, capsys):
+    out = tmp_path / "z_2.png"
+    assert typed(["sample", layered, "--vary", "z_2", "--n", "24", "--out", out]) == 0
+    assert "2 rows of 12 samples that differ in z_2" in capsys.readouterr().out
+    assert picture(out).shape[0] < picture(out).shape[1]
+    assert typed(["sample", layered, "--vary", "z_4", "--out", out]) == 2
+    assert "no latent site 'z_4'; the latent sites are z_3, z_2, z_1" in capsys.readouterr().err
+
+
+def test_encode_writes_the_posterior_of_each_image(trained, tmp_path):
+    out = tmp_path / "latents.npz"
+    assert typed(["encode", trained, "--split", "test", "--out", out]) == 0
+    arrays = np.load(out)
+    assert arrays["loc"].shape == arrays["scale"].shape == (359, 2)
+    assert arrays["labels"].shape == (359,)
+    assert (arrays["scale"] > 0).all()
+    out = tmp_path / "all.npz"
+    assert typed(["encode", trained, "--out", out]) == 0
+    assert np.load(out)["loc"].shape == (1797, 2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "names"),
+    [("iaf-vae", {"loc", "scale"}), ("joint", {"loc_z", "scale_z", "loc_c", "scale_c"})],
+)
+def test_a_posterior_without_moments_is_encoded_from_draws(recipe, names, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "latents.npz"
+    assert typed([*TINY, "--latent", "12", "--recipe", recipe, "--epochs", "1", "--out", run]) == 0
+    assert typed(["encode", run, "--split", "test", "--out", out]) == 0
+    arrays = np.load(out)
+    assert set(arrays) == names | {"labels"}
+    assert all(np.isfinite(arrays[name]).all() for name in names)
+
+
+def test_evaluate_puts_the_two_kls_side_by_side(trained, capsys):
+    assert typed(["evaluate", trained, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    one, two = result["monte_carlo"], result["analytic"]
+    assert result["images"] == 359
+    assert one["elbo"] == pytest.approx(read_history(trained)[-1].test_elbo, abs=1e-4)
+    assert one["elbo"] == pytest.approx(one["reconstruction"] - one["kl"], abs=1e-4)
+    assert two["kl"] == pytest.approx(one["kl"], abs=4 * one["kl_error"])
+    assert typed(["evaluate", trained]) == 0
+    assert "Monte Carlo" in capsys.readouterr().out
+
+
+def test_evaluate_measures_log_p_the_gaps_and_the_latents(trained, capsys):
+    ask = ["evaluate", trained, "--samples", "50", "--gaps", "--gap-images", "10", "--probe"]
+    assert typed([*ask, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["curve"].keys() == {"1", "10", "50"}
+    assert result["log_p"]["mean"] >= result["elbo"]["mean"]
+    assert result["gaps"]["images"] == 10
+    assert 0 < result["accuracy"]["linear"]["mean"] < 1
+    assert typed(ask) == 0
+    assert "amortization gap" in capsys.readouterr().out
+
+
+def test_another_protocol_is_refused_or_marked(trained, capsys):
+    ask = ["evaluate", trained, "--samples", "10", "--binarize", "threshold"]
+    assert typed(ask) == 2
+    assert "trained under dynamic binarisation" in capsys.readouterr().err
+    assert typed([*ask, "--other-protocol", "--json"]) == 0
+    assert "evaluated under threshold" in json.loads(capsys.readouterr().out)["mark"]
+
+
+def test_labels_are_not_read_off_where_there_are_none(tmp_path, capsys):
+    run, array = tmp_path / "run", tmp_path / "grey.npy"
+    np.save(array, np.random.RandomState(0).randint(256, size=(20, 6, 5), dtype=np.uint8))
+    ask = ["train", "--data", array, "--likelihood", "normal", "--hidden", "8", "--epochs", "1"]
+    assert typed([*ask, "--out", run]) == 0
+    assert typed(["evaluate", run, "--probe", "--samples", "5"]) == 2
+    assert "these images have none" in capsys.readouterr().err
+
+
+def test_audit_shows_every_site(trained, capsys):
+    assert typed(["audit", trained]) == 0
+    printed = capsys.readouterr().out
+    assert "latent" in printed
+    assert "observed" in printed
+    assert "analytic" in printed
+
+
+def test_score_ranks_the_images_of_a_folder_by_name(trained, tmp_path):
+    pixels = np.zeros((3, 8, 8), dtype=np.uint8)
+    pixels[1, 2:6, 3:5] = 255
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    out = tmp_path / "scores.csv"
+    ask = ["score", trained, "--data", tmp_path, "--samples", "50", "--out", out]
+    assert typed(ask) == 0
+    rows = [line.split(",") for line in out.read_text().splitlines()]
+    assert rows[0][:3] == ["file", "log_p", "standard_error"]
+    assert {row[0] for row in rows[1:]} == {"0.png", "1.png", "2.png"}
+    scores = [float(row[1]) for row in rows[1:]]
+    assert scores == sorted(scores)
