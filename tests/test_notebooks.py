@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and the outputs that are stored are whole."""
+"""Every notebook runs from top to bottom, and its stored outputs come from one complete run."""
 
 from pathlib import Path
 
@@ -9,6 +9,10 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 
+def code_cells(path):
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path):
     notebook = nbformat.read(path, as_version=4)
@@ -17,6 +21,13 @@ def test_a_notebook_runs_from_top_to_bottom(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_stored_outputs_are_of_one_run_in_order(path):
-    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    cells = code_cells(path)
     assert [c.execution_count for c in cells] == list(range(1, len(cells) + 1))
     assert any("image/png" in o.get("data", {}) for c in cells for o in c.outputs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_stored_outputs_have_no_error_and_no_warning(path):
+    for output in (o for c in code_cells(path) for o in c.outputs):
+        assert output.output_type != "error"
+        assert "Warning" not in output.get("text", "")
