@@ -81,6 +81,23 @@ def check_optimizer(vae: nn.Module, optimizer: Any) -> None:
         )
 
 
+def check_parameters(vae: nn.Module, trace: Any) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a parameter that belongs to no module.
+
+    Args:
+        vae: the VAE.
+        trace: a Pyro trace of the parameters that a step uses.
+    """
+    own = {id(p) for p in vae.parameters()}
+    for name, site in trace.nodes.items():
+        if site["type"] == "param" and id(site["value"].unconstrained()) not in own:
+            raise InputError(
+                f"the parameter {name!r} of pyro.param belongs to no module of this VAE, so it "
+                "would not be trained or saved; make it an nn.Parameter of a part, or train with "
+                "pyro.infer.SVI"
+            )
+
+
 def held_by(optimizer: Any) -> dict[int, Tensor]:
     """The parameters of a torch optimizer by ``id``; none for an optimizer of Pyro."""
     groups = [] if isinstance(optimizer, PyroOptim) else optimizer.param_groups

@@ -34,10 +34,7 @@ def register(module: nn.Module, label: str) -> None:
     another tensor under the name nevertheless (a store that was loaded from a file), the module's
     own weights are used.
     """
-    name = _names.get(module)
-    if name is None:
-        name = _names[module] = f"{label}_{next(_numbers)}"
-        name_pyro_modules(module, name)
+    name = unique_name(module, label)
     for key, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -51,6 +48,15 @@ def register(module: nn.Module, label: str) -> None:
             )
             pyro.get_param_store()[full] = parameter
             pyro.param(full, parameter)
+
+
+def unique_name(module: nn.Module, label: str) -> str:
+    """The name of a module in Pyro's store; it is made when it is first asked for."""
+    name = _names.get(module)
+    if name is None:
+        name = _names[module] = f"{label}_{next(_numbers)}"
+        name_pyro_modules(module, name)
+    return name
 
 
 def name_pyro_modules(module: nn.Module, name: str) -> None:

@@ -247,9 +247,12 @@ def arguments(factory: Factory, who: str) -> dict[str, inspect.Parameter]:
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             found[name] = parameter
     forwards = any(p.kind is p.VAR_KEYWORD for p in takes.values())
-    if forwards and inspect.isclass(factory):
-        own = next(i for i, c in enumerate(factory.__mro__) if "__init__" in vars(c))
-        rest = [c for c in factory.__mro__[own + 1 :] if "__init__" in vars(c)]
+    made: Any = factory
+    while isinstance(made, partial):
+        made = made.func
+    if forwards and inspect.isclass(made):
+        own = next(i for i, c in enumerate(made.__mro__) if "__init__" in vars(c))
+        rest = [c for c in made.__mro__[own + 1 :] if "__init__" in vars(c)]
         for base in rest:
             inner = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
             found = {

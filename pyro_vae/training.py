@@ -10,6 +10,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.infer import SVI
 from pyro.optim import PyroOptim
 from torch import Tensor
@@ -168,8 +169,10 @@ class Loop:
             pyro.validation_enabled(),
             mode(True, self.vae),
             buffers_restored(self.vae),
+            poutine.trace(param_only=True) as used,
         ):
             self.elbo.loss(self.vae.model, self.vae.guide, x)
+        checks.check_parameters(self.vae, used.trace)
 
     def choose_step(self, compiled: bool, callback: Callback) -> None:
         """Decide how a step is computed: by Pyro as it is, or as one compiled graph."""

@@ -38,7 +38,7 @@ from .errors import InputError
 from .latents import LatentSize, Shape, check_layouts, is_latent, layouts, size_of
 from .modules import mode
 from .pairing import refuse_misfits
-from .programs import GuideProgram, ModelProgram, expect_count, mean_image
+from .programs import GuideProgram, ModelProgram, expect_count, mean_image, unique_name
 from .registry import (
     GUIDES,
     LIKELIHOODS,
@@ -138,6 +138,8 @@ class VAE(nn.Module):
         self.model.context_taken = self.guide.context_taken = any(
             part.takes("context") for part in parts
         )
+        for program, label in ((self.model, "model"), (self.guide, "guide")):
+            unique_name(program, label)  # before a PyroModule looks up its parameters
         posterior.attach(self.model)
         own = next(chain(q_z.parameters(), p_x.parameters()), torch.zeros(()))
         refuse_misfits(own.new_zeros(2, c, h, w), q_z, p_z, p_x)

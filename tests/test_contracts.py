@@ -119,7 +119,9 @@ def test_a_plain_module_that_samples_its_own_sites_is_told_what_to_do():
         def forward(self):
             return pyro.sample("z", super().forward())
 
-    with pytest.raises(InputError, match=r"the forward of Samples gives a Tensor of torch; .*sample_sites"):
+    with pytest.raises(
+        InputError, match=r"the forward of Samples gives a Tensor of torch; .*sample_sites"
+    ):
         VAE(SHAPE, 3, prior=Samples)
 
 

@@ -40,6 +40,31 @@ class DataSet:
     read: Read
     embedded: bool = False
 
+    def load(self, name: str, folder: Path) -> tuple[Images, Images]:
+        """The training and the test images, checked against the row.
+
+        Raises:
+            InputError: ``read`` gives something else than the row says.
+        """
+        parts = self.read(name, folder)
+        if not isinstance(parts, tuple) or [type(p) for p in parts] != [Images, Images]:
+            raise InputError(
+                f"read of the data set {name!r} must give two Images, training and test, not "
+                f"{parts!r:.60}"
+            )
+        for images in parts:
+            if images.shape != tuple(self.shape) or len(images) == 0:
+                raise InputError(
+                    f"read of the data set {name!r} gives {len(images)} images of shape "
+                    f"{list(images.shape)}, and its row says {list(self.shape)}"
+                )
+            if images.labels is not None and images.labels.max() >= len(images.classes):
+                raise InputError(
+                    f"a label of the data set {name!r} is {int(images.labels.max())}, and there "
+                    f"are {len(images.classes)} classes"
+                )
+        return parts
+
     @property
     def summary(self) -> str:
         """The line about this data set in ``pyro-vae list data``."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,15 @@ class Images:
     classes: tuple[str, ...] = ()
     files: tuple[str, ...] | None = None
     binarize: str = "none"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pixels, Tensor) or self.pixels.dim() != 4:
+            raise InputError(f"pixels are a tensor [N, C, H, W], not {describe(self.pixels)}")
+        if self.labels is not None and tuple(self.labels.shape) != (len(self.pixels),):
+            raise InputError(
+                f"labels are a tensor [{len(self.pixels)}], one for each image, not "
+                f"{describe(self.labels)}"
+            )
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -196,6 +206,12 @@ class Images:
     def _histogram(self) -> Tensor:
         """The number of pixels of each of the 256 levels, in one pass (under 0.1 s for MNIST)."""
         return self.pixels.flatten().bincount(minlength=256)
+
+
+def describe(array: Any) -> str:
+    """The type and the shape of an array, for error messages."""
+    shape = f" of shape {list(array.shape)}" if isinstance(array, Tensor | np.ndarray) else ""
+    return f"a {type(array).__name__}{shape}"
 
 
 def bernoulli(

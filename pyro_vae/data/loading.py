@@ -133,7 +133,7 @@ def load_data(
         )
     validation = None
     if path is None:
-        train, test = DATASETS[str(name)].read(str(name), data_folder(data_dir))
+        train, test = DATASETS[str(name)].load(str(name), data_folder(data_dir))
     elif path.is_dir():
         train, test, validation = read_folder(path, test_fraction, split_seed, pair, crop, grey)
     else:

@@ -238,12 +238,13 @@ class PerImage(Drawn):
     def total(self, terms: Any) -> Tensor:
         """The loss of the batch."""
         loss = self.loss_per_image(terms)
-        draws, images = terms.log_likelihood.shape
-        if not isinstance(loss, Tensor) or loss.shape not in ((draws, images), (images,)):
+        images = terms.log_likelihood.shape[-1]
+        fits = isinstance(loss, Tensor) and loss.dim() in (1, 2) and loss.shape[-1] == images
+        if not fits:
             given = list(loss.shape) if isinstance(loss, Tensor) else repr(loss)
             raise InputError(
                 f"loss_per_image of {type(self).__name__} gives {given}; it must give one loss for "
-                f"each draw and image, [{draws}, {images}], or for each image, [{images}]"
+                f"each image, [{images}], or for each draw and image, [K, {images}]"
             )
         return (terms.scale * loss).sum(-1).mean()
 
