@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -66,7 +65,7 @@ def main() -> None:
         code = tell("there is not enough memory for this; give smaller numbers", 1)
     if code and sys.stdout is not None and not flushed():
         # Else Python tries again when it ends, and prints a traceback.
-        sys.stdout = Path(os.devnull).open("w")
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     sys.exit(code)
 
 

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from ..errors import InputError
-from ..runs.writing import temporary_name
+from ..runs.writing import check_utf8, temporary_name
 from ..settings import Settings, check_seed
 
 if TYPE_CHECKING:
@@ -263,10 +263,11 @@ def check_output(option: str, path: Path, endings: Collection[str] = ()) -> None
         endings: the endings of files that the writer can write; empty for a folder.
 
     Raises:
-        InputError: the path has another ending, is a folder where a file is meant or a file where
-            a folder is meant, or cannot be written.
+        InputError: the path has another ending, is not UTF-8, is a folder where a file is meant or
+            a file where a folder is meant, or cannot be written.
     """
     said = f"{option} {str(path)!r}"
+    check_utf8(said, path)
     if endings and path.suffix.lower() not in endings:
         raise InputError(f"{said} needs a name that ends in {' or '.join(endings)}")
     if endings and os.path.isdir(path):
