@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from ..errors import InputError, TrainingError
-from . import train, use
+from . import draw, train, use
 
 app = typer.Typer(
     help="Variational autoencoders in Pyro, made of a prior, a likelihood, a guide and an "
@@ -24,9 +24,9 @@ app = typer.Typer(
 )
 for command in (
     train.train,
-    use.sample,
-    use.reconstruct,
-    use.interpolate,
+    draw.sample,
+    draw.reconstruct,
+    draw.interpolate,
     use.encode,
     use.evaluate,
     use.score,
