@@ -22,6 +22,20 @@ BAD = {
     "--guide iaf --objective analytic": "take the monte-carlo objective",
     "--guide categorical --objective analytic": "enumerate",
     "--recipe iwea": "unknown recipe 'iwea'; did you mean iwae",
+    "--lr inf": "lr is a number above 0, not inf",
+    "--lr nan": "lr is a number above 0, not nan",
+    "--seed -1": "seed is a whole number from 0 to 4294967295, not -1",
+    "--seed 9223372036854775808": "not 9223372036854775808",
+    "--device meta": "--device 'meta' is not there",
+    "--device hpu": "--device 'hpu' is not there",
+    "--data=": "--data is empty",
+    "--size 64": "size, crop and grey change the image files of a folder",
+    "--size 0x3": "--size takes pixels such as 64, or height and width such as 48x64, not '0x3'",
+    "--guide mean-field(scale=3)": "an option in 'mean-field(scale=3)' has a wrong type or value",
+    "--network mlp(activation=3)": "an option in 'mlp(activation=3)' has a wrong type or value",
+    "--latent 1000000000000": "GB of memory",
+    "--hidden 1000000000000": "GB of memory",
+    "--objective iwae(num_particles=1000000000)": "GB of memory",
 }
 
 
@@ -85,3 +99,10 @@ def test_layers_that_do_not_fit_are_refused_before_training(options, message, tm
     assert typed(["train", "--data", "digits", *options, "--out", tmp_path / "run"]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_picture_that_does_not_fit_into_memory_is_refused(trained, tmp_path, capsys):
+    for ask in (["sample", trained, "--n"], ["interpolate", trained, "--steps"]):
+        assert typed([*ask, "1000000000", "--out", tmp_path / "a.png"]) == 2
+        assert "a picture of 1000000000 images" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,15 +1,20 @@
-"""A run folder gives back what was put in, bit for bit, or says what is wrong with it."""
+"""A run folder restores a VAE bit for bit, or the error says what is wrong with the folder."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from support.commands import typed
 
 from pyro_vae import VAE, InputError
+from pyro_vae.data import load_data
+from pyro_vae.evaluation import elbo
 from pyro_vae.guides import GUIDES
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.priors import PRIORS
-from pyro_vae.runs.folder import create, load_optimizer, load_run, save
+from pyro_vae.runs.folder import create, load_optimizer, load_run, read_history, save
 from pyro_vae.training import adam
 
 SHAPE = (1, 6, 5)
@@ -18,7 +23,7 @@ DATA = {"name": "stripes", "binarize": "none"}
 
 
 def run(folder, **settings):
-    """A run folder of a VAE of random weights, and the VAE."""
+    """Make a run folder of a VAE with random weights; the VAE."""
     vae = VAE(SHAPE, latent_size=12, **{"hidden": (8,), **settings})
     create(folder, {"vae": vae.config, "data": DATA, "training": TRAINING})
     save(folder, vae, adam(vae, 1e-3))
@@ -86,6 +91,9 @@ def edit(folder, change):
         (lambda f: edit(f, lambda c: c["vae"].update(latent_size=4)), "do not fit"),
         (lambda f: edit(f, lambda c: c["vae"].update(colour=1)), "unknown keys: colour"),
         (lambda f: edit(f, lambda c: c.pop("data")), "lacks data"),
+        (lambda f: edit(f, lambda c: c["data"].pop("name")), "lacks name"),
+        (lambda f: edit(f, lambda c: c["training"].update(momentum=1)), "unknown keys: momentum"),
+        (lambda f: edit(f, lambda c: c["vae"].update(hidden=3)), "does not describe a VAE"),
         (lambda f: edit(f, lambda c: c["vae"].update(guide="mean-feld")), "mean mean-field"),
     ],
 )
@@ -95,3 +103,45 @@ def test_a_spoiled_run_says_what_is_wrong(tmp_path, spoil, message):
     with pytest.raises(InputError, match=message) as error:
         load_run(tmp_path)
     assert "\n" not in str(error.value)
+
+
+OLD = Path(__file__).parent / "data" / "old_run"
+
+
+@pytest.mark.parametrize(
+    ("name", "elbo_then"), [("mean_field", -45.55474853515625), ("joint", -45.703006744384766)]
+)
+def test_a_run_of_an_older_version_gives_the_same_elbo(name, elbo_then):
+    """The runs were trained, and the numbers measured, by the version before the contracts:
+
+    pyro-vae train --data digits --latent 2 --hidden 4 --epochs 1 --device cpu --no-compile
+    pyro-vae train --data digits --latent 4 --hidden 4 --epochs 1 --device cpu --no-compile \\
+        --guide "joint(categories=3)"
+    pyro-vae evaluate RUN --samples 1 --seed 0 --device cpu --json   (monte_carlo, elbo)
+    """
+    vae, config = load_run(OLD / name)
+    images = load_data(**config["data"]).test
+    assert elbo(vae.model, vae.guide, images, seed=0).elbo == pytest.approx(elbo_then, rel=1e-6)
+    assert read_history(OLD / name)[0].test_elbo == pytest.approx(elbo_then, rel=1e-6)
+
+
+def test_a_run_of_an_older_version_is_trained_further(tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(OLD / "joint", run)
+    assert typed(["train", "--resume", run, "--epochs", "2", "--no-compile"]) == 0
+    assert [e.epoch for e in read_history(run)] == [1, 2]
+
+
+def test_a_damaged_line_of_the_metrics_is_named(tmp_path):
+    shutil.copytree(OLD / "joint", tmp_path / "run")
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "lo')
+    with pytest.raises(InputError, match=r"line 2 of .*metrics\.jsonl"):
+        read_history(tmp_path / "run")
+
+
+def test_a_damaged_optimizer_is_one_sentence(tmp_path):
+    run(tmp_path)
+    (tmp_path / "optimizer.safetensors").write_bytes(b"12")
+    with pytest.raises(InputError, match="optimizer's state"):
+        load_optimizer(tmp_path, adam(VAE(SHAPE, latent_size=3), 1e-3))

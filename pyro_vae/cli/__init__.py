@@ -8,13 +8,12 @@ from __future__ import annotations
 import io
 import os
 import sys
-from pathlib import Path
 
 import typer
 from rich.console import Console
 
 from ..errors import InputError, TrainingError
-from . import train, use
+from . import draw, train, use
 
 app = typer.Typer(
     help="Variational autoencoders in Pyro, made of a prior, a likelihood, a guide and an "
@@ -25,9 +24,9 @@ app = typer.Typer(
 )
 for command in (
     train.train,
-    use.sample,
-    use.reconstruct,
-    use.interpolate,
+    draw.sample,
+    draw.reconstruct,
+    draw.interpolate,
     use.encode,
     use.evaluate,
     use.score,
@@ -66,7 +65,7 @@ def main() -> None:
         code = tell("there is not enough memory for this; give smaller numbers", 1)
     if code and sys.stdout is not None and not flushed():
         # Else Python tries again when it ends, and prints a traceback.
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     sys.exit(code)
 
 

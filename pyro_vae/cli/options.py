@@ -18,8 +18,9 @@ import typer
 from rich.console import Console
 
 from ..errors import InputError
-from ..runs.writing import temporary_name
+from ..runs.writing import check_utf8, temporary_name
 from ..settings import Settings, check_seed
+from .values import image_size, latent_sizes, sizes
 
 if TYPE_CHECKING:
     import torch
@@ -95,45 +96,6 @@ Device = Annotated[
         rich_help_panel="Run",
     ),
 ]
-
-
-def sizes(option: str, text: str | None) -> list[int] | None:
-    """``"400,200"`` -> ``[400, 200]``."""
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(
-            f"{option} takes whole numbers with commas between, like 400,200, not {text!r}"
-        ) from None
-
-
-def latent_sizes(text: str | None) -> int | list[int | list[int]] | None:
-    """``"20"`` -> ``20``; ``"8x14x14,32"`` -> ``[[8, 14, 14], 32]``."""
-    if text is None:
-        return None
-    try:
-        parts = [[int(n) for n in part.split("x")] for part in text.split(",")]
-    except ValueError:
-        raise InputError(
-            "--latent takes a whole number, or one for each layer such as 64,32,16, or channels, "
-            f"height and width of a layer such as 8x7x7, not {text!r}"
-        ) from None
-    layers = [part[0] if len(part) == 1 else part for part in parts]
-    return layers[0] if len(layers) == 1 and isinstance(layers[0], int) else layers
-
-
-def image_size(text: str | None) -> int | list[int] | None:
-    """``"64"`` -> ``64``; ``"48x64"`` -> ``[48, 64]``, height and width."""
-    if text is None:
-        return None
-    if not re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5})?", text):
-        raise InputError(
-            f"--size takes pixels such as 64, or height and width such as 48x64, not {text!r}"
-        )
-    pair = [int(n) for n in text.split("x")]
-    return pair[0] if len(pair) == 1 else pair
 
 
 def with_settings(*left_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -263,10 +225,11 @@ def check_output(option: str, path: Path, endings: Collection[str] = ()) -> None
         endings: the endings of files that the writer can write; empty for a folder.
 
     Raises:
-        InputError: the path has another ending, is a folder where a file is meant or a file where
-            a folder is meant, or cannot be written.
+        InputError: the path has another ending, is not UTF-8, is a folder where a file is meant or
+            a file where a folder is meant, or cannot be written.
     """
     said = f"{option} {str(path)!r}"
+    check_utf8(said, path)
     if endings and path.suffix.lower() not in endings:
         raise InputError(f"{said} needs a name that ends in {' or '.join(endings)}")
     if endings and os.path.isdir(path):

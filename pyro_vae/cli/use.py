@@ -1,4 +1,4 @@
-"""The commands that use a run: draw images from it, encode with it, measure it."""
+"""The commands that encode with a run and measure it."""
 
 from __future__ import annotations
 
@@ -6,101 +6,16 @@ import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from ..errors import InputError
 from ..runs.writing import written
-from ..settings import check_memory
 from . import options as o
+from .draw import batch
 from .options import console
-
-if TYPE_CHECKING:
-    import torch
-
-    from ..data.images import Images
-
-
-Picture = Annotated[Path, typer.Option(metavar="FILE", help="The picture to write.")]
-
-
-def sample(
-    run: o.Run,
-    n: Annotated[int, typer.Option(help="Number of images.", min=1)] = 144,
-    vary: Annotated[
-        str | None,
-        typer.Option(
-            help="Vary one latent layer, such as z_2: the images of a row share one draw of the "
-            "layers above it, and the layers below are at their mean. Default: draw all layers.",
-        ),
-    ] = None,
-    out: Picture = Path("samples.png"),
-    seed: o.Seed = 0,
-    device: o.Device = "auto",
-) -> None:
-    """Draw images from the prior: the decoder's mean for each draw of z."""
-    from .. import figures
-
-    o.check_output("--out", out, o.PICTURES)
-    vae, _ = o.opened(run, device, seed)
-    check_grid("--n", n, vae.shape)
-    columns = min(n, figures.COLUMNS)
-    rows = n // columns
-    if vary is None:
-        images, said = vae.sample(n), f"{n} samples in {out}"
-    else:
-        images = figures.vary(vae, vary, rows, columns)
-        said = f"{rows} rows of {columns} samples that differ in {vary}, in {out}"
-    save(images, out, figures.COLUMNS if vary is None else columns)
-    console.print(said)
-
-
-def reconstruct(
-    run: o.Run,
-    n: Annotated[int, typer.Option(help="Number of images.", min=1)] = 48,
-    data: o.OtherData = None,
-    split: o.Which = o.Split.test,
-    out: Picture = Path("recon.png"),
-    seed: o.Seed = 0,
-    device: o.Device = "auto",
-    data_dir: o.DataDir = None,
-) -> None:
-    """Put images above their reconstructions, which go through the guide and the model."""
-    from ..figures import COLUMNS, pairs
-
-    o.check_output("--out", out, o.PICTURES)
-    vae, config = o.opened(run, device, seed)
-    x = batch(o.images_of(config, data, split, data_dir, device), n, seed)
-    check_grid("--n", 2 * len(x), vae.shape)
-    save(pairs(x, vae.reconstruct(x)), out, COLUMNS)
-    console.print(f"{len(x)} images above their reconstructions in {out}")
-
-
-def interpolate(
-    run: o.Run,
-    first: Annotated[int, typer.Option(help="Index of the first image, from 0.")] = 0,
-    last: Annotated[int, typer.Option(help="Index of the last image, from 0.")] = 1,
-    steps: Annotated[int, typer.Option(help="Number of images, both ends included.")] = 12,
-    data: o.OtherData = None,
-    split: o.Which = o.Split.test,
-    out: Picture = Path("path.png"),
-    seed: o.Seed = 0,
-    device: o.Device = "auto",
-    data_dir: o.DataDir = None,
-) -> None:
-    """Draw the images along a straight line in the latent space from one image to another."""
-    o.check_output("--out", out, o.PICTURES)
-    vae, config = o.opened(run, device, seed)
-    check_grid("--steps", steps, vae.shape)
-    images = o.images_of(config, data, split, data_dir, device)
-    for option, index in (("--first", first), ("--last", last)):
-        if not 0 <= index < len(images):
-            raise InputError(f"{option} is an index from 0 to {len(images) - 1}, not {index}")
-    a, b = batch(images, max(first, last) + 1, seed)[[first, last]]
-    save(vae.interpolate(a, b, steps), out, steps)
-    console.print(f"{steps} steps from image {first} to image {last} in {out}")
 
 
 def encode(
@@ -305,29 +220,3 @@ def score(
         f"{result.standard_error:.2f} nats; {result.untrusted_share:.1%} of the estimates are "
         "unreliable (column `trusted`)"
     )
-
-
-def batch(images: Images, n: int, seed: int) -> torch.Tensor:
-    """The first ``n`` images, ``[n, C, H, W]``, their binarisation drawn with ``seed``."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    return images.batch(slice(0, min(n, len(images))), generator)
-
-
-def check_grid(option: str, n: int, shape: tuple[int, int, int]) -> None:
-    """Refuse a picture of more images than memory can hold."""
-    _, height, width = shape
-    zoom = max(1, round(56 / width))  # figures.grid() enlarges small images
-    check_memory(n * 3 * height * width * zoom**2, f"a picture of {n} images ({option})")
-
-
-def save(images: torch.Tensor, path: Path, columns: int) -> None:
-    """Write a grid of images as a picture."""
-    from ..figures import save_grid
-
-    with written(path) as part:
-        try:
-            save_grid(images, part, columns)
-        except (ValueError, OverflowError) as error:  # Pillow, for a size that the format excludes
-            raise OSError(None, str(error)) from error

@@ -28,7 +28,7 @@ from ..errors import InputError
 from ..history import Epoch
 from ..settings import READING, TRAINING
 from ..vae import VAE
-from .writing import written
+from .writing import check_utf8, written
 
 CONFIG, WEIGHTS, OPTIMIZER, METRICS = (
     "config.json",
@@ -195,6 +195,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """A run's config. Unknown and missing keys are refused."""
     if not os.path.isdir(folder):
         raise InputError(f"there is no run folder {str(folder)!r}")
+    check_utf8(f"the run folder {str(folder)!r}", folder)
     path = needed(folder, CONFIG)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -182,7 +182,7 @@ def name_of(data: str) -> str:
 
 def vacant_folder(given: Mapping[str, Any]) -> Path:
     """``runs/DATA-1``, or the first number that is not used yet."""
-    data = Path(given.get("data", Settings.data)).stem
+    data = Path(given.get("data", Settings.data)).stem[:100] or "data"
     free = (Path("runs") / f"{data}-{n}" for n in count(1))
     return next(folder for folder in free if not os.path.lexists(folder))
 

@@ -8,6 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..errors import InputError
+
+
+def check_utf8(what: str, path: Path) -> None:
+    """Refuse a path that is not UTF-8, because safetensors cannot open it.
+
+    Args:
+        what: the subject of the error message.
+        path: what is checked.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{what} has a name that is not UTF-8; give it another name") from None
+
 
 def temporary_name(path: Path) -> Path:
     """A name beside ``path`` with the same ending, because writers choose the format by it."""

@@ -1,0 +1,46 @@
+"""From the text of an option to its value."""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import InputError
+
+
+def sizes(option: str, text: str | None) -> list[int] | None:
+    """``"400,200"`` -> ``[400, 200]``."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"{option} takes whole numbers with commas between, like 400,200, not {text!r}"
+        ) from None
+
+
+def latent_sizes(text: str | None) -> int | list[int | list[int]] | None:
+    """``"20"`` -> ``20``; ``"8x14x14,32"`` -> ``[[8, 14, 14], 32]``."""
+    if text is None:
+        return None
+    try:
+        parts = [[int(n) for n in part.split("x")] for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            "--latent takes a whole number, or one for each layer such as 64,32,16, or channels, "
+            f"height and width of a layer such as 8x7x7, not {text!r}"
+        ) from None
+    layers = [part[0] if len(part) == 1 else part for part in parts]
+    return layers[0] if len(layers) == 1 and isinstance(layers[0], int) else layers
+
+
+def image_size(text: str | None) -> int | list[int] | None:
+    """``"64"`` -> ``64``; ``"48x64"`` -> ``[48, 64]``, height and width."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5})?", text):
+        raise InputError(
+            f"--size takes pixels such as 64, or height and width such as 48x64, not {text!r}"
+        )
+    pair = [int(n) for n in text.split("x")]
+    return pair[0] if len(pair) == 1 else pair
