@@ -225,11 +225,11 @@ def write(results: Sequence[Result], protocol: Mapping[str, Any], folder: Path) 
     ``comparison.png`` the figure, and ``protocol.json`` the settings and versions.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "comparison.csv").open("w", newline="") as file:
+    with (folder / "comparison.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(results[0]))
         writer.writeheader()
         writer.writerows(results)
-    (folder / "comparison.md").write_text(markdown(results))
+    (folder / "comparison.md").write_text(markdown(results), encoding="utf-8")
     figure(results).savefig(folder / "comparison.png", dpi=120)
     text = json.dumps({**protocol, "versions": versions()}, indent=2)
-    (folder / "protocol.json").write_text(text + "\n")
+    (folder / "protocol.json").write_text(text + "\n", encoding="utf-8")

@@ -7,7 +7,6 @@ The defaults of :class:`~pyro_vae.vae.VAE` and :func:`~pyro_vae.training.fit`, t
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -135,23 +134,3 @@ def check_seed(seed: int) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` for a seed that numpy does not accept."""
     if not 0 <= seed <= LARGEST_SEED:
         raise InputError(f"seed is a whole number from 0 to {LARGEST_SEED}, not {seed}")
-
-
-def check_memory(numbers: int, what: str) -> None:
-    """Refuse float32 numbers that do not fit into memory, before the system ends the process.
-
-    Args:
-        numbers: how many numbers are needed at the same time, 4 bytes each.
-        what: the subject of the error message.
-
-    Raises:
-        InputError: this machine has less memory.
-    """
-    if not hasattr(os, "sysconf"):  # Windows, where the allocator itself refuses
-        return
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if 4 * numbers > memory:
-        raise InputError(
-            f"{what} needs at least {4 * numbers / 1e9:,.1f} GB of memory, and this machine has "
-            f"{memory / 1e9:,.1f} GB; give smaller numbers"
-        )

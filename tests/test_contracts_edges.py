@@ -107,7 +107,7 @@ class Positional(Prior):
             r"the network NoEncoder has no method (en|de)coder",
         ),
     ],
-    ids=str,
+    ids=lambda each: each if isinstance(each, str) else "",
 )
 def test_what_is_not_a_part_is_refused_in_one_sentence(parts, message):
     with pytest.raises(InputError, match=message) as refusal:

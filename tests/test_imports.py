@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pyro_vae"
 
 ROOMS = [
-    {"errors"},
+    {"errors", "memory"},
     {"registry", "latents", "settings", "compiling", "modules"},
     {"contracts", "parts", "distributions", "scales", "data", "history"},
     {"networks"},

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import InputError
+from ..memory import check_memory
 from ..runs.writing import written
-from ..settings import check_memory
 from . import options as o
 from .options import console
 
@@ -48,7 +50,10 @@ def sample(
     else:
         images = figures.vary(vae, vary, rows, columns)
         said = f"{rows} rows of {columns} samples that differ in {vary}, in {out}"
-    save(images, out, figures.COLUMNS if vary is None else columns)
+    caption = "means of p(x | z), z from the prior"
+    if vary is not None:
+        caption = f"each row has one draw of the layers above {vary}; {vary} varies"
+    save(images, out, columns, caption)
     console.print(said)
 
 
@@ -63,14 +68,18 @@ def reconstruct(
     data_dir: o.DataDir = None,
 ) -> None:
     """Put images above their reconstructions, which go through the guide and the model."""
-    from ..figures import COLUMNS, pairs
+    import torch
+
+    from ..figures import save_reconstructions
 
     o.check_output("--out", out, o.PICTURES)
     vae, config = o.opened(run, device, seed)
-    x = batch(o.images_of(config, data, split, data_dir, device), n, seed)
-    check_grid("--n", 2 * len(x), vae.shape)
-    save(pairs(x, vae.reconstruct(x)), out, COLUMNS)
-    console.print(f"{len(x)} images above their reconstructions in {out}")
+    images = o.images_of(config, data, split, data_dir, device)
+    images = images.subset(torch.arange(min(n, len(images))))
+    check_grid("--n", 3 * len(images), vae.shape)
+    with picture(out) as part:
+        save_reconstructions(vae, images, part, seed=seed)
+    console.print(f"{len(images)} images above their reconstructions in {out}")
 
 
 def interpolate(
@@ -94,7 +103,7 @@ def interpolate(
         if not 0 <= index < len(images):
             raise InputError(f"{option} is an index from 0 to {len(images) - 1}, not {index}")
     a, b = batch(images, max(first, last) + 1, seed)[[first, last]]
-    save(vae.interpolate(a, b, steps), out, steps)
+    save(vae.interpolate(a, b, steps), out, steps, f"from image {first} to image {last}")
     console.print(f"{steps} steps from image {first} to image {last} in {out}")
 
 
@@ -110,15 +119,22 @@ def check_grid(option: str, n: int, shape: tuple[int, int, int]) -> None:
     """Refuse a picture of more images than memory can hold."""
     _, height, width = shape
     zoom = max(1, round(56 / width))  # figures.grid() enlarges small images
-    check_memory(n * 3 * height * width * zoom**2, f"a picture of {n} images ({option})")
+    check_memory(4 * n * 3 * height * width * zoom**2, f"a picture of {n} images ({option})")
 
 
-def save(images: torch.Tensor, path: Path, columns: int) -> None:
-    """Write a grid of images as a picture."""
+def save(images: torch.Tensor, path: Path, columns: int, caption: str) -> None:
+    """Write a grid of images as a picture with a caption."""
     from ..figures import save_grid
 
+    with picture(path) as part:
+        save_grid(images, part, columns, caption)
+
+
+@contextmanager
+def picture(path: Path) -> Iterator[Path]:
+    """The name under which a picture is written. It is renamed to ``path`` at the end."""
     with written(path) as part:
         try:
-            save_grid(images, part, columns)
+            yield part
         except (ValueError, OverflowError) as error:  # Pillow, for a size that the format excludes
             raise OSError(None, str(error)) from error

@@ -114,6 +114,7 @@ def evaluate(
             annealed_images=annealed,
             seed=seed,
             figures=part,
+            title=f"{Path(source['data']).name}, {split.value} images, {used} binarisation",
         )
     if mark is not None:
         result["mark"] = mark

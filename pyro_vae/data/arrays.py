@@ -13,7 +13,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .images import Images, check_memory
+from ..memory import check_memory
+from .images import Images
 
 ROUNDING = 8 * float(np.finfo(np.float32).eps)  # how far rounding takes a pixel out of [0, 1]
 

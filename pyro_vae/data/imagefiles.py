@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
 from ..errors import InputError
-from .images import Images, check_memory
+from ..memory import check_memory
+from .images import Images
 
 
 def read_files(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -274,23 +273,3 @@ def draw_on_threads(pixels: Tensor, out: Tensor, generator: torch.Generator | No
     else:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             list(pool.map(draw_piece, cuts, seeds))
-
-
-def check_memory(size: int, what: str) -> None:
-    """Refuse to read images that do not fit into memory, before the system ends the process.
-
-    Args:
-        size: how many bytes the images need.
-        what: what the error message calls them.
-
-    Raises:
-        InputError: this machine has less memory.
-    """
-    if not hasattr(os, "sysconf"):  # Windows, where the allocator itself refuses
-        return
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > memory:
-        raise InputError(
-            f"{what} would need {size / 1e9:,.1f} GB, and this machine has {memory / 1e9:,.1f} GB "
-            "of memory; give fewer or smaller images"
-        )

@@ -19,7 +19,7 @@ def write_scores(path: Path, images: Images, result: Importance) -> None:
     Pareto k, and whether Pareto k is within the limit.
     """
     names = images.files or [str(i) for i in range(len(images))]
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
         lines.writerow(["file", "log_p", "standard_error", "pareto_k", "trusted"])
         for i in result.log_p.argsort().tolist():

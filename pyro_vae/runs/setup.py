@@ -18,11 +18,12 @@ from ..audit import audit
 from ..contracts import Likelihood
 from ..data import DATASETS, Data, Images, load_data
 from ..errors import InputError
+from ..memory import check_memory
 from ..modules import buffers_restored
 from ..pairing import fitting_objective
 from ..recipes import RECIPES
 from ..registry import OBJECTIVES, lookup, parse
-from ..settings import READING, TRAINING, Settings, check_memory, check_seed, positive
+from ..settings import READING, TRAINING, Settings, check_seed, positive
 from ..training import PRECISIONS, adam
 from ..vae import VAE
 from .folder import first_line
@@ -116,7 +117,7 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
         objective = OBJECTIVES.build(training["objective"], data_size=len(data.train))
         images = min(settings.batch_size, len(data.train))
         check_memory(
-            objective.num_particles * images * math.prod(data.shape),
+            4 * objective.num_particles * images * math.prod(data.shape),
             f"a step on {images} images with {objective.num_particles} draws of z each",
         )
         with torch.random.fork_rng(), warnings.catch_warnings(), buffers_restored(vae):
@@ -139,7 +140,7 @@ def check_weights(shape: tuple[int, int, int], settings: Settings) -> None:
         layers = [math.prod(shape), *layers]
     # Only a lower bound: the weights between neighbouring layers of the encoder.
     count = sum(a * b for a, b in pairwise(layers)) + sum(sizes)
-    check_memory(count, f"a network with layers of {', '.join(map(str, layers))} units")
+    check_memory(4 * count, f"a network with layers of {', '.join(map(str, layers))} units")
 
 
 @contextmanager

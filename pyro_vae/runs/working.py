@@ -157,14 +157,12 @@ def progress_bar(console: Console) -> Progress:
 
 def save_pictures(run: Run, folder: Path, epoch: int) -> None:
     """Save reconstructions and samples of an epoch, for the same images and draws each time."""
-    device = run.data.test.pixels.device
     with torch.random.fork_rng():
         torch.manual_seed(run.training["seed"])
-        x = run.data.test.batch(slice(0, 4 * figures.COLUMNS)).to(device)
-        grids = {
-            "reconstructions": figures.pairs(x, run.vae.reconstruct(x)),
-            "samples": run.vae.sample(144),
-        }
-    for name, grid in grids.items():
-        with written(folder / name / f"epoch_{epoch:04d}.png") as part:
-            figures.save_grid(grid, part)
+        few = run.data.test.subset(torch.arange(min(4 * figures.COLUMNS, len(run.data.test))))
+        name = f"epoch_{epoch:04d}.png"
+        with written(folder / "reconstructions" / name) as part:
+            figures.save_reconstructions(run.vae, few, part, seed=run.training["seed"])
+        with written(folder / "samples" / name) as part:
+            caption = f"epoch {epoch}: means of p(x | z), z from the prior"
+            figures.save_grid(run.vae.sample(144), part, caption=caption)

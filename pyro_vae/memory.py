@@ -1,0 +1,24 @@
+"""Refuse what does not fit into memory, before the system ends the process."""
+
+from __future__ import annotations
+
+import os
+
+from .errors import InputError
+
+
+def check_memory(size: int, what: str) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` if this machine has less memory than ``size``.
+
+    Args:
+        size: how many bytes are needed at the same time.
+        what: the subject of the error message.
+    """
+    if not hasattr(os, "sysconf"):  # Windows, where the allocator itself refuses
+        return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise InputError(
+            f"{what} needs at least {size / 1e9:,.1f} GB of memory, and this machine has "
+            f"{memory / 1e9:,.1f} GB; give fewer or smaller ones"
+        )
