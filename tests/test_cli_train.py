@@ -117,3 +117,15 @@ def test_a_collapsed_layer_is_named(tmp_path, capsys):
     table = (tmp_path / "comparison" / "comparison.md").read_text()
     assert "\nvae, seed 0: the latent layer z_" in table
     assert "the latent layer z_2 has collapsed" in table
+
+
+def test_grey_images_of_one_s_own_are_told_how_they_are_scored(image_folder, tmp_path, capsys):
+    folder, _ = image_folder
+    ask = ["train", "--data", folder, "--epochs", "1", "--hidden", "4", "--latent", "2"]
+    assert typed([*ask, "--out", tmp_path / "one"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "each pixel is drawn as 0 or 1 (--binarize dynamic)" in said
+    assert "discretized-logistic" in said
+    for more in (["--binarize", "dynamic"], ["--likelihood", "normal"]):
+        assert typed([*ask, *more, "--out", tmp_path / more[1]]) == 0
+        assert "each pixel is drawn" not in " ".join(capsys.readouterr().out.split())

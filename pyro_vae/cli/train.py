@@ -78,6 +78,8 @@ def train(
         run = setup.prepare(given, o.pick(device), data_dir)
         if "recipe" in given:
             console.print(setup.recipe_line(given), soft_wrap=True)
+        if run.note:
+            console.print(run.note, soft_wrap=True)
         working.begin(run, folder)
     try:
         working.train(run, folder, pictures, compiled, console)

@@ -40,6 +40,7 @@ class Run:
         training: the settings that :func:`~pyro_vae.training.fit` takes.
         optimizer: the optimizer, with its state.
         start: epochs that have already been trained.
+        note: a sentence that the user should read before training; "" for none.
     """
 
     vae: VAE
@@ -48,6 +49,7 @@ class Run:
     training: dict[str, Any]
     optimizer: torch.optim.Optimizer
     start: int = 0
+    note: str = ""
 
 
 def settled(given: Mapping[str, Any]) -> Settings:
@@ -126,7 +128,21 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
             audit(vae, few, objective=objective)
     vae.to(device)
     source = {"name": name_of(settings.data), "binarize": protocol, **reading}
-    return Run(vae, data.to(device), source, training, adam(vae, training["lr"]))
+    note = ""
+    if settings.binarize is None and settings.data not in DATASETS and not loaded.train.is_binary:
+        note = drawn_note(protocol)
+    return Run(vae, data.to(device), source, training, adam(vae, training["lr"]), note=note)
+
+
+def drawn_note(protocol: str) -> str:
+    """What happens to the user's own grey or colour pixels when nothing was said about them."""
+    if protocol != "dynamic":
+        return ""
+    return (
+        "The images have values between black and white, and the likelihood scores only 0 and 1, "
+        "so each pixel is drawn as 0 or 1 (--binarize dynamic). To model the values themselves "
+        "take --likelihood discretized-logistic (256 levels) or continuous-bernoulli."
+    )
 
 
 def check_weights(shape: tuple[int, int, int], settings: Settings) -> None:
