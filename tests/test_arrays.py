@@ -14,7 +14,7 @@ import torch
 from numpy.lib import format as npy
 from support.pictures import COLOURS, GREYS, check_refusal, only
 
-from pyro_vae.data import images
+from pyro_vae import memory
 from pyro_vae.data.arrays import read_array
 from pyro_vae.errors import InputError
 
@@ -225,10 +225,10 @@ def test_array_larger_than_memory_is_refused_before_it_is_read(tmp_path):
 
 
 def test_memory_is_that_of_the_machine(monkeypatch):
-    images.check_memory(10**6, "a megabyte")
+    memory.check_memory(10**6, "a megabyte")
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 1000, "SC_PHYS_PAGES": 999}.__getitem__)
-    with pytest.raises(InputError, match="a megabyte would need"):
-        images.check_memory(10**6, "a megabyte")
+    with pytest.raises(InputError, match="a megabyte needs at least"):
+        memory.check_memory(10**6, "a megabyte")
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])

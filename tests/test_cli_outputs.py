@@ -110,7 +110,7 @@ def test_an_output_that_fails_leaves_the_old_file(tmp_path):
 
 
 def test_a_failed_picture_is_one_sentence(trained, tmp_path, capsys, monkeypatch):
-    def full(images, path, columns):
+    def full(images, path, columns, caption):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 

@@ -30,7 +30,7 @@ def test_train_leaves_a_run_folder(trained):
     assert config["data"] == {"name": "digits", "binarize": "dynamic"}
     assert config["versions"]["torch"] == torch.__version__.split("+")[0]
     # 12 images to a row, 8 pixels enlarged 7 times, with lines of 2 pixels between.
-    assert picture(trained / "samples/epoch_0002.png").shape == (12 * 58 + 2, 12 * 58 + 2, 3)
+    assert picture(trained / "samples/epoch_0002.png").shape == (12 * 58 + 2 + 24, 12 * 58 + 2, 3)
     assert picture(trained / "reconstructions/epoch_0002.png").shape[1] == 12 * 58 + 2
 
 

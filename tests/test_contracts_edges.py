@@ -405,7 +405,10 @@ def test_a_guide_may_have_auxiliary_and_deterministic_sites():
     ("read", "message"),
     [
         (lambda n, f: Images(torch.zeros(4, 1, 4, 4)), "must give two Images"),
-        (lambda n, f: (Images(torch.zeros(4, 1, 4, 4)),) * 2, r"\[1, 4, 4\], and its row says"),
+        (
+            lambda n, f: (Images(torch.zeros(4, 1, 8, 8)), Images(torch.zeros(4, 1, 4, 4))),
+            r"4 images of shape \[1, 4, 4\]; training and test have images of one shape",
+        ),
         (lambda n, f: Images(torch.zeros(4, 8, 8)), r"pixels are a tensor \[N, C, H, W\], not"),
         (
             lambda n, f: Images(torch.zeros(4, 1, 8, 8), torch.zeros(3)),

@@ -139,7 +139,12 @@ def test_a_used_vae_is_an_argument_of_another_process():
 
 def test_a_run_is_loaded_from_a_path_that_is_a_string(tmp_path):
     vae = small()
-    config = {"vae": vae.config, "data": {}, "training": {}, "versions": versions()}
+    config = {
+        "vae": vae.config,
+        "data": {"name": "digits", "binarize": "none"},
+        "training": {},
+        "versions": versions(),
+    }
     files.write_config(tmp_path, config)
     files.save(tmp_path, vae)
     loaded, read = load_run(str(tmp_path))

@@ -53,10 +53,10 @@ class DataSet:
                 f"{parts!r:.60}"
             )
         for images in parts:
-            if images.shape != tuple(self.shape) or len(images) == 0:
+            if images.shape != parts[0].shape or len(images) == 0:
                 raise InputError(
                     f"read of the data set {name!r} gives {len(images)} images of shape "
-                    f"{list(images.shape)}, and its row says {list(self.shape)}"
+                    f"{list(images.shape)}; training and test have images of one shape"
                 )
             if images.labels is not None and images.labels.max() >= len(images.classes):
                 raise InputError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
+import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -47,14 +48,12 @@ def save_grid(images: Tensor, path: Path, columns: int = COLUMNS, caption: str =
 
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = grid(images, columns)
-    if caption:
-        captioned(picture, caption).savefig(path, dpi=DPI)
-    else:
-        save_image(picture, path)
+    save_image(captioned(picture, caption) if caption else picture, path)
 
 
-def captioned(picture: Tensor, caption: str) -> Any:
-    """A picture ``[C, H, W]`` below a caption, pixel by pixel; a matplotlib figure."""
+def captioned(picture: Tensor, caption: str) -> Tensor:
+    """A picture ``[C, H, W]`` below a caption, pixel by pixel; ``[3, H', W']``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     _, height, width = picture.shape
@@ -65,7 +64,10 @@ def captioned(picture: Tensor, caption: str) -> Any:
     pixels = picture.mul(255).add(0.5).clamp(0, 255).byte()  # rounded as save_image does
     figure.figimage(pixels.permute(1, 2, 0).cpu().numpy(), 0, 0)
     figure.text(4 / across, 1 - 4 / total, "\n".join(lines), va="top", fontsize=9)
-    return figure
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = torch.from_numpy(np.array(canvas.buffer_rgba()))  # [H', W', 4]
+    return drawn[..., :3].permute(2, 0, 1) / 255
 
 
 def stack_rows(*sets: Tensor, columns: int = COLUMNS) -> Tensor:

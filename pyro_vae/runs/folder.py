@@ -153,7 +153,7 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VA
     weights = needed(folder, WEIGHTS)
     try:
         vae = VAE(**config["vae"])
-    except (TypeError, ValueError) as error:
+    except (InputError, TypeError, ValueError) as error:
         raise InputError(
             f"{str(folder / CONFIG)!r} does not describe a VAE ({first_line(error)})"
         ) from error
