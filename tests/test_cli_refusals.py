@@ -31,7 +31,7 @@ BAD = {
     "--data=": "--data is empty",
     "--size 64": "size, crop and grey change the image files of a folder",
     "--size 0x3": "--size takes pixels such as 64, or height and width such as 48x64, not '0x3'",
-    "--guide mean-field(scale=3)": "the scale is a name, a class or function that makes one, or a Scale; this is a int: 3",
+    "--guide mean-field(scale=3)": "the scale is a name, a class or function that makes one",
     "--network mlp(activation=3)": "an option in 'mlp(activation=3)' has a wrong type or value",
     "--latent 1000000000000": "GB of memory",
     "--hidden 1000000000000": "GB of memory",
