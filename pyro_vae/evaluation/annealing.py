@@ -113,7 +113,7 @@ def annealed(
     at_least_one("leapfrogs", leapfrogs)
     runs = []
     with measuring(model, seed=seed, device=images.pixels.device):
-        for x in blocks(images, 100, seed):
+        for x in blocks(images, 100, seed, model):
             step = adapt_steps(model, x, path, min(chains, 4), leapfrogs)
             start = draw_from_prior(model, x, chains)
             runs.append(anneal(model, x, start, path, step, leapfrogs))

@@ -117,7 +117,7 @@ def gaps(
         at_least_one(option, value)
     first, best = [], []
     with measuring(model, guide, seed=seed, device=images.pixels.device):
-        for x in blocks(images, 100, seed):
+        for x in blocks(images, 100, seed, model, guide):
             with freed(guide, len(x)) as biases:
                 run_guide(guide, x, 1)  # creates the biases
                 first.append(weigh(model, guide, x, samples, chunk))

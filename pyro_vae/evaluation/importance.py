@@ -132,7 +132,7 @@ def importance(
     device = images.pixels.device
     size = 20 if device.type == "cpu" else 100
     with measuring(model, guide, seed=seed, device=device):
-        parts = [weigh(model, guide, x, samples, chunk) for x in blocks(images, size, seed)]
+        parts = [weigh(model, guide, x, samples, chunk) for x in blocks(images, size, seed, model, guide)]
     return collect(parts)
 
 
