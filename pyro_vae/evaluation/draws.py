@@ -27,9 +27,11 @@ from ..errors import InputError
 Latents = dict[str, Tensor]
 Nodes = dict[str, Any]
 """Pyro's records of all sites of one run, by name."""
-DECISIONS: ContextVar[dict[tuple[int, bool], bool] | None] = ContextVar("decisions", default=None)
+Decisions = dict[tuple[int, bool], tuple[bool, Any]]
+DECISIONS: ContextVar[Decisions | None] = ContextVar("decisions", default=None)
 """Whether a program takes all draws at once, by its id and by whether its latents are given. It is
-None outside :func:`.scoring.measuring`, and each call then decides anew."""
+None outside :func:`.scoring.measuring`, and each call then decides anew. The program is stored,
+too, so that no other program gets its id."""
 
 
 def run(program: Any, x: Tensor, draws: int, latents: Latents) -> list[Nodes]:
@@ -73,8 +75,8 @@ def takes_all_draws(program: Any, x: Tensor, latents: Latents) -> bool:
     if decisions is None:
         return decide(program, x, latents)
     if key not in decisions:
-        decisions[key] = decide(program, x, latents)
-    return decisions[key]
+        decisions[key] = decide(program, x, latents), program
+    return decisions[key][0]
 
 
 def decide(program: Any, x: Tensor, latents: Latents) -> bool:
