@@ -16,7 +16,7 @@ from ..registry import at_least_one
 from .bound import standard_error
 from .chains import Latents, adapt_steps, anneal, draw_from_prior
 from .importance import Weights
-from .scoring import blocks, measuring, run_prior, values
+from .scoring import blocks, first_weight, measuring, run_prior, values
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,8 @@ def sandwich(
     path = schedule(temperatures)
     for option, value in (("n", n), ("chains", chains), ("leapfrogs", leapfrogs)):
         at_least_one(option, value)
-    like = next(iter(model.parameters())) if isinstance(model, torch.nn.Module) else torch.empty(0)
+    weight = first_weight(model)
+    like = torch.empty(0) if weight is None else weight
     # Simulated pixels may be outside [0, 1], which validation would refuse.
     with measuring(model, seed=seed, device=like.device), pyro.validation_enabled(False):
         x, z = simulate(model, like.new_zeros(n, *shape))

@@ -87,10 +87,8 @@ def decide(program: Any, x: Tensor, latents: Latents) -> bool:
     ``z[:, :2]``.
 
     Raises:
-        InputError: the program needs more arguments than the images.
         Exception: the program's own error, if it fails both ways.
     """
-    check_arguments(program)
     # An autoguide has parameters for each image, so some images do not fit it.
     few = [] if len(x) <= 3 or isinstance(program, AutoGuide) else [x[:3]]
     with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):

@@ -33,7 +33,14 @@ from ..errors import InputError
 from ..latents import is_latent
 from ..modules import mode
 from ..objectives.divergences import base
-from .draws import DECISIONS, holds_all_draws, module_of, run, stack_distributions
+from .draws import (
+    DECISIONS,
+    check_arguments,
+    holds_all_draws,
+    module_of,
+    run,
+    stack_distributions,
+)
 
 Sites = dict[str, Any]
 """Pyro's records of a program's sites, by name."""
@@ -215,18 +222,18 @@ def blocks(images: Images, size: int, seed: int, *programs: Any) -> Iterator[Ten
     """
     if len(images) == 0:
         raise InputError("there are no images to evaluate on: this split of the data set is empty")
-    weights = (p for program in programs for p in parameters(program) if p.is_floating_point())
-    weight = next(weights, None)
+    weight = first_weight(*programs)
     generator = torch.Generator(images.pixels.device).manual_seed(seed)
     for x in images.batches(500, generator):
         x = x if weight is None else x.to(weight.dtype)
         yield from x.split(size)
 
 
-def parameters(program: Any) -> Iterator[Tensor]:
-    """The weights of the module that a program belongs to."""
-    module = module_of(program)
-    return iter(()) if module is None else module.parameters()
+def first_weight(*programs: Any) -> Tensor | None:
+    """The first weight of the modules that the programs are, or are methods of; else None."""
+    modules = [module for program in programs if (module := module_of(program)) is not None]
+    weights = (p for module in modules for p in module.parameters() if p.is_floating_point())
+    return next(weights, None)
 
 
 @contextmanager
@@ -235,7 +242,12 @@ def measuring(*programs: Any, seed: int, device: torch.device) -> Iterator[None]
 
     Afterwards the modes and the global generators are as before. One thread at a time measures,
     because all threads share Pyro's handlers and torch's global generators.
+
+    Raises:
+        InputError: a program that cannot be called with the images only.
     """
+    for program in programs:
+        check_arguments(program)
     modules = [module for program in programs if (module := module_of(program)) is not None]
     decisions = DECISIONS.set({})
     try:
