@@ -107,13 +107,16 @@ def test_a_layer_that_takes_a_draw_of_z_gets_no_bias():
     guide, x = TwoLayers(), torch.zeros(5, 1, 3, 3)
     with measuring(guide, seed=0, device=x.device):
         assert layers_of_the_image(guide, x) == [guide.of_x]
+    with freed(guide, 5) as biases, pyro.plate("draws", 1, dim=-2):
+        guide(x)
+        assert list(biases) == [guide.of_x]
     # With a fixed shape the guide runs one draw at a time, and z has as many dimensions as x.
     last = nn.Linear(2, 4)
     guide.of_z = nn.Sequential(nn.Unflatten(1, (1, 2)), nn.Flatten(1), last)
     with measuring(guide, seed=0, device=x.device):
         assert not takes_all_draws(guide, x, {})
         assert layers_of_the_image(guide, x) == [guide.of_x]
-    with freed([guide.of_x], 5) as biases:
+    with freed(guide, 5, [guide.of_x]) as biases:
         guide(x)
         assert list(biases) == [guide.of_x]
     assert not guide.of_x._forward_hooks

@@ -75,7 +75,8 @@ class Plain(nn.Module):
                 raise ValueError("this guide takes one draw at a time")
 
 
-BINARY = Images(torch.randint(2, (45, 1, 4, 4), generator=torch.Generator().manual_seed(1)).double())
+GENERATOR = torch.Generator().manual_seed(1)
+BINARY = Images(torch.randint(2, (45, 1, 4, 4), generator=GENERATOR).double())
 
 
 def close(a, b):

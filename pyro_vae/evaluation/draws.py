@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -139,7 +139,9 @@ def check_arguments(program: Any) -> None:
             f"images, not a {type(program).__name__}"
         )
     try:
-        signature = inspect.signature(program.forward if isinstance(program, nn.Module) else program)
+        signature = inspect.signature(
+            program.forward if isinstance(program, nn.Module) else program
+        )
     except ValueError:  # a function without a Python signature
         return
     try:
@@ -190,7 +192,7 @@ def stack_distributions(fns: Sequence[Any]) -> Any:
 class OneByOne(TorchDistribution):
     """K distributions of any class, as one distribution with batch shape ``[K, *]``."""
 
-    arg_constraints: dict[str, Any] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, fns: Sequence[Any]) -> None:
         self.fns = list(fns)

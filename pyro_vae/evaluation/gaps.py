@@ -119,7 +119,7 @@ def gaps(
     first, best = [], []
     with measuring(model, guide, seed=seed, device=images.pixels.device):
         for x in blocks(images, 100, seed, model, guide):
-            with freed(layers_of_the_image(guide, x), len(x)) as biases:
+            with freed(guide, len(x), layers_of_the_image(guide, x)) as biases:
                 run_guide(guide, x, 1)  # creates the biases
                 first.append(weigh(model, guide, x, samples, chunk))
                 ascend(model, guide, x, biases, steps, draws, rate)
@@ -136,8 +136,7 @@ def layers_of_the_image(guide: Any, x: Tensor) -> list[nn.Module]:
     Raises:
         InputError: the guide is a function, or has no such layer.
     """
-    module = module_of(guide)
-    if module is None:
+    if module_of(guide) is None:
         raise InputError(
             "the gaps add a bias to layers of the guide, and a plain function does not show its "
             "layers; give a guide that is an nn.Module, or a method of one, and has an nn.Linear"
@@ -147,7 +146,7 @@ def layers_of_the_image(guide: Any, x: Tensor) -> list[nn.Module]:
     def keep(layer: nn.Module, _: Any, output: Tensor) -> None:
         outputs.setdefault(layer, []).append(output)
 
-    layers = [layer for layer in module.modules() if isinstance(layer, FREE)]
+    layers = free_layers(guide)
     with torch.random.fork_rng([x.device] if x.is_cuda else []):
         run_guide(guide, x, 1)  # decides how the guide runs, which takes some more runs
         hooks = [layer.register_forward_hook(keep) for layer in layers]
@@ -166,6 +165,12 @@ def layers_of_the_image(guide: Any, x: Tensor) -> list[nn.Module]:
     return found
 
 
+def free_layers(guide: Any) -> list[nn.Module]:
+    """The layers of a guide that are of a kind in :data:`FREE`."""
+    module = module_of(guide) or nn.Module()
+    return [layer for layer in module.modules() if isinstance(layer, FREE)]
+
+
 def same_twice(outputs: list[Tensor], count: int) -> bool:
     """Whether the outputs of two runs are the same, one vector for each of ``count`` images."""
     first, second = outputs[: len(outputs) // 2], outputs[len(outputs) // 2 :]
@@ -176,11 +181,19 @@ def same_twice(outputs: list[Tensor], count: int) -> bool:
 
 
 @contextmanager
-def freed(layers: Sequence[nn.Module], count: int) -> Iterator[dict[nn.Module, Tensor]]:
-    """Give each of ``count`` images its own bias in the given layers.
+def freed(
+    guide: Any, count: int, layers: Sequence[nn.Module] | None = None
+) -> Iterator[dict[nn.Module, Tensor]]:
+    """Give each of ``count`` images its own bias in layers of the guide.
 
-    The biases are created, as zeros, when the layers run for the first time. Afterwards the layers
-    are as before.
+    The biases are created, as zeros, when the guide runs for the first time. Afterwards the guide
+    is as before.
+
+    Args:
+        guide: the guide.
+        count: the number of images.
+        layers: the layers, from :func:`layers_of_the_image`; None for a guide that runs for all
+            draws at once, where the shape of a layer's output tells them.
     """
     biases: dict[nn.Module, Tensor] = {}
 
@@ -191,7 +204,8 @@ def freed(layers: Sequence[nn.Module], count: int) -> Iterator[dict[nn.Module, T
             biases[layer] = torch.zeros_like(output)  # [B, F]
         return output + biases[layer]
 
-    hooks = [layer.register_forward_hook(add) for layer in layers]
+    found = free_layers(guide) if layers is None else layers
+    hooks = [layer.register_forward_hook(add) for layer in found]
     try:
         yield biases
     finally:
