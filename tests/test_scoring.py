@@ -173,6 +173,12 @@ def test_a_program_that_computes_something_else_with_draws_runs_one_draw_at_a_ti
     close(*found)
 
 
+def test_a_failed_attempt_leaves_no_handler_of_pyro():
+    vae = Plain(fixed=True, fixed_guide=True)
+    elbo(vae.model, vae.guide, BINARY)
+    assert _PYRO_STACK == []
+
+
 def test_a_program_that_fails_both_ways_raises_its_own_error():
     def broken(x):
         raise KeyError("a fault of the user's own")
@@ -207,6 +213,7 @@ def test_fit_trains_a_vae_with_a_fixed_shape():
         lambda t: dist.StudentT(5.0, t, t.exp()).to_event(1),
         lambda t: dist.Bernoulli(logits=t).to_event(1),
         lambda t: dist.OneHotCategorical(logits=t),
+        lambda t: dist.Multinomial(3, logits=t),
         lambda t: dist.OneHotCategorical(probs=t.softmax(-1)),
         lambda t: dist.Categorical(probs=t.softmax(-1)),
         lambda t: dist.RelaxedOneHotCategorical(torch.tensor(0.5), logits=t),
@@ -356,6 +363,13 @@ def test_an_autoguide_with_a_latent_for_each_image_is_scored():
         prior = dist.Normal(torch.zeros(7, 1), 1.0)
         kl = kl_divergence(dist.Normal(*guide._get_loc_and_scale("z")), prior).sum(-1).detach()
         torch.testing.assert_close(bound.kls, kl)
+
+
+def test_an_autoguide_of_other_images_is_refused():
+    guide = AutoNormal(local)
+    guide(torch.randn(30, 1))
+    with pytest.raises(InputError, match="7 images were given, and the plate there has size 30"):
+        elbo(local, guide, Images(torch.randn(7, 1)))
 
 
 @pytest.mark.parametrize(

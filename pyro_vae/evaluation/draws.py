@@ -19,7 +19,7 @@ from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
-from torch.distributions import Independent, constraints
+from torch.distributions import Independent
 
 from ..compiling import HANDLERS
 from ..errors import InputError
@@ -162,31 +162,27 @@ def module_of(program: Any) -> nn.Module | None:
 def stack_distributions(fns: Sequence[Any]) -> Any:
     """One distribution with batch shape ``[K, *]`` from K distributions with batch shape ``[*]``.
 
-    It has the class of the K distributions if they are defined by their parameters. Otherwise it is
-    :class:`OneByOne`.
+    It has the class of the K distributions if tensors are all that their constructor takes.
+    Otherwise it is :class:`OneByOne`.
     """
     first = fns[0]
     if isinstance(first, Independent):
         inner = stack_distributions([fn.base_dist for fn in fns])
-        if not isinstance(inner, OneByOne):
-            return inner.to_event(first.reinterpreted_batch_ndims)
-    elif not type(first).__module__.startswith(("pyro.distributions", "torch.distributions")):
-        return OneByOne(fns)  # a class of one's own can hold more than its parameters
-    else:
-        names = set(first.arg_constraints)
-        # Several parameters can describe the same distribution, and a constructor takes one.
-        if "logits" in names:
-            names.discard("probs")
-        if "scale_tril" in names:
-            names -= {"covariance_matrix", "precision_matrix"}
-        try:
-            parameters = {name: torch.stack([getattr(f, name) for f in fns]) for name in names}
-            result = type(first)(**parameters, validate_args=False)
-        except (AttributeError, TypeError, ValueError):  # its constructor takes other arguments
+        if isinstance(inner, OneByOne):
             return OneByOne(fns)
-        if parameters and result.batch_shape == (len(fns), *first.batch_shape):
-            return result
-    return OneByOne(fns)
+        return inner.to_event(first.reinterpreted_batch_ndims)
+    names = set(first.arg_constraints)
+    options = set(inspect.signature(type(first)).parameters) - {"validate_args"}
+    if not names or not options <= names:  # its constructor takes more than these parameters
+        return OneByOne(fns)
+    # Several parameters can describe the same distribution, and a constructor takes one.
+    if "logits" in names:
+        names.discard("probs")
+    if "scale_tril" in names:
+        names -= {"covariance_matrix", "precision_matrix"}
+    # getattr, because the distributions are torch's or the user's.
+    parameters = {name: torch.stack([getattr(f, name) for f in fns]) for name in names}
+    return type(first)(**parameters, validate_args=False)
 
 
 class OneByOne(TorchDistribution):
@@ -204,14 +200,16 @@ class OneByOne(TorchDistribution):
         return self.fns[0].has_rsample
 
     @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
+    def support(self) -> Any:
         return self.fns[0].support
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        return torch.stack([fn.rsample(sample_shape) for fn in self.fns], len(sample_shape))
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        each = [fn.rsample(torch.Size(sample_shape)) for fn in self.fns]
+        return torch.stack(each, len(sample_shape))
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        return torch.stack([fn.sample(sample_shape) for fn in self.fns], len(sample_shape))
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        each = [fn.sample(torch.Size(sample_shape)) for fn in self.fns]
+        return torch.stack(each, len(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log density of ``value`` ``[..., K, *]``."""

@@ -151,9 +151,13 @@ def with_log_prob(name: str, site: Any, x: Tensor) -> Any:
         InputError: a site outside the plate over images, or a site with a weight.
     """
     frames = site["cond_indep_stack"]
-    if not any(f.dim == -1 and f.size == len(x) for f in frames):
+    sizes = [f.size for f in frames if f.dim == -1]
+    if len(x) not in sizes:
+        where = "dim -1"
+        if sizes:  # an autoguide keeps the plate of the images that it was made with
+            where += f"; {len(x)} images were given, and the plate there has size {sizes[0]}"
         raise InputError(
-            f"site {name!r} is outside the plate over images (dim -1), so log p(x) is not a sum "
+            f"site {name!r} is outside the plate over images ({where}), so log p(x) is not a sum "
             "over images; only models whose latents all belong to single images can be evaluated"
         )
     if site["scale"] != 1:
