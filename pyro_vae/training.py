@@ -252,9 +252,8 @@ class Loop:
     def measure(self, epoch: int, loss: float, began: float) -> Epoch:
         """The ELBO of test and training images after an epoch that began at ``began``."""
         model, guide = self.vae.model, self.vae.guide
-        with HANDLERS:
-            test = elbo(model, guide, self.data.test, seed=self.seed)
-            train = elbo(model, guide, self.shown, seed=self.seed)
+        test = elbo(model, guide, self.data.test, seed=self.seed)
+        train = elbo(model, guide, self.shown, seed=self.seed)
         return Epoch(
             epoch,
             loss,

@@ -10,7 +10,9 @@ from torch import nn
 from pyro_vae.data.images import Images
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo, standard_error
-from pyro_vae.evaluation.gaps import freed, gaps
+from pyro_vae.evaluation.draws import takes_all_draws
+from pyro_vae.evaluation.gaps import freed, gaps, layers_of_the_image
+from pyro_vae.evaluation.scoring import measuring
 from pyro_vae.guides import FullCovariance, MeanField
 from pyro_vae.vae import VAE
 
@@ -102,10 +104,22 @@ def test_a_layer_that_takes_a_draw_of_z_gets_no_bias():
                 loc, raw = self.of_z(z).chunk(2, -1)
                 pyro.sample("z_2", dist.Normal(loc, raw.exp()).to_event(1))
 
-    guide = TwoLayers()
+    guide, x = TwoLayers(), torch.zeros(5, 1, 3, 3)
+    with measuring(guide, seed=0, device=x.device):
+        assert layers_of_the_image(guide, x) == [guide.of_x]
     with freed(guide, 5) as biases, pyro.plate("draws", 1, dim=-2):
-        guide(torch.zeros(5, 1, 3, 3))
+        guide(x)
         assert list(biases) == [guide.of_x]
+    # With a fixed shape the guide runs one draw at a time, and z has as many dimensions as x.
+    last = nn.Linear(2, 4)
+    guide.of_z = nn.Sequential(nn.Unflatten(1, (1, 2)), nn.Flatten(1), last)
+    with measuring(guide, seed=0, device=x.device):
+        assert not takes_all_draws(guide, x, {})
+        assert layers_of_the_image(guide, x) == [guide.of_x]
+    with freed(guide, 5, [guide.of_x]) as biases:
+        guide(x)
+        assert list(biases) == [guide.of_x]
+    assert not guide.of_x._forward_hooks
 
 
 @pytest.mark.parametrize("option", ["samples", "steps", "draws"])
@@ -123,8 +137,14 @@ def test_guides_without_an_encoder_or_gradients_are_refused():
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
-    with pytest.raises(InputError, match="no fully connected layer"):
+    class WithoutLayers(nn.Module):
+        def forward(self, x):
+            plain(x)
+
+    with pytest.raises(InputError, match="a plain function does not show its layers; give a guide"):
         gaps(vae.model, plain, images, samples=10)
+    with pytest.raises(InputError, match="no fully connected layer"):
+        gaps(vae.model, WithoutLayers(), images, samples=10)
 
     class Discrete(nn.Module):
         def __init__(self):

@@ -63,7 +63,7 @@ def aggregate(model: Any, guide: Any, images: Images, *, seed: int = 0) -> Aggre
     """
     sites = []
     with measuring(model, guide, seed=seed, device=images.pixels.device):
-        for x in blocks(images, 500, seed):
+        for x in blocks(images, 500, seed, model, guide):
             q = run_guide(guide, x, 1)
             if len(q) != 1:
                 raise InputError(

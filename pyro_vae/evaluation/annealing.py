@@ -12,12 +12,11 @@ from torch import Tensor
 
 from ..data.images import Images
 from ..errors import InputError
-from ..latents import is_latent
 from ..registry import at_least_one
 from .bound import standard_error
 from .chains import Latents, adapt_steps, anneal, draw_from_prior
 from .importance import Weights
-from .scoring import blocks, measuring
+from .scoring import blocks, first_weight, measuring, run_prior, values
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def annealed(
     at_least_one("leapfrogs", leapfrogs)
     runs = []
     with measuring(model, seed=seed, device=images.pixels.device):
-        for x in blocks(images, 100, seed):
+        for x in blocks(images, 100, seed, model):
             step = adapt_steps(model, x, path, min(chains, 4), leapfrogs)
             start = draw_from_prior(model, x, chains)
             runs.append(anneal(model, x, start, path, step, leapfrogs))
@@ -159,7 +158,8 @@ def sandwich(
     path = schedule(temperatures)
     for option, value in (("n", n), ("chains", chains), ("leapfrogs", leapfrogs)):
         at_least_one(option, value)
-    like = next(iter(model.parameters())) if isinstance(model, torch.nn.Module) else torch.empty(0)
+    weight = first_weight(model)
+    like = torch.empty(0) if weight is None else weight
     # Simulated pixels may be outside [0, 1], which validation would refuse.
     with measuring(model, seed=seed, device=like.device), pyro.validation_enabled(False):
         x, z = simulate(model, like.new_zeros(n, *shape))
@@ -191,14 +191,12 @@ def simulate(model: Any, x: Tensor) -> tuple[Tensor, Latents]:
     Returns:
         the images ``[B, C, H, W]``, and the latents that generated them, each ``[1, B, *]``.
     """
-    with pyro.plate("_draws", 1, dim=-2):
-        trace = poutine.trace(poutine.uncondition(model)).get_trace(x)
-        observed = poutine.trace(model).get_trace(x).observation_nodes
-    images = [name for name in trace.nodes if name in observed and is_latent(trace.nodes[name])]
+    sites = run_prior(poutine.uncondition(model), x, 1)
+    nodes = poutine.trace(model).get_trace(x).nodes
+    images = [name for name in sites if name in nodes and nodes[name]["is_observed"]]
     if len(images) != 1:
         raise InputError(
             f"the model observes {len(images)} sites; images can be simulated for a model with one"
         )
-    x = trace.nodes[images[0]]["value"][0]  # [B, C, H, W]
-    latents = {n: s["value"] for n, s in trace.nodes.items() if is_latent(s) and n not in images}
-    return x, latents
+    latents = values(sites)
+    return latents.pop(images[0])[0], latents

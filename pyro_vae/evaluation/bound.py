@@ -126,7 +126,7 @@ def elbo(
     kls: dict[str, list[Tensor]] = {}
     units: dict[str, Tensor] = {}
     with measuring(model, guide, seed=seed, device=images.pixels.device):
-        for x in blocks(images, 500, seed):
+        for x in blocks(images, 500, seed, model, guide):
             reconstruction = x.new_zeros(len(x))
             kl: dict[str, Tensor] = {}
             for draws in pieces(samples, 10):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from ..errors import InputError
-from ..latents import is_latent, is_real
-from .scoring import run_model, values
+from ..latents import is_real
+from .scoring import run_model, run_prior, values
 
 Latents = dict[str, Tensor]
 """The latents of all chains by site, each ``[K, B, *]``."""
@@ -19,9 +17,7 @@ Latents = dict[str, Tensor]
 
 def draw_from_prior(model: Any, x: Tensor, chains: int) -> Latents:
     """Draw the latents of each chain and image from the prior."""
-    with pyro.plate("_draws", chains, dim=-2):
-        trace = poutine.trace(model).get_trace(x)
-    latents = {name: site for name, site in trace.nodes.items() if is_latent(site)}
+    latents = run_prior(model, x, chains)
     for name, site in latents.items():
         if not is_real(site["fn"]):
             raise InputError(

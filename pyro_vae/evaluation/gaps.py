@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..networks import PlaceByPlace, Sum
 from ..registry import at_least_one
 from .bound import standard_error
+from .draws import module_of
 from .importance import Importance, collect, weigh
 from .scoring import blocks, log_ratio, measuring, run_guide, run_model, values
 
@@ -88,8 +89,8 @@ def gaps(
 
     Args:
         model: a Pyro program that meets :mod:`.scoring`.
-        guide: a module that meets :mod:`.scoring`, with ``nn.Linear`` layers and reparameterised
-            draws.
+        guide: a module, or a method of a module, that meets :mod:`.scoring`, with ``nn.Linear``
+            layers and reparameterised draws.
         images: the images to evaluate on, some hundreds. ``dynamic`` pixels are drawn once, with
             ``seed``.
         samples: draws of z for each image, for the estimates of L[q], L[q*] and log p(x).
@@ -117,8 +118,8 @@ def gaps(
         at_least_one(option, value)
     first, best = [], []
     with measuring(model, guide, seed=seed, device=images.pixels.device):
-        for x in blocks(images, 100, seed):
-            with freed(guide, len(x)) as biases:
+        for x in blocks(images, 100, seed, model, guide):
+            with freed(guide, len(x), layers_of_the_image(guide, x)) as biases:
                 run_guide(guide, x, 1)  # creates the biases
                 first.append(weigh(model, guide, x, samples, chunk))
                 ascend(model, guide, x, biases, steps, draws, rate)
@@ -126,12 +127,73 @@ def gaps(
     return Gaps(collect(first), collect(best))
 
 
+def layers_of_the_image(guide: Any, x: Tensor) -> list[nn.Module]:
+    """The layers that can get a bias for each image, because they compute from the image only.
+
+    Their output is one vector for each image, and is the same for two draws of z. The random
+    numbers that follow are not changed.
+
+    Raises:
+        InputError: the guide is a function, or has no such layer.
+    """
+    if module_of(guide) is None:
+        raise InputError(
+            "the gaps add a bias to layers of the guide, and a plain function does not show its "
+            "layers; give a guide that is an nn.Module, or a method of one, and has an nn.Linear"
+        )
+    outputs: dict[nn.Module, list[Tensor]] = {}
+
+    def keep(layer: nn.Module, _: Any, output: Tensor) -> None:
+        outputs.setdefault(layer, []).append(output)
+
+    layers = free_layers(guide)
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):
+        run_guide(guide, x, 1)  # decides how the guide runs, which takes some more runs
+        hooks = [layer.register_forward_hook(keep) for layer in layers]
+        try:
+            run_guide(guide, x, 1)
+            run_guide(guide, x, 1)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    found = [layer for layer in layers if layer in outputs and same_twice(outputs[layer], len(x))]
+    if not found:
+        raise InputError(
+            "the guide has no fully connected layer (nn.Linear) that computes from the image only; "
+            "the gaps need a guide whose encoder has such a layer"
+        )
+    return found
+
+
+def free_layers(guide: Any) -> list[nn.Module]:
+    """The layers of a guide that are of a kind in :data:`FREE`."""
+    module = module_of(guide) or nn.Module()
+    return [layer for layer in module.modules() if isinstance(layer, FREE)]
+
+
+def same_twice(outputs: list[Tensor], count: int) -> bool:
+    """Whether the outputs of two runs are the same, one vector for each of ``count`` images."""
+    first, second = outputs[: len(outputs) // 2], outputs[len(outputs) // 2 :]
+    return len(first) == len(second) and all(
+        a.dim() == 2 and len(a) == count and torch.equal(a, b)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
 @contextmanager
-def freed(guide: Any, count: int) -> Iterator[dict[nn.Module, Tensor]]:
-    """Give each of ``count`` images its own bias in the layers that compute from the image only.
+def freed(
+    guide: Any, count: int, layers: Sequence[nn.Module] | None = None
+) -> Iterator[dict[nn.Module, Tensor]]:
+    """Give each of ``count`` images its own bias in layers of the guide.
 
     The biases are created, as zeros, when the guide runs for the first time. Afterwards the guide
     is as before.
+
+    Args:
+        guide: the guide.
+        count: the number of images.
+        layers: the layers, from :func:`layers_of_the_image`; None for a guide that runs for all
+            draws at once, where the shape of a layer's output tells them.
     """
     biases: dict[nn.Module, Tensor] = {}
 
@@ -142,8 +204,8 @@ def freed(guide: Any, count: int) -> Iterator[dict[nn.Module, Tensor]]:
             biases[layer] = torch.zeros_like(output)  # [B, F]
         return output + biases[layer]
 
-    layers = guide.modules() if isinstance(guide, nn.Module) else ()
-    hooks = [m.register_forward_hook(add) for m in layers if isinstance(m, FREE)]
+    found = free_layers(guide) if layers is None else layers
+    hooks = [layer.register_forward_hook(add) for layer in found]
     try:
         yield biases
     finally:
@@ -161,11 +223,6 @@ def ascend(
     rate: float,
 ) -> None:
     """Maximise the ELBO of each image over its biases, in place."""
-    if not biases:
-        raise InputError(
-            "the guide has no fully connected layer (nn.Linear) that computes from the image only; "
-            "the gaps need a guide whose encoder has such a layer"
-        )
     free = [bias.requires_grad_() for bias in biases.values()]
     adam = torch.optim.Adam(free, lr=rate)
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)

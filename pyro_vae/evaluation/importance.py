@@ -132,7 +132,8 @@ def importance(
     device = images.pixels.device
     size = 20 if device.type == "cpu" else 100
     with measuring(model, guide, seed=seed, device=device):
-        parts = [weigh(model, guide, x, samples, chunk) for x in blocks(images, size, seed)]
+        each = blocks(images, size, seed, model, guide)
+        parts = [weigh(model, guide, x, samples, chunk) for x in each]
     return collect(parts)
 
 

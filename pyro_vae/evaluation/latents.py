@@ -79,7 +79,7 @@ def posterior_means(
         raise InputError(f"draws must be an even number of at least 2, not {draws}")
     halves: dict[str, list[Tensor]] = {}
     with measuring(guide, seed=seed, device=images.pixels.device):
-        for x in blocks(images, 500, seed):
+        for x in blocks(images, 500, seed, guide):
             for name, z in values(run_guide(guide, x, draws)).items():
                 half = z.flatten(2).unflatten(0, (2, -1)).mean(1)  # [2, B, Z]
                 halves.setdefault(name, []).append(half)
@@ -157,7 +157,7 @@ def unit_kl(
     """
     total: dict[str, Tensor] = {}
     with measuring(model, guide, seed=seed, device=images.pixels.device):
-        for x in blocks(images, 500, seed):
+        for x in blocks(images, 500, seed, model, guide):
             q = run_guide(guide, x, draws)
             p, _ = run_model(model, x, values(q))
             for name, site in q.items():

@@ -8,7 +8,8 @@ programs can be ours or the user's. They must meet three conditions:
 - neither has a weight (``poutine.scale``, a subsampled plate), because the bound itself is
   measured, and not the objective of training.
 
-A program that does not meet them raises an :class:`~pyro_vae.errors.InputError`.
+A program that does not meet them raises an :class:`~pyro_vae.errors.InputError`. A program is
+called with the images only. :mod:`.draws` runs it for several draws of z.
 
 Random numbers, the draws of pixels included, are drawn in blocks of a fixed size. So no result
 depends on how much is computed at once.
@@ -17,19 +18,29 @@ depends on how much is computed at once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
-import pyro
 import torch
-from pyro import poutine
-from torch import Tensor, nn
+from pyro.distributions import Delta
+from torch import Tensor
 from torch.distributions import Bernoulli, Independent
 from torch.nn.functional import logsigmoid
 
+from ..compiling import HANDLERS
 from ..data.images import Images
 from ..errors import InputError
 from ..latents import is_latent
+from ..modules import mode
+from ..objectives.divergences import base
+from .draws import (
+    DECISIONS,
+    check_arguments,
+    holds_all_draws,
+    module_of,
+    run,
+    stack_distributions,
+)
 
 Sites = dict[str, Any]
 """Pyro's records of a program's sites, by name."""
@@ -52,13 +63,9 @@ def run_guide(guide: Any, x: Tensor, draws: int) -> Sites:
     Returns:
         the latent sites, with values and ``log_prob`` for each draw and image, ``[K, B]``.
     """
-    with pyro.plate("_draws", draws, dim=-2):
-        trace = poutine.trace(guide).get_trace(x)
-    return {
-        name: with_log_prob(name, site, x, draws)
-        for name, site in trace.nodes.items()
-        if is_latent(site)
-    }
+    runs = run(guide, x, draws, {})
+    names = [name for name, site in runs[0].items() if is_latent(site)]
+    return drawn_sites({name: stacked_site(name, runs, x) for name in names})
 
 
 def run_model(model: Any, x: Tensor, latents: dict[str, Tensor]) -> tuple[Sites, Tensor]:
@@ -69,31 +76,88 @@ def run_model(model: Any, x: Tensor, latents: dict[str, Tensor]) -> tuple[Sites,
         ``[K, B]``.
     """
     draws = len(next(iter(latents.values())))
-    with pyro.plate("_draws", draws, dim=-2):
-        trace = poutine.trace(poutine.condition(model, data=latents)).get_trace(x)
-    for name, site in trace.nodes.items():
+    runs = run(model, x, draws, latents)
+    nodes = runs[0]
+    for name, site in nodes.items():
         if is_latent(site):
             raise InputError(f"the model samples {name!r}, which the guide does not")
-    if lacking := latents.keys() - trace.nodes.keys():
+    if lacking := latents.keys() - nodes.keys():
         raise InputError(f"the guide samples {min(lacking)!r}, which the model does not")
     likelihood = x.new_zeros(draws, len(x))
-    for name in trace.observation_nodes:
-        site = trace.nodes[name]
-        if name not in latents and not (site["infer"] or {}).get("_deterministic"):
-            likelihood = likelihood + with_log_prob(name, site, x, draws)["log_prob"]
-    latent = [name for name in trace.nodes if name in latents]
-    return {name: with_log_prob(name, trace.nodes[name], x, draws) for name in latent}, likelihood
+    for name, site in nodes.items():
+        observed = site["type"] == "sample" and site["is_observed"] and name not in latents
+        if observed and not (site["infer"] or {}).get("_deterministic"):
+            likelihood = likelihood + stacked_log_prob(name, runs, x)
+    return {name: stacked_site(name, runs, x) for name in nodes if name in latents}, likelihood
 
 
-def with_log_prob(name: str, site: Any, x: Tensor, draws: int) -> Any:
-    """A site's record with its ``log_prob`` ``[K, B]``.
+def run_prior(model: Any, x: Tensor, draws: int) -> Sites:
+    """Run the model on the images ``x`` with latents that it draws itself; its latent sites."""
+    runs = run(model, x, draws, {})
+    names = [name for name, site in runs[0].items() if is_latent(site)]
+    return {name: stacked_site(name, runs, x) for name in names}
+
+
+def stacked_log_prob(name: str, runs: list[Sites], x: Tensor) -> Tensor:
+    """The ``log_prob`` of a site for each draw and image, ``[K, B]``."""
+    each = [with_log_prob(name, nodes[name], x)["log_prob"] for nodes in runs]
+    return each[0] if holds_all_draws(runs[0]) else torch.stack(each)
+
+
+def stacked_site(name: str, runs: list[Sites], x: Tensor) -> Any:
+    """A site's record for all draws: ``value`` ``[K, B, *]``, ``log_prob`` ``[K, B]`` and ``fn``
+    with batch shape ``[K, B]``."""
+    sites = [with_log_prob(name, nodes[name], x) for nodes in runs]
+    if holds_all_draws(runs[0]):
+        return sites[0]
+    return {
+        **sites[0],
+        "fn": stack_distributions([site["fn"] for site in sites]),
+        "value": torch.stack([site["value"] for site in sites]),
+        "log_prob": torch.stack([site["log_prob"] for site in sites]),
+    }
+
+
+def drawn_sites(sites: Sites) -> Sites:
+    """The sites of a guide without auxiliary ones.
+
+    An ``AutoNormal`` draws a real number at an auxiliary site ``z_unconstrained`` and transforms
+    it to the point z. If the latent is real, both are equal, and the auxiliary site has the
+    distribution of z.
+
+    Raises:
+        InputError: a site that is a point, so that its density is unknown.
+    """
+    result = {}
+    for name, site in sites.items():
+        auxiliary = sites.get(f"{name}_unconstrained")
+        if auxiliary is not None and torch.equal(auxiliary["value"], site["value"]):
+            site = auxiliary
+        elif (site["infer"] or {}).get("is_auxiliary"):
+            continue
+        if isinstance(base(site["fn"]), Delta):
+            raise InputError(
+                f"the guide gives a point (Delta) at site {name!r}, so the density q(z | x) is "
+                "unknown; take a guide that draws the site from a distribution with a density"
+            )
+        result[name] = site
+    return result
+
+
+def with_log_prob(name: str, site: Any, x: Tensor) -> Any:
+    """A site's record with its ``log_prob``, ``[K, B]`` inside the plate of draws, else ``[B]``.
 
     Raises:
         InputError: a site outside the plate over images, or a site with a weight.
     """
-    if not any(f.dim == -1 and f.size == len(x) for f in site["cond_indep_stack"]):
+    frames = site["cond_indep_stack"]
+    sizes = [f.size for f in frames if f.dim == -1]
+    if len(x) not in sizes:
+        where = "dim -1"
+        if sizes:  # an autoguide keeps the plate of the images that it was made with
+            where += f"; {len(x)} images were given, and the plate there has size {sizes[0]}"
         raise InputError(
-            f"site {name!r} is outside the plate over images (dim -1), so log p(x) is not a sum "
+            f"site {name!r} is outside the plate over images ({where}), so log p(x) is not a sum "
             "over images; only models whose latents all belong to single images can be evaluated"
         )
     if site["scale"] != 1:
@@ -102,10 +166,11 @@ def with_log_prob(name: str, site: Any, x: Tensor, draws: int) -> Any:
             "without the weight or the subsampling"
         )
     if "log_prob" not in site:
-        log_prob = log_density(site["fn"], site["value"])  # [K, B]
+        log_prob = log_density(site["fn"], site["value"])  # [K, B] or [B]
         if site["mask"] is not None:
             log_prob = torch.where(torch.as_tensor(site["mask"]), log_prob, 0.0)
-        site["log_prob"] = log_prob.expand(draws, len(x))
+        draws = [f.size for f in frames if f.name == "_draws"]
+        site["log_prob"] = log_prob.expand(*draws, len(x))
     return site
 
 
@@ -146,33 +211,58 @@ def pieces(total: int, size: int) -> Iterator[int]:
         yield min(size, total - start)
 
 
-def blocks(images: Images, size: int, seed: int) -> Iterator[Tensor]:
+def blocks(images: Images, size: int, seed: int, *programs: Any) -> Iterator[Tensor]:
     """The images in order, at most ``size`` at a time, ``[B, C, H, W]``.
 
     ``dynamic`` pixels depend only on ``seed``. They are drawn for 500 images at a time and then
     cut, so every estimate with the same seed uses the same pixels.
+
+    Args:
+        images: the images.
+        size: how many images a block has.
+        seed: of the draws of pixels.
+        programs: the pixels get the type of their weights. Without weights, and for functions,
+            whose weights are not known, the pixels keep their own type.
     """
     if len(images) == 0:
         raise InputError("there are no images to evaluate on: this split of the data set is empty")
+    weight = first_weight(*programs)
     generator = torch.Generator(images.pixels.device).manual_seed(seed)
     for x in images.batches(500, generator):
+        x = x if weight is None else x.to(weight.dtype)
         yield from x.split(size)
+
+
+def first_weight(*programs: Any) -> Tensor | None:
+    """The first weight of the modules that the programs are, or are methods of; else None."""
+    modules = [module for program in programs if (module := module_of(program)) is not None]
+    weights = (p for module in modules for p in module.parameters() if p.is_floating_point())
+    return next(weights, None)
 
 
 @contextmanager
 def measuring(*programs: Any, seed: int, device: torch.device) -> Iterator[None]:
     """Switch gradients off, put modules in evaluation mode, and seed the random numbers.
 
-    Afterwards the modes and the global generators are as before.
+    Afterwards the modes and the global generators are as before. One thread at a time measures,
+    because all threads share Pyro's handlers and torch's global generators.
+
+    Raises:
+        InputError: a program that cannot be called with the images only.
     """
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
-        for program in programs:
-            if isinstance(program, nn.Module):
-                for module in program.modules():
-                    stack.callback(setattr, module, "training", module.training)
-                program.eval()
-        # Not ``seed`` itself, which seeds the draws of pixels.
-        torch.manual_seed(seed + 2**40)
-        yield
+    for program in programs:
+        check_arguments(program)
+    modules = [module for program in programs if (module := module_of(program)) is not None]
+    decisions = DECISIONS.set({})
+    try:
+        with (
+            HANDLERS,
+            torch.no_grad(),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            mode(False, *modules),
+        ):
+            # Not ``seed`` itself, which seeds the draws of pixels.
+            torch.manual_seed(seed + 2**40)
+            yield
+    finally:
+        DECISIONS.reset(decisions)
