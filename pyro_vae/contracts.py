@@ -65,8 +65,8 @@ __all__ = [
 ]
 
 for table in (PRIORS, LIKELIHOODS, GUIDES):
-    table.type = nn.Module
-OBJECTIVES.type = ELBO
+    table.base = nn.Module
+OBJECTIVES.base = ELBO
 
 
 class Latent(Part):

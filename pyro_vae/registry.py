@@ -42,14 +42,14 @@ class Choice:
         part: the factory, or the built object.
         options: the options that the spec gives.
         built: whether ``part`` is already built.
-        type: the class that a part of this kind derives from.
+        base: the class that a part of this kind derives from.
     """
 
     kind: str
     part: Any
     options: Mapping[str, Any] = field(default_factory=dict)
     built: bool = False
-    type: type = object
+    base: type = object
 
     @property
     def name(self) -> str:
@@ -100,10 +100,10 @@ class Choice:
 
     def checked(self, part: Any) -> Any:
         """``part`` if it is of the type that this kind of part has; an InputError if it is not."""
-        if not isinstance(part, self.type):
+        if not isinstance(part, self.base):
             raise InputError(
                 f"the {self.kind} is a name, a class or function that makes one, or a "
-                f"{self.type.__name__}; {'this' if self.built else self.name + ' made'} is a "
+                f"{self.base.__name__}; {'this' if self.built else self.name + ' made'} is a "
                 f"{type(part).__name__}: {part!r:.60}"
             )
         return part
@@ -116,14 +116,14 @@ class Table(dict[str, Factory]):
         kind: the word for one of them in error messages.
 
     Attributes:
-        type: the class that a part of this kind derives from. The package of the kind sets it,
+        base: the class that a part of this kind derives from. The package of the kind sets it,
             because this module must not import torch.
     """
 
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
-        self.type: type = object
+        self.base: type = object
 
     def find(self, name: str) -> Factory:
         """The row called ``name``; the error for an unknown name lists the nearest names."""
@@ -141,8 +141,8 @@ class Table(dict[str, Factory]):
             built = not is_factory(part)
             if built and options:
                 raise InputError(f"{self.kind} {name!r} is already built and takes no options")
-            return Choice(self.kind, part, options, built, self.type)
-        return Choice(self.kind, spec, built=not is_factory(spec), type=self.type)
+            return Choice(self.kind, part, options, built, self.base)
+        return Choice(self.kind, spec, built=not is_factory(spec), base=self.base)
 
     def build(self, spec: Any, **handed: Any) -> Any:
         """Build the part that ``spec`` names, as :meth:`Choice.make` does."""

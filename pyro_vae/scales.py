@@ -291,4 +291,4 @@ SCALES.update(
         "raw": Raw,
     }
 )
-SCALES.type = Scale
+SCALES.base = Scale

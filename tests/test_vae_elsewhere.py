@@ -16,6 +16,7 @@ from pyro_vae import VAE, fit, load_run
 from pyro_vae.data import Data, Images
 from pyro_vae.runs import folder as files
 from pyro_vae.runs.folder import versions
+from pyro_vae.settings import TRAINING, Settings
 
 SHAPE = (1, 6, 5)
 PARTS = {
@@ -142,7 +143,7 @@ def test_a_run_is_loaded_from_a_path_that_is_a_string(tmp_path):
     config = {
         "vae": vae.config,
         "data": {"name": "digits", "binarize": "none"},
-        "training": {},
+        "training": {name: vars(Settings())[name] for name in TRAINING},
         "versions": versions(),
     }
     files.write_config(tmp_path, config)

@@ -4,7 +4,7 @@
 - :mod:`.importance` and :mod:`.annealing`: estimates of log p(x) itself;
 - :mod:`.gaps`: how much of log p(x) the guide's family and its encoder lose;
 - :mod:`.latents` and :mod:`.aggregate`: what the latents hold;
-- :mod:`.figures`: pictures of these results;
+- :mod:`~pyro_vae.evaluation.figures`: pictures of these results;
 - :mod:`.report`: all of it in one table;
 - :mod:`.scores`: scores of single images.
 

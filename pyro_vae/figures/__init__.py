@@ -1,4 +1,4 @@
-"""Pictures: grids of images in :mod:`.images`, curves of a training in :mod:`.curves`.
+"""Pictures: grids of images in :mod:`~pyro_vae.figures.images`, curves of a training in :mod:`~pyro_vae.figures.curves`.
 
 The pictures of an evaluation are in :mod:`~pyro_vae.evaluation.figures`.
 """
