@@ -57,7 +57,7 @@ def evaluate(
             its error is bounded on 20 simulated images (about a minute for 20); 0 leaves it out.
         temperatures: steps of annealing from the prior to the posterior.
         seed: of all draws.
-        figures: a folder for the pictures of :mod:`~pyro_vae.evaluation.figures`; None for no pictures.
+        figures: a folder for the pictures of :mod:`~pyro_vae.evaluation.figures`; None for none.
         title: words for the pictures that say which data these are.
 
     Returns:

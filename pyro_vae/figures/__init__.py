@@ -1,5 +1,6 @@
-"""Pictures: grids of images in :mod:`~pyro_vae.figures.images`, curves of a training in :mod:`~pyro_vae.figures.curves`.
+"""Pictures: grids of images, and curves of a training.
 
+The grids are in :mod:`~pyro_vae.figures.images`, the curves in :mod:`~pyro_vae.figures.curves`.
 The pictures of an evaluation are in :mod:`~pyro_vae.evaluation.figures`.
 """
 
