@@ -407,9 +407,10 @@ def test_a_guide_may_have_auxiliary_and_deterministic_sites():
         (lambda n, f: Images(torch.zeros(4, 1, 4, 4)), "must give two Images"),
         (
             lambda n, f: (Images(torch.zeros(4, 1, 8, 8)), Images(torch.zeros(4, 1, 4, 4))),
-            r"4 images of shape \[1, 4, 4\]; training and test have images of one shape",
+            r"pixels of shape \[4, 1, 4, 4\]; training and test pixels are",
         ),
-        (lambda n, f: Images(torch.zeros(4, 8, 8)), r"pixels are a tensor \[N, C, H, W\], not"),
+        (lambda n, f: (Images(torch.zeros(4, 8, 8)),) * 2, r"gives pixels of shape \[4, 8, 8\];"),
+        (lambda n, f: Images([[0.0]]), r"pixels are a tensor \[N, C, H, W\], not a list"),
         (
             lambda n, f: Images(torch.zeros(4, 1, 8, 8), torch.zeros(3)),
             r"labels are a tensor \[4\]",

@@ -53,10 +53,11 @@ class DataSet:
                 f"{parts!r:.60}"
             )
         for images in parts:
-            if images.shape != parts[0].shape or len(images) == 0:
+            shape, first = list(images.pixels.shape), list(parts[0].pixels.shape)
+            if len(shape) != 4 or shape[1:] != first[1:] or shape[0] == 0:
                 raise InputError(
-                    f"read of the data set {name!r} gives {len(images)} images of shape "
-                    f"{list(images.shape)}; training and test have images of one shape"
+                    f"read of the data set {name!r} gives pixels of shape {shape}; training and "
+                    "test pixels are [N, C, H, W], with images of one shape"
                 )
             if images.labels is not None and images.labels.max() >= len(images.classes):
                 raise InputError(

@@ -42,7 +42,7 @@ class Images:
     binarize: str = "none"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pixels, Tensor) or self.pixels.dim() != 4:
+        if not isinstance(self.pixels, Tensor) or self.pixels.dim() == 0:
             raise InputError(f"pixels are a tensor [N, C, H, W], not {describe(self.pixels)}")
         if self.labels is not None and tuple(self.labels.shape) != (len(self.pixels),):
             raise InputError(
