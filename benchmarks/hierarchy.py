@@ -33,7 +33,7 @@ from pyro_vae.data import Data, load_data
 from pyro_vae.evaluation import elbo
 from pyro_vae.evaluation.importance import importance
 from pyro_vae.evaluation.latents import active_units
-from pyro_vae.history import Epoch
+from pyro_vae.history import Callback, Epoch
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.training import adam, as_float, fit
 from pyro_vae.vae import VAE
@@ -52,7 +52,7 @@ MODELS: dict[str, dict[str, Any]] = {
         for guide in ("bottom-up", "ladder")
     },
 }
-NETWORK = {
+NETWORK: dict[str, Any] = {
     "network": "mlp(activation='leaky-relu', middle=[100, 100], batch_norm=True)",
     "hidden": (200, 200),
 }
@@ -89,23 +89,27 @@ def calibrate(data: Data, minutes: float) -> dict[str, int]:
     return {name: round(60 * minutes / seconds) for name, seconds in epoch.items()}
 
 
+class Progress(Callback):
+    """Prints the numbers of every tenth epoch, and lowers Adam's rate after each."""
+
+    def __init__(self, title: str, optimizer: torch.optim.Optimizer, epochs: int) -> None:
+        self.title, self.optimizer, self.epochs = title, optimizer, epochs
+
+    def on_epoch(self, record: Epoch) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = FIRST_LR * (LAST_LR / FIRST_LR) ** (record.epoch / self.epochs)
+        if record.epoch % 10 == 0:
+            sites = ", ".join(f"{k} {v:.2f}" for k, v in record.kl_of_sites.items())
+            print(f"{self.title}: epoch {record.epoch}, {record.test_elbo:.2f}, KL {sites}")
+
+
 def train(name: str, seed: int, data: Data, epochs: int, samples: int, weights: Path) -> None:
     """Train one model, estimate its NLL, and write both down."""
     vae = built(name, seed)
     optimizer = adam(vae, FIRST_LR)
-    history: list[Epoch] = []
-
-    def on_epoch(record: Epoch) -> None:
-        history.append(record)
-        for group in optimizer.param_groups:
-            group["lr"] = FIRST_LR * (LAST_LR / FIRST_LR) ** (record.epoch / epochs)
-        if record.epoch % 10 == 0:
-            sites = ", ".join(f"{k} {v:.2f}" for k, v in record.kl_of_sites.items())
-            print(f"{name} {seed}: epoch {record.epoch}, {record.test_elbo:.2f}, KL {sites}")
-
     some = Data(data.name, data.train, data.test.subset(torch.arange(1000)))
     began, clock = time.process_time(), time.perf_counter()
-    fit(
+    history = fit(
         vae,
         some,
         objective=f"annealed(epochs={WARM_UP})",
@@ -114,7 +118,7 @@ def train(name: str, seed: int, data: Data, epochs: int, samples: int, weights: 
         optimizer=optimizer,
         seed=seed,
         compiled=True,
-        on_epoch=on_epoch,
+        callback=Progress(f"{name} {seed}", optimizer, epochs),
     )
     processor, wall = time.process_time() - began, time.perf_counter() - clock
     weights.mkdir(parents=True, exist_ok=True)

@@ -99,7 +99,8 @@ def main() -> None:
     given = options.parse_args()
     torch.set_num_threads(1)
     if given.peak:
-        print(peak(*given.peak, given.device))
+        count, samples = given.peak
+        print(peak(count, samples, given.device))
         return
     memory = []
     for count, samples in ((20, 500), (20, 5000), (20, 50_000), (400, 500)):

@@ -85,11 +85,12 @@ class Programs(Net):
     def __init__(self, case: Case) -> None:
         super().__init__(case)
         self.name = f"net_{next(self.number)}"  # Pyro's store is one for all
+        self.latent_size = case.latents[0]
 
     def model(self, x: Tensor) -> None:
         pyro.module(self.name, self)
         with pyro.plate("data", len(x), dim=-1):
-            standard = dist.Normal(x.new_zeros(self.heads[0].out_features // 2), 1.0)
+            standard = dist.Normal(x.new_zeros(self.latent_size), 1.0)
             z = pyro.sample("z", standard.to_event(1))
             p_x = dist.Bernoulli(logits=self.out(z), validate_args=False)
             pyro.sample("x", p_x.to_event(1), obs=x)
@@ -147,7 +148,8 @@ def ours_from_images(case: Case, images: Tensor):
 def pyro_svi(case: Case, images: Tensor):
     """Pyro's tutorial: SVI, pyro.optim.Adam, one Python call for each batch."""
     net = programs(case)
-    svi = SVI(net.model, net.guide, pyro.optim.Adam({"lr": LR}), loss=objective(case))
+    adam = pyro.optim.Adam({"lr": LR})  # type: ignore[attr-defined]  # Pyro makes it at run time
+    svi = SVI(net.model, net.guide, adam, loss=objective(case))
 
     def run(batches: Tensor) -> float:
         losses = [svi.step(binarise(images[index])) for index in batches]
@@ -362,15 +364,15 @@ def tutorial_epoch(case: Case, folder: str):
     from torchvision.transforms import ToTensor
 
     net = programs(case)
-    svi = SVI(net.model, net.guide, pyro.optim.Adam({"lr": LR}), loss=Trace_ELBO())
-    loader = torch.utils.data.DataLoader(
-        MNIST(folder, train=True, transform=ToTensor()), batch_size=case.batch, shuffle=True
-    )
+    adam = pyro.optim.Adam({"lr": LR})  # type: ignore[attr-defined]  # Pyro makes it at run time
+    svi = SVI(net.model, net.guide, adam, loss=Trace_ELBO())
+    digits = MNIST(folder, train=True, transform=ToTensor())
+    loader = torch.utils.data.DataLoader(digits, batch_size=case.batch, shuffle=True)
 
     def run(batches: Tensor) -> float:
         total = 0.0
         for x, _ in loader:
             total += svi.step(torch.bernoulli(x.view(-1, 784)))
-        return total / len(loader.dataset)
+        return total / len(digits)
 
     return run

@@ -14,9 +14,23 @@ from statistics import fmean, median
 import torch
 
 from pyro_vae import VAE, fit, load_data
+from pyro_vae.history import Callback, Epoch
 from pyro_vae.training import PRECISIONS
 
 EPOCHS, SEEDS = 40, (0, 1, 2)
+
+
+class Clock(Callback):
+    """The processor time of this process at the start and after each epoch."""
+
+    def __init__(self) -> None:
+        self.times = [time.process_time()]
+
+    def on_epoch(self, record: Epoch) -> None:
+        self.times.append(time.process_time())
+
+    def seconds(self) -> list[float]:
+        return [b - a for a, b in pairwise(self.times)]
 
 
 def main():
@@ -28,10 +42,10 @@ def main():
             for seed in SEEDS:
                 torch.manual_seed(seed)
                 vae = VAE(data.shape, latent_size=20)
-                clock = [time.process_time()]
+                clock = Clock()
                 history = fit(
                     vae, data, epochs=EPOCHS, seed=seed, precision=precision, compiled=compiled,
-                    on_epoch=lambda _, clock=clock: clock.append(time.process_time()),
+                    callback=clock,
                 )  # fmt: skip
                 runs.append(
                     {
@@ -39,7 +53,7 @@ def main():
                         "compiled": compiled,
                         "seed": seed,
                         "test_elbo": round(history[-1].test_elbo, 3),
-                        "epoch_processor_s": round(median(b - a for a, b in pairwise(clock)), 3),
+                        "epoch_processor_s": round(median(clock.seconds()), 3),
                     }
                 )
                 print(runs[-1], flush=True)

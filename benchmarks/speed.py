@@ -7,7 +7,8 @@
 
 Contenders take turns in one process, a few steps each, for a number of rounds; what is compared
 are ratios of the medians over rounds. All must have come to the same loss. FOLDER holds MNIST in
-torchvision's layout; without one, random images are used and no epoch is run.
+torchvision's layout; without one, random images are used and no epoch is run. NumPyro comes with
+``pip install -e '.[benchmarks]'``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median, quantiles
 from tempfile import TemporaryDirectory
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = {"pyro-ppl": "pyro"} | {p: p for p in ("torch", "numpy", "jax", "numpyro", "pythae")}
@@ -45,8 +47,8 @@ def take_turns(runs, batches_of, rounds, clock, warm=5):
     for run in runs.values():
         for _ in range(warm):
             run(batches_of())
-    times = {name: [] for name in runs}
-    losses = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    losses: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
             batches = batches_of()
@@ -128,7 +130,7 @@ def epochs(images, folder, rounds, clock):
     times, losses = take_turns(runs, batches_of, rounds, clock, warm=1)
     same_loss(losses, slack=0.03)
     seconds = {k: [round(t * n / 1e3, 3) for t in v] for k, v in times.items()}
-    found = {
+    found: dict[str, Any] = {
         "protocol": "60,000 images, batch 128, 784-400-20, binarised anew, data handling included",
         "seconds": seconds,
         "loss_nats_per_image": {k: round(v, 2) for k, v in losses.items()},
@@ -192,7 +194,9 @@ def profile(images, steps=250):
     return {"clock": "wall clock", "cases": found}
 
 
-SETTINGS = {  # of the library's own VAE and of fit
+SETTINGS: dict[
+    str, tuple[dict[str, Any], dict[str, Any]]
+] = {  # of the library's own VAE and of fit
     "mlp, batch 128": ({}, {}),
     "mlp, batch 20": ({}, {"batch_size": 20}),
     "mlp, iwae k = 5": ({}, {"objective": "iwae(num_particles=5)"}),
@@ -228,6 +232,16 @@ def pays_of(label, folder, epochs=4):
     from pyro_vae import VAE, fit
     from pyro_vae.data import Data
     from pyro_vae.data.images import Images
+    from pyro_vae.history import Callback
+
+    class Clock(Callback):
+        """The processor time, that of finished compilers included, at the start and by epoch."""
+
+        def __init__(self):
+            self.times = [sum(os.times()[:4])]
+
+        def on_epoch(self, record):
+            self.times.append(sum(os.times()[:4]))
 
     settings, options = SETTINGS[label]
     images = images_of(folder)[:12_000].view(-1, 1, 28, 28)
@@ -235,13 +249,13 @@ def pays_of(label, folder, epochs=4):
     took = {}
     for compiled in (False, True):
         torch.manual_seed(0)
-        clock = [sum(os.times()[:4])]
+        clock = Clock()
         fit(
             VAE((1, 28, 28), **settings), Data(label, train, test),
             epochs=epochs, compiled=compiled, **options,
-            on_epoch=lambda _, clock=clock: clock.append(sum(os.times()[:4])),
+            callback=clock,
         )  # fmt: skip
-        took[compiled] = [b - a for a, b in pairwise(clock)]
+        took[compiled] = [b - a for a, b in pairwise(clock.times)]
     eager, later = min(took[False]), min(took[True][1:])
     steps = -(-len(train) // options.get("batch_size", 128))
     result = {
