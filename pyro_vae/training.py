@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import pyro
 import torch
@@ -211,7 +211,7 @@ class Loop:
             TrainingError: the loss or a weight became NaN or infinite. The VAE then has the
                 weights from before the epoch.
         """
-        good = {name: value.clone() for name, value in self.vae.state_dict().items()}
+        self.good = {name: value.clone() for name, value in self.vae.state_dict().items()}
         device, count = self.pixels.device, len(self.pixels)
         losses = torch.zeros(0, device=device)
         self.vae.train()
@@ -232,28 +232,38 @@ class Loop:
                 losses = torch.cat([losses, now.to(losses)])
                 if not now.isfinite().all():
                     step = int(losses.isfinite().long().argmin())
-                    self.stop(good, f"the loss became {losses[step]}", epoch, step + 1)
+                    self.stop(f"the loss became {losses[step]}", epoch, step + 1)
                 callback.on_step(rows.numel())
         for p in self.vae.parameters():
             p.grad = None  # of parameters that the optimizer does not hold
         if not all(p.isfinite().all() for p in self.vae.parameters()):
-            self.stop(good, "a weight became NaN or infinite", epoch, len(losses))
+            self.stop("a weight became NaN or infinite", epoch, len(losses))
         self.vae.eval()
         return losses.double().sum().item() / count
 
-    def stop(self, good: dict[str, Tensor], what: str, epoch: int, step: int) -> None:
+    def stop(self, what: str, epoch: int, step: int) -> NoReturn:
         """Restore the weights from before the epoch and raise a TrainingError."""
-        self.vae.load_state_dict(good)
+        self.vae.load_state_dict(self.good)
         raise TrainingError(
             f"{what} in epoch {epoch}, step {step}; the weights are those of epoch {epoch - 1}, "
             "and a smaller learning rate often helps"
         )
 
     def measure(self, epoch: int, loss: float, began: float) -> Epoch:
-        """The ELBO of test and training images after an epoch that began at ``began``."""
+        """The ELBO of test and training images after an epoch that began at ``began``.
+
+        Raises:
+            TrainingError: the weights give a distribution invalid parameters, such as σ = 0.
+        """
         model, guide = self.vae.model, self.vae.guide
-        test = elbo(model, guide, self.data.test, seed=self.seed)
-        train = elbo(model, guide, self.shown, seed=self.seed)
+        try:
+            test = elbo(model, guide, self.data.test, seed=self.seed)
+            train = elbo(model, guide, self.shown, seed=self.seed)
+        except ValueError as error:
+            if not str(error).startswith("Expected parameter"):  # torch's check of a distribution
+                raise
+            what = f"a distribution has invalid parameters ({str(error).partition(' (Tensor')[0]})"
+            self.stop(what, epoch, self.steps_per_epoch)
         return Epoch(
             epoch,
             loss,

@@ -55,6 +55,23 @@ def test_a_folder_of_images_is_trained_on_and_encoded_with_its_file_names(image_
     assert len(np.load(out)["files"]) == 12
 
 
+@pytest.mark.parametrize("inside", ["", "run", "a/b"])
+@pytest.mark.parametrize(
+    "command", [["train"], ["compare", "--guides", "mean-field,iaf"]], ids=["train", "compare"]
+)
+def test_nothing_is_written_into_the_data_folder(command, inside, image_folder, tmp_path, capsys):
+    folder, _ = image_folder
+    before = sorted(folder.rglob("*"))
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    assert typed([*command, "--data", folder, "--out", link / inside]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "already exists" if command[0] == "compare" and not inside else "in the data folder"
+    ) in (" ".join(said.split()))
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_a_run_is_neither_written_over_nor_used_with_other_images(trained, tmp_path, capsys):
     before = (trained / "weights.safetensors").read_bytes()
     assert typed([*TINY, "--out", trained]) == 2

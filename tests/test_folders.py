@@ -98,6 +98,15 @@ def test_parts_of_a_split_are_kept_apart(tmp_path, names):
     assert all(p.pixels.is_meta for p in (moved.train, moved.test, moved.validation))
 
 
+def test_classes_that_contain_the_letters_of_a_part_stay_classes(tmp_path):
+    """One name of a part among classes does not tell of a split, and letters are not a word."""
+    names = ("contest", "crash test", "interval", "strain")
+    for name in names:
+        for i in range(3):
+            save(tmp_path / name / f"{i}.png", GREYS[i])
+    assert load_data(tmp_path).train.classes == names
+
+
 def test_a_split_without_validation_has_none(tmp_path):
     for part in ("train", "test"):
         save(tmp_path / part / "a.png", GREYS[0])
@@ -195,6 +204,19 @@ BAD = {
         layout("invalid/a.png", "valid/a.png"),
         ["'valid'", "'invalid/a.png'", "rename"],
     ),
+    "words of a split": (
+        layout("images_train/a.png", "images_test/a.png"),
+        ["'images_test' and 'images_train'", "look like", "rename"],
+    ),
+    "years of a split": (
+        layout("train2017/a.png", "val2017/a.png", "test2017/a.png"),
+        ["'test2017' and 'train2017' and 'val2017'", "look like"],
+    ),
+    "sets of a split": (
+        layout("TrainSet/a.png", "02 Test-Set/a.png"),
+        ["'02 Test-Set' and 'TrainSet'", "look like"],
+    ),
+    "short words of a split": (layout("trn/a.png", "tst/a.png"), ["'trn' and 'tst'", "look like"]),
     "image beside train": (
         layout("train/a.png", "test/a.png", "b.png"),
         ["'test' and 'train'", "'b.png'"],

@@ -181,6 +181,18 @@ def test_a_weight_that_breaks_in_the_last_step_of_an_epoch_stops_training(data):
     assert_equal_weights(vae, twin)
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "normal-per-pixel"])
+@pytest.mark.parametrize("lr", [30.0, 1e3, 1e8, 1e30])
+def test_a_huge_learning_rate_is_told_in_one_sentence(data, lr, likelihood):
+    """The loss of the last step may be finite, and only the evaluation then fails."""
+    vae = small(likelihood=likelihood)
+    twin = copy.deepcopy(vae)
+    with pytest.raises(TrainingError, match=r"in epoch 1, step .*smaller learning rate") as error:
+        fit(vae, data, epochs=1, batch_size=256, lr=lr)
+    assert "\n" not in str(error.value)
+    assert_equal_weights(vae, twin)
+
+
 WITHOUT_COMPILER = """
 import sys, warnings, copy, torch
 sys.path.insert(0, {tests!r})

@@ -254,6 +254,20 @@ def check_output(option: str, path: Path, endings: Collection[str] = ()) -> None
                 folder.rmdir()
 
 
+def check_outside(path: Path, data: str) -> None:
+    """Refuse an output folder in the folder of the data, because its pictures would become data.
+
+    Args:
+        path: the folder to write, from --out.
+        data: a data set's name or the path of the user's own images, from --data.
+    """
+    if os.path.isdir(data) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(data)):
+        raise InputError(
+            f"--out {str(path)!r} is in the data folder {data!r}, where its pictures would become "
+            "data; name a folder outside of it"
+        )
+
+
 def opened(run: Path, device: str, seed: int) -> tuple[VAE, dict[str, Any]]:
     """The VAE and the config of a run. Sets the seed."""
     import torch

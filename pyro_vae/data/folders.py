@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,6 +37,9 @@ SPLITS = {
     "testing": "test",
 }
 
+SPLIT_WORDS = {**SPLITS, "trn": "train", "dev": "validation", "tst": "test"}
+"""Words in other names of folders that tell of a split, as in ``images_train`` or ``val2017``."""
+
 SYSTEM = ("__macosx", "desktop.ini", "thumbs.db")  # left behind by macOS and Windows
 
 
@@ -45,7 +49,8 @@ def find_splits(folder: Path) -> dict[str, Path]:
     The result is empty when ``folder`` is not split, that is, when no sub-folder has such a name.
 
     Raises:
-        InputError: a part is missing or is there twice, or other images are beside the parts.
+        InputError: a part is missing or is there twice, other images are beside the parts, or
+            sub-folders have other names of parts.
     """
     found: dict[str, Path] = {}
     others = []
@@ -61,6 +66,7 @@ def find_splits(folder: Path) -> dict[str, Path]:
         else:
             found[part] = path
     if not found:
+        refuse_other_names(folder, [path for path in others if path.is_dir()])
         return {}
     names = " and ".join(repr(path.name) for path in found.values())
     stray = next((image for path in others if (image := find_image(path))), None)
@@ -78,6 +84,25 @@ def find_splits(folder: Path) -> dict[str, Path]:
                 f"or give {str(alone)!r} itself, and a share of its images becomes the test set"
             )
     return found
+
+
+def refuse_other_names(folder: Path, below: list[Path]) -> None:
+    """Raise an InputError for folders such as ``images_train`` and ``images_test``.
+
+    As classes they would be pooled, and test images would be trained on.
+    """
+    told: dict[str, str] = {}
+    for path in below:
+        for word in re.findall("[a-z]+", path.name.lower()):
+            if part := SPLIT_WORDS.get(word.removesuffix("set")):
+                told.setdefault(part, path.name)
+    if len(told) > 1:
+        names = " and ".join(map(repr, told.values()))
+        raise InputError(
+            f"folder {str(folder)!r} holds {names}, which look like the parts of a split; rename "
+            "them to train, validation and test, or, if they are classes, to names without such "
+            "words"
+        )
 
 
 def list_files(folder: Path) -> list[tuple[Path, str | None]]:

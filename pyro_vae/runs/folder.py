@@ -37,6 +37,12 @@ CONFIG, WEIGHTS, OPTIMIZER, METRICS = (
     "metrics.jsonl",
 )
 
+TYPES: dict[str, dict[str, type]] = {
+    "data": {"name": str, "binarize": str},
+    "training": {"epochs": int, "batch_size": int, "lr": float, "precision": str, "seed": int},
+}
+"""The types of what a config holds beside the parts. A VAE checks its parts itself."""
+
 
 def create(folder: Path, config: dict[str, Any]) -> None:
     """Make the folder of a new run and write ``config`` with the installed versions.
@@ -203,9 +209,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         check_keys(path, config["vae"], inspect.signature(VAE).parameters)
         check_keys(path, config["data"], ("name", "binarize"), READING)
         check_keys(path, config["training"], ("objective",), TRAINING)
+        check_types(path, config)
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
         raise InputError(
-            f"{str(path)!r} is not a run's config: it is not readable as JSON"
+            f"{str(path)!r} is not a run's config: it is not JSON, or its parts are not objects"
         ) from None
     return config
 
@@ -225,6 +232,18 @@ def check_keys(
         raise InputError(f"{str(path)!r} has unknown keys: {', '.join(extra)}")
     if missing := sorted(set(keys) - config.keys()):
         raise InputError(f"{str(path)!r} lacks {', '.join(missing)}")
+
+
+def check_types(path: Path, config: dict[str, Any]) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a value of another type than :data:`TYPES`."""
+    for part, kinds in TYPES.items():
+        for key, kind in kinds.items():
+            value = config[part].get(key, kind())
+            if not isinstance(value, int | float if kind is float else kind):
+                raise InputError(
+                    f"{key!r} in {part!r} of {str(path)!r} has the type {kind.__name__}, so it "
+                    f"cannot be {value!r}"
+                )
 
 
 def needed(folder: Path, name: str) -> Path:
