@@ -3,10 +3,10 @@
     python benchmarks/speed.py --data FOLDER            # wall clock, all cores: a quiet machine
     python benchmarks/speed.py --data FOLDER --one-core # processor time of one core: a shared one
     python benchmarks/speed.py --data FOLDER --only profile   # where a step's time goes
-    python benchmarks/speed.py --data FOLDER --only pays      # what compiling saves and takes
+    python benchmarks/speed.py --data FOLDER --one-core --only pays   # what compiling saves
 
 Contenders take turns in one process, a few steps each, for a number of rounds; what is compared
-are ratios of the medians over rounds. All must have come to the same loss. FOLDER holds MNIST in
+are ratios of the medians over rounds. Their losses must agree within 6 %. FOLDER holds MNIST in
 torchvision's layout; without one, random images are used and no epoch is run. NumPyro comes with
 ``pip install -e '.[benchmarks]'``.
 """

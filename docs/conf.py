@@ -10,10 +10,10 @@ import shutil
 import subprocess
 import sys
 from importlib import import_module
-from inspect import getdoc
 from pathlib import Path
 
 import pyro_vae
+from pyro_vae.registry import summary
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -31,7 +31,6 @@ extensions = [
 exclude_patterns = ["_build", "_generated", "_templates", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
 default_role = "literal"  # single backticks in docstrings are code
-nitpicky = False
 smartquotes_action = "D"  # dashes only: a quoted option must stay as it is typed
 
 html_theme = "furo"
@@ -77,18 +76,13 @@ def target(thing: object) -> str:
     return f"{{py:{role}}}`~{thing.__module__}.{thing.__qualname__}`"
 
 
-def first_line(thing: object) -> str:
-    line = (getdoc(thing) or "").partition("\n")[0].replace("``", "`")
-    return re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", line)  # a role becomes code
-
-
 def write_part_tables() -> None:
     """A file for each table of parts: the name, the class and its first line."""
     for kind in ("priors", "likelihoods", "guides", "objectives", "networks", "scales"):
         rows = getattr(import_module(f"pyro_vae.{kind}"), kind.upper())
         text = row("name", "class", "what it is") + row("---", "---", "---")
         for name, part in rows.items():
-            text += row(f"`{name}`", target(part), first_line(part))
+            text += row(f"`{name}`", target(part), summary(part))
         (GENERATED / f"{kind}.md").write_text(text)
 
 
@@ -108,7 +102,7 @@ def write_public_names() -> None:
         if isinstance(thing, dict):
             text += row(f"`{name}`", "a dictionary", f"{len(thing)} entries, by name.")
         else:
-            text += row(f"`{name}`", target(thing), first_line(thing))
+            text += row(f"`{name}`", target(thing), summary(thing))
     (GENERATED / "public.md").write_text(text)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +14,13 @@ from pyro.infer import RenyiELBO, TraceMeanField_ELBO
 from rich.table import Table
 from torch import Tensor
 
+from .contracts import Objective
 from .errors import InputError
 from .evaluation.scoring import Programs
 from .latents import is_latent
 from .objectives.checks import check_order, infer, show
 from .objectives.divergences import analytic, family
 from .objectives.terms import Drawn, Terms, drawing
-from .objectives.weights import Scheduled
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def audit(model: Any, *args: Any, objective: Any = None, **kwargs: Any) -> list[
     q: dict[str, Any] = {n: site for n, site in q_trace.nodes.items() if is_latent(site)}
     seen = [n for n in p_trace.observation_nodes if not infer(p[n], "_deterministic")]
     frames = [f for n in seen for f in p[n]["cond_indep_stack"] if f.vectorized]
-    images = max(frames, key=lambda f: -f.dim).size if frames else 1
+    images = min(frames, key=lambda f: f.dim).size if frames else 1
     in_order = [n for n in p if n in q] == [n for n in q if n in p]
     return [
         *(describe(name, p.get(name), site, images, in_order) for name, site in q.items()),
@@ -113,10 +115,8 @@ def describe(name: str, p: Any, q: Any, images: int, in_order: bool) -> Site:
     if q:
         kl = (log_q or 0.0) - (log_p or 0.0)
         if p and in_order:
-            try:
+            with suppress(InputError):
                 kl, closed = mean(analytic(name, p, q)), True
-            except InputError:
-                closed = False
     fn = (p or q)["fn"]
     return Site(
         name,
@@ -152,8 +152,9 @@ def check_objective(
                     f"site {name!r} has the scale {show(site['scale'])}, which RenyiELBO applies "
                     "inside the logarithm of the weights; use the iwae objective"
                 )
-    if isinstance(objective, Scheduled) and not objective.advanced:
-        objective.advance(0.0)
+    objective = deepcopy(objective)  # so that the user's own is not advanced
+    if (advance := Objective.schedule_of(objective)) is not None:
+        advance(0.0)
     objective.loss(model, guide, *args, **kwargs)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .data import Data
 from .errors import InputError
+from .evaluation.scoring import Programs
 
 
 def check_data(data: Any) -> None:
@@ -31,8 +32,7 @@ def check_data(data: Any) -> None:
 
 def check_vae(vae: Any) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` unless ``vae`` has programs and can be trained."""
-    # hasattr, because the module may be the user's own.
-    if not (isinstance(vae, nn.Module) and hasattr(vae, "model") and hasattr(vae, "guide")):
+    if not (isinstance(vae, nn.Module) and isinstance(vae, Programs)):
         raise InputError(
             "fit takes a VAE, or a torch module with the Pyro programs model and guide, not a "
             f"{type(vae).__name__}"

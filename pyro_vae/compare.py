@@ -19,7 +19,6 @@ import torch
 
 from .contracts import Likelihood
 from .errors import InputError
-from .evaluation import elbo
 from .evaluation.gaps import gaps
 from .evaluation.importance import importance
 from .history import Callback, CollapseWarning, collapsed
@@ -100,14 +99,14 @@ def compare(
                 "name": name,
                 "seed": seed,
                 "observation_space": observation_space(run.vae, run.source),
-                "elbo": elbo(model, guide, test, seed=seed).elbo,
+                "elbo": history[-1].test_elbo,
                 "log_p": importance(model, guide, test, samples=samples, seed=seed).mean,
                 "parameters": sum(p.numel() for p in run.vae.parameters()),
                 "seconds_per_epoch": median(e.seconds for e in history),
                 "collapsed": "; ".join(collapsed(history[-1])),
             }
             if gap_images > 0:
-                few = test.subset(torch.arange(min(gap_images, len(test))))
+                few = test.first(gap_images)
                 for key, value in gaps(model, guide, few, seed=seed).summary().items():
                     if key.endswith("_gap"):
                         result[key] = value["mean"]
@@ -165,7 +164,7 @@ def markdown(results: Sequence[Result]) -> str:
             lines.append(f"| {' | '.join([name, *cells])} |")
         lines.append("")
     seeds = len({r["seed"] for r in results})
-    lines += [f"± one standard deviation over {seeds} seeds.", ""]
+    lines += [f"± one standard deviation over {seeds} seeds." if seeds > 1 else "One seed.", ""]
     for r in results:
         if r["collapsed"]:
             lines += [f"{r['name']}, seed {r['seed']}: {r['collapsed']}.", ""]

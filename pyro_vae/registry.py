@@ -265,8 +265,9 @@ def arguments(factory: Factory, who: str) -> dict[str, inspect.Parameter]:
 
 
 def summary(row: Any) -> str:
-    """The first line of a row's docstring. ``pyro-vae list`` prints it."""
-    return (inspect.getdoc(row) or "").partition("\n")[0]
+    """The first line of a row's docstring, without its markup. ``pyro-vae list`` prints it."""
+    line = (inspect.getdoc(row) or "").partition("\n")[0].replace("``", "`")
+    return re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", line)  # a role becomes code
 
 
 def at_least_one(option: str, value: Any) -> None:

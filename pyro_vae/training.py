@@ -82,12 +82,13 @@ def fit(
         The numbers of each epoch.
 
     Raises:
-        InputError: an unknown objective, numbers out of range, parts that do not fit the data, or
-            nothing to train.
+        InputError: an unknown objective, numbers out of range, parts that do not fit the data,
+            nothing to train, or ``compiled=True`` without a C++ compiler.
         TrainingError: the loss or a weight became NaN or infinite.
 
     Warns:
-        CollapseWarning: a latent site has less than 0.01 nats of KL per unit at the end.
+        CollapseWarning: a latent site has less than 0.01 nats of KL per unit at the end. Sites
+            whose units depend on each other, such as those of ``iaf``, are not checked.
 
     Example:
         >>> data = load_data("digits", binarize="threshold")
@@ -144,7 +145,7 @@ class Loop:
         self.elbo = OBJECTIVES.build(objective, data_size=len(train))
         self.advance = Objective.schedule_of(self.elbo)
         # As many training images as test images show how far the two ELBOs are apart.
-        self.shown = train.subset(torch.arange(min(len(train), max(len(data.test), 1))))
+        self.shown = train.first(max(len(data.test), 1))
         # One place in memory for the pixels of all epochs, as a CUDA graph needs it.
         self.pixels = train.drawn().pixels
         self.steps_per_epoch = max(len(train) // batch_size, 1)
@@ -293,7 +294,10 @@ def batches(order: Tensor, size: int, together: int) -> Iterator[Tensor]:
 
 
 def as_float(pixels: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Stored pixels, uint8 or float, as numbers in [0, 1] of a type; None for their own."""
+    """Stored pixels as numbers in [0, 1]; uint8 is divided by 255.
+
+    ``dtype`` is the type of the result; None leaves it as it is.
+    """
     return (pixels / 255 if pixels.dtype == torch.uint8 else pixels).to(dtype)
 
 

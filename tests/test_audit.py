@@ -18,6 +18,7 @@ from torch.distributions import kl_divergence
 from pyro_vae.audit import audit, table
 from pyro_vae.errors import InputError
 from pyro_vae.objectives import OBJECTIVES
+from pyro_vae.objectives.bounds import MonteCarlo
 from pyro_vae.vae import VAE
 
 
@@ -183,3 +184,22 @@ def test_every_objective_accepts_a_vae_that_fits(name):
 def test_a_model_without_a_guide_is_refused():
     with pytest.raises(InputError, match="audit takes a VAE, or a model and its guide"):
         audit(one_sided)
+
+
+def test_an_objective_of_the_user_that_changes_with_training():
+    """Its loss needs ``advance`` first. The audit advances a copy."""
+
+    class Warmed(MonteCarlo):
+        beta = None
+
+        def advance(self, epoch):
+            self.beta = min(1.0, 0.1 + epoch)
+
+        def loss(self, model, guide, *args, **kwargs):
+            return self.beta * super().loss(model, guide, *args, **kwargs)
+
+    objective = Warmed()
+    exact = LinearGaussian(5, (2,))
+    vae = exact.vae(LinearMeanField(exact, shift=0.3))
+    assert [site.name for site in audit(vae, exact.images(7), objective=objective)] == ["z", "x"]
+    assert objective.beta is None

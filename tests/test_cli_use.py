@@ -53,9 +53,14 @@ def test_a_posterior_without_moments_is_encoded_from_draws(recipe, names, tmp_pa
     run, out = tmp_path / "run", tmp_path / "latents.npz"
     assert typed([*TINY, "--latent", "12", "--recipe", recipe, "--epochs", "1", "--out", run]) == 0
     assert typed(["encode", run, "--split", "test", "--out", out]) == 0
-    arrays = np.load(out)
+    arrays = dict(np.load(out))
     assert set(arrays) == names | {"labels"}
     assert all(np.isfinite(arrays[name]).all() for name in names)
+    # The seed decides about all draws.
+    for seed in ("0", "1"):
+        assert typed(["encode", run, "--split", "test", "--out", out, "--seed", seed]) == 0
+        same = [np.array_equal(array, np.load(out)[name]) for name, array in arrays.items()]
+        assert all(same) == (seed == "0")
 
 
 def test_evaluate_puts_the_two_kls_side_by_side(trained, capsys):

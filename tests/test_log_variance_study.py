@@ -19,10 +19,12 @@ from pyro_vae.log_variance_study import (
     verdict_lines,
 )
 from pyro_vae.log_variance_study.answer import write_statements
-from pyro_vae.log_variance_study.base import Setting, confidence_interval, load_digits
+from pyro_vae.log_variance_study.base import Setting, confidence_interval, load_mnist_5k
 from pyro_vae.log_variance_study.blow_up import (
+    LOSSES,
     build_untrained,
     failure_cause,
+    judge_blow_up,
     loss_by_pyro,
     loss_with_analytic_kl,
     train_until_failure,
@@ -178,7 +180,7 @@ def test_failure_causes():
 
 @pytest.mark.parametrize("loss", ["Pyro", "KL by hand"])
 def test_a_failed_training_returns_its_cause_and_step(loss):
-    data = load_digits(Setting(quick=True))
+    data = load_mnist_5k(Setting(quick=True))
     good = build_untrained(SCALES["log-variance"](initial=1.0), seed=0)
     assert train_until_failure(good, data, 1e-3, 5, 0, loss) == ("trained", 5)
     wide = build_untrained(SCALES["log-variance"](initial=1.0), seed=0, gain=1e5)
@@ -250,6 +252,25 @@ def test_rule_of_sign(raw, held, word):
     numbers = {"negative": [0.5], "losses": [None], "pyro": "ValueError: it has no", "steps": 10}
     numbers["runs"] = {"raw": {"0.001": raw}, "log-variance": {"0.001": held}}
     assert judge_sign({"sign": numbers}).word == word
+
+
+def test_rule_of_blow_up():
+    """The region has the smallest pairs of learning rate and initial weights that overflow, inside
+    the grid too."""
+    ok, over = {"trained": 2}, {"trained": 1, "σ infinite": 1}
+    rates, gains = [0.01, 0.1, 1.0], [1.0, 10.0, 100.0]
+
+    def verdict(*rows):
+        grid = {loss: [list(row) for row in rows] for loss in LOSSES}
+        numbers = {"rivals": {"log-variance": grid}, "rates": rates, "gains": gains, "seeds": 2}
+        return judge_blow_up({"blow_up": numbers})
+
+    found = verdict((ok, ok, over), (ok, over, over), (over, over, over))
+    assert found.word == "holds only where"
+    assert found.region.endswith("are at least 0.01 and 100, 0.1 and 10 or 1 and 1")
+    assert verdict((ok, ok, ok), (ok, over, ok), (ok, ok, ok)).region.endswith("least 0.1 and 10")
+    assert verdict((over, ok, ok), (ok, ok, ok), (ok, ok, ok)).word == "holds"
+    assert verdict((ok, ok, ok), (ok, ok, ok), (ok, ok, ok)).word == "does not hold"
 
 
 def test_rule_of_mismatch():

@@ -10,10 +10,10 @@ import os
 import sys
 
 import typer
-from rich.console import Console
 
 from ..errors import InputError, TrainingError
 from . import draw, train, use
+from .options import stderr
 
 app = typer.Typer(
     help="Variational autoencoders in Pyro, made of a prior, a likelihood, a guide and an "
@@ -99,7 +99,6 @@ def about(error: OSError) -> str:
 
 def tell(sentence: str, code: int) -> int:
     """Print an error; the exit code is given back."""
-    stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
     try:
         stderr.print("Error: ", style="bold red", end="")
         stderr.print(sentence, soft_wrap=True)

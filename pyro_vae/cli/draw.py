@@ -47,11 +47,10 @@ def sample(
     rows = n // columns
     if vary is None:
         images, said = vae.sample(n), f"{n} samples in {out}"
+        caption = "means of p(x | z), z from the prior"
     else:
         images = figures.vary(vae, vary, rows, columns)
         said = f"{rows} rows of {columns} samples that differ in {vary}, in {out}"
-    caption = "means of p(x | z), z from the prior"
-    if vary is not None:
         caption = f"each row has one draw of the layers above {vary}; {vary} varies"
     save(images, out, columns, caption)
     console.print(said)
@@ -68,14 +67,12 @@ def reconstruct(
     data_dir: o.DataDir = None,
 ) -> None:
     """Put images above their reconstructions, which go through the guide and the model."""
-    import torch
-
     from ..figures import save_reconstructions
 
     o.check_output("--out", out, o.PICTURES)
     vae, config = o.opened(run, device, seed)
     images = o.images_of(config, data, split, data_dir, device)
-    images = images.subset(torch.arange(min(n, len(images))))
+    images = images.first(n)
     check_grid("--n", 3 * len(images), vae.shape)
     with picture(out) as part:
         save_reconstructions(vae, images, part, seed=seed)
@@ -112,14 +109,16 @@ def batch(images: Images, n: int, seed: int) -> torch.Tensor:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    return images.batch(slice(0, min(n, len(images))), generator)
+    return images.batch(slice(0, n), generator)
 
 
 def check_grid(option: str, n: int, shape: tuple[int, int, int]) -> None:
     """Refuse a picture of more images than memory can hold."""
+    from ..figures.images import zoom
+
     _, height, width = shape
-    zoom = max(1, round(56 / width))  # figures.grid() enlarges small images
-    check_memory(4 * n * 3 * height * width * zoom**2, f"a picture of {n} images ({option})")
+    size = 4 * n * 3 * height * width * zoom(width) ** 2
+    check_memory(size, f"a picture of {n} images ({option})")
 
 
 def save(images: torch.Tensor, path: Path, columns: int, caption: str) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # Without markup and emoji, because the name of a file may contain "[red]" or ":smile:".
 console = Console(highlight=False, markup=False, emoji=False)
+stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pdf")
 
@@ -196,7 +197,7 @@ def allow_own_modules_of(config: dict[str, Any]) -> None:
 
 def warn(sentence: str) -> None:
     """Print a sentence on stderr."""
-    Console(stderr=True, highlight=False, markup=False, emoji=False).print(sentence, soft_wrap=True)
+    stderr.print(sentence, soft_wrap=True)
 
 
 def pick(device: str) -> torch.device:
@@ -261,7 +262,10 @@ def check_outside(path: Path, data: str) -> None:
         path: the folder to write, from --out.
         data: a data set's name or the path of the user's own images, from --data.
     """
-    if os.path.isdir(data) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(data)):
+    from ..runs.setup import own_folder
+
+    folder = own_folder(data)
+    if folder is not None and path.resolve().is_relative_to(folder.resolve()):
         raise InputError(
             f"--out {str(path)!r} is in the data folder {data!r}, where its pictures would become "
             "data; name a folder outside of it"

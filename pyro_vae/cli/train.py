@@ -101,7 +101,7 @@ def compare(
     objectives: Annotated[str | None, typer.Option(help="Objectives.")] = None,
     scales: Annotated[str | None, typer.Option(help="Scales.")] = None,
     recipes: Annotated[str | None, typer.Option(help="Recipes.")] = None,
-    seeds: Annotated[int, typer.Option(help="Train each so many times.", min=1)] = 3,
+    seeds: Annotated[int, typer.Option(help="Trainings of each VAE, with other seeds.", min=1)] = 3,
     samples: Annotated[
         int, typer.Option(help="Draws of z for each image to estimate log p(x).", min=1)
     ] = 200,
@@ -187,7 +187,7 @@ def compare(
 
 
 def scales(
-    seeds: Annotated[int, typer.Option(help="Repetitions with other random numbers.", min=2)] = 5,
+    seeds: Annotated[int, typer.Option(help="Repetitions, each with other seeds.", min=2)] = 5,
     quick: Annotated[
         bool, typer.Option("--quick", help="Take about a minute; the verdicts may be wrong.")
     ] = False,

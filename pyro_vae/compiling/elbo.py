@@ -56,11 +56,11 @@ class CompiledELBO(ELBO):
       compared with the graph in use.
 
     **What can stay unnoticed**: a change is noticed only if the compared state or the two traces
-    differ. Class attributes, attributes of modules (``config.beta``), sets, ``SimpleNamespace``,
-    the inside of NumPy arrays, files and ``os.environ`` are not compared at each call. Such a
-    change is noticed at the next check, and until then the graph uses the old value. A random
-    number of Python that only decides a rare branch (``random.random() < 0.001``) can be equal for
-    both traces; then the graph always takes the branch that it was traced with.
+    differ. Attributes of classes and of Python modules (``config.beta``), sets,
+    ``SimpleNamespace``, the inside of NumPy arrays, files and ``os.environ`` are not compared at
+    each call. Such a change is noticed at the next check, and until then the graph uses the old
+    value. A random number of Python that only decides a rare branch (``random.random() < 0.001``)
+    can be equal for both traces; then the graph always takes the branch that it was traced with.
 
     Side effects in Python, such as a printed line, happen in eager calls and while tracing, not
     when a graph runs. Attributes that a program sets while it is traced are set back.

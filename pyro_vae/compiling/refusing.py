@@ -67,9 +67,8 @@ ANSWERS = {
     warn_if_inf.__code__: False,
     Distribution.__init__.__code__: True,
     Distribution._validate_sample.__code__: True,
+    distribution._all_true_or_runtime_assert.__code__: True,
 }
-if hasattr(distribution, "_all_true_or_runtime_assert"):  # torch 2.10 and later have this function
-    ANSWERS[distribution._all_true_or_runtime_assert.__code__] = True
 
 
 class RefusingMode(TorchFunctionMode):

@@ -196,6 +196,3 @@ def lift_constants(module: GraphModule) -> list[Tensor]:
         node.replace_all_uses_with(nodes[id(tensor)])
         graph.erase_node(node)
     return captured
-
-
-# Python learns a tensor's value by one of these; a graph has no value to give.

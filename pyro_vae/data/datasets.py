@@ -41,10 +41,11 @@ class DataSet:
     embedded: bool = False
 
     def load(self, name: str, folder: Path) -> tuple[Images, Images]:
-        """The training and the test images, checked against the row.
+        """The training and the test images.
 
         Raises:
-            InputError: ``read`` gives something else than the row says.
+            InputError: ``read`` does not give two ``Images`` with images of one shape, or a label
+                has no class.
         """
         parts = self.read(name, folder)
         if not isinstance(parts, tuple) or [type(p) for p in parts] != [Images, Images]:

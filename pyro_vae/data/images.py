@@ -74,6 +74,10 @@ class Images:
             files=None if self.files is None else tuple(self.files[i] for i in index.tolist()),
         )
 
+    def first(self, count: int) -> Images:
+        """The first ``count`` images, or all if there are fewer."""
+        return self.subset(torch.arange(min(count, len(self))))
+
     def joined(self, other: Images) -> Images:
         """These images, followed by those of ``other``, which is from the same data set."""
         labels = files = None
@@ -183,15 +187,15 @@ class Images:
             cut = slice(start, start + batch_size)
             yield self.batch(cut if order is None else order[cut], generator)
 
-    def levels(self, limit: int = 256) -> int:
-        """The number of different values in :meth:`batch`, counted up to ``limit``."""
+    def levels(self) -> int:
+        """The number of different values in :meth:`batch`, counted up to 256."""
         if self.binarize == "dynamic":
             return 2
         if self.pixels.dtype == torch.uint8:
-            return min(limit, int(self._histogram().count_nonzero()))
-        # To sort all pixels is slow. Often the first images have ``limit`` levels already.
+            return int(self._histogram().count_nonzero())
+        # To sort all pixels is slow. Often the first images have 256 levels already.
         few = len(self.pixels[:64].unique())
-        return limit if few >= limit else min(limit, len(self.pixels.unique()))
+        return min(256, few if few >= 256 else len(self.pixels.unique()))
 
     @property
     def is_binary(self) -> bool:

@@ -17,6 +17,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
+from pyro.distributions.util import scale_and_mask
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 from torch.distributions import Independent
@@ -124,9 +125,7 @@ def log_density_of(nodes: Nodes) -> float:
     total = 0.0
     for site in nodes.values():
         if site["type"] == "sample":
-            log_prob = site["fn"].log_prob(site["value"])
-            if site["mask"] is not None:
-                log_prob = torch.where(torch.as_tensor(site["mask"]), log_prob, 0.0)
+            log_prob = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
             total += torch.as_tensor(log_prob).sum().item()
     return total
 

@@ -149,10 +149,11 @@ def latent_map(guide: Any, images: Images, *, seed: int = 0, title: str = "") ->
     if units > 2:
         if count < 2:
             raise InputError(f"a map of {units} latent units needs PCA of at least 2 images, not 1")
-        centred = points - points.mean(0)
-        spread, directions = torch.linalg.svd(centred, full_matrices=False)[1:]
-        first, second = (spread**2 / (spread**2).sum())[:2].tolist()
-        points = centred @ directions[:2].T
+        from sklearn.decomposition import PCA
+
+        pca = PCA(2)
+        points = torch.from_numpy(pca.fit_transform(points.double().numpy()))
+        first, second = pca.explained_variance_ratio_.tolist()
         names = [f"component {i} ({s:.0%} of the variance)" for i, s in ((1, first), (2, second))]
         what += f"\nPCA of {units} latent units; two components hold {first + second:.0%}"
     groups: dict[str | None, Tensor] = {None: points}

@@ -23,30 +23,32 @@ from ..objectives.divergences import family
 from .scoring import blocks, measuring, run_guide, run_model, values
 
 
-@torch.no_grad()
-def encode_images(
-    vae: Any, images: Images, seed: int, batch_size: int = 500
-) -> dict[str, np.ndarray]:
+def encode_images(vae: Any, images: Images, seed: int) -> dict[str, np.ndarray]:
     """μ and σ of the posterior of each image; also labels and file names if the images have them.
 
     If there are several latent sites, the arrays are called ``loc_`` and ``scale_`` plus the name
     of the site, and μ and σ are estimated from 100 draws of all sites together.
 
+    Args:
+        vae: a :class:`~pyro_vae.vae.VAE`.
+        images: the images.
+        seed: of the draws of pixels and of z.
+
     Returns:
         ``loc`` and ``scale``, ``[N, Z]``, ``labels`` and ``files``, ``[N]``.
     """
-    generator = torch.Generator(images.pixels.device).manual_seed(seed)
     parts: dict[str, list[Tensor]] = {}
-    for x in images.batches(batch_size, generator):
-        q = vae.encode(x)
-        if isinstance(q, dict):
-            z = values(run_guide(vae.guide, x, 100))
-            found = {name: (draws.mean(0), draws.std(0)) for name, draws in z.items()}
-        else:
-            found = {"": moments(q)}
-        for site, pair in found.items():
-            for name, moment in zip(("loc", "scale"), pair, strict=True):
-                parts.setdefault(f"{name}_{site}".rstrip("_"), []).append(moment)
+    with measuring(vae.guide, seed=seed, device=images.pixels.device):
+        for x in blocks(images, 500, seed, vae.guide):
+            q = vae.encode(x)
+            if isinstance(q, dict):
+                z = values(run_guide(vae.guide, x, 100))
+                found = {name: (draws.mean(0), draws.std(0)) for name, draws in z.items()}
+            else:
+                found = {"": moments(q)}
+            for site, pair in found.items():
+                for name, moment in zip(("loc", "scale"), pair, strict=True):
+                    parts.setdefault(f"{name}_{site}".rstrip("_"), []).append(moment)
     arrays = {name: torch.cat(moment).cpu().numpy() for name, moment in parts.items()}
     if images.labels is not None:
         arrays["labels"] = images.labels.cpu().numpy()

@@ -104,13 +104,13 @@ def evaluate(
         )
     lost = shown = None
     if gap_images:
-        some = first(images, gap_images)
+        some = images.first(gap_images)
         lost = attempt(lambda: gaps(model, guide, some, samples=samples, seed=seed))
         terms = lost.summary() if isinstance(lost, Gaps) else None
         measured = {name: pair(**term) for name, term in terms.items()} if terms else lost
         table["gaps"] = {"images": len(some)} | measured
     if annealed_images:
-        few = first(images, annealed_images)
+        few = images.first(annealed_images)
         shown = attempt(lambda: annealed(model, few, temperatures=temperatures, seed=seed))
         table["annealed"] = shown
         if isinstance(shown, AnnealedEstimate):
@@ -208,11 +208,6 @@ def finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def first(images: Images, count: int) -> Images:
-    """The first ``count`` images."""
-    return images.subset(torch.arange(min(count, len(images))))
-
-
 def attempt(compute: Callable[[], Any]) -> Any:
     """The result of ``compute``, or ``{"why": sentence}`` if it fails.
 
@@ -257,7 +252,7 @@ def aggregate_terms(model: Any, guide: Any, images: Images, seed: int) -> Table:
     A mutual information close to its upper limit depends on the number of images, and not on what
     the latents hold. So it is not reported.
     """
-    some = first(images, 2000)
+    some = images.first(2000)
     result = aggregate(model, guide, some, seed=seed)
     table: Table = {name: pair(*term) for name, term in result.terms.items()}
     limit = math.log(len(some))

@@ -17,13 +17,14 @@ depends on how much is computed at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pyro.distributions import Delta
-from torch import Tensor
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent
 from torch.nn.functional import logsigmoid
 
@@ -167,8 +168,7 @@ def with_log_prob(name: str, site: Any, x: Tensor) -> Any:
         )
     if "log_prob" not in site:
         log_prob = log_density(site["fn"], site["value"])  # [K, B] or [B]
-        if site["mask"] is not None:
-            log_prob = torch.where(torch.as_tensor(site["mask"]), log_prob, 0.0)
+        log_prob = scale_and_mask(log_prob, mask=site["mask"])
         draws = [f.size for f in frames if f.name == "_draws"]
         site["log_prob"] = log_prob.expand(*draws, len(x))
     return site
@@ -233,10 +233,16 @@ def blocks(images: Images, size: int, seed: int, *programs: Any) -> Iterator[Ten
         yield from x.split(size)
 
 
+def modules_of(programs: Iterable[Any]) -> list[nn.Module]:
+    """The modules that the programs are, or are methods of."""
+    return [module for program in programs if (module := module_of(program)) is not None]
+
+
 def first_weight(*programs: Any) -> Tensor | None:
     """The first weight of the modules that the programs are, or are methods of; else None."""
-    modules = [module for program in programs if (module := module_of(program)) is not None]
-    weights = (p for module in modules for p in module.parameters() if p.is_floating_point())
+    weights = (
+        p for module in modules_of(programs) for p in module.parameters() if p.is_floating_point()
+    )
     return next(weights, None)
 
 
@@ -252,14 +258,13 @@ def measuring(*programs: Any, seed: int, device: torch.device) -> Iterator[None]
     """
     for program in programs:
         check_arguments(program)
-    modules = [module for program in programs if (module := module_of(program)) is not None]
     decisions = DECISIONS.set({})
     try:
         with (
             HANDLERS,
             torch.no_grad(),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
-            mode(False, *modules),
+            mode(False, *modules_of(programs)),
         ):
             # Not ``seed`` itself, which seeds the draws of pixels.
             torch.manual_seed(seed + 2**40)

@@ -22,6 +22,11 @@ COLUMNS = 12
 DPI = 100
 
 
+def zoom(width: int) -> int:
+    """How many times :func:`grid` enlarges images: a whole number, so that pixels stay square."""
+    return max(1, round(56 / width))
+
+
 def grid(images: Tensor, columns: int = COLUMNS) -> Tensor:
     """One picture of many images, ``columns`` in a row; ``[C, H', W']``. Small images are enlarged.
 
@@ -30,8 +35,8 @@ def grid(images: Tensor, columns: int = COLUMNS) -> Tensor:
     """
     from torchvision.utils import make_grid
 
-    zoom = max(1, round(56 / images.shape[-1]))  # a whole number, so that pixels stay square
-    large = images.clamp(0, 1).repeat_interleave(zoom, -2).repeat_interleave(zoom, -1)
+    times = zoom(images.shape[-1])
+    large = images.clamp(0, 1).repeat_interleave(times, -2).repeat_interleave(times, -1)
     return make_grid(large, nrow=columns, padding=2, pad_value=0.5)
 
 
@@ -131,13 +136,13 @@ def save_reconstructions(vae: Any, images: Images, path: Path, *, seed: int = 0)
     save_grid(picture, path, columns, caption=f"from top to bottom: {', '.join(rows)}")
 
 
-def walk(vae: Any, side: int = 15, device: str | torch.device = "cpu") -> Tensor:
+def walk(vae: Any, side: int = 15) -> Tensor:
     """Mean images over a square of a two-dimensional latent space, ``[side², C, H, W]``.
 
     In each direction the points are the quantiles 0.02 to 0.98 of the standard Normal, so every
     cell has the same share of the prior.
     """
-    q = torch.linspace(0.02, 0.98, side, device=device)
+    q = torch.linspace(0.02, 0.98, side, device=next(vae.parameters()).device)
     points = torch.distributions.Normal(0.0, 1.0).icdf(q)
     z = torch.cartesian_prod(points.flip(0), points).flip(-1)  # [side², 2], z_2 upwards
     with torch.no_grad():

@@ -159,9 +159,7 @@ def run(
         results[name] = {"seconds": round(perf_counter() - began), **numbers}
         results = {n: results[n] for n in EXPERIMENTS if n in results}
         # The file is written after each experiment, so a stopped run loses only the current one.
-        text = json.dumps(
-            {"protocol": protocol, "results": results}, ensure_ascii=False, indent=None
-        )
+        text = json.dumps({"protocol": protocol, "results": results}, ensure_ascii=False)
         file.write_text(text + "\n", encoding="utf-8")
     write_report(out, protocol, results, list(chosen))
     return judge(results)

@@ -79,7 +79,7 @@ class Experiment:
     draw: Callable[[Numbers, Figure], None]
 
 
-def load_digits(setting: Setting) -> Data:
+def load_mnist_5k(setting: Setting) -> Data:
     """MNIST-5k with dynamic binarisation; a smaller part of it in quick mode."""
     data = load_data("mnist-5k", binarize="dynamic")
     if not setting.quick:

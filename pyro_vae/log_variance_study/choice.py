@@ -22,7 +22,7 @@ from .base import (
     Verdict,
     confidence_interval,
     join_words,
-    load_digits,
+    load_mnist_5k,
 )
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def measure_choice(setting: Setting) -> Numbers:
     epochs = 2 if setting.quick else 40
     rates = TRIED_RATES[2:3] if setting.quick else TRIED_RATES
     samples = 20 if setting.quick else 200
-    data = load_digits(setting)
+    data = load_mnist_5k(setting)
     tuning = Data(data.name, *data.train.split(0.125, seed=1))
     options: dict[str, Any] = {"hidden": 100, "epochs": epochs, "batch_size": 100}
     count = setting.seeds if setting.quick else 2 * setting.seeds

@@ -93,7 +93,7 @@ def measure_factor_two(setting: Setting) -> Numbers:
     rates = {"SGD": 0.03, "Adam": 0.01}
     cases = [(stretch, factor) for stretch in (1.0, 2.0) for factor in (0.5, 1.0, 2.0, 4.0)]
     numbers: Numbers = {"steps": steps, "rates": rates, "optimisers": {}}
-    for optimiser, rate in setting.track(list(rates.items()), description="5 factor two"):
+    for optimiser, rate in setting.track(list(rates.items()), description="5 factor_two"):
         reference = [
             train_small_vae("log-scale", 1.0, optimiser, rate, 1.0, s, steps)
             for s in range(setting.seeds)

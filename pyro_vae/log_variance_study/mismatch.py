@@ -14,7 +14,7 @@ from ..guides import MeanField
 from ..networks import MLP
 from ..training import adam
 from ..vae import VAE
-from .base import Numbers, Setting, Verdict, confidence_interval, load_digits
+from .base import Numbers, Setting, Verdict, confidence_interval, load_mnist_5k
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,7 +115,7 @@ def measure_mismatch(setting: Setting) -> Numbers:
     """
     epochs = 2 if setting.quick else 20
     samples = 20 if setting.quick else 200
-    data = load_digits(setting)
+    data = load_mnist_5k(setting)
     numbers: Numbers = {
         "epochs": epochs,
         "conjugate": solve_conjugate(10 ** torch.linspace(-3, -0.01, 60, dtype=torch.float64)),

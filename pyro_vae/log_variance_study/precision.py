@@ -1,4 +1,4 @@
-"""Claims 2 and 3: measure_precision-point errors of σ, of the KL and of their gradients."""
+"""Claims 2 and 3: floating-point errors of σ, of the KL and of their gradients."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def measure_stability(setting: Setting) -> Numbers:
     """
     sigma = sigma_grid(4 if setting.quick else 8)
     numbers: Numbers = {"sigma": sigma.tolist(), "precisions": {}}
-    for precision, dtype in setting.track(list(DTYPES.items()), description="2 precision"):
+    for precision, dtype in setting.track(list(DTYPES.items()), description="2 stability"):
         numbers["precisions"][precision] = {
             name: measure_precision(cls(), sigma, dtype) for name, cls in SCALES.items()
         }

@@ -12,7 +12,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from ..scales import SCALES, Raw, Scale
-from .base import COLOURS, Numbers, Setting, Verdict, join_words, load_digits
+from .base import COLOURS, Numbers, Setting, Verdict, join_words, load_mnist_5k
 from .blow_up import build_untrained, train_until_failure
 from .choice import group_maps
 
@@ -43,7 +43,7 @@ def measure_sign(setting: Setting) -> Numbers:
     it does not hold. Claim 8 measures whether other positive maps reach the same NLL.
     """
     seeds, steps = setting.seeds, 60 if setting.quick else 600
-    data = load_digits(setting)
+    data = load_mnist_5k(setting)
     x = data.test.batch(slice(0, 200), torch.Generator().manual_seed(0))
     numbers: Numbers = {"negative": [], "steps": steps, "losses": [], "runs": {}}
     for seed in range(seeds):

@@ -28,6 +28,13 @@ from ..training import PRECISIONS, adam
 from ..vae import VAE
 from .folder import first_line
 
+DRAWN_NOTE = (
+    "The images have values between black and white, and the likelihood scores only 0 and 1, so "
+    "each pixel is drawn as 0 or 1 (--binarize dynamic). To model the values themselves take "
+    "--likelihood discretized-logistic (256 levels) or continuous-bernoulli."
+)
+"""For the user's own grey or colour images, if --binarize was not given."""
+
 
 @dataclass
 class Run:
@@ -128,21 +135,10 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
             audit(vae, few, objective=objective)
     vae.to(device)
     source = {"name": name_of(settings.data), "binarize": protocol, **reading}
-    note = ""
-    if settings.binarize is None and settings.data not in DATASETS and not loaded.train.is_binary:
-        note = drawn_note(protocol)
+    own = settings.binarize is None and settings.data not in DATASETS
+    drawn = own and protocol == "dynamic" and not loaded.train.is_binary
+    note = DRAWN_NOTE if drawn else ""
     return Run(vae, data.to(device), source, training, adam(vae, training["lr"]), note=note)
-
-
-def drawn_note(protocol: str) -> str:
-    """What happens to the user's own grey or colour pixels when nothing was said about them."""
-    if protocol != "dynamic":
-        return ""
-    return (
-        "The images have values between black and white, and the likelihood scores only 0 and 1, "
-        "so each pixel is drawn as 0 or 1 (--binarize dynamic). To model the values themselves "
-        "take --likelihood discretized-logistic (256 levels) or continuous-bernoulli."
-    )
 
 
 def check_weights(shape: tuple[int, int, int], settings: Settings) -> None:
@@ -204,6 +200,12 @@ def vacant_folder(given: Mapping[str, Any]) -> Path:
     return next(folder for folder in free if not os.path.lexists(folder))
 
 
+def own_folder(data: str) -> Path | None:
+    """The user's own folder of images that ``data`` names; None for a named set or a file."""
+    path = Path(data).expanduser()
+    return path if data not in DATASETS and path.is_dir() else None
+
+
 def images_of(
     config: dict[str, Any], name: str | None, split: str, data_dir: Path | None
 ) -> Images:
@@ -221,8 +223,7 @@ def images_of(
     source = dict(config["data"])
     if name is not None:
         source["name"] = name_of(name)
-        if not os.path.isdir(source["name"]):
-            # load_data() changes only the images of a folder.
+        if own_folder(name) is None:  # load_data() changes only the images of a folder
             source = {key: value for key, value in source.items() if key not in READING}
     whole = split == "all" and source["name"] not in DATASETS
     data = load_data(**source, data_dir=data_dir, test_fraction=0.0 if whole else 0.2)

@@ -159,7 +159,7 @@ def save_pictures(run: Run, folder: Path, epoch: int) -> None:
     """Save reconstructions and samples of an epoch, for the same images and draws each time."""
     with torch.random.fork_rng():
         torch.manual_seed(run.training["seed"])
-        few = run.data.test.subset(torch.arange(min(4 * figures.COLUMNS, len(run.data.test))))
+        few = run.data.test.first(4 * figures.COLUMNS)
         name = f"epoch_{epoch:04d}.png"
         with written(folder / "reconstructions" / name) as part:
             figures.save_reconstructions(run.vae, few, part, seed=run.training["seed"])
