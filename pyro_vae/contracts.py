@@ -158,7 +158,7 @@ class Likelihood(Part):
             ``[*, outputs·C, H, W]``.
     """
 
-    optional = ("outputs", "binary", "levels", "check")
+    optional = ("outputs", "binary", "levels", "check", "start")
 
     outputs: int = 1
     """How many numbers the decoder gives for each entry of x."""
@@ -193,6 +193,13 @@ class Likelihood(Part):
                     "the given pixels have values between; take the continuous-bernoulli or a "
                     "normal likelihood"
                 )
+
+    def start(self, mean: Tensor) -> None:
+        """Set the decoder so that the mean of p(x | z) starts near ``mean``, ``[C, H, W]``.
+
+        :meth:`~pyro_vae.vae.VAE.for_data` calls it with the mean of the training images. The
+        default leaves the decoder as it is.
+        """
 
     def forward(self, z: Tensor) -> Distribution:
         raise NotImplementedError(f"{type(self).__name__} has no forward")

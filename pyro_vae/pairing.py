@@ -1,4 +1,4 @@
-"""Whether a prior and a guide fit each other, and which objective fits a guide."""
+"""Whether a prior and a guide fit each other, and which parts fit the guide and the data."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .compiling import HANDLERS
 from .contracts import NOTHING, ContractError, Guide, Likelihood, Part, Prior
+from .data.images import Images
 from .errors import InputError
 from .latents import in_support, is_latent
 from .modules import mode
@@ -21,6 +22,22 @@ from .registry import parse
 
 Sites = dict[str, Any]
 """The records of latent sites by name."""
+
+
+def fitting_likelihood(images: Images) -> tuple[str, str]:
+    """The name of the likelihood that fits images, and why, as the end of a sentence.
+
+    Args:
+        images: the training images, after their binarisation.
+    """
+    if images.binarize == "dynamic":
+        return "bernoulli", "the pixels are drawn as 0 or 1"
+    if images.is_binary:
+        return "bernoulli", "the pixels are 0 or 1"
+    if images.pixels.dtype == torch.uint8:
+        colour = "grey" if images.shape[0] == 1 else "brightness in each channel"
+        return "discretized-logistic", f"the pixels have {images.levels()} levels of {colour}"
+    return "normal-learned", "the pixels are real numbers in [0, 1]"
 
 
 @torch.no_grad()

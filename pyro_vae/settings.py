@@ -59,7 +59,7 @@ class Settings:
     binarize: str | None = option(
         None,
         "How grey pixels become 0 or 1: dynamic, static, threshold or none. Default: dynamic for "
-        "the Bernoulli likelihood, else none.",
+        "the Bernoulli likelihood and for digits and letters, else none.",
         "Data",
         shown="",
     )
@@ -77,7 +77,7 @@ class Settings:
         False, "Turn the colour images of a folder into grey.", "Data", value="", shown=""
     )
     prior: Any = option(None, "p(z).", "Parts", shown="the prior that fits the guide")
-    likelihood: Any = option("bernoulli", "p(x | z).", "Parts")
+    likelihood: Any = option("auto", "p(x | z).", "Parts", shown="auto, the one that fits the data")
     guide: Any = option("mean-field", "q(z | x).", "Parts")
     scale: str | None = option(
         None, "How the guide computes σ from its raw output.", "Parts", shown="log-variance"

