@@ -11,7 +11,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from ..contracts import Likelihood
-from ..registry import number
+from ..options import number
 from ..scales import SCALES
 from . import pixels
 
@@ -24,9 +24,6 @@ class ContinuousBernoulli(Likelihood):
 
     Args:
         decoder: network from ``[*, Z]`` to ``[*, C, H, W]``.
-
-    Raises:
-        InputError: pixels outside [0, 1].
 
     Paper: Loaiza-Ganem & Cunningham 2019, The continuous Bernoulli.
 
@@ -51,7 +48,7 @@ class Normal(Likelihood):
         scale: σ, in units of the pixel's range [0, 1].
 
     Raises:
-        InputError: a scale that is not above 0, or pixels outside [0, 1].
+        InputError: a scale that is not above 0.
 
     Paper: Kingma & Welling 2014, Auto-Encoding Variational Bayes, appendix C.2.
 
@@ -93,7 +90,7 @@ class NormalLearned(LearnedScale):
         initial: σ at the start, in units of the pixel's range [0, 1].
 
     Raises:
-        InputError: an initial σ that is not above 0, or pixels outside [0, 1].
+        InputError: an initial σ that is not above 0.
 
     Paper: Rybkin et al. 2021, Simple and effective VAE training with calibrated decoders.
 
@@ -120,7 +117,7 @@ class NormalPerPixel(Likelihood):
             :data:`~pyro_vae.registry.SCALES`.
 
     Raises:
-        InputError: a floor that is not above 0, or pixels outside [0, 1].
+        InputError: a floor that is not above 0.
 
     Paper: Kingma & Welling 2014, Auto-Encoding Variational Bayes, appendix C.2.
 
@@ -155,7 +152,7 @@ class Laplace(LearnedScale):
         initial: b at the start, in units of the pixel's range [0, 1].
 
     Raises:
-        InputError: an initial b that is not above 0, or pixels outside [0, 1].
+        InputError: an initial b that is not above 0.
 
     Paper: Rybkin et al. 2021, Simple and effective VAE training with calibrated decoders.
 
@@ -179,7 +176,7 @@ class LogCosh(LearnedScale):
         initial: s at the start, in units of the pixel's range [0, 1].
 
     Raises:
-        InputError: an initial s that is not above 0, or pixels outside [0, 1].
+        InputError: an initial s that is not above 0.
 
     Paper: Chen et al. 2019, Log hyperbolic cosine loss improves variational auto-encoder.
 
