@@ -17,8 +17,8 @@ from torch import Tensor
 from .contracts import Objective
 from .errors import InputError
 from .evaluation.scoring import Programs
-from .latents import is_latent
-from .objectives.checks import check_order, infer, show
+from .latents import infer, is_latent
+from .objectives.checks import check_order, show
 from .objectives.divergences import analytic, family
 from .objectives.terms import Drawn, Terms, drawing
 

@@ -47,7 +47,16 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .latents import Layout, sample_site
-from .parts import ATTACHED, NOTHING, Borrowed, ContractError, Given, Part, check_distribution
+from .parts import (
+    ATTACHED,
+    NOTHING,
+    Borrowed,
+    ContractError,
+    Given,
+    Part,
+    check_distribution,
+    refuse_ignored,
+)
 from .registry import GUIDES, LIKELIHOODS, OBJECTIVES, PRIORS
 
 __all__ = [
@@ -221,11 +230,7 @@ class Network:
         """
         if isinstance(network, Network):
             return network
-        if "between" in dir(network):
-            raise ContractError(
-                f"{type(network).__name__} has 'between', which belongs to the contract Network; "
-                "derive the class from pyro_vae.Network"
-            )
+        refuse_ignored(network, "Network", ["between"])
         for name in ("encoder", "decoder"):
             if name not in dir(network):
                 raise ContractError(
@@ -313,9 +318,5 @@ class Objective(ELBO):
         """
         if isinstance(elbo, Objective):
             return elbo.advance if elbo.scheduled else None
-        if "advance" in dir(elbo):
-            raise ContractError(
-                f"{type(elbo).__name__} has 'advance', which belongs to the contract Objective; "
-                "derive the class from pyro_vae.Objective"
-            )
+        refuse_ignored(elbo, "Objective", ["advance"])
         return None

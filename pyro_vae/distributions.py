@@ -23,7 +23,7 @@ from torch.distributions import (
 )
 
 from .errors import InputError
-from .registry import number
+from .options import number
 
 # Importing zuko.distributions turns off torch's argument checks for the whole process. This turns
 # them on again if Pyro has them on.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import pyro
 import torch
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -18,6 +18,10 @@ LatentSize = int | Sequence[int | Sequence[int]]
 Layout = tuple[int, ...]
 """The layout of a layer of latents or of features: ``(n,)`` numbers, or ``(c, h, w)`` like an
 image. The value itself is always a flat vector."""
+Latents = dict[str, Tensor]
+"""The values of the latent sites by name."""
+Sites = dict[str, Any]
+"""Pyro's records of a program's sites, by name."""
 
 
 def layouts(latent_size: LatentSize) -> tuple[Layout, ...]:
@@ -69,11 +73,6 @@ def divisors(*numbers: int) -> list[int]:
     return [n for n in range(1, min(numbers) + 1) if not any(number % n for number in numbers)]
 
 
-def size_of(layout: Layout) -> int:
-    """How many numbers a layer has."""
-    return prod(layout)
-
-
 def site_names(count: int) -> list[str]:
     """The names of the sites of ``count`` layers, the layer next to x first."""
     return ["z"] if count == 1 else [f"z_{i}" for i in range(1, count + 1)]
@@ -97,11 +96,12 @@ def is_latent(site: Any) -> bool:
 
     It is if it is sampled and not observed. The site at which a plate draws its subsample is not.
     """
-    return (
-        site["type"] == "sample"
-        and not site["is_observed"]
-        and type(site["fn"]).__name__ != "_Subsample"
-    )
+    return site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+
+
+def infer(site: Any, key: str) -> Any:
+    """The entry ``key`` of a site's ``infer`` dict; None if it is missing."""
+    return (site.get("infer") or {}).get(key)
 
 
 def in_support(fn: Any, z: Tensor) -> bool:

@@ -15,13 +15,10 @@ from .compiling import HANDLERS
 from .contracts import NOTHING, ContractError, Guide, Likelihood, Part, Prior
 from .data.images import Images
 from .errors import InputError
-from .latents import in_support, is_latent
+from .latents import Sites, in_support, infer, is_latent
 from .modules import mode
 from .parts import check_distribution
 from .registry import parse
-
-Sites = dict[str, Any]
-"""The records of latent sites by name."""
 
 
 def fitting_likelihood(images: Images) -> tuple[str, str]:
@@ -54,7 +51,7 @@ def fitting_objective(vae: Any, x: Tensor) -> str:
     """
     with HANDLERS, mode(False, vae), torch.random.fork_rng():
         sites = latent_sites(lambda: vae.guide(x))
-    discrete = any((site.get("infer") or {}).get("enumerate") for site in sites.values())
+    discrete = any(infer(site, "enumerate") for site in sites.values())
     return "enumerate" if discrete else "monte-carlo"
 
 
@@ -170,10 +167,10 @@ def sites_of(program: Callable[[], Any]) -> Sites:
     """The latent sites of a program that both sides must have: the guide's auxiliary sites are its
     own."""
     sites = latent_sites(program)
-    return {n: s for n, s in sites.items() if not (s.get("infer") or {}).get("is_auxiliary")}
+    return {name: site for name, site in sites.items() if not infer(site, "is_auxiliary")}
 
 
-def latent_sites(program: Callable[[], Any]) -> dict[str, Any]:
+def latent_sites(program: Callable[[], Any]) -> Sites:
     """The records of a program's latent sites by name, from one run of the program."""
     nodes = poutine.trace(program).get_trace().nodes
     return {name: site for name, site in nodes.items() if is_latent(site)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Self
@@ -63,12 +63,8 @@ class Part(nn.Module):
         Raises:
             InputError: a plain module that has an attribute of the contract. It would be ignored.
         """
-        for name in () if isinstance(part, cls) else cls.optional:
-            if name in dir(part):
-                raise ContractError(
-                    f"{type(part).__name__} has {name!r}, which belongs to the contract "
-                    f"{cls.__name__}; derive the class from pyro_vae.{cls.__name__}"
-                )
+        if not isinstance(part, cls):
+            refuse_ignored(part, cls.__name__, cls.optional)
         return cls.of(part)
 
     def name(self) -> str:
@@ -98,6 +94,17 @@ class Part(nn.Module):
                     f"{self.name()} needs a {name}: call model(x, {name}) and guide(x, {name})"
                 )
         return self(*args, **beside)
+
+
+def refuse_ignored(part: Any, contract: str, names: Iterable[str]) -> None:
+    """Raise a :class:`ContractError` if an object that does not derive from a contract has an
+    attribute of it, because the attribute would be ignored."""
+    for name in names:
+        if name in dir(part):
+            raise ContractError(
+                f"{type(part).__name__} has {name!r}, which belongs to the contract {contract}; "
+                f"derive the class from pyro_vae.{contract}"
+            )
 
 
 def forward_arguments(part: Part) -> Mapping[str, inspect.Parameter]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from itertools import count
-from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +19,7 @@ from .data.arrays import ROUNDING, suggest_scaling
 from .errors import InputError
 from .latents import Shape
 from .modules import drop_weakrefs
+from .options import is_whole
 
 _names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _numbers = count(1)
@@ -81,7 +81,7 @@ class Program(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = tuple(shape)
-        self.context_taken = False  # whether a part of the other program takes a context
+        self.context_taken = False  # whether a part of the VAE takes a context; the VAE sets it
 
     def __getstate__(self) -> dict[str, Any]:
         drop_weakrefs(self)
@@ -122,8 +122,7 @@ class ModelProgram(Program):
             if is_validation_enabled():
                 likelihood.check(x)
         if context is not None:
-            takes = self.context_taken or any(p.takes("context") for p in (prior, likelihood))
-            n = expect_context(context, n, takes)
+            n = expect_context(context, n, self.context_taken)
         n = 1 if n is None else n
         expect_count("the number of images", n, least=1)
         with pyro.plate("data", n, dim=-1):
@@ -155,15 +154,16 @@ class GuideProgram(Program):
         x = expect(self, x)
         posterior = Guide.of(self.posterior)
         if context is not None:
-            expect_context(context, len(x), self.context_taken or posterior.takes("context"))
+            expect_context(context, len(x), self.context_taken)
         with pyro.plate("data", len(x), dim=-1):
             return posterior.sample_sites(x, Given(context))  # [*, B, Z]
 
 
 def expect(program: Program, x: Tensor) -> Tensor:
-    """The batch of images ``x`` in the type of the program's weights, with pixels in [0, 1].
+    """The batch of images ``x`` in the type of the program's weights.
 
-    Pixels that rounding took out of [0, 1] are clipped.
+    Under Pyro's validation the pixels are then in [0, 1]: those that rounding took out are clipped.
+    Without it they are not looked at.
 
     Raises:
         InputError: images of another shape, an empty batch or, under Pyro's validation, pixels
@@ -193,7 +193,7 @@ def expect(program: Program, x: Tensor) -> Tensor:
 def expect_count(what: str, n: Any, least: int) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` unless ``n`` is a whole number of at least
     ``least``."""
-    if not isinstance(n, Integral) or isinstance(n, bool) or n < least:
+    if not is_whole(n) or n < least:
         raise InputError(f"{what} is a whole number of at least {least}, not {n!r}")
 
 

@@ -54,10 +54,7 @@ class Choice:
     @property
     def name(self) -> str:
         """The name of the class or function, for error messages."""
-        part = type(self.part) if self.built else self.part
-        while isinstance(part, partial):
-            part = part.func
-        return part.__name__
+        return (type(self.part) if self.built else unwrapped(self.part)).__name__
 
     def make(
         self,
@@ -116,8 +113,8 @@ class Table(dict[str, Factory]):
         kind: the word for one of them in error messages.
 
     Attributes:
-        base: the class that a part of this kind derives from. The package of the kind sets it,
-            because this module must not import torch.
+        base: the class that a part of this kind derives from; ``object`` allows any. The modules
+            of the contracts and of the scales set it, because this module must not import torch.
     """
 
     def __init__(self, kind: str) -> None:
@@ -157,8 +154,10 @@ NETWORKS = Table("network")
 SCALES = Table("scale")
 
 
-def lookup(kind: str, name: str, table: Mapping[str, Row]) -> Row:
+def lookup(kind: str, name: Any, table: Mapping[str, Row]) -> Row:
     """The row of ``table`` called ``name``; the error for an unknown name lists the nearest."""
+    if not isinstance(name, str):
+        raise InputError(f"{kind} is one of the names {', '.join(table)}, not {name!r}")
     if name in table:
         return table[name]
     near = get_close_matches(name, table, n=3, cutoff=0.5)
@@ -221,6 +220,13 @@ def is_factory(part: Any) -> bool:
     return inspect.isclass(part) or inspect.isroutine(part) or isinstance(part, partial)
 
 
+def unwrapped(factory: Any) -> Any:
+    """The class or function inside a ``functools.partial``; anything else comes back unchanged."""
+    while isinstance(factory, partial):
+        factory = factory.func
+    return factory
+
+
 def bound(factory: Factory) -> set[str]:
     """The arguments that a ``functools.partial`` has bound by name."""
     return set(factory.keywords) | bound(factory.func) if isinstance(factory, partial) else set()
@@ -247,9 +253,7 @@ def arguments(factory: Factory, who: str) -> dict[str, inspect.Parameter]:
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             found[name] = parameter
     forwards = any(p.kind is p.VAR_KEYWORD for p in takes.values())
-    made: Any = factory
-    while isinstance(made, partial):
-        made = made.func
+    made = unwrapped(factory)
     if forwards and inspect.isclass(made):
         own = next(i for i, c in enumerate(made.__mro__) if "__init__" in vars(c))
         rest = [c for c in made.__mro__[own + 1 :] if "__init__" in vars(c)]
@@ -268,18 +272,3 @@ def summary(row: Any) -> str:
     """The first line of a row's docstring, without its markup. ``pyro-vae list`` prints it."""
     line = (inspect.getdoc(row) or "").partition("\n")[0].replace("``", "`")
     return re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", line)  # a role becomes code
-
-
-def at_least_one(option: str, value: Any) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` unless ``value`` is a whole number above 0."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{option} is a whole number above 0, not {value!r}")
-
-
-def number(option: str, value: Any, above: float | None = None) -> float:
-    """``value`` if it is a number of at least 0, or above ``above``; else an InputError."""
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    if good and (value >= 0 if above is None else above < value) and value < float("inf"):
-        return value
-    allowed = "of at least 0" if above is None else f"above {above}"
-    raise InputError(f"{option} is a number {allowed}, not {value!r}")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from .errors import InputError
+from .options import finite
 from .registry import SCALES
 
 
@@ -33,10 +34,10 @@ class Scale(nn.Module, ABC):
             nothing.
 
     Attributes:
-        range: the smallest and the largest σ, in the unit of z.
+        range: the bounds of σ, in the unit of what has this scale.
 
     Raises:
-        InputError: if ``initial`` is not inside ``range``.
+        InputError: if ``initial`` is not a number inside ``range``.
     """
 
     range: tuple[float, float] = (0.0, math.inf)
@@ -45,14 +46,15 @@ class Scale(nn.Module, ABC):
         super().__init__()
         self.offset = 0.0
         if initial is not None:
-            self.offset = self.inverse(torch.tensor(initial, dtype=torch.float64)).item()
+            sigma = torch.tensor(finite("initial", initial), dtype=torch.float64)
+            self.offset = self.inverse(sigma).item()
 
     def forward(self, raw: Tensor) -> Tensor:
         """σ, elementwise; the same shape as ``raw``."""
         return self.sigma(self.shift(raw))
 
     def logvar(self, raw: Tensor) -> Tensor:
-        """log σ², elementwise; the closed-form KL needs it."""
+        """log σ², elementwise. A map whose raw output gives log σ² directly does not compute σ."""
         return self.log_variance(self.shift(raw))
 
     def inverse(self, scale: Tensor) -> Tensor:

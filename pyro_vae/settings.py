@@ -7,10 +7,11 @@ The defaults of :class:`~pyro_vae.vae.VAE` and :func:`~pyro_vae.training.fit`, t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import InputError
+from .options import at_least_one, is_whole, number
 
 
 def option(
@@ -19,7 +20,6 @@ def option(
     group: str,
     *,
     value: str = "NAME",
-    flag: str = "",
     shown: str | None = None,
     least: int | None = None,
 ) -> Any:
@@ -30,7 +30,6 @@ def option(
         help: the help text.
         group: the group of options in ``--help``.
         value: the word for the value in ``--help``; "" for an option without a value.
-        flag: the name of the option; by default the field's name with dashes.
         shown: the default as ``--help`` shows it; by default the value itself. "" shows nothing.
         least: the smallest value that the command line accepts.
     """
@@ -41,7 +40,6 @@ def option(
             "help": f"{help} Default: {shown}." if shown else help,
             "group": group,
             "value": value,
-            "flag": flag,
             "least": least,
         },
     )
@@ -101,16 +99,11 @@ class Settings:
     )
     epochs: int = option(200, "Passes over the training images.", "Training", value="N", least=1)
     batch_size: int = option(128, "Images in a step.", "Training", value="N", least=1)
-    lr: float = option(1e-3, "Learning rate of Adam.", "Training", value="X", flag="--lr")
+    lr: float = option(1e-3, "Learning rate of Adam.", "Training", value="X")
     precision: str = option(
         "float32", "float32, or bfloat16 for faster, less exact matrix products.", "Training"
     )
     seed: int = option(0, "Seed of all random numbers.", "Training", value="N")
-
-    @classmethod
-    def names(cls) -> list[str]:
-        """The names of all settings, in order."""
-        return [f.name for f in fields(cls)]
 
 
 TRAINING = ("objective", "epochs", "batch_size", "lr", "precision", "seed")
@@ -123,14 +116,15 @@ LARGEST_SEED = 2**32 - 1
 """numpy and scikit-learn accept seeds from 0 to this number."""
 
 
-def positive(**numbers: float) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` unless all numbers are above 0 and finite."""
-    for name, value in numbers.items():
-        if not 0 < value < float("inf"):
-            raise InputError(f"{name} is a number above 0, not {value}")
+def check_numbers(epochs: Any, batch_size: Any, lr: Any, seed: Any) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a number that ``fit`` cannot train with."""
+    at_least_one("epochs", epochs)
+    at_least_one("batch_size", batch_size)
+    number("lr", lr, above=0)
+    check_seed(seed)
 
 
-def check_seed(seed: int) -> None:
+def check_seed(seed: Any) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` for a seed that numpy does not accept."""
-    if not 0 <= seed <= LARGEST_SEED:
-        raise InputError(f"seed is a whole number from 0 to {LARGEST_SEED}, not {seed}")
+    if not is_whole(seed) or not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"seed is a whole number from 0 to {LARGEST_SEED}, not {seed!r}")

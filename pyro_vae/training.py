@@ -25,7 +25,7 @@ from .history import Callback, CollapseWarning, Epoch, collapsed
 from .modules import buffers_restored, mode
 from .pairing import fitting_objective
 from .registry import OBJECTIVES, lookup
-from .settings import Settings, positive
+from .settings import Settings, check_numbers
 
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
 SAVED, COMPILING = 0.003, 20.0
@@ -94,7 +94,7 @@ def fit(
         >>> data = load_data("digits", binarize="threshold")
         >>> history = fit(VAE(data.shape, 8), data, epochs=2)
     """
-    positive(epochs=epochs, batch_size=batch_size, lr=lr)
+    check_numbers(epochs, batch_size, lr, seed)
     checks.check_data(data)
     checks.check_vae(vae)
     optimizer = adam(vae, lr) if optimizer is None else optimizer

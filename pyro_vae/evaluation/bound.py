@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data.images import Images
 from ..objectives import AnalyticKL
 from ..objectives.checks import check_order
-from ..registry import at_least_one
+from ..options import at_least_one
 from .scoring import (
     blocks,
     log_ratio,

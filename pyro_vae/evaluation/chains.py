@@ -8,11 +8,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..latents import is_real
+from ..latents import Latents, is_real
 from .scoring import run_model, run_prior, values
-
-Latents = dict[str, Tensor]
-"""The latents of all chains by site, each ``[K, B, *]``."""
 
 
 def draw_from_prior(model: Any, x: Tensor, chains: int) -> Latents:

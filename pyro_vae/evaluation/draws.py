@@ -24,10 +24,8 @@ from torch.distributions import Independent
 
 from ..compiling import HANDLERS
 from ..errors import InputError
+from ..latents import Latents, Sites
 
-Latents = dict[str, Tensor]
-Nodes = dict[str, Any]
-"""Pyro's records of all sites of one run, by name."""
 Decisions = dict[tuple[int, bool], tuple[bool, Any]]
 DECISIONS: ContextVar[Decisions | None] = ContextVar("decisions", default=None)
 """Whether a program takes all draws at once, by its id and by whether its latents are given. It is
@@ -35,7 +33,7 @@ None outside :func:`.scoring.measuring`, and each call then decides anew. The pr
 too, so that no other program gets its id."""
 
 
-def run(program: Any, x: Tensor, draws: int, latents: Latents) -> list[Nodes]:
+def run(program: Any, x: Tensor, draws: int, latents: Latents) -> list[Sites]:
     """Run a program on the images ``x`` ``[B, *]``; ``latents`` ``[K, B, *]`` are given values.
 
     Returns:
@@ -47,13 +45,13 @@ def run(program: Any, x: Tensor, draws: int, latents: Latents) -> list[Nodes]:
         return [run_one(program, x, draw_of(latents, k)) for k in range(draws)]
 
 
-def run_all(program: Any, x: Tensor, draws: int, latents: Latents) -> Nodes:
+def run_all(program: Any, x: Tensor, draws: int, latents: Latents) -> Sites:
     """The sites of one run for all draws at once."""
     with pyro.plate("_draws", draws, dim=-2):
         return run_one(program, x, latents)
 
 
-def run_one(program: Any, x: Tensor, latents: Latents) -> Nodes:
+def run_one(program: Any, x: Tensor, latents: Latents) -> Sites:
     """The sites of one run."""
     return dict(poutine.trace(poutine.condition(program, data=latents)).get_trace(x).nodes)
 
@@ -63,7 +61,7 @@ def draw_of(latents: Latents, k: int) -> Latents:
     return {name: z[k] for name, z in latents.items()}
 
 
-def holds_all_draws(nodes: Nodes) -> bool:
+def holds_all_draws(nodes: Sites) -> bool:
     """Whether the sites are from :func:`run_all`."""
     sites = (site for site in nodes.values() if site["type"] == "sample")
     return any(frame.name == "_draws" for site in sites for frame in site["cond_indep_stack"])
@@ -120,7 +118,7 @@ def same_both_ways(program: Any, x: Tensor, latents: Latents) -> bool:
     return not abs(together - apart) > 1e-3 * (abs(apart) + 1)
 
 
-def log_density_of(nodes: Nodes) -> float:
+def log_density_of(nodes: Sites) -> float:
     """The log density of all sites of a run."""
     total = 0.0
     for site in nodes.values():

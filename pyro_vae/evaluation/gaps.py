@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..data.images import Images
 from ..errors import InputError
 from ..networks import PlaceByPlace, Sum
-from ..registry import at_least_one
+from ..options import at_least_one
 from .bound import standard_error
 from .draws import module_of
 from .importance import Importance, collect, weigh

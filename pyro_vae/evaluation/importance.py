@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data.images import Images
-from ..registry import at_least_one
+from ..options import at_least_one
 from .bound import standard_error
 from .scoring import blocks, measuring, run_guide, run_model, values
 

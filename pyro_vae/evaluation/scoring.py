@@ -31,7 +31,7 @@ from torch.nn.functional import logsigmoid
 from ..compiling import HANDLERS
 from ..data.images import Images
 from ..errors import InputError
-from ..latents import is_latent
+from ..latents import Sites, infer, is_latent
 from ..modules import mode
 from ..objectives.divergences import base
 from .draws import (
@@ -42,9 +42,6 @@ from .draws import (
     run,
     stack_distributions,
 )
-
-Sites = dict[str, Any]
-"""Pyro's records of a program's sites, by name."""
 
 
 @runtime_checkable
@@ -87,7 +84,7 @@ def run_model(model: Any, x: Tensor, latents: dict[str, Tensor]) -> tuple[Sites,
     likelihood = x.new_zeros(draws, len(x))
     for name, site in nodes.items():
         observed = site["type"] == "sample" and site["is_observed"] and name not in latents
-        if observed and not (site["infer"] or {}).get("_deterministic"):
+        if observed and not infer(site, "_deterministic"):
             likelihood = likelihood + stacked_log_prob(name, runs, x)
     return {name: stacked_site(name, runs, x) for name in nodes if name in latents}, likelihood
 
@@ -134,7 +131,7 @@ def drawn_sites(sites: Sites) -> Sites:
         auxiliary = sites.get(f"{name}_unconstrained")
         if auxiliary is not None and torch.equal(auxiliary["value"], site["value"]):
             site = auxiliary
-        elif (site["infer"] or {}).get("is_auxiliary"):
+        elif infer(site, "is_auxiliary"):
             continue
         if isinstance(base(site["fn"]), Delta):
             raise InputError(

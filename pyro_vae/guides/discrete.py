@@ -22,6 +22,7 @@ from ..latents import concatenate, sample_site
 from ..networks import features
 from ..priors.discrete import check_categories
 from ..registry import GUIDES
+from .inner import inner_guide
 
 
 class CategoricalGuide(Guide):
@@ -118,11 +119,13 @@ class JointGuide(Guide):
         encoder: network to features, shared by the two.
         latent_size: size of z and c together; the decoder gets both.
         categories: number of classes of c.
-        continuous: the guide of z, a name of :data:`~pyro_vae.registry.GUIDES`.
+        continuous: the guide of z, a name of :data:`~pyro_vae.registry.GUIDES` whose z is a real
+            vector.
         discrete: the guide of c: ``gumbel-softmax``, or ``categorical`` to sum over c.
 
     Raises:
-        InputError: fewer than 2 categories, no dimension left for z, or another guide of c.
+        InputError: fewer than 2 categories, no dimension left for z, or a guide of z or c of
+            another kind.
 
     Paper: Dupont 2018, Learning disentangled joint continuous and discrete representations.
 
@@ -145,7 +148,7 @@ class JointGuide(Guide):
         self.sizes = [latent_size - categories, categories]
         self.encoder = encoder
         h = Features(features(encoder))
-        self.z = GUIDES.build(continuous, encoder=h, latent_size=self.sizes[0])
+        self.z = inner_guide(continuous, "z", encoder=h, latent_size=self.sizes[0])
         self.c = GUIDES.build(discrete, encoder=h, latent_size=self.sizes[1])
         fitting = Guide.of(self.c).default_prior
         if fitting not in ("categorical", "relaxed-categorical"):

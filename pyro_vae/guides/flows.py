@@ -17,14 +17,14 @@ from pyro.distributions.transforms.planar import ConditionedPlanar
 from torch import Tensor, nn
 from torch.distributions import AffineTransform
 from zuko.distributions import DiagNormal, NormalizingFlow
-from zuko.flows.autoregressive import MaskedAutoregressiveTransform
+from zuko.flows.autoregressive import MAF
 from zuko.transforms import ComposedTransform, MonotonicAffineTransform, MonotonicRQSTransform
 from zuko.utils import bisection
 
 from ..contracts import Guide
 from ..distributions import Flow
 from ..networks import features
-from ..registry import at_least_one
+from ..options import at_least_one
 from ..scales import SCALES
 
 
@@ -138,18 +138,15 @@ class Autoregressive(Guide):
         self.sizes = [latent_size, latent_size, units]
         self.head = nn.Linear(features(encoder), sum(self.sizes))
         self.scale = SCALES.build(scale)
-        order = torch.arange(latent_size)
-        self.maps = nn.ModuleList(
-            MaskedAutoregressiveTransform(
-                latent_size,
-                context=units,
-                order=order if i % 2 == 0 else order.flip(0),
-                univariate=self.univariate,
-                shapes=self.shapes,
-                hidden_features=(units,),
-            )
-            for i in range(layers)
+        flow = MAF(
+            latent_size,
+            context=units,
+            transforms=layers,
+            univariate=self.univariate,
+            shapes=self.shapes,
+            hidden_features=(units,),
         )
+        self.maps = flow.transform.transforms
 
     def forward(self, x: Tensor) -> Distribution:
         loc, raw, context = self.head(self.encoder(x)).split(self.sizes, -1)

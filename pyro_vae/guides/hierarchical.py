@@ -9,9 +9,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import pyro.distributions as dist
@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from ..contracts import ATTACHED, NOTHING, Borrowed, Given, Guide, Network
 from ..errors import InputError
-from ..latents import Layout, concatenate, sample_site, site_names, size_of
+from ..latents import Layout, concatenate, sample_site, site_names
 from ..networks import head, layout
 from ..priors.hierarchy import SHARED, Hierarchy, bounded
-from ..registry import GUIDES, lookup
+from ..registry import lookup
 from ..scales import SCALES
+from .inner import inner_guide
 
 
 class BottomUp(Guide):
@@ -137,7 +138,7 @@ class Ladder(Guide):
             self.posteriors = posteriors(both, self.layers, layer, scale)
         elif layer == "mean-field":
             self.posteriors = nn.ModuleList(
-                head(d, 2 * size_of(z)) for d, z in zip(up, self.layers, strict=True)
+                head(d, 2 * prod(z)) for d, z in zip(up, self.layers, strict=True)
             )
         else:
             raise InputError(
@@ -217,24 +218,8 @@ def posteriors(
     specs = list(layer) if isinstance(layer, list | tuple) else [layer] * len(layers)
     if len(specs) != len(layers):
         raise InputError(f"layer names {len(specs)} guides, and there are {len(layers)} layers")
-    made = nn.ModuleList()
-    for spec, encoder, shape in zip(specs, encoders, layers, strict=True):
-        choice = GUIDES.choose(spec)
-        if inspect.isclass(choice.part) and issubclass(choice.part, Guide):
-            refuse_unfit(choice.part, spec)
-        part = choice.make(defaults={"scale": scale}, encoder=encoder, latent_size=size_of(shape))
-        refuse_unfit(Guide.checked(part), spec)
-        made.append(part)
-    return made
-
-
-def refuse_unfit(guide: Guide | type[Guide], spec: Any) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` unless ``guide`` can serve one layer."""
-    contract = guide if isinstance(guide, type) else type(guide)
-    several = not contract.has_one_site()
-    needs_model = contract.attach is not Guide.attach
-    if several or needs_model or guide.default_prior != Guide.default_prior:
-        raise InputError(
-            "the guide of a layer has one real vector as its latent and needs no model, such as "
-            f"mean-field, full-covariance or iaf, not {spec!r}"
-        )
+    sizes = [prod(each) for each in layers]
+    return nn.ModuleList(
+        inner_guide(spec, "a layer", {"scale": scale}, encoder=encoder, latent_size=size)
+        for spec, encoder, size in zip(specs, encoders, sizes, strict=True)
+    )

@@ -13,7 +13,7 @@ from ..contracts import Guide
 from ..distributions import NormalMixture
 from ..errors import InputError
 from ..networks import features, head
-from ..registry import at_least_one
+from ..options import at_least_one, is_whole
 from ..scales import SCALES
 
 
@@ -117,8 +117,11 @@ class LowRank(Guide):
         self, encoder: nn.Module, latent_size: int, rank: int = 2, scale: Any = "log-variance"
     ) -> None:
         super().__init__()
-        if type(rank) is not int or rank not in range(1, latent_size + 1):
-            raise InputError(f"the rank is between 1 and the latent size {latent_size}, not {rank}")
+        if not is_whole(rank) or not 1 <= rank <= latent_size:
+            raise InputError(
+                f"the rank is a whole number between 1 and the latent size {latent_size}, not "
+                f"{rank!r}"
+            )
         self.encoder = encoder
         self.sizes = [latent_size, latent_size, latent_size * rank]
         self.head = nn.Linear(features(encoder), sum(self.sizes))

@@ -9,11 +9,11 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from ..contracts import ATTACHED, Borrowed, Guide, Prior
+from ..contracts import ATTACHED, Borrowed, Guide, Likelihood, Prior
 from ..errors import InputError
 from ..latents import in_support
 from ..networks import features
-from ..registry import at_least_one, number
+from ..options import at_least_one, number
 
 
 class SemiAmortized(Guide):
@@ -37,7 +37,8 @@ class SemiAmortized(Guide):
 
     Raises:
         InputError: fewer than 1 step or draw, a rate outside (0, 1], a prior that is not a
-            distribution over real vectors, or a prior that is made of this guide.
+            distribution over real vectors or is made of this guide, or a prior or likelihood that
+            takes a context.
 
     Paper: Kim et al. 2018, Semi-amortized variational autoencoders.
 
@@ -74,6 +75,12 @@ class SemiAmortized(Guide):
 
     def attach(self, model: Any) -> None:
         """Keep the model whose ELBO the steps increase: ``model.prior``, ``model.likelihood``."""
+        for part in (Prior.of(model.prior), Likelihood.of(model.likelihood)):
+            if part.takes("context"):
+                raise InputError(
+                    "the semi-amortized guide computes its steps without a context, and the "
+                    f"forward of {part.name()} takes one; take another guide"
+                )
         borrowed = [b for b in vars(model.prior).values() if isinstance(b, Borrowed)]
         if any(b.module is self for b in borrowed):
             raise InputError(

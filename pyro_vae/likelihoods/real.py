@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..contracts import Likelihood
 from ..networks.layers import start_at
-from ..registry import number
+from ..options import number
 from ..scales import SCALES
 from . import pixels
 from .located import Located, inside

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..latents import Layout, Shape, size_of
+from ..latents import Layout, Shape
 from ..registry import lookup
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -140,7 +141,7 @@ def layout(encoder: nn.Module) -> Layout:
 
 def numbers(layouts: Sequence[Layout]) -> int:
     """How many numbers vectors with these layouts have together."""
-    return sum(size_of(each) for each in layouts)
+    return sum(prod(each) for each in layouts)
 
 
 def head(encoder: nn.Module, outputs: int) -> nn.Module:
@@ -186,7 +187,7 @@ class Sum(nn.Module):
 
     def __init__(self, sources: Sequence[Layout], paths: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.sizes = [size_of(source) for source in sources]
+        self.sizes = [prod(source) for source in sources]
         self.paths = nn.ModuleList(paths)
 
     def forward(self, x: Tensor) -> Tensor:

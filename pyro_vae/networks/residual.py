@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ..contracts import Network
 from ..errors import InputError
 from ..latents import Layout, Shape
-from ..registry import at_least_one, lookup
+from ..options import at_least_one
+from ..registry import lookup
 from .layers import ACTIVATIONS, Layers, OverImages, Sum, widths
 
 Affine = TypeVar("Affine", nn.Linear, nn.Conv2d)

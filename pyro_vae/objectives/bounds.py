@@ -8,7 +8,7 @@ from pyro.infer import TraceEnum_ELBO, config_enumerate
 from pyro.poutine import Trace
 
 from ..errors import InputError
-from .checks import infer
+from ..latents import infer
 from .terms import Checked, Drawn, PerImage
 
 

@@ -1,34 +1,21 @@
-"""Checks: whether the traces of model and guide fit each other, and whether a name is valid."""
+"""Checks: whether the traces of model and guide fit each other."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ..errors import InputError
-from ..latents import is_latent
-from ..registry import lookup
-
-Row = TypeVar("Row")
+from ..latents import infer, is_latent
 
 PARTICLES = "num_particles_vectorized"  # Pyro's name for its plate of draws
 PLAIN = "take the monte-carlo objective, or kl='monte-carlo'"
-
-
-def choose(option: str, value: Any, table: Mapping[str, Row]) -> Row:
-    """The row of ``table`` that ``value`` names.
-
-    Raises:
-        InputError: if ``value`` is not a name of the table.
-    """
-    if not isinstance(value, str):
-        raise InputError(f"{option} is one of the names {', '.join(table)}, not {value!r}")
-    return lookup(option, value, table)
 
 
 def check_sides(model: Trace, guide: Trace) -> None:
@@ -42,7 +29,7 @@ def check_sides(model: Trace, guide: Trace) -> None:
         if is_latent(p) and name not in guide.nodes and not enumerated:
             raise InputError(f"the model samples {name!r} and the guide does not")
     for name, q in guide.nodes.items():
-        if q["type"] != "sample" or type(q["fn"]).__name__ == "_Subsample":
+        if q["type"] != "sample" or site_is_subsample(q):
             continue
         if infer(q, "_deterministic"):
             continue
@@ -96,11 +83,6 @@ def show(scale: Any) -> str:
     """A scale as text for messages: a number, or a list with the number of each image."""
     many = isinstance(scale, Tensor) and scale.dim() > 0
     return str(scale.tolist()) if many else f"{float(scale):g}"
-
-
-def infer(site: Any, key: str) -> Any:
-    """The entry ``key`` of a site's ``infer`` dict; None if it is missing."""
-    return (site.get("infer") or {}).get(key)
 
 
 def plates(site: Any) -> set[int]:

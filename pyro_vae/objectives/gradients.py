@@ -14,7 +14,7 @@ from torch import Tensor
 from ..distributions import exact_log, from_log
 from ..errors import InputError
 from ..latents import is_latent
-from ..registry import at_least_one
+from ..options import at_least_one
 from .checks import agree, show
 from .terms import PerImage, Terms
 

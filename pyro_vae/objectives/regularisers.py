@@ -8,7 +8,7 @@ of the losses of its parts.
 
 from __future__ import annotations
 
-from math import isfinite, log
+from math import log
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal
 
 from ..errors import InputError
-from ..registry import at_least_one, number
-from .checks import choose
+from ..options import at_least_one, finite, is_whole, number
+from ..registry import lookup
 from .divergences import by_unit, family
 from .terms import PerImage, Terms
 
@@ -67,7 +67,7 @@ class BetaTC(PerImage):
         self.data_size = data_size
         self.alpha, self.beta = number("alpha", alpha), number("beta", beta)
         self.gamma = number("gamma", gamma)
-        self.log_weights = choose("estimator", estimator, ESTIMATORS)
+        self.log_weights = lookup("estimator", estimator, ESTIMATORS)
 
     def parts(self, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
         """Mutual information, total correlation and dimension-wise KL at the draw of each image.
@@ -167,17 +167,13 @@ class InfoVAE(PerImage):
         kl: str = "monte-carlo",
     ) -> None:
         super().__init__(kl=kl)
-        for option, value in (("alpha", alpha), ("lambda_", lambda_)):
-            real = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (real and isfinite(value)):
-                raise InputError(f"{option} is a finite number, not {value!r}")
+        self.alpha, self.lambda_ = finite("alpha", alpha), finite("lambda_", lambda_)
         if not (alpha <= 1 and alpha + lambda_ >= 1):
             raise InputError(
                 "alpha is at most 1 and alpha + lambda_ at least 1, because a term with a negative "
                 f"weight would grow without bound; not {alpha} and {lambda_}"
             )
-        self.alpha, self.lambda_ = alpha, lambda_
-        self.kernel = choose("kernel", kernel, KERNELS)
+        self.kernel = lookup("kernel", kernel, KERNELS)
         self.bandwidth = None if bandwidth is None else number("bandwidth", bandwidth, above=0)
 
     def loss_per_image(self, terms: Terms) -> Tensor:
@@ -247,7 +243,7 @@ class DIP(PerImage):
         kl: str = "monte-carlo",
     ) -> None:
         super().__init__(kl=kl)
-        if isinstance(variant, bool) or variant not in (1, 2):
+        if not is_whole(variant) or variant not in (1, 2):
             raise InputError(f"variant is 1 or 2, not {variant!r}")
         self.offdiagonal = number("offdiagonal", offdiagonal)
         self.diagonal = number("diagonal", diagonal)

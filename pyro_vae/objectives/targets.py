@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..registry import at_least_one, number
+from ..options import at_least_one, number
 from .checks import plates
 from .divergences import by_unit
 from .terms import Terms

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from ..contracts import Objective
 from ..errors import InputError
-from ..latents import is_latent
-from ..registry import at_least_one
-from .checks import PLAIN, check_order, check_sides, choose, infer, plates
+from ..latents import infer, is_latent
+from ..options import at_least_one
+from ..registry import lookup
+from .checks import PLAIN, check_order, check_sides, plates
 from .divergences import KLS, family, monte_carlo
 
 
@@ -81,16 +82,20 @@ def drawing(guide: Any) -> Any:
 
 
 class Terms:
-    """The terms of the bound, each ``[K, B]`` nats for K draws and B images.
+    """The terms of the bound for K draws and B images, in nats.
 
     Attributes:
-        log_likelihood: log p(x | z), over all observed sites.
-        log_q, log_p: log q(z | x) and log p(z) at the draws, by latent site. An auxiliary site of
-            the guide has only log q.
-        q, p: Pyro's records of these sites.
-        scale: the factor of the whole loss of an image (``poutine.scale``, a subsampled plate). It
-            is the scale of the first observed site, a number or ``[K, B]``. If another site has
-            another scale, the ratio of the two multiplies only the terms of that site.
+        log_likelihood: log p(x | z), over all observed sites, ``[K, B]``.
+        log_q, log_p: log q(z | x) and log p(z) at the draws, ``[K, B]``, by latent site. An
+            auxiliary site of the guide has only log q.
+        q, p: Pyro's records of these sites in guide and model.
+        sites: Pyro's records of the observed sites in the model and of the latents in the guide.
+        dims: the dims of the plates that all sites are in.
+        common: the scale of the first observed site, as Pyro has it (``poutine.scale``, a
+            subsampled plate). If another site has another scale, the ratio of the two multiplies
+            only the terms of that site.
+        scale: the factor of the whole loss of an image, a number or ``[K, B]``: ``common``, or 1 if
+            ``scaled`` is False.
 
     Args:
         model, guide: the traces of one run, as Pyro's ELBOs make them.
@@ -196,7 +201,7 @@ class PerImage(Drawn):
 
     def __init__(self, num_particles: int = 1, kl: str = "monte-carlo") -> None:
         super().__init__(num_particles)
-        self.divergence = choose("kl", kl, KLS)
+        self.divergence = lookup("kl", kl, KLS)
 
     def loss_per_image(self, terms: Terms) -> Tensor:
         """The loss of each image, ``[K, B]`` or ``[B]``."""

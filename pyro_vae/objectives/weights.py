@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..registry import number
+from ..options import number
 from .terms import PerImage, Terms
 
 

@@ -16,6 +16,7 @@ from ..contracts import NOTHING, Given, Prior
 from ..distributions import RelaxedOneHot, check_temperature, standard_normal
 from ..errors import InputError
 from ..latents import concatenate, sample_site
+from ..options import is_whole
 from ..registry import PRIORS
 
 
@@ -113,13 +114,13 @@ class JointPrior(Prior):
 
     def sample_sites(self, given: Given = NOTHING) -> Tensor:
         z = sample_site("z", standard_normal(self.zero))
-        return concatenate([z, sample_site("c", self.c())])  # [*, B, Z]
+        return concatenate([z, sample_site("c", Prior.of(self.c).run(given=given))])  # [*, B, Z]
 
 
-def check_categories(kind: str, categories: int, latent_size: int) -> None:
+def check_categories(kind: str, categories: Any, latent_size: int) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` unless ``categories`` leaves room for z."""
-    if categories not in range(2, latent_size):
+    if not is_whole(categories) or not 2 <= categories < latent_size:
         raise InputError(
-            f"categories of the joint {kind} is between 2 and the latent size {latent_size} less "
-            f"1, which z needs, not {categories}"
+            f"categories of the joint {kind} is a whole number between 2 and the latent size "
+            f"{latent_size} less 1, which z needs, not {categories!r}"
         )

@@ -7,7 +7,7 @@ from zuko.flows.spline import NSF
 
 from ..contracts import Prior
 from ..distributions import Flow
-from ..registry import at_least_one
+from ..options import at_least_one
 
 
 class FlowPrior(Prior):

@@ -8,6 +8,7 @@ a number of units, or ``(c, h, w)`` for a latent with the layout of an image. It
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 
 from ..contracts import NOTHING, Given, Network, Prior
 from ..distributions import standard_normal
-from ..latents import Layout, concatenate, sample_site, site_names, size_of
+from ..latents import Layout, concatenate, sample_site, site_names
 from ..networks import head
+from ..options import flag
 from ..scales import SCALES
 
 
@@ -56,9 +58,9 @@ class Hierarchy(Prior):
     ) -> None:
         super().__init__()
         self.layers = tuple(latent_layers)
-        self.sizes = [size_of(layer) for layer in self.layers]
+        self.sizes = [prod(layer) for layer in self.layers]
         self.names = site_names(len(self.sizes))
-        self.skip = skip
+        self.skip = flag("skip", skip)
         self.register_buffer("zero", torch.zeros(self.sizes[-1]), persistent=False)
         self.down, self.heads = nn.ModuleList(), nn.ModuleList()
         for i, size in enumerate(self.sizes[:-1]):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..contracts import Prior
 from ..distributions import standard_normal
-from ..registry import at_least_one
+from ..options import at_least_one
 from ..scales import SCALES
 
 

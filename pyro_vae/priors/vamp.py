@@ -13,7 +13,7 @@ from ..contracts import Borrowed, Guide, Prior
 from ..errors import InputError
 from ..latents import Shape
 from ..modules import mode
-from ..registry import at_least_one
+from ..options import at_least_one
 
 
 class VampPrior(Prior):
@@ -31,7 +31,8 @@ class VampPrior(Prior):
         components: number of pseudo-images K.
 
     Raises:
-        InputError: fewer than 1 component, or a guide of several latent sites.
+        InputError: fewer than 1 component, a guide of several latent sites, or one that takes a
+            context.
 
     Paper: Tomczak & Welling 2018, VAE with a VampPrior.
 
@@ -48,6 +49,11 @@ class VampPrior(Prior):
             raise InputError(
                 "the vamp prior needs a guide that gives one distribution, which the "
                 f"{type(posterior).__name__} guide does not; take the prior {guide.default_prior}"
+            )
+        if guide.takes("context"):
+            raise InputError(
+                "the vamp prior runs the guide on its pseudo-images without a context, and the "
+                f"forward of {guide.name()} takes one; take another prior"
             )
         self.logits = nn.Parameter(torch.randn(components, *shape))  # of the pixels
         self.borrowed = Borrowed(posterior)

@@ -23,7 +23,7 @@ from ..modules import buffers_restored
 from ..pairing import fitting_likelihood, fitting_objective
 from ..recipes import RECIPES
 from ..registry import OBJECTIVES, lookup, parse
-from ..settings import READING, TRAINING, Settings, check_seed, positive
+from ..settings import READING, TRAINING, Settings, check_numbers
 from ..training import PRECISIONS, adam
 from ..vae import VAE
 from .folder import first_line
@@ -95,8 +95,7 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
     settings = settled(given)
     training = {key: vars(settings)[key] for key in TRAINING}
     lookup("precision", settings.precision, PRECISIONS)
-    positive(epochs=settings.epochs, batch_size=settings.batch_size, lr=settings.lr)
-    check_seed(settings.seed)
+    check_numbers(settings.epochs, settings.batch_size, settings.lr, settings.seed)
     reading = {key: vars(settings)[key] for key in READING if vars(settings)[key]}
     loaded = load_data(settings.data, data_dir=data_dir, **reading)
     check_weights(loaded.shape, settings)
