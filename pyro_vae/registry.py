@@ -189,6 +189,11 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
         ) from None
 
 
+def spec(name: str, options: Mapping[str, Any]) -> str:
+    """The spec that :func:`parse` reads as ``name`` and ``options``."""
+    return f"{name}({', '.join(f'{k}={v!r}' for k, v in options.items())})" if options else name
+
+
 def split_specs(specs: str) -> list[str]:
     """``"vae,iwae(samples=5,outer=2)"`` -> its items; a comma inside brackets does not split."""
     items, depth = [""], 0

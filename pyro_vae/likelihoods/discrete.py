@@ -12,7 +12,7 @@ from ..contracts import Likelihood
 from ..networks.layers import start_at
 from ..scales import SCALES
 from . import pixels
-from .located import Located, inside
+from .located import Located, logit
 
 
 class Bernoulli(Likelihood):
@@ -45,7 +45,7 @@ class Bernoulli(Likelihood):
         return dist.Bernoulli(logits=self.decoder(z), validate_args=False).to_event(3)
 
     def start(self, mean: Tensor) -> None:
-        start_at(self.decoder, self.outputs, inside(mean).logit())
+        start_at(self.decoder, self.outputs, mean, logit)
 
 
 class DiscretizedLogistic(Located):

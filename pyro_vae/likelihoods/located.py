@@ -29,9 +29,18 @@ class Located(Likelihood):
         return raw.sigmoid() if self.bounded else raw
 
     def start(self, mean: Tensor) -> None:
-        start_at(self.decoder, self.outputs, inside(mean).logit() if self.bounded else mean)
+        start_at(self.decoder, self.outputs, mean, logit if self.bounded else identity)
+
+
+def logit(mean: Tensor) -> Tensor:
+    """The logit of ``mean``, kept at least half a grey level away from 0 and 1."""
+    return inside(mean).logit()
+
+
+def identity(mean: Tensor) -> Tensor:
+    return mean
 
 
 def inside(mean: Tensor) -> Tensor:
-    """``mean`` at least half a grey level away from 0 and 1, where its logit is finite."""
+    """``mean``, at least half a grey level away from 0 and 1."""
     return mean.clamp(0.5 / 255, 254.5 / 255)

@@ -40,7 +40,7 @@ class ContinuousBernoulli(Likelihood):
         return pixels.ContinuousBernoulli(logits=logits, validate_args=False).to_event(3)
 
     def start(self, mean: Tensor) -> None:
-        start_at(self.decoder, self.outputs, pixels.logit_of_mean(inside(mean)))
+        start_at(self.decoder, self.outputs, mean, lambda m: pixels.logit_of_mean(inside(m)))
 
 
 class Normal(Located):

@@ -10,6 +10,7 @@ from torch import nn
 from ..contracts import Network
 from ..errors import InputError
 from ..latents import Layout, Shape
+from ..options import at_least_one
 from ..registry import lookup
 from .layers import ACTIVATIONS, Layers, OverImages, dense, numbers, widths
 
@@ -20,11 +21,18 @@ class Conv(Network):
     Every ``H x W`` works. A layer turns a side of s pixels into ⌈s/2⌉, and the matching layer of
     the decoder turns it back into s, odd or even.
 
+    The decoder's kernel is 4 pixels wide, a multiple of the stride 2. So all pixels get the same
+    number of contributions. Under a kernel of 3 they get 1, 2 or 4, which shows as a checkerboard.
+
     Args:
         shape: ``(C, H, W)`` of the image.
         hidden: channels of the encoder's convolutions, then units of its dense layer. The decoder
             has them in reverse.
         activation: a name of :data:`~pyro_vae.networks.ACTIVATIONS`.
+        kernel: width of the decoder's kernels in pixels, at least 2.
+
+    Paper: Odena et al. 2016, Deconvolution and checkerboard artifacts,
+    https://distill.pub/2016/deconv-checkerboard.
 
     Example:
         >>> from pyro_vae.networks import Conv
@@ -33,7 +41,11 @@ class Conv(Network):
     """
 
     def __init__(
-        self, shape: Shape, hidden: Sequence[int] = (32, 64, 256), activation: str = "relu"
+        self,
+        shape: Shape,
+        hidden: Sequence[int] = (32, 64, 256),
+        activation: str = "relu",
+        kernel: int = 4,
     ) -> None:
         self.shape = shape
         self.hidden = widths("hidden", hidden)
@@ -43,6 +55,10 @@ class Conv(Network):
                 f"then the units of a dense layer, like 32,64,256, not {list(self.hidden)}"
             )
         self.activation = activation
+        at_least_one("kernel", kernel)
+        if kernel < 2:
+            raise InputError(f"kernel is at least 2, the stride of the convolutions, not {kernel}")
+        self.kernel = kernel
         self.channels = (shape[0], *self.hidden[:-1])
         self.sides: list[tuple[int, int]] = [shape[1:]]
         for _ in self.hidden[:-1]:
@@ -65,12 +81,16 @@ class Conv(Network):
         images = nn.Sequential()
         channels = (outputs * self.shape[0], *self.channels[1:])
         for i in reversed(range(len(self.sides) - 1)):
-            # A transposed convolution turns s pixels into 2s - 1, one too few for an even side.
             (h, w), (half_h, half_w) = self.sides[i], self.sides[i + 1]
-            lacking = (h - (2 * half_h - 1), w - (2 * half_w - 1))
+            (cut_h, more_h), (cut_w, more_w) = self.cut(half_h, h), self.cut(half_w, w)
             images.append(
                 nn.ConvTranspose2d(
-                    channels[i + 1], channels[i], 3, stride=2, padding=1, output_padding=lacking
+                    channels[i + 1],
+                    channels[i],
+                    self.kernel,
+                    stride=2,
+                    padding=(cut_h, cut_w),
+                    output_padding=(more_h, more_w),
                 )
             )
             if i > 0:
@@ -79,6 +99,12 @@ class Conv(Network):
         layers.append(nn.Unflatten(-1, (self.channels[-1], *self.sides[-1])))
         layers.append(OverImages(images))  # [*, outputs·C, H, W]
         return layers
+
+    def cut(self, half: int, side: int) -> tuple[int, int]:
+        """``padding`` and ``output_padding`` with which ``half`` pixels become ``side`` pixels."""
+        extra = 2 * half - 2 + self.kernel - side  # a transposed convolution's pixels beyond side
+        padding = -(-extra // 2)  # is cut at both ends
+        return padding, 2 * padding - extra
 
     def between(self, sources: Sequence[Layout], target: Layout) -> Layers:
         return dense((numbers(sources), self.hidden[-1]), self.activation, last=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +45,10 @@ class Layers(nn.Sequential):
     out_layout: Layout
 
 
-def start_at(decoder: nn.Module, outputs: int, target: Tensor) -> None:
-    """Set the last bias of a decoder so that its first C channels start near ``target``.
+def start_at(
+    decoder: nn.Module, outputs: int, mean: Tensor, link: Callable[[Tensor], Tensor]
+) -> None:
+    """Set the last bias of a decoder so that its first C channels start near ``link(mean)``.
 
     A decoder's weights start small, so the bias is near the mean of its output. A decoder that is
     not one of :class:`Layers` is left as it is, because nothing says which bias is its last.
@@ -53,18 +56,19 @@ def start_at(decoder: nn.Module, outputs: int, target: Tensor) -> None:
     Args:
         decoder: network to ``[*, outputs·C, H, W]``.
         outputs: how many numbers it gives for each entry of x.
-        target: ``[C, H, W]``, in units of the decoder's output. A bias that all places of a channel
-            share becomes the mean over them.
+        mean: ``[C, H, W]``. A bias that all places of a channel share gets the mean over them.
+        link: the decoder's output that belongs to a mean, elementwise.
     """
     if not isinstance(decoder, Layers):
         return
     affine = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-    bias = [layer for layer in decoder.modules() if isinstance(layer, affine)][-1].bias
-    channels = outputs * len(target)
+    bias: Any = [layer for layer in decoder.modules() if isinstance(layer, affine)][-1].bias
+    each = mean.flatten(1)  # [C, H·W]
     with torch.no_grad():
-        places = bias.view(channels, -1)[: len(target)]  # [C, places that have their own bias]
-        flat = target.flatten(1)  # [C, H·W]
-        places.copy_(flat if places.shape == flat.shape else flat.mean(1, keepdim=True))
+        places = bias.view(outputs * len(mean), -1)[: len(mean)]  # those with a bias of their own
+        if places.shape != each.shape:
+            each = each.mean(1, keepdim=True)
+        places.copy_(link(each))
 
 
 class Standardized(nn.Module):

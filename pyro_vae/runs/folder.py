@@ -28,6 +28,7 @@ from ..errors import InputError
 from ..history import Epoch
 from ..settings import READING, TRAINING
 from ..vae import VAE
+from .older import as_written_now
 from .writing import check_utf8, written
 
 CONFIG, WEIGHTS, OPTIMIZER, METRICS = (
@@ -206,10 +207,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         check_keys(path, config, ("vae", "data", "training", "versions"))
-        check_keys(path, config["vae"], inspect.signature(VAE).parameters)
+        added = ("standardize",)
+        written_then = [key for key in inspect.signature(VAE).parameters if key not in added]
+        check_keys(path, config["vae"], written_then, added)
         check_keys(path, config["data"], ("name", "binarize"), READING)
         check_keys(path, config["training"], ("objective",), TRAINING)
         check_types(path, config)
+        config["vae"] = as_written_now(config["vae"])
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
         raise InputError(
             f"{str(path)!r} is not a run's config: it is not JSON, or its parts are not objects"

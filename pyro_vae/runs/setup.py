@@ -22,7 +22,7 @@ from ..memory import check_memory
 from ..modules import buffers_restored
 from ..pairing import fitting_likelihood, fitting_objective
 from ..recipes import RECIPES
-from ..registry import OBJECTIVES, lookup, parse
+from ..registry import OBJECTIVES, lookup, parse, spec
 from ..settings import READING, TRAINING, Settings, check_numbers
 from ..training import PRECISIONS, adam
 from ..vae import VAE
@@ -183,14 +183,14 @@ def options_explained(settings: Settings) -> Iterator[None]:
     in torch and Pyro. An exception of the user's own class keeps its traceback.
     """
     specs = [settings.prior, settings.likelihood, settings.guide, settings.network]
-    named = [str(spec) for spec in (*specs, settings.objective)]
-    optioned = [repr(spec) for spec in named if "(" in spec]
+    named = [str(each) for each in (*specs, settings.objective)]
+    optioned = [repr(each) for each in named if "(" in each]
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        if not optioned or any(":" in spec.partition("(")[0] for spec in named):
+        if not optioned or any(":" in each.partition("(")[0] for each in named):
             raise
         raise InputError(
             f"an option in {' or '.join(optioned)} has a wrong type or value "
@@ -205,7 +205,7 @@ def with_scale(guide: Any, scale: str | None) -> Any:
     name, options = parse(guide)
     if "scale" in options:
         raise InputError(f"--scale {scale} and --guide {guide!r} both name a scale; give one")
-    return f"{name}({', '.join(f'{k}={v!r}' for k, v in {**options, 'scale': scale}.items())})"
+    return spec(name, {**options, "scale": scale})
 
 
 def name_of(data: str) -> str:
