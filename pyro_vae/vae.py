@@ -342,8 +342,8 @@ def likelihood_of(choice: Choice, net: Network, latent_size: int, handed: dict[s
     """The likelihood with a decoder that gives as many outputs as the likelihood needs.
 
     A likelihood says how many outputs it needs once it is made, because the number can depend on
-    its options. So trials are made until one has the number that it needs. The likelihood is then
-    made anew, because a trial does not change the state of the random numbers.
+    its options. So trials are made until one has the number that it needs. They do not change the
+    state of the random numbers. The likelihood is made anew after them.
     """
     if choice.built:
         return choice.make()
