@@ -136,6 +136,8 @@ def evaluate(
         f"± one standard error; log p(x) is estimated with {samples} draws "
         "of z"
     )
+    if warning := result["prior_gap"].get("warning"):
+        o.warn(f"Warning: {warning}.")
     if mark is not None:
         console.print(f"not comparable: {mark}", style="bold")
 
@@ -146,6 +148,7 @@ NESTED = (
     "curve",
     "trust",
     "aggregate",
+    "prior_gap",
     "accuracy",
     "gaps",
     "annealed",
@@ -155,7 +158,9 @@ NESTED = (
 def lines(result: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
     """A row for each number of a report. A measure that is undefined says why."""
     for key, value in result.items():
-        site = within.startswith(("active units", "rate of sites"))
+        if key == "warning":  # printed as a sentence of its own
+            continue
+        site = within.startswith(("active units", "rate of sites", "prior gap"))
         name = f"{within}{key if site else key.replace('_', ' ')}"
         if isinstance(value, dict) and "why" in value:
             yield name, f"undefined: {value['why']}"

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..programs import ModelProgram
 from ..vae import VAE
 from . import figures as show
-from .aggregate import aggregate
+from .aggregate import aggregate, moment_gap
 from .annealing import AnnealedEstimate, annealed, sandwich
 from .bound import elbo, standard_error
 from .gaps import Gaps, gaps
@@ -25,6 +25,8 @@ from .latents import active_units, probe, unit_kl
 from .scoring import Programs
 
 Table = dict[str, Any]
+POOR = 0.1
+"""From this distance between encoded images and prior, in nats per unit, samples are poor."""
 
 
 def evaluate(
@@ -97,6 +99,7 @@ def evaluate(
             lambda: {k: v.tolist() for k, v in unit_kl(model, guide, images, seed=seed).items()}
         ),
         "aggregate": attempt(lambda: aggregate_terms(model, guide, images, seed)),
+        "prior_gap": attempt(lambda: prior_gap(model, guide, images, seed)),
     }
     if train is not None:
         table["accuracy"] = attempt(
@@ -262,6 +265,25 @@ def aggregate_terms(model: Any, guide: Any, images: Images, seed: int) -> Table:
             f"N = {len(some)} images; more images are needed"
         }
     return table | {"estimator": result.estimator}
+
+
+def prior_gap(model: Any, guide: Any, images: Images, seed: int) -> Table:
+    """The distance of the encoded images from the prior, in nats per unit, by latent site.
+
+    If it is so large that samples will be poor, the entry ``warning`` says so in a sentence.
+    """
+    some = images.first(2000)
+    each = moment_gap(model, guide, some, seed=seed)
+    table: Table = {name: gap.mean().item() for name, gap in each.items()}
+    site = max(table, key=lambda name: table[name])
+    if table[site] > POOR + 2 / len(some):  # 2/N is what N draws give by chance
+        table["warning"] = (
+            f"the encoded images and the prior differ by {table[site]:.2f} nats per unit of {site} "
+            f"(more than {POOR}), so sampled images will be worse than reconstructions. A prior "
+            "that learns from the images (vamp, flow, mixture), a likelihood with bounded means, "
+            "more training or fewer latent dimensions can help"
+        )
+    return table
 
 
 def width(model: Any, shape: tuple[int, ...], temperatures: int, seed: int) -> Table:

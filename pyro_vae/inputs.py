@@ -1,0 +1,69 @@
+"""What users hand to a VAE as images: tensors, NumPy arrays and PIL images."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from .data import Images
+from .data.arrays import to_pixels
+from .data.imagefiles import flatten
+from .errors import InputError
+from .latents import Shape
+
+
+def as_tensor(x: Any, shape: Shape, module: nn.Module) -> Tensor:
+    """An array or a PIL image as a tensor on the module's device.
+
+    A tensor is returned unchanged: it stays on its own device, and its shape is not checked.
+    A NumPy array has the values that :func:`~pyro_vae.data.load_data` takes (uint8, bool, float in
+    [0, 1]) and the layout ``[B, C, H, W]``, ``[B, H, W, C]`` or, of grey images, ``[B, H, W]``. One
+    image, an array without the first axis or a PIL image, becomes a batch of one.
+
+    Args:
+        x: the images.
+        shape: ``(C, H, W)`` of one image.
+        module: the module that takes them.
+
+    Raises:
+        InputError: something else, or an array or a PIL image of another shape.
+    """
+    if isinstance(x, Tensor):
+        return x
+    if isinstance(x, Image.Image):
+        x = from_pil(x, shape[0])
+    if not isinstance(x, np.ndarray):
+        raise InputError(
+            "images are a tensor [B, C, H, W], a NumPy array or a PIL image, not a "
+            f"{type(x).__name__}"
+        )
+    c, h, w = shape
+    last = x.shape[1:]
+    if x.shape in (shape, (h, w, c)) or (c == 1 and x.shape == (h, w)):
+        x, last = x[None], x.shape
+    elif last not in (shape, (h, w, c)) and not (c == 1 and last == (h, w)):
+        raise InputError(
+            f"expected images of shape {list(shape)} or {[h, w, c]}, one or a batch of them, not "
+            f"an array of shape {list(x.shape)}"
+        )
+    if last != shape and len(last) == 3:
+        x = x.transpose(0, 3, 1, 2)  # [B, C, H, W]
+    pixels = to_pixels(x.copy(), "x")  # torch does not take arrays that are read-only
+    device = next(chain(module.parameters(), module.buffers()), torch.zeros(())).device
+    return Images(pixels).batch(slice(None)).to(device)
+
+
+def from_pil(image: Image.Image, channels: int) -> Any:
+    """The pixels of a PIL image as ``load_data`` reads them from a file, as a NumPy array."""
+    if image.mode.startswith(("I", "F")):
+        raise InputError(
+            f"the PIL image has the mode {image.mode!r}, with more than 8 bits in a channel; give "
+            "8 bits, grey or colour, or an array of floats in [0, 1]"
+        )
+    image = flatten(ImageOps.exif_transpose(image))
+    return np.asarray(image.convert("RGB") if channels == 3 else image)
