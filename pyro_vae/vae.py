@@ -191,7 +191,8 @@ class VAE(nn.Module):
         the sites that it depends on. The VAE's own mode decides about batch normalization.
 
         Args:
-            x: a tensor ``[B, C, H, W]``, a NumPy array or a PIL image, see :func:`~pyro_vae.inputs.as_tensor`.
+            x: a tensor ``[B, C, H, W]``, a NumPy array or a PIL image, see
+                :func:`~pyro_vae.inputs.as_tensor`.
             context: labels or covariates, ``[B, ...]``, for a guide that takes them.
         """
         x = as_tensor(x, self.shape, self)

@@ -18,7 +18,7 @@ BAD = {
     "--hidden 0": "hidden takes whole numbers above 0, such as [400, 200], not [0]",
     "--lr 0": "lr is a number above 0, not 0.0",
     "--device tpu": "--device 'tpu' is not there; take auto, or cpu",
-    "--binarize none": "--binarize none leaves 17 levels of grey",
+    "--binarize none --likelihood bernoulli": "--binarize none leaves 17 levels of grey",
     "--guide iaf --objective analytic": "take the monte-carlo objective",
     "--guide categorical --objective analytic": "enumerate",
     "--recipe iwea": "unknown recipe 'iwea'; did you mean iwae",

@@ -9,7 +9,7 @@ import torch
 from support.commands import TINY, picture, typed
 
 from pyro_vae.history import CollapseWarning
-from pyro_vae.runs.folder import load_run, read_history
+from pyro_vae.runs.folder import load_run, read_config, read_history
 
 
 def test_train_leaves_a_run_folder(trained):
@@ -136,13 +136,35 @@ def test_a_collapsed_layer_is_named(tmp_path, capsys):
     assert "the latent layer z_2 has collapsed" in table
 
 
-def test_grey_images_of_one_s_own_are_told_how_they_are_scored(image_folder, tmp_path, capsys):
+def said(capsys):
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_the_likelihood_is_the_one_that_fits_the_data(image_folder, tmp_path, capsys):
+    folder, _ = image_folder
+    ask = ["train", "--epochs", "1", "--hidden", "4", "--latent", "2", "--no-compile"]
+    asked = {
+        ("--data", "digits"): "bernoulli: the pixels are drawn as 0 or 1 (--binarize dynamic), as "
+        "is usual for this data set",
+        ("--data", "digits", "--binarize", "none"): "discretized-logistic: the pixels have 17 "
+        "levels of grey",
+        ("--data", "digits", "--binarize", "threshold"): "bernoulli: the pixels are 0 or 1",
+        ("--data", folder): "discretized-logistic: the pixels have ",
+        ("--data", folder, "--binarize", "dynamic"): "bernoulli: the pixels are drawn as 0 or 1.",
+    }
+    for i, (more, sentence) in enumerate(asked.items()):
+        assert typed([*ask, *more, "--out", tmp_path / str(i)]) == 0
+        assert f"The likelihood is {sentence}" in said(capsys)
+        name = sentence.partition(":")[0]
+        assert read_config(tmp_path / str(i))["vae"]["likelihood"] == name
+
+
+def test_grey_images_under_a_bernoulli_are_told_how_they_are_scored(image_folder, tmp_path, capsys):
     folder, _ = image_folder
     ask = ["train", "--data", folder, "--epochs", "1", "--hidden", "4", "--latent", "2"]
-    assert typed([*ask, "--out", tmp_path / "one"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "each pixel is drawn as 0 or 1 (--binarize dynamic)" in said
-    assert "discretized-logistic" in said
-    for more in (["--binarize", "dynamic"], ["--likelihood", "normal"]):
-        assert typed([*ask, *more, "--out", tmp_path / more[1]]) == 0
-        assert "each pixel is drawn" not in " ".join(capsys.readouterr().out.split())
+    bernoulli = ["--likelihood", "bernoulli"]
+    assert typed([*ask, *bernoulli, "--out", tmp_path / "one"]) == 0
+    assert "each pixel is drawn as 0 or 1 (--binarize dynamic)" in said(capsys)
+    for more in ([*bernoulli, "--binarize", "dynamic"], ["--likelihood", "normal"]):
+        assert typed([*ask, *more, "--out", tmp_path / more[1] / more[-1]]) == 0
+        assert "each pixel is drawn" not in said(capsys)

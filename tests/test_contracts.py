@@ -250,7 +250,7 @@ def test_python_and_the_command_line_have_the_same_defaults():
     for name in ("objective", "epochs", "batch_size", "lr", "precision", "seed"):
         assert own[name].default == getattr(Settings, name)
     parts = inspect.signature(VAE).parameters
-    for name in ("prior", "likelihood", "guide", "network", "hidden"):
+    for name in ("prior", "guide", "network", "hidden"):
         assert parts[name].default == getattr(Settings, name)
     assert parts["latent_size"].default == Settings.latent
 

@@ -17,6 +17,7 @@ ROOMS = [
     {"likelihoods", "guides"},
     {"pairing"},
     {"programs"},
+    {"inputs"},
     {"vae"},
     {"objectives", "figures"},
     {"audit", "checks", "evaluation"},

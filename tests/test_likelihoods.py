@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from pyro_vae import VAE, InputError, Likelihood
+from pyro_vae.data import Images
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.likelihoods.pixels import ContinuousBernoulli, DiscretizedLogistic
 from pyro_vae.networks import MLP
@@ -49,19 +50,23 @@ def logistic_levels(x, loc, scale):
 REFERENCES = {
     "bernoulli": lambda x, raw, m: x * raw - softplus(raw, threshold=40),
     "continuous-bernoulli": lambda x, raw, m: continuous_bernoulli(x, raw),
-    "normal": lambda x, raw, m: -((x - raw) ** 2) / (2 * 0.1**2) - log(0.1) - log(2 * pi) / 2,
-    "normal-learned": lambda x, raw, m: td.Normal(raw, (0.5 * m.logvar).exp()).log_prob(x),
+    "normal": lambda x, raw, m: (
+        -((x - raw.sigmoid()) ** 2) / (2 * 0.1**2) - log(0.1) - log(2 * pi) / 2
+    ),
+    "normal-learned": lambda x, raw, m: td.Normal(raw.sigmoid(), (0.5 * m.logvar).exp()).log_prob(
+        x
+    ),
     "normal-per-pixel": lambda x, raw, m: td.Normal(
-        raw[:, :1], 1 / 255 + 0.1 * (0.5 * raw[:, 1:]).exp()
+        raw[:, :1].sigmoid(), 1 / 255 + 0.1 * (0.5 * raw[:, 1:]).exp()
     ).log_prob(x),
     "laplace": lambda x, raw, m: (
-        -(x - raw).abs() / (0.5 * m.logvar).exp() - log(2) - 0.5 * m.logvar
+        -(x - raw.sigmoid()).abs() / (0.5 * m.logvar).exp() - log(2) - 0.5 * m.logvar
     ),
     "log-cosh": lambda x, raw, m: (
-        -((x - raw) / (0.5 * m.logvar).exp()).cosh().log() - log(pi) - 0.5 * m.logvar
+        -((x - raw.sigmoid()) / (0.5 * m.logvar).exp()).cosh().log() - log(pi) - 0.5 * m.logvar
     ),
     "discretized-logistic": lambda x, raw, m: logistic_levels(
-        x, raw[:, :1], 0.1 * (0.5 * raw[:, 1:]).exp()
+        x, raw[:, :1].sigmoid(), 0.1 * (0.5 * raw[:, 1:]).exp()
     ),
 }
 
@@ -73,6 +78,49 @@ def test_log_prob_is_the_sum_over_pixels(name):
     x = images(name, dtype=torch.float64)
     expected = REFERENCES[name](x, likelihood.decoder(z), likelihood).sum((-3, -2, -1))
     torch.testing.assert_close(likelihood(z).log_prob(x), expected, rtol=1e-9, atol=1e-9)
+
+
+LOCATED = [
+    "normal",
+    "normal-learned",
+    "normal-per-pixel",
+    "laplace",
+    "log-cosh",
+    "discretized-logistic",
+]
+
+
+@pytest.mark.parametrize("name", LOCATED)
+def test_without_bounds_the_decoder_gives_the_mean_itself(name):
+    bounded, free = (make(f"{name}(bounded={b})").double() for b in (True, False))
+    free.load_state_dict(bounded.state_dict())
+    z = 20 * torch.randn(64, 2).double()
+    inside, outside = (likelihood(z).base_dist.loc for likelihood in (bounded, free))
+    torch.testing.assert_close(inside, outside.sigmoid())
+    assert outside.min() < 0
+    assert outside.max() > 1
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv", "residual"])
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_a_vae_for_data_starts_at_the_mean_image(name, network):
+    """The decoder's weights are 0, so that only the bias is left. ``conv`` and ``residual`` have
+    one bias for a channel, which gives the mean over its places."""
+    pixels = (torch.rand(50, 2, 8, 8) ** 3 * 255).byte()
+    pixels[:, 0] //= 4
+    images = Images(pixels, binarize="dynamic" if name == "bernoulli" else "none")
+    module = VAE.for_data(images, 3, likelihood=name, network=network)
+    likelihood = Likelihood.of(module.model.likelihood)
+    for name_of, weight in likelihood.decoder.named_parameters():
+        if name_of.endswith("weight"):
+            nn.init.zeros_(weight)
+    p = likelihood.double()(torch.zeros(1, 3).double())
+    # The discretized logistic rounds and cuts its location, which moves its mean.
+    mean = p.base_dist.loc if name == "discretized-logistic" else p.mean
+    expected = pixels.double().mean(0) / 255
+    if network != "mlp":
+        expected = expected.mean((1, 2), keepdim=True).expand_as(expected)
+    torch.testing.assert_close(mean[0], expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)

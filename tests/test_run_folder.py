@@ -116,7 +116,12 @@ OLD = Path(__file__).parent / "data" / "old_run"
 
 
 @pytest.mark.parametrize(
-    ("name", "elbo_then"), [("mean_field", -45.55474853515625), ("joint", -45.703006744384766)]
+    ("name", "elbo_then"),
+    [
+        ("mean_field", -45.55474853515625),
+        ("joint", -45.703006744384766),
+        ("conv", -1252.0274658203125),
+    ],
 )
 def test_a_run_of_an_older_version_gives_the_same_elbo(name, elbo_then):
     """The runs were trained, and the numbers measured, by the version before the contracts:
@@ -124,6 +129,8 @@ def test_a_run_of_an_older_version_gives_the_same_elbo(name, elbo_then):
     pyro-vae train --data digits --latent 2 --hidden 4 --epochs 1 --device cpu --no-compile
     pyro-vae train --data digits --latent 4 --hidden 4 --epochs 1 --device cpu --no-compile \\
         --guide "joint(categories=3)"
+    pyro-vae train --data digits --latent 2 --hidden 2,4 --epochs 1 --device cpu --no-compile \\
+        --binarize none --likelihood normal-learned --network conv
     pyro-vae evaluate RUN --samples 1 --seed 0 --device cpu --json   (monte_carlo, elbo)
     """
     vae, config = load_run(OLD / name)

@@ -115,7 +115,9 @@ class LinearGaussian(nn.Module):
             self.latents[0],
             prior="standard-normal" if self.names == ["z"] else ChainPrior(self),
             likelihood=Normal(
-                nn.Sequential(self.layers[-1], nn.Unflatten(-1, self.shape)), self.scales[-1]
+                nn.Sequential(self.layers[-1], nn.Unflatten(-1, self.shape)),
+                self.scales[-1],
+                bounded=False,
             ),
             guide=guide or ExactPosterior(self),
         ).double()
@@ -223,7 +225,7 @@ def library_chain(exact: LinearGaussian, guide) -> VAE:
         exact.shape,
         exact.latents,
         prior="hierarchy",
-        likelihood=Normal(x_given_z, exact.scales[-1]),
+        likelihood=Normal(x_given_z, exact.scales[-1], bounded=False),
         guide=guide,
         network=Straight,
     ).double()
