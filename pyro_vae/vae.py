@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import chain
 from math import prod
 from typing import Any, Self
@@ -28,6 +27,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from . import guides, likelihoods, networks, priors, scales  # noqa: F401  (they fill the tables)
+from .building import likelihood_of, moments_of, network_of
 from .compiling import HANDLERS
 from .contracts import Guide, Likelihood, Network, Prior
 from .data import Images
@@ -36,10 +36,9 @@ from .inputs import as_tensor
 from .latents import LatentSize, check_layouts, layouts
 from .modules import mode
 from .networks.layers import Standardized
-from .options import at_least_one, is_number
 from .pairing import fitting_likelihood, latent_sites, refuse_misfits
 from .programs import GuideProgram, ModelProgram, expect_count, mean_image, unique_name
-from .registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, Choice, parse, unwrapped
+from .registry import GUIDES, LIKELIHOODS, PRIORS, parse
 from .settings import Settings
 
 
@@ -244,69 +243,3 @@ class VAE(nn.Module):
         """No gradients, evaluation mode, and no other thread that runs Pyro's handlers."""
         with HANDLERS, torch.no_grad(), mode(False, self):
             yield
-
-
-def moments_of(standardize: Any, channels: int) -> Any:
-    """``standardize`` if it is means and positive standard deviations of all channels.
-
-    Raises:
-        InputError: something else.
-    """
-    listed = isinstance(standardize, Sequence) and all(isinstance(m, Sequence) for m in standardize)
-    if (
-        not listed
-        or [len(m) for m in standardize] != [channels, channels]
-        or not all(is_number(n) for m in standardize for n in m)
-        or not all(n > 0 for n in standardize[1])
-    ):
-        raise InputError(
-            f"standardize is two lists of {channels} numbers, the channels' means and their "
-            f"standard deviations above 0, not {standardize!r}"
-        )
-    return standardize
-
-
-def network_of(spec: Any, hidden: Sequence[int] | None, handed: dict[str, Any]) -> Any:
-    """The network that ``spec`` names, with the layer sizes ``hidden`` if they are not None.
-
-    Args:
-        spec: the network in one of the ways of :mod:`~pyro_vae.registry`.
-        hidden: the layer sizes.
-        handed: the arguments of :meth:`~pyro_vae.registry.Choice.make`.
-    """
-    choice = NETWORKS.choose(spec)
-    if hidden is None:
-        return choice.make(**handed)
-    if "hidden" in choice.options or choice.built:
-        raise InputError(
-            f"hidden={hidden} and the network {spec!r} both set the layer sizes; give one"
-        )
-    return replace(choice, options={**choice.options, "hidden": hidden}).make(**handed)
-
-
-def likelihood_of(choice: Choice, net: Network, latent_size: int, handed: dict[str, Any]) -> Any:
-    """The likelihood with a decoder that gives as many outputs as the likelihood needs.
-
-    A likelihood says how many outputs it needs once it is made, because the number can depend on
-    its options. So trials are made until one has the number that it needs. They do not change the
-    state of the random numbers. The likelihood is made anew after them.
-    """
-    if choice.built:
-        return choice.make()
-    outputs, part = own_outputs(choice.part), None
-    while part is None:
-        with torch.random.fork_rng(devices=[]):
-            trial = choice.make(decoder=net.decoder(latent_size, outputs), **handed)
-        needed = Likelihood.of(trial).outputs
-        at_least_one(f"outputs of {choice.name}", needed)
-        if needed == outputs:
-            part = choice.make(decoder=net.decoder(latent_size, outputs), **handed)
-        outputs = needed
-    return part
-
-
-def own_outputs(factory: Any) -> int:
-    """The ``outputs`` that a class says before it is built; 1 for anything else."""
-    factory = unwrapped(factory)
-    derived = isinstance(factory, type) and issubclass(factory, Likelihood)
-    return factory.outputs if derived and isinstance(factory.outputs, int) else 1
