@@ -12,6 +12,7 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from support.density import SHAPE, digits
+from support.small import weights
 from torch import nn
 
 from pyro_vae import VAE, Guide, InputError, Likelihood, Objective, Prior, fit, training
@@ -26,7 +27,7 @@ from pyro_vae.settings import Settings
 
 def learns(vae, x, steps=40):
     """SVI lowers the loss and moves every weight."""
-    before = {n: p.detach().clone() for n, p in vae.named_parameters()}
+    before = weights(vae)
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
     losses = [svi.step(x) for _ in range(steps)]
     assert sum(losses[-5:]) < sum(losses[:5])

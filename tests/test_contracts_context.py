@@ -10,10 +10,10 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from support.density import SHAPE, digits
+from support.small import digit_data
 from torch import nn
 
 from pyro_vae import VAE, Guide, InputError, Likelihood, Prior, fit
-from pyro_vae.data import Data, Images
 from pyro_vae.guides import BottomUp, JointGuide, Ladder
 
 
@@ -155,6 +155,5 @@ def test_contexts_of_another_length_are_refused():
 
 def test_a_part_that_needs_a_context_is_built_and_says_when_it_lacks_one():
     module = vae(prior=PriorAtContext)
-    train, test = Images((digits(40) * 255).to(torch.uint8)).split(0.2, seed=0)
     with pytest.raises(InputError, match=r"PriorAtContext needs a context: call model\(x, context"):
-        fit(module, Data("tiny", train, test), epochs=1)
+        fit(module, digit_data(), epochs=1)

@@ -11,20 +11,16 @@ import pytest
 import torch
 from pyro.nn import PyroModule, PyroParam
 from support.density import SHAPE, digits
+from support.small import digit_data, weights
 from torch import nn
 
 from pyro_vae import VAE, Guide, InputError, Likelihood, Network, Prior, fit, load_data
-from pyro_vae.data import DATASETS, Data, DataSet, Images
+from pyro_vae.data import DATASETS, DataSet, Images
 from pyro_vae.guides import MeanField
 from pyro_vae.networks import PlaceByPlace
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.objectives.terms import PerImage
 from pyro_vae.registry import parse, split_specs
-
-
-def tiny(count=40):
-    train, test = Images((digits(count) * 255).to(torch.uint8)).split(0.2, seed=0)
-    return Data("tiny", train, test)
 
 
 def vae(latent_size=3, **parts):
@@ -257,9 +253,9 @@ class WithPyroParam(PyroModule):
 
 
 def test_a_pyro_module_has_its_own_weights_in_each_vae():
-    one, two, data = vae(prior=WithPyroParam), vae(prior=WithPyroParam), tiny()
+    one, two, data = vae(prior=WithPyroParam), vae(prior=WithPyroParam), digit_data()
     fit(one, data, epochs=1, batch_size=8)
-    kept = {n: p.detach().clone() for n, p in one.named_parameters()}
+    kept = weights(one)
     fit(two, data, epochs=1, batch_size=8)
     assert all(torch.equal(p, kept[n]) for n, p in one.named_parameters())
     assert one.model.prior.loc_unconstrained is not two.model.prior.loc_unconstrained
@@ -279,7 +275,7 @@ def test_a_parameter_that_belongs_to_no_module_is_refused_by_fit():
             return dist.Bernoulli(logits=self.decoder(z) + shift).to_event(3)
 
     with pytest.raises(InputError, match=r"the parameter 'shift' of pyro\.param belongs to no mod"):
-        fit(vae(likelihood=Loose), tiny(), epochs=1)
+        fit(vae(likelihood=Loose), digit_data(), epochs=1)
 
 
 @pytest.mark.parametrize("guide", ["semi-amortized", "ladder"])

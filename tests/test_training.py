@@ -6,31 +6,19 @@ import pyro
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
+from support.small import assert_equal_weights, small, stripes
 
-from pyro_vae import VAE, InputError, elbo, fit
+from pyro_vae import InputError, elbo, fit
 from pyro_vae.data import Data
-from pyro_vae.data.images import Images
 from pyro_vae.errors import TrainingError
 from pyro_vae.history import Callback
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.training import adam, pays
 
-SHAPE = (1, 6, 5)
-
 
 @pytest.fixture
 def data() -> Data:
-    """Two hundred stripes, upright or lying, so that there is something to learn."""
-    upright = torch.arange(5) % 2 * 255
-    lying = (torch.arange(6) % 2 * 255)[:, None]
-    pixels = torch.stack([upright.expand(6, 5), lying.expand(6, 5)]).repeat(100, 1, 1)[:, None]
-    images = Images(pixels.to(torch.uint8))
-    train, test = images.split(0.2, seed=0)
-    return Data("stripes", train, test)
-
-
-def small() -> VAE:
-    return VAE(SHAPE, latent_size=3, hidden=(16,))
+    return stripes()
 
 
 def test_training_learns_what_there_is(data):
@@ -66,7 +54,7 @@ def test_a_step_is_the_step_of_svi(data):
 
 
 def test_training_that_is_stopped_and_continued_ends_in_the_same_bits(data):
-    whole, parts = small(), None
+    whole = small()
     parts = copy.deepcopy(whole)
     fit(whole, data, epochs=4, batch_size=32)
     optimizer = adam(parts, 1e-3)
@@ -74,8 +62,7 @@ def test_training_that_is_stopped_and_continued_ends_in_the_same_bits(data):
     torch.rand(7)  # what happens in between does not matter
     history = fit(parts, data, epochs=4, batch_size=32, optimizer=optimizer, start=2)
     assert [e.epoch for e in history] == [3, 4]
-    for name, p in whole.named_parameters():
-        assert torch.equal(p, dict(parts.named_parameters())[name])
+    assert_equal_weights(whole, parts)
 
 
 def test_training_leaves_the_global_random_state_alone(data):
@@ -104,8 +91,7 @@ def test_a_lost_loss_stops_training_and_the_last_good_weights_stay(data):
     with pytest.raises(TrainingError, match="became nan in epoch 2, step 2"):
         fit(vae, data, objective=Poisoned(), epochs=5, batch_size=20)
     fit(twin, data, epochs=1, batch_size=20)
-    for name, p in vae.named_parameters():
-        assert torch.equal(p, dict(twin.named_parameters())[name])
+    assert_equal_weights(vae, twin)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.pairing import fitting_objective
 from pyro_vae.priors import PRIORS
 from support.density import SHAPE, assert_batch_is_independent, assert_moves, digits
+from support.small import weights
 
 TABLES = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES}
 ROWS = [(kind, name) for kind, table in TABLES.items() for name in table]
@@ -84,7 +85,7 @@ def adam_steps(vae: VAE, steps: int, num_particles: int = 1) -> list[float]:
 def check_trains(kind: str, name: str) -> None:
     """SVI lowers the loss by more than 3 nats an image, and every weight moves."""
     vae = row_vae(kind, name)
-    before = {n: p.detach().clone() for n, p in vae.named_parameters()}
+    before = weights(vae)
     losses = adam_steps(vae, 60, num_particles=2)
     assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10 - 3
     assert all(not torch.equal(p, before[n]) for n, p in vae.named_parameters())
@@ -109,7 +110,7 @@ def check_a_copy_has_its_own_weights(kind: str, name: str) -> None:
     """A copy trains without changing the original, and no weight is saved twice."""
     one = row_vae(kind, name)
     two = copy.deepcopy(one)
-    before = {n: p.detach().clone() for n, p in one.named_parameters()}
+    before = weights(one)
     adam_steps(two, 1)
     assert all(torch.equal(p, before[n]) for n, p in one.named_parameters())
     assert all(not torch.equal(p, before[n]) for n, p in two.named_parameters())
