@@ -1,15 +1,17 @@
 """The training loop: its mathematics, its repeatability, and what it does when a loss is lost."""
 
 import copy
+from functools import partial
 
 import pyro
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
-from support.small import assert_equal_weights, small, stripes
+from support.small import assert_equal_weights, small, stripes, weights
 
-from pyro_vae import InputError, elbo, fit
-from pyro_vae.data import Data
+from pyro_vae import InputError, elbo, fit, training
+from pyro_vae.compiling import CompiledSVI
+from pyro_vae.data import Data, Images
 from pyro_vae.errors import TrainingError
 from pyro_vae.history import Callback
 from pyro_vae.objectives import OBJECTIVES
@@ -63,6 +65,74 @@ def test_training_that_is_stopped_and_continued_ends_in_the_same_bits(data):
     history = fit(parts, data, epochs=4, batch_size=32, optimizer=optimizer, start=2)
     assert [e.epoch for e in history] == [3, 4]
     assert_equal_weights(whole, parts)
+
+
+def test_the_seed_decides_all_random_numbers(data):
+    """Equal seeds end in the same bits, another seed in other weights."""
+    start = small()
+    one, same, other = (copy.deepcopy(start) for _ in range(3))
+    (first,), (second,), (third,) = (
+        fit(vae, data, epochs=1, batch_size=20, lr=1e-2, seed=seed)
+        for vae, seed in ((one, 7), (same, 7), (other, 8))
+    )
+    assert_equal_weights(one, same)
+    assert first.loss == second.loss
+    assert first.test_elbo == second.test_elbo
+    assert first.loss != third.loss
+    others = weights(other)
+    assert all((p != others[name]).any() for name, p in weights(one).items())
+
+
+@pytest.mark.parametrize("test", [1, 20, 300])
+def test_the_elbos_of_an_epoch_are_those_of_the_same_images(test):
+    """train_elbo is that of the first training images, as many as there are test images."""
+    vae, data, seed = small(), stripes(160, test), 5
+    record = fit(vae, data, epochs=2, batch_size=20, lr=1e-2, seed=seed)[-1]
+    shown = Images(data.train.pixels[:test])
+    train = elbo(vae.model, vae.guide, shown, seed=seed)
+    bound = elbo(vae.model, vae.guide, data.test, seed=seed)
+    assert record.train_elbo == train.elbo
+    assert record.test_elbo == bound.elbo
+    assert record.test_reconstruction == bound.reconstruction
+    assert record.test_kl == bound.kl
+
+
+class Counting(Callback):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.images, self.epochs = [], []
+
+    def on_step(self, images):
+        self.images.append(images)
+
+    def on_epoch(self, record):
+        self.epochs.append((record.epoch, sum(self.images)))
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(16, [8, 8]), (17, [8, 9]), (19, [8, 8, 3]), (1, [1]), (9, [9])],
+)
+def test_a_callback_is_told_each_image_once_an_epoch(count, sizes):
+    """A last image that would be alone is counted in the batch before it."""
+    told = Counting()
+    fit(small(), stripes(count), epochs=3, batch_size=8, callback=told)
+    assert told.images == 3 * sizes
+    assert told.epochs == [(1, count), (2, 2 * count), (3, 3 * count)]
+
+
+@pytest.mark.parametrize(
+    ("objective", "sizes"), [("monte-carlo", [36, 7]), ("annealed", [6, 6, 6, 6, 6, 6, 7])]
+)
+def test_a_callback_is_told_the_same_number_by_compiled_steps(objective, sizes, monkeypatch):
+    """Many compiled steps are one call, unless a schedule moves at each step."""
+    monkeypatch.setattr(training, "CompiledSVI", partial(CompiledSVI, backend="eager"))
+    told = Counting()
+    settings = {"objective": objective, "batch_size": 6, "compiled": True}
+    fit(small(), stripes(43), epochs=2, **settings, callback=told)
+    assert told.images == 2 * sizes
+    assert told.epochs == [(1, 43), (2, 86)]
 
 
 def test_training_leaves_the_global_random_state_alone(data):
