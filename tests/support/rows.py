@@ -68,26 +68,27 @@ def images_for(vae: VAE, n: int = 16, dtype: torch.dtype = torch.float32) -> Ten
     return digits(n, not Likelihood.of(vae.model.likelihood).binary, dtype)
 
 
-def fitting_elbo(vae: VAE, num_particles: int = 1):
+def fitting_elbo(vae: VAE):
     """The plain ELBO that fits the guide."""
-    name = fitting_objective(vae, images_for(vae, 1))
-    return OBJECTIVES[name](num_particles=num_particles)
+    return OBJECTIVES[fitting_objective(vae, images_for(vae, 1))]()
 
 
-def adam_steps(vae: VAE, steps: int, num_particles: int = 1) -> list[float]:
+def adam_steps(vae: VAE, steps: int) -> list[float]:
     """Losses per image of some steps of SVI."""
     x = images_for(vae)
-    elbo = fitting_elbo(vae, num_particles)
-    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=elbo)
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=fitting_elbo(vae))
     return [svi.step(x) / len(x) for _ in range(steps)]
 
 
 def check_trains(kind: str, name: str) -> None:
-    """SVI lowers the loss by more than 3 nats an image, and every weight moves."""
+    """SVI lowers the loss by more than 10 nats an image, and every weight moves.
+
+    Over six seeds, the smallest fall of any row was 11.3 nats.
+    """
     vae = row_vae(kind, name)
     before = weights(vae)
-    losses = adam_steps(vae, 60, num_particles=2)
-    assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10 - 3
+    losses = adam_steps(vae, 60)
+    assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10 - 10
     assert all(not torch.equal(p, before[n]) for n, p in vae.named_parameters())
     assert vae.sample(3).shape == (3, *SHAPE)
 
