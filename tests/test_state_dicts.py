@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 from support.density import SHAPE
-from support.rows import ROWS, row_vae
+from support.rows import NEEDS, ROWS
 
 from pyro_vae import VAE
 from pyro_vae.networks import NETWORKS
+from pyro_vae.runs.older import as_written_now
 
 SAVED = json.loads((Path(__file__).parent / "data" / "state_dicts.json").read_text())
 """The names and shapes of the weights of one VAE for each row, in their order, by ``kind name``.
@@ -17,15 +18,28 @@ They were computed at the commit 9f8bf6d, before the contracts. A line changes o
 code that reads the run folders of before.
 """
 
+THEN = {
+    "shape": SHAPE,
+    "latent_size": 2,
+    "prior": None,
+    "likelihood": "bernoulli",
+    "guide": "mean-field",
+    "network": "mlp",
+    "hidden": [32],
+}
+"""The arguments of a VAE as a run's config had them then."""
+
 
 def state(kind, name):
-    """The names and shapes of the weights of a small VAE with the part ``name``, in their order."""
-    if kind == "network":  # with its own layer sizes
-        vae = VAE(SHAPE, 2, network=name)
+    """The names and shapes of the weights of the VAE that an old config with the part ``name``
+    gives, in their order."""
+    if kind == "network":
+        own = {"network": name, "hidden": None}  # its own layer sizes
     elif kind == "layers":
-        vae = VAE(SHAPE, (3, 2), guide=name, hidden=(32,))
+        own = {"guide": name, "latent_size": [3, 2]}
     else:
-        vae = row_vae(kind, name)
+        own = {kind: name} | NEEDS[kind].get(name, {})
+    vae = VAE(**as_written_now(THEN | own))
     return {key: list(value.shape) for key, value in vae.state_dict().items()}
 
 
