@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from support.commands import TINY, typed
+from support.exact import LinearGaussian
 
 torch.set_num_threads(1)
 
@@ -36,6 +37,19 @@ def fresh_start():
     """No test sees another's parameters or random numbers."""
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
+
+
+@pytest.fixture
+def any_pixels():
+    """Pixels of any size are scored, as the linear-Gaussian models need."""
+    with pyro.validation_enabled(False):
+        yield
+
+
+@pytest.fixture
+def exact():
+    """A model whose log p(x), posterior and gaps are known."""
+    return LinearGaussian(pixels=5, latents=(2,))
 
 
 @pytest.fixture

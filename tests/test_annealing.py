@@ -11,12 +11,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.evaluation.annealing import annealed, sandwich, schedule
 from pyro_vae.vae import VAE
 
-
-@pytest.fixture(autouse=True)
-def any_pixels():
-    """The linear-Gaussian models have pixels of any size."""
-    with pyro.validation_enabled(False):
-        yield
+pytestmark = pytest.mark.usefixtures("any_pixels")
 
 
 @pytest.mark.parametrize("latents", [(2,), (2, 2)])

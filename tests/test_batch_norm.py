@@ -6,17 +6,13 @@ import warnings
 import pyro
 import pytest
 import torch
+from support.small import SHAPE, binary
 from torch import nn
 
 from pyro_vae import VAE, fit, load_data
 from pyro_vae.pairing import fitting_objective
 
-SHAPE = (1, 6, 5)
 NORM = "mlp(batch_norm=True)"
-
-
-def binary(n: int = 8) -> torch.Tensor:
-    return (torch.rand(n, *SHAPE) > 0.5).float()
 
 
 def statistics(module: nn.Module) -> list[torch.Tensor]:

@@ -10,9 +10,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from support.density import SHAPE, digits
+from support.small import weights
 from torch import nn
 
 from pyro_vae import VAE, Guide, InputError, Likelihood, Objective, Prior, fit, training
@@ -27,7 +27,7 @@ from pyro_vae.settings import Settings
 
 def learns(vae, x, steps=40):
     """SVI lowers the loss and moves every weight."""
-    before = {n: p.detach().clone() for n, p in vae.named_parameters()}
+    before = weights(vae)
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=Trace_ELBO())
     losses = [svi.step(x) for _ in range(steps)]
     assert sum(losses[-5:]) < sum(losses[:5])
@@ -269,55 +269,6 @@ def test_fit_takes_the_objective_that_fits_the_guide(monkeypatch):
     fit(VAE(data.shape, 4, guide="categorical", hidden=(8,)), data, epochs=1)
     fit(VAE(data.shape, 4, hidden=(8,)), data, epochs=1)
     assert built == ["enumerate", "monte-carlo"]
-
-
-# A context -------------------------------------------------------------------------------------
-
-
-class ByClass(Prior):
-    """p(z | c): a mean for each of two classes."""
-
-    def __init__(self, latent_size):
-        super().__init__()
-        self.loc = nn.Parameter(torch.stack([torch.zeros(latent_size), torch.ones(latent_size)]))
-
-    def forward(self, context):
-        loc = self.loc[context]
-        return dist.Normal(loc, torch.ones_like(loc)).to_event(1)
-
-
-def test_a_context_reaches_the_parts_that_name_it():
-    """log p(z | c) by hand; the guide and the likelihood take no context."""
-    torch.manual_seed(0)
-    prior = ByClass(3)
-    x, c = digits(6), torch.tensor([0, 1, 0, 1, 1, 0])
-
-    class Conditional(Prior):
-        def __init__(self, latent_size):
-            super().__init__()
-            self.inner = prior
-
-        def forward(self, context=None):
-            context = torch.zeros(1, dtype=torch.int64) if context is None else context
-            return self.inner(context)
-
-    vae = VAE(SHAPE, 3, prior=Conditional, hidden=(8,))
-    guide = poutine.trace(vae.guide).get_trace(x, c)
-    model = poutine.trace(poutine.replay(vae.model, trace=guide)).get_trace(x, c)
-    model.compute_log_prob()
-    z = guide.nodes["z"]["value"]
-    by_hand = dist.Normal(prior.loc[c], 1.0).log_prob(z).sum(-1)
-    torch.testing.assert_close(model.nodes["z"]["log_prob"], by_hand)
-    assert vae.sample(context=torch.ones(4, dtype=torch.int64)).shape == (4, *SHAPE)
-    assert vae.reconstruct(x, c).shape == x.shape
-
-
-def test_a_context_that_no_part_takes_is_refused():
-    vae, x = VAE(SHAPE, 3, hidden=(8,)), digits(2)
-    with pytest.raises(InputError, match="a context was given, and no part takes one"):
-        Trace_ELBO().loss(vae.model, vae.guide, x, torch.zeros(2))
-    with pytest.raises(InputError, match="the number of images to draw is the keyword n"):
-        vae.model(None, 2)
 
 
 # Small helpers ---------------------------------------------------------------------------------

@@ -9,23 +9,18 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
 from support.density import SHAPE, digits
+from support.small import digit_data, weights
 from torch import nn
 
 from pyro_vae import VAE, Guide, InputError, Likelihood, Network, Prior, fit, load_data
-from pyro_vae.data import DATASETS, Data, DataSet, Images
-from pyro_vae.guides import BottomUp, MeanField
+from pyro_vae.data import DATASETS, DataSet, Images
+from pyro_vae.guides import MeanField
 from pyro_vae.networks import PlaceByPlace
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.objectives.terms import PerImage
 from pyro_vae.registry import parse, split_specs
-
-
-def tiny(count=40):
-    train, test = Images((digits(count) * 255).to(torch.uint8)).split(0.2, seed=0)
-    return Data("tiny", train, test)
 
 
 def vae(latent_size=3, **parts):
@@ -258,9 +253,9 @@ class WithPyroParam(PyroModule):
 
 
 def test_a_pyro_module_has_its_own_weights_in_each_vae():
-    one, two, data = vae(prior=WithPyroParam), vae(prior=WithPyroParam), tiny()
+    one, two, data = vae(prior=WithPyroParam), vae(prior=WithPyroParam), digit_data()
     fit(one, data, epochs=1, batch_size=8)
-    kept = {n: p.detach().clone() for n, p in one.named_parameters()}
+    kept = weights(one)
     fit(two, data, epochs=1, batch_size=8)
     assert all(torch.equal(p, kept[n]) for n, p in one.named_parameters())
     assert one.model.prior.loc_unconstrained is not two.model.prior.loc_unconstrained
@@ -280,7 +275,7 @@ def test_a_parameter_that_belongs_to_no_module_is_refused_by_fit():
             return dist.Bernoulli(logits=self.decoder(z) + shift).to_event(3)
 
     with pytest.raises(InputError, match=r"the parameter 'shift' of pyro\.param belongs to no mod"):
-        fit(vae(likelihood=Loose), tiny(), epochs=1)
+        fit(vae(likelihood=Loose), digit_data(), epochs=1)
 
 
 @pytest.mark.parametrize("guide", ["semi-amortized", "ladder"])
@@ -288,120 +283,6 @@ def test_a_guide_that_uses_its_model_serves_one_vae(guide):
     one = vae(guide=guide)
     with pytest.raises(InputError, match="belongs to another VAE already"):
         vae(guide=one.guide.posterior, prior=one.config["prior"])
-
-
-# Contexts ---------------------------------------------------------------------------------------
-
-
-class Conditional(Likelihood):
-    def __init__(self, decoder):
-        super().__init__(decoder)
-        self.shift = nn.Linear(2, 64)
-
-    def forward(self, z, context=None):
-        shift = 0 if context is None else self.shift(context).unflatten(-1, SHAPE)
-        return dist.Bernoulli(logits=self.decoder(z) + shift).to_event(3)
-
-
-class Seen(MeanField):
-    """A guide that keeps the context that it was given."""
-
-    seen = None
-
-    def forward(self, x, context=None):
-        type(self).seen = context
-        return super().forward(x)
-
-
-class PlainSeen(nn.Module):
-    """A plain module around a guide."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x, context=None):
-        Seen.seen = context
-        return self.inner(x)
-
-
-def test_a_context_reaches_the_guide_of_a_layer():
-    module = vae((4, 2), guide=partial(BottomUp, layer=Seen), likelihood=Conditional)
-    context = torch.ones(4, 2)
-    module.encode(digits(4), context)
-    assert Seen.seen is context
-
-
-def test_a_context_reaches_a_compiled_part_and_one_with_keyword_arguments():
-    class Wrapper(Guide):
-        def __init__(self, encoder, latent_size):
-            super().__init__()
-            self.inner = Seen(encoder, latent_size)
-
-        def forward(self, *args, **others):
-            return self.inner(*args, **others)
-
-    context = torch.ones(4, 2)
-    plain = PlainSeen(vae().guide.posterior)
-    for guide in (Wrapper, torch.compile(plain, backend="eager")):
-        Seen.seen = None
-        vae(guide=guide, likelihood=Conditional).encode(digits(4), context)
-        assert torch.equal(Seen.seen, context)
-
-
-def test_a_guide_alone_may_take_the_context():
-    module, x = vae(guide=Seen), digits(4)
-    Trace_ELBO().loss(module.model, module.guide, x, torch.ones(4, 2))
-    assert Seen.seen is not None
-
-
-def test_a_context_that_would_be_ignored_is_refused():
-    """The steps of a semi-amortized guide and the pseudo-images of a VampPrior have no context."""
-
-    class Shifted(Prior):
-        def __init__(self, latent_size):
-            super().__init__()
-            self.register_buffer("zero", torch.zeros(latent_size))
-
-        def forward(self, context=None):
-            return dist.Normal(self.zero, 1.0).to_event(1)
-
-    message = "semi-amortized guide computes its steps without a context, and the forward of "
-    for parts, name in (
-        ({"prior": Shifted}, "Shifted"),
-        ({"likelihood": Conditional}, "Conditional"),
-    ):
-        with pytest.raises(InputError, match=f"{message}{name} takes one"):
-            vae(guide="semi-amortized", **parts)
-    with pytest.raises(InputError, match="pseudo-images without a context, and the forward of See"):
-        vae(guide=Seen, prior="vamp")
-
-
-def test_contexts_of_another_length_are_refused():
-    module, x = vae(likelihood=Conditional), digits(4)
-    for rows in (1, 3):
-        with pytest.raises(InputError, match=f"the context has {rows} rows, and there are 4 image"):
-            Trace_ELBO().loss(module.model, module.guide, x, torch.ones(rows, 2))
-    with pytest.raises(InputError, match="the context has 5 rows, and there are 3 images"):
-        module.sample(3, torch.ones(5, 2))
-    assert module.sample(context=torch.ones(5, 2)).shape == (5, *SHAPE)
-    with pytest.raises(InputError, match="one row for each image"):
-        module.sample(context=torch.tensor(1.0))
-
-
-def test_a_part_that_needs_a_context_is_built_and_says_when_it_lacks_one():
-    class Needs(Prior):
-        def __init__(self, latent_size):
-            super().__init__()
-            self.linear = nn.Linear(2, latent_size)
-
-        def forward(self, context):
-            return dist.Normal(self.linear(context), 1.0).to_event(1)
-
-    module = vae(prior=Needs)
-    assert module.sample(context=torch.ones(5, 2)).shape == (5, *SHAPE)
-    with pytest.raises(InputError, match=r"Needs needs a context: call model\(x, context\)"):
-        fit(module, tiny(), epochs=1)
 
 
 # Sites that only the guide has ------------------------------------------------------------------

@@ -17,11 +17,7 @@ from pyro_vae.vae import VAE
 GREY = Images(torch.randint(256, (40, 1, 6, 5), dtype=torch.uint8), binarize="dynamic")
 
 
-@pytest.fixture(autouse=True)
-def any_pixels():
-    """The linear-Gaussian models have pixels of any size."""
-    with pyro.validation_enabled(False):
-        yield
+pytestmark = pytest.mark.usefixtures("any_pixels")
 
 
 @pytest.mark.parametrize("latents", [(2,), (2, 3)])

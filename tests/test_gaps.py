@@ -38,11 +38,7 @@ def trained(guide):
     return vae
 
 
-@pytest.fixture(autouse=True)
-def any_pixels():
-    """The linear-Gaussian models have pixels of any size."""
-    with pyro.validation_enabled(False):
-        yield
+pytestmark = pytest.mark.usefixtures("any_pixels")
 
 
 @pytest.mark.parametrize("guide", [MeanField, FullCovariance])

@@ -2,7 +2,6 @@
 
 import math
 
-import pyro
 import pytest
 import torch
 from support.exact import LinearGaussian, LinearMeanField
@@ -15,12 +14,7 @@ from pyro_vae.evaluation import elbo
 from pyro_vae.evaluation.importance import Weights, importance, pareto_k
 from pyro_vae.vae import VAE
 
-
-@pytest.fixture(autouse=True)
-def any_pixels():
-    """The linear-Gaussian models have pixels of any size."""
-    with pyro.validation_enabled(False):
-        yield
+pytestmark = pytest.mark.usefixtures("any_pixels")
 
 
 def wide(exact, guide=None):

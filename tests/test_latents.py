@@ -16,12 +16,7 @@ from pyro_vae.evaluation.aggregate import aggregate
 from pyro_vae.evaluation.latents import active_units, posterior_means, probe, unit_kl
 from pyro_vae.vae import VAE
 
-
-@pytest.fixture(autouse=True)
-def any_pixels():
-    """The linear-Gaussian models have pixels of any size."""
-    with pyro.validation_enabled(False):
-        yield
+pytestmark = pytest.mark.usefixtures("any_pixels")
 
 
 def test_the_two_halves_are_two_estimates_of_the_posterior_mean():

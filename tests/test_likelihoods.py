@@ -71,6 +71,10 @@ REFERENCES = {
 }
 
 
+def test_every_row_has_a_reference():
+    assert REFERENCES.keys() == LIKELIHOODS.keys()
+
+
 @pytest.mark.parametrize("name", REFERENCES)
 def test_log_prob_is_the_sum_over_pixels(name):
     likelihood = make(name).double()

@@ -9,7 +9,7 @@ import pyro
 import pytest
 import torch
 from pyro.infer import TraceEnum_ELBO
-from support.exact import LinearGaussian, LinearMeanField
+from support.exact import LinearMeanField
 from support.objectives import (
     BY_IMAGE,
     N,
@@ -24,11 +24,6 @@ from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.objectives.regularisers import stratified
 from pyro_vae.objectives.terms import Terms
 from pyro_vae.vae import VAE
-
-
-@pytest.fixture
-def exact():
-    return LinearGaussian(pixels=5, latents=(2,))
 
 
 def test_beta_tc_with_equal_weights_is_the_elbo(exact):

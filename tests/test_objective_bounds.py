@@ -20,11 +20,6 @@ from support.objectives import (
 )
 
 
-@pytest.fixture
-def exact():
-    return LinearGaussian(pixels=5, latents=(2,))
-
-
 @pytest.mark.parametrize("latents", [(2,), (2, 3), (2, 3, 2)])
 @pytest.mark.parametrize("upwards", [False, True])
 @pytest.mark.parametrize(

@@ -12,11 +12,6 @@ from support.objectives import (
 from torch import nn
 
 
-@pytest.fixture
-def exact():
-    return LinearGaussian(pixels=5, latents=(2,))
-
-
 class Apart(nn.Module):
     """A mean-field guide with separate parameters for each image.
 

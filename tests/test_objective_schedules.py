@@ -18,11 +18,6 @@ from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.vae import VAE
 
 
-@pytest.fixture
-def exact():
-    return LinearGaussian(pixels=5, latents=(2,))
-
-
 def weight(made):
     (level,) = made.levels.values()
     return level.item()

@@ -28,12 +28,7 @@ from pyro_vae.evaluation.latents import posterior_means, unit_kl
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
 
-
-@pytest.fixture(autouse=True)
-def any_pixels():
-    """The linear-Gaussian models have pixels of any size."""
-    with pyro.validation_enabled(False):
-        yield
+pytestmark = pytest.mark.usefixtures("any_pixels")
 
 
 class Plain(nn.Module):

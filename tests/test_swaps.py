@@ -8,7 +8,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
-from support.exact import LinearGaussian, LinearMeanField
+from support.exact import LinearMeanField
 from support.objectives import (
     BY_IMAGE,
     objective,
@@ -17,11 +17,6 @@ from support.objectives import (
 
 from pyro_vae.errors import InputError
 from pyro_vae.vae import VAE
-
-
-@pytest.fixture
-def exact():
-    return LinearGaussian(pixels=5, latents=(2,))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import RenyiELBO, Trace_ELBO
-from support.exact import LinearGaussian, LinearMeanField
+from support.exact import LinearMeanField
 from support.objectives import (
     BY_IMAGE,
     WEIGHTED,
@@ -18,11 +18,6 @@ from support.objectives import (
 )
 
 from pyro_vae.errors import InputError
-
-
-@pytest.fixture
-def exact():
-    return LinearGaussian(pixels=5, latents=(2,))
 
 
 def global_site(x):

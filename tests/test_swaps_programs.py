@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from support.exact import LinearGaussian, LinearMeanField, Quadrature
+from support.exact import LinearMeanField, Quadrature
 from support.objectives import (
     BY_IMAGE,
     ONE_VECTOR,
@@ -18,11 +18,6 @@ from support.objectives import (
 
 from pyro_vae.errors import InputError
 from pyro_vae.vae import VAE
-
-
-@pytest.fixture
-def exact():
-    return LinearGaussian(pixels=5, latents=(2,))
 
 
 def test_a_scale_for_each_image_multiplies_its_loss():

@@ -1,36 +1,26 @@
 """The training loop: its mathematics, its repeatability, and what it does when a loss is lost."""
 
 import copy
+from functools import partial
 
 import pyro
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
+from support.small import assert_equal_weights, small, stripes, weights
 
-from pyro_vae import VAE, InputError, elbo, fit
-from pyro_vae.data import Data
-from pyro_vae.data.images import Images
+from pyro_vae import InputError, elbo, fit, training
+from pyro_vae.compiling import CompiledSVI
+from pyro_vae.data import Data, Images
 from pyro_vae.errors import TrainingError
 from pyro_vae.history import Callback
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.training import adam, pays
 
-SHAPE = (1, 6, 5)
-
 
 @pytest.fixture
 def data() -> Data:
-    """Two hundred stripes, upright or lying, so that there is something to learn."""
-    upright = torch.arange(5) % 2 * 255
-    lying = (torch.arange(6) % 2 * 255)[:, None]
-    pixels = torch.stack([upright.expand(6, 5), lying.expand(6, 5)]).repeat(100, 1, 1)[:, None]
-    images = Images(pixels.to(torch.uint8))
-    train, test = images.split(0.2, seed=0)
-    return Data("stripes", train, test)
-
-
-def small() -> VAE:
-    return VAE(SHAPE, latent_size=3, hidden=(16,))
+    return stripes()
 
 
 def test_training_learns_what_there_is(data):
@@ -66,7 +56,7 @@ def test_a_step_is_the_step_of_svi(data):
 
 
 def test_training_that_is_stopped_and_continued_ends_in_the_same_bits(data):
-    whole, parts = small(), None
+    whole = small()
     parts = copy.deepcopy(whole)
     fit(whole, data, epochs=4, batch_size=32)
     optimizer = adam(parts, 1e-3)
@@ -74,8 +64,75 @@ def test_training_that_is_stopped_and_continued_ends_in_the_same_bits(data):
     torch.rand(7)  # what happens in between does not matter
     history = fit(parts, data, epochs=4, batch_size=32, optimizer=optimizer, start=2)
     assert [e.epoch for e in history] == [3, 4]
-    for name, p in whole.named_parameters():
-        assert torch.equal(p, dict(parts.named_parameters())[name])
+    assert_equal_weights(whole, parts)
+
+
+def test_the_seed_decides_all_random_numbers(data):
+    """Equal seeds end in the same bits, another seed in other weights."""
+    start = small()
+    one, same, other = (copy.deepcopy(start) for _ in range(3))
+    (first,), (second,), (third,) = (
+        fit(vae, data, epochs=1, batch_size=20, lr=1e-2, seed=seed)
+        for vae, seed in ((one, 7), (same, 7), (other, 8))
+    )
+    assert_equal_weights(one, same)
+    assert first.loss == second.loss
+    assert first.test_elbo == second.test_elbo
+    assert first.loss != third.loss
+    others = weights(other)
+    assert all((p != others[name]).any() for name, p in weights(one).items())
+
+
+@pytest.mark.parametrize("test", [1, 20, 300])
+def test_the_elbos_of_an_epoch_are_those_of_the_same_images(test):
+    """train_elbo is that of the first training images, as many as there are test images."""
+    vae, data, seed = small(), stripes(160, test), 5
+    record = fit(vae, data, epochs=2, batch_size=20, lr=1e-2, seed=seed)[-1]
+    shown = Images(data.train.pixels[:test])
+    train = elbo(vae.model, vae.guide, shown, seed=seed)
+    bound = elbo(vae.model, vae.guide, data.test, seed=seed)
+    assert record.train_elbo == train.elbo
+    assert record.test_elbo == bound.elbo
+    assert record.test_reconstruction == bound.reconstruction
+    assert record.test_kl == bound.kl
+
+
+class Counting(Callback):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.images, self.epochs = [], []
+
+    def on_step(self, images):
+        self.images.append(images)
+
+    def on_epoch(self, record):
+        self.epochs.append((record.epoch, sum(self.images)))
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(16, [8, 8]), (17, [8, 9]), (19, [8, 8, 3]), (1, [1]), (9, [9])],
+)
+def test_a_callback_is_told_each_image_once_an_epoch(count, sizes):
+    """A last image that would be alone is counted in the batch before it."""
+    told = Counting()
+    fit(small(), stripes(count), epochs=3, batch_size=8, callback=told)
+    assert told.images == 3 * sizes
+    assert told.epochs == [(1, count), (2, 2 * count), (3, 3 * count)]
+
+
+@pytest.mark.parametrize(
+    ("objective", "sizes"), [("monte-carlo", [36, 7]), ("annealed", [6, 6, 6, 6, 6, 6, 7])]
+)
+def test_a_callback_is_told_the_same_number_by_compiled_steps(objective, sizes, monkeypatch):
+    """Many compiled steps are one call, unless a schedule moves at each step."""
+    monkeypatch.setattr(training, "CompiledSVI", partial(CompiledSVI, backend="eager"))
+    told = Counting()
+    settings = {"objective": objective, "batch_size": 6, "compiled": True}
+    fit(small(), stripes(43), epochs=2, **settings, callback=told)
+    assert told.images == 2 * sizes
+    assert told.epochs == [(1, 43), (2, 86)]
 
 
 def test_training_leaves_the_global_random_state_alone(data):
@@ -104,8 +161,7 @@ def test_a_lost_loss_stops_training_and_the_last_good_weights_stay(data):
     with pytest.raises(TrainingError, match="became nan in epoch 2, step 2"):
         fit(vae, data, objective=Poisoned(), epochs=5, batch_size=20)
     fit(twin, data, epochs=1, batch_size=20)
-    for name, p in vae.named_parameters():
-        assert torch.equal(p, dict(twin.named_parameters())[name])
+    assert_equal_weights(vae, twin)
 
 
 @pytest.mark.parametrize(

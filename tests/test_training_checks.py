@@ -11,6 +11,7 @@ import pyro
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
+from support.small import SHAPE, assert_equal_weights, small, stripes, weights
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -19,35 +20,12 @@ from pyro_vae.data import Data, Images
 from pyro_vae.errors import TrainingError
 from pyro_vae.training import adam, batches
 
-SHAPE = (1, 6, 5)
 NORM = "mlp(batch_norm=True)"
-
-
-def stripes(count: int, test: int = 20) -> Data:
-    upright = torch.arange(5) % 2 * 255
-    lying = (torch.arange(6) % 2 * 255)[:, None]
-    pixels = torch.stack([upright.expand(6, 5), lying.expand(6, 5)])[:, None].to(torch.uint8)
-    train, rest = (Images(pixels[torch.arange(n) % 2]) for n in (count, test))
-    return Data("stripes", train, rest)
 
 
 @pytest.fixture
 def data() -> Data:
-    return stripes(160)
-
-
-def small(**settings) -> VAE:
-    return VAE(SHAPE, **{"latent_size": 3, "hidden": (16,), **settings})
-
-
-def weights(vae: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in vae.named_parameters()}
-
-
-def assert_equal_weights(one: nn.Module, two: nn.Module) -> None:
-    others = dict(two.named_parameters())
-    for name, p in one.named_parameters():
-        assert torch.equal(p, others[name]), name
+    return stripes()
 
 
 def test_an_optimizer_over_another_vae_is_refused(data):
@@ -196,7 +174,7 @@ def test_a_huge_learning_rate_is_told_in_one_sentence(data, lr, likelihood):
 WITHOUT_COMPILER = """
 import sys, warnings, copy, torch
 sys.path.insert(0, {tests!r})
-from test_training_checks import assert_equal_weights, small, stripes
+from support.small import assert_equal_weights, small, stripes
 from pyro_vae import InputError, fit
 import pyro_vae.training as training
 data, vae = stripes(64), small()

@@ -7,23 +7,10 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
+from support.small import SHAPE, binary, small, weights
 
 from pyro_vae import VAE, InputError
 from pyro_vae.likelihoods import LIKELIHOODS
-
-SHAPE = (1, 6, 5)
-
-
-def small(**settings) -> VAE:
-    return VAE(SHAPE, latent_size=3, hidden=(16,), **settings)
-
-
-def binary(n: int = 8) -> torch.Tensor:
-    return (torch.rand(n, *SHAPE) > 0.5).float()
-
-
-def weights(vae: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in vae.named_parameters()}
 
 
 def moved(before: dict[str, torch.Tensor], vae: torch.nn.Module) -> set[str]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.poutine.runtime import _PYRO_STACK
+from support.small import SHAPE, binary, small
 
 from pyro_vae import VAE, fit, load_run
 from pyro_vae.data import Data, Images
@@ -18,21 +19,12 @@ from pyro_vae.runs import folder as files
 from pyro_vae.runs.folder import versions
 from pyro_vae.settings import TRAINING, Settings
 
-SHAPE = (1, 6, 5)
 PARTS = {
     "plain": {},
     "vamp": {"prior": "vamp(components=3)"},
     "semi-amortized": {"guide": "semi-amortized"},
     "batch normalization": {"network": "mlp(batch_norm=True)"},
 }
-
-
-def small(**settings) -> VAE:
-    return VAE(SHAPE, **{"latent_size": 3, "hidden": (16,), **settings})
-
-
-def binary(n: int = 8) -> torch.Tensor:
-    return (torch.rand(n, *SHAPE) > 0.5).float()
 
 
 def svi(vae: VAE) -> SVI:

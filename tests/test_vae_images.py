@@ -6,15 +6,13 @@ import pytest
 import torch
 from PIL import Image
 from pyro.infer import SVI, Trace_ELBO
+from support.small import SHAPE as GREY
+from support.small import small
 from torch import nn
 
 from pyro_vae import VAE, InputError, load_data
 
-GREY, COLOUR = (1, 6, 5), (3, 6, 5)
-
-
-def small(shape=GREY, **settings) -> VAE:
-    return VAE(shape, **{"latent_size": 3, "hidden": (16,), **settings})
+COLOUR = (3, 6, 5)
 
 
 def pixels(*shape: int) -> np.ndarray:

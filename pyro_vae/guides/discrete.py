@@ -157,6 +157,10 @@ class JointGuide(Guide):
             )
         self.default_prior = f"joint(categories={categories}, discrete={fitting!r})"
 
+    def takes(self, name: str) -> bool:
+        """Whether the guide of z or of c takes it."""
+        return any(Guide.of(part).takes(name) for part in (self.z, self.c))
+
     def sample_sites(self, x: Tensor, given: Given = NOTHING) -> Tensor:
         h = self.encoder(x)
         z, c = (Guide.of(part).run(h, given=given) for part in (self.z, self.c))

@@ -66,6 +66,10 @@ class BottomUp(Guide):
         up = [encoder, *(network.between([a], b) for a, b in pairwise(latent_layers))]
         self.posteriors = posteriors(up, latent_layers, layer, scale)
 
+    def takes(self, name: str) -> bool:
+        """Whether the guide of a layer takes it."""
+        return any(Guide.of(part).takes(name) for part in self.posteriors)
+
     def sample_sites(self, x: Tensor, given: Given = NOTHING) -> list[Tensor]:
         values: list[Tensor] = []
         for name, posterior in zip(self.names, self.posteriors, strict=True):
@@ -146,6 +150,10 @@ class Ladder(Guide):
             )
         self.scale = SCALES.build(scale)
         self.prior = Borrowed()
+
+    def takes(self, name: str) -> bool:
+        """Whether the guide of a layer takes it."""
+        return any(Guide.of(part).takes(name) for part in self.posteriors)
 
     def attach(self, model: Any) -> None:
         """Keep the model's prior, with which the layers are merged."""

@@ -8,6 +8,11 @@ import torch
 from pyro import poutine
 
 from pyro_vae.objectives import OBJECTIVES, Enumerate
+from pyro_vae.objectives.gradients import (
+    ImportanceWeighted,
+    MultiplyImportanceWeighted,
+    PathGradient,
+)
 from pyro_vae.objectives.terms import Checked, PerImage
 from pyro_vae.vae import VAE
 
@@ -30,7 +35,8 @@ BY_IMAGE = rows(lambda made: isinstance(made, PerImage))
 SUMS_OVER_IMAGES = rows(lambda made: not isinstance(made, Checked) or made.per_image)
 ONE_VECTOR = rows(lambda made: isinstance(made, Checked) and made.one_vector)
 SUMS_OVER_CLASSES = rows(lambda made: isinstance(made, Enumerate))
-WEIGHTED = ["iwae", "miwae", "stl", "dreg"]
+IMPORTANCE = ImportanceWeighted | MultiplyImportanceWeighted | PathGradient
+WEIGHTED = rows(lambda made: isinstance(made, IMPORTANCE))
 """The objectives that need the same scale at all sites."""
 
 
