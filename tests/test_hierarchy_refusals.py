@@ -87,7 +87,6 @@ def built(guide, sizes):
             r"network OneLayer makes no network between .* method between\(sources, target\)",
         ),
     ],
-    ids=str,
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(settings, message):
     with pytest.raises(InputError, match=message) as refusal:

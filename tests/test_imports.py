@@ -23,7 +23,7 @@ ROOMS = [
     {"likelihoods", "guides"},
     {"pairing"},
     {"programs"},
-    {"inputs"},
+    {"inputs", "building"},
     {"vae"},
     {"objectives", "figures"},
     {"audit", "checks", "evaluation"},
