@@ -12,7 +12,7 @@ from torch import nn
 from pyro_vae.data.images import Images
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo
-from pyro_vae.evaluation.aggregate import aggregate
+from pyro_vae.evaluation.aggregate import aggregate, moment_gap
 from pyro_vae.evaluation.latents import active_units, posterior_means, probe, unit_kl
 from pyro_vae.vae import VAE
 
@@ -119,6 +119,28 @@ def test_the_aggregate_posterior_of_a_guide_that_ignores_the_image():
     assert terms["total_correlation"][0] == pytest.approx(0, abs=1e-12)
     mean, error = terms["marginal_kl"]
     assert abs(mean - 1) < 3 * error  # two units, ½ nat each
+
+
+def test_the_distance_from_the_prior_is_that_of_the_moments():
+    """Two units: the posterior's mean depends on the image, N(x, ½²) with x = ±2, and N(1, 2²)."""
+
+    def guide(x):
+        with pyro.plate("images", len(x), dim=-1):
+            loc = torch.stack([x.flatten(), torch.ones(len(x)).double()], -1)
+            pyro.sample("z", dist.Normal(loc, torch.tensor([0.5, 2.0]).double()).to_event(1))
+
+    x = torch.tensor([2.0, -2.0]).double().repeat(10_000).view(-1, 1, 1, 1)
+    gap = moment_gap(flat, guide, Images(x))["z"]
+    variance = torch.tensor([4.25, 4.0]).double()
+    expected = 0.5 * (variance + torch.tensor([0.0, 1.0]) - 1 - variance.log())
+    torch.testing.assert_close(gap, expected, rtol=0.05, atol=0)
+
+
+def test_the_distance_from_the_prior_is_small_for_an_exact_posterior_of_two_layers():
+    exact = LinearGaussian(5, (2, 3))
+    vae, images = exact.vae(), Images(exact.images(2000))
+    for each in moment_gap(vae.model, vae.guide, images).values():
+        assert each.mean() < 5 * 2 / 2000  # 2/N by chance
 
 
 def test_a_flow_has_the_terms_that_need_no_marginals():

@@ -59,6 +59,16 @@ def test_the_table_agrees_with_a_known_model_and_is_json():
     )
 
 
+def test_a_posterior_far_from_the_prior_is_a_warning_that_names_priors():
+    vae = VAE((1, 3, 4), 2, hidden=(8,))
+    assert "warning" not in evaluate(vae, binary(200), samples=2)["prior_gap"]
+    vae.guide.posterior.head.bias.data[:2] += 2  # the means
+    gap = evaluate(vae, binary(200), samples=2)["prior_gap"]
+    assert gap["z"] > 1
+    assert f"differ by {gap['z']:.2f} nats per unit of z" in gap["warning"]
+    assert "vamp, flow, mixture" in gap["warning"]
+
+
 def test_bits_per_dimension_and_accuracy():
     images = binary(40)
     vae = VAE((1, 3, 4), 2, hidden=(8,), likelihood="discretized-logistic", guide="iaf")
