@@ -75,6 +75,9 @@ class StudentLikelihood(Likelihood):
         loc, raw = self.decoder(z).chunk(2, -3)
         return dist.StudentT(5.0, loc, 0.1 * raw.exp()).to_event(3)
 
+    def start(self, mean: Tensor) -> None:
+        start_at(self.decoder, self.outputs, mean, lambda each: each)
+
 
 class Power(PerImage):
     """A β-objective whose β is 2."""
