@@ -37,6 +37,7 @@ from pyro_vae import Guide, Likelihood, Network, Prior, load_data
 from pyro_vae.cli.train import tables
 from pyro_vae.data import DATASETS, DataSet, Images
 from pyro_vae.networks import Layers, features
+from pyro_vae.networks.layers import start_at
 from pyro_vae.objectives.terms import PerImage, Terms
 from pyro_vae.registry import GUIDES, LIKELIHOODS, NETWORKS, OBJECTIVES, PRIORS
 

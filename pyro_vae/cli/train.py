@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ..errors import InputError
 from ..registry import split_specs
+from ..settings import Settings
 from . import options as o
 from .options import console
 
@@ -73,7 +74,7 @@ def train(
         run = working.resume(folder, given.get("epochs"), o.pick(device), data_dir)
     else:
         folder = out or setup.vacant_folder(given)
-        o.check_outside(folder, str(given.get("data", "")))
+        o.check_outside(folder, str(given.get("data", Settings.data)))
         o.check_output("--out", folder)
         files.check_vacant(folder)
         run = setup.prepare(given, o.pick(device), data_dir)
@@ -145,7 +146,7 @@ def compare(
         raise InputError(f"--{key} and --{key}s cannot both be given")
     if os.path.lexists(out):
         raise InputError(f"--out {str(out)!r} already exists; name another folder")
-    o.check_outside(out, str(given.get("data", "")))
+    o.check_outside(out, str(given.get("data", Settings.data)))
     o.check_output("--out", out)
     o.allow_own_modules(names)
 
