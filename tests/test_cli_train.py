@@ -34,6 +34,13 @@ def test_train_leaves_a_run_folder(trained):
     assert picture(trained / "reconstructions/epoch_0002.png").shape[1] == 12 * 58 + 2
 
 
+def test_the_data_set_of_the_defaults_is_not_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quick = ["train", "--hidden", "4", "--latent", "2", "--epochs", "1", "--batch-size", "1000"]
+    assert typed([*quick, "--no-compile"]) == 0
+    assert read_config(tmp_path / "runs" / "mnist-5k-1")["data"]["name"] == "mnist-5k"
+
+
 def test_training_goes_on_where_it_stopped(trained, tmp_path):
     whole = tmp_path / "whole"
     assert typed([*TINY, "--epochs", "3", "--out", whole]) == 0
