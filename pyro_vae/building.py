@@ -1,17 +1,61 @@
-"""Build the network and the likelihood of a VAE, and check what it is given."""
+"""What a VAE needs to build its parts, and checks of what it is given."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .contracts import Likelihood, Network
+from .data.images import Images, describe
 from .errors import InputError
 from .options import at_least_one, is_number
 from .registry import NETWORKS, Choice, unwrapped
+
+
+def statistics(images: Images) -> tuple[Tensor, list[list[float]]]:
+    """The mean image ``[C, H, W]``, and the channels' means and standard deviations.
+
+    A channel that never changes has the standard deviation 1, so that it is only centred.
+    """
+    first, second = images.moments()
+    mean = first.mean((1, 2))  # [C]
+    variance = second.mean((1, 2)) - mean.square()
+    scale = torch.where(variance > 1e-12, variance, 1).sqrt()
+    return first, [mean.tolist(), scale.tolist()]
+
+
+def latents_of(z: Any, sites: Mapping[str, Any], like: Tensor) -> tuple[dict[str, Tensor], int]:
+    """The latents that a user gives, by site, each ``[n, Z]``; and n.
+
+    Args:
+        z: latents ``[n, Z]`` or ``[Z]`` of the site "z", or a dict of them by site.
+        sites: the latent sites of the model, each a site of a Pyro trace.
+        like: a tensor with the type and the device that the latents get.
+
+    Raises:
+        InputError: latents of another shape, or sites that the model does not have.
+    """
+    data = {}
+    for name, value in z.items() if isinstance(z, Mapping) else [("z", z)]:
+        if name not in sites:
+            raise InputError(
+                f"the model has the latent sites {', '.join(sites)}, and no {name!r}; latents of "
+                "several sites are a dict by site"
+            )
+        size = sites[name]["value"].shape[-1]
+        if not isinstance(value, Tensor) or value.dim() not in (1, 2) or value.shape[-1] != size:
+            raise InputError(
+                f"the latents of {name!r} are a tensor [n, {size}] or [{size}], not "
+                f"{describe(value)}"
+            )
+        data[name] = value.to(like).reshape(-1, size)
+    if len(rows := {len(value) for value in data.values()}) != 1:
+        raise InputError(f"latents of all sites have the same number of rows, not {sorted(rows)}")
+    return data, rows.pop()
 
 
 def moments_of(standardize: Any, channels: int) -> Any:

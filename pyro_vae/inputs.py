@@ -23,7 +23,7 @@ def as_tensor(x: Any, shape: Shape, module: nn.Module) -> Tensor:
     A tensor is returned unchanged: it stays on its own device, and its shape is not checked.
     A NumPy array has the values that :func:`~pyro_vae.data.load_data` takes (uint8, bool, float in
     [0, 1]) and the layout ``[B, C, H, W]``, ``[B, H, W, C]`` or, of grey images, ``[B, H, W]``. One
-    image, an array without the first axis or a PIL image, becomes a batch of one.
+    image, a tensor or an array without the first axis or a PIL image, becomes a batch of one.
 
     Args:
         x: the images.
@@ -34,7 +34,7 @@ def as_tensor(x: Any, shape: Shape, module: nn.Module) -> Tensor:
         InputError: something else, or an array or a PIL image of another shape.
     """
     if isinstance(x, Tensor):
-        return x
+        return x[None] if x.shape == shape else x  # the VAE's programs check a batch
     if isinstance(x, Image.Image):
         x = from_pil(x, shape[0])
     if not isinstance(x, np.ndarray):

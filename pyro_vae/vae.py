@@ -16,7 +16,7 @@ With an optimizer of torch:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from math import prod
@@ -27,15 +27,16 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from . import guides, likelihoods, networks, priors, scales  # noqa: F401  (they fill the tables)
-from .building import likelihood_of, moments_of, network_of
+from .building import latents_of, likelihood_of, moments_of, network_of, statistics
 from .compiling import HANDLERS
 from .contracts import Guide, Likelihood, Network, Prior
 from .data import Images
 from .errors import InputError
 from .inputs import as_tensor
-from .latents import LatentSize, check_layouts, layouts
+from .latents import LatentSize, check_layouts, is_real, layouts, moments
 from .modules import mode
 from .networks.layers import Standardized
+from .options import is_whole
 from .pairing import fitting_likelihood, latent_sites, refuse_misfits
 from .programs import GuideProgram, ModelProgram, expect_count, mean_image, unique_name
 from .registry import GUIDES, LIKELIHOODS, PRIORS, parse
@@ -174,13 +175,9 @@ class VAE(nn.Module):
             raise InputError("a VAE for data needs at least one training image, and there are none")
         if parts.get("likelihood", Settings.likelihood) == Settings.likelihood:
             parts["likelihood"] = fitting_likelihood(images)[0]
-        first, second = images.moments()
-        mean = first.mean((1, 2))  # [C]
-        variance = second.mean((1, 2)) - mean.square()
-        # A channel that never changes is only centred.
-        scale = torch.where(variance > 1e-12, variance, 1).sqrt()
-        vae = cls(images.shape, latent_size, standardize=[mean.tolist(), scale.tolist()], **parts)
-        Likelihood.of(vae.model.likelihood).start(first)
+        mean, standardize = statistics(images)
+        vae = cls(images.shape, latent_size, standardize=standardize, **parts)
+        Likelihood.of(vae.model.likelihood).start(mean)
         return vae
 
     def encode(self, x: Any, context: Tensor | None = None) -> Any:
@@ -218,6 +215,79 @@ class VAE(nn.Module):
         """
         with self.in_use():
             return mean_image(self.model, n, context)
+
+    def decode(self, z: Tensor | Mapping[str, Tensor], context: Tensor | None = None) -> Tensor:
+        """The mean images of p(x | z) for given latents; ``[n, C, H, W]``.
+
+        Args:
+            z: the latents of the site "z", ``[n, Z]`` or ``[Z]``. For several layers of latents, a
+                dict by site; a layer that is missing is drawn from the prior.
+            context: labels or covariates, ``[n, ...]``.
+
+        Raises:
+            InputError: latents of another shape, or sites that the prior does not have.
+        """
+        weight = next(chain(self.parameters(), self.buffers()), torch.zeros(()))
+        with self.in_use():
+            few = None if context is None else context[:1]
+            sites = latent_sites(lambda: self.model(None, few, n=1))
+            sites.pop("x")  # without x, it is drawn like a latent site
+            data, n = latents_of(z, sites, weight)
+            return mean_image(poutine.condition(self.model, data=data), n, context)
+
+    def traverse(
+        self, x: Any, unit: int | None = None, *, steps: int = 11, reach: float = 3.0
+    ) -> Tensor:
+        """Mean images of p(x | z) along one latent unit, or along each of them.
+
+        The unit goes in equal steps from -``reach`` to ``reach`` standard deviations of the prior,
+        around the mean of the prior. All other units are at the posterior mean of ``x``. A unit
+        that the model ignores gives equal images.
+
+        Args:
+            x: one image, as for :meth:`encode`.
+            unit: the number of the unit, from 0; None for all of them.
+            steps: images along a unit.
+            reach: standard deviations of the prior.
+
+        Returns:
+            ``[steps, C, H, W]`` for one unit, ``[Z, steps, C, H, W]`` for all.
+
+        Raises:
+            InputError: several layers of latents, latents that are not real numbers, or no such
+                unit.
+
+        Paper: Higgins et al. 2017, beta-VAE.
+
+        Example:
+            >>> VAE((1, 28, 28), latent_size=3).traverse(x[0], unit=0, steps=5).shape
+            torch.Size([5, 1, 28, 28])
+        """
+        expect_count("the number of steps of a traversal", steps, least=2)
+        if not isinstance(self.latent_size, int):
+            raise InputError(
+                f"traversals need one latent vector, and the latent sizes are {self.latent_size}; "
+                "pyro_vae.figures.vary() shows one layer of several"
+            )
+        with self.in_use():
+            prior = latent_sites(lambda: self.model(None, n=1))["z"]["fn"]
+            if not is_real(prior):
+                raise InputError(
+                    f"traversals need latents that are real numbers, and the prior is a "
+                    f"{type(prior).__name__} on {prior.support}"
+                )
+            centre, sigma = (moment.reshape(-1) for moment in moments(prior))  # each [Z]
+            mean = moments(self.encode(x))[0]  # [1, Z]
+            size = mean.shape[-1]
+            if unit is not None and not (is_whole(unit) and 0 <= unit < size):
+                raise InputError(f"there are the units 0 to {size - 1}, and no unit {unit}")
+            units = torch.arange(size) if unit is None else torch.tensor([unit])
+            row = torch.arange(len(units))
+            path = torch.linspace(-reach, reach, steps, dtype=mean.dtype, device=mean.device)
+            z = mean.expand(len(units), steps, -1).clone()
+            z[row, :, units] = centre[units, None] + sigma[units, None] * path
+            images = self.decode(z.flatten(0, 1)).unflatten(0, (len(units), steps))
+        return images if unit is None else images[0]
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int = 12) -> Tensor:
         """Mean images along the straight line from a draw of z for ``a`` to a draw for ``b``.

@@ -85,7 +85,7 @@ def test_the_map_of_one_unit_is_a_histogram(images):
     top = max(bar.get_y() + bar.get_height() for bar in axes.patches)
     assert sum(bar.get_height() for bar in axes.patches) == 30
     assert top <= 30
-    assert axes.get_xlabel() == "unit 1"
+    assert axes.get_xlabel() == "unit 0"
 
 
 def test_a_map_of_one_image_is_refused(images):
@@ -99,7 +99,7 @@ def test_the_traversals_have_a_named_row_for_each_unit(images):
     before = torch.get_rng_state()
     (axes,) = traversal_grid(vae, images).axes
     assert torch.equal(torch.get_rng_state(), before)
-    assert [t.get_text() for t in axes.get_yticklabels()] == ["unit 1", "unit 2", "unit 3"]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["unit 0", "unit 1", "unit 2"]
     assert "-3σ to 3σ" in axes.get_title()
 
 

@@ -15,7 +15,6 @@ from pyro_vae.figures import (
     save_reconstructions,
     stack_rows,
     training_curves,
-    traversals,
     vary,
 )
 from pyro_vae.history import Epoch
@@ -126,6 +125,13 @@ def test_a_caption_is_above_the_picture(tmp_path):
     assert captioned[:-height].min() < 100  # the text
 
 
+def test_a_path_may_be_a_string(tmp_path):
+    save_grid(torch.rand(2, 1, 6, 5), str(tmp_path / "new" / "grid.png"))
+    save_reconstructions(VAE((1, 6, 5), 2), Images(torch.rand(2, 1, 6, 5)), str(tmp_path / "r.png"))
+    assert (tmp_path / "new" / "grid.png").exists()
+    assert (tmp_path / "r.png").exists()
+
+
 def test_reconstructions_of_dynamic_images_have_three_rows(tmp_path):
     vae = VAE((1, 6, 5), 2, hidden=(8,))
     pixels = torch.randint(256, (5, 1, 6, 5), dtype=torch.uint8)
@@ -135,34 +141,6 @@ def test_reconstructions_of_dynamic_images_have_three_rows(tmp_path):
         sizes[binarize] = Image.open(tmp_path / "recon.png").size
     assert sizes["none"][0] == sizes["dynamic"][0]
     assert sizes["dynamic"][1] > 1.3 * sizes["none"][1]
-
-
-def test_a_traversal_moves_one_unit_and_keeps_the_others():
-    vae = VAE((1, 6, 5), 3, hidden=(8,)).double()
-    x, seen = torch.rand(1, 6, 5).double(), []
-    vae.model.likelihood.register_forward_pre_hook(lambda _, z: seen.append(z[0]))
-    images = traversals(vae, x, columns=5)
-    assert images.shape == (15, 1, 6, 5)
-    z = seen[-1].view(3, 5, 3)
-    mean = vae.encode(x[None]).mean[0]
-    for unit in range(3):
-        others = [u for u in range(3) if u != unit]
-        torch.testing.assert_close(z[unit, :, unit], torch.linspace(-3, 3, 5).double())
-        torch.testing.assert_close(z[unit][:, others], mean[others].expand(5, 2))
-    torch.testing.assert_close(images, vae.model.likelihood(seen[-1]).mean)
-
-
-@pytest.mark.parametrize(
-    ("latent", "guide", "words"),
-    [
-        ((4, 3), "ladder", "need one latent vector"),
-        (4, "categorical", "need latents that are real numbers"),
-    ],
-)
-def test_traversals_of_other_latents_are_refused(latent, guide, words):
-    vae = VAE((1, 6, 5), latent, guide=guide, hidden=(8,))
-    with pytest.raises(InputError, match=words):
-        traversals(vae, torch.rand(1, 6, 5))
 
 
 def of_training(number, elbo, distortion):

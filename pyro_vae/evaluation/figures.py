@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data.images import Images
 from ..errors import InputError
-from ..figures import grid, reconstructions, stack_rows, traversals
+from ..figures import grid, reconstructions, stack_rows
 from ..figures.curves import whole_ticks
 from .annealing import AnnealedEstimate
 from .bound import elbo, standard_error
@@ -145,7 +145,7 @@ def latent_map(guide: Any, images: Images, *, seed: int = 0, title: str = "") ->
     """
     points = joined_sites(posterior_means(guide, images, seed=seed)).cpu()  # [N, Z]
     count, units = points.shape
-    what, names = f"posterior means of {images_of(count)}", ["unit 1", "unit 2"]
+    what, names = f"posterior means of {images_of(count)}", ["unit 0", "unit 1"]
     if units > 2:
         if count < 2:
             raise InputError(f"a map of {units} latent units needs PCA of at least 2 images, not 1")
@@ -201,18 +201,17 @@ def best_to_worst(
 
 
 def traversal_grid(vae: Any, images: Images, *, seed: int = 0, title: str = "") -> Any:
-    """:func:`~pyro_vae.figures.traversals` of the first image."""
+    """:meth:`~pyro_vae.vae.VAE.traverse` of the first image, a row for each unit."""
     columns = 11
     with measuring(vae.model, vae.guide, seed=seed, device=images.pixels.device):
-        picture = traversals(vae, next(blocks(images, 1, seed))[0], columns=columns)
-    units = len(picture) // columns
+        rows = vae.traverse(next(blocks(images, 1, seed))[0], steps=columns)  # [Z, columns, …]
     return picture_of(
-        picture,
+        rows.flatten(0, 1),
         columns,
         title,
         "each unit from -3σ to 3σ of the prior",
         "all other units at the posterior mean of the first image",
-        rows=[f"unit {d}" for d in range(1, units + 1)],
+        rows=[f"unit {d}" for d in range(len(rows))],
     )
 
 

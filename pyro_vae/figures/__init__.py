@@ -13,7 +13,6 @@ from .images import (
     save_grid,
     save_reconstructions,
     stack_rows,
-    traversals,
     vary,
     walk,
 )
@@ -28,7 +27,6 @@ __all__ = [
     "save_reconstructions",
     "stack_rows",
     "training_curves",
-    "traversals",
     "vary",
     "walk",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data.images import Images
 from ..errors import InputError
-from ..latents import is_latent, is_real, moments
+from ..latents import is_latent
 from ..programs import AtMean, mean_image
 
 COLUMNS = 12
@@ -40,7 +40,7 @@ def grid(images: Tensor, columns: int = COLUMNS) -> Tensor:
     return make_grid(large, nrow=columns, padding=2, pad_value=0.5)
 
 
-def save_grid(images: Tensor, path: Path, columns: int = COLUMNS, caption: str = "") -> None:
+def save_grid(images: Tensor, path: str | Path, columns: int = COLUMNS, caption: str = "") -> None:
     """Write :func:`grid` as a picture, with ``caption`` above it.
 
     Args:
@@ -51,7 +51,7 @@ def save_grid(images: Tensor, path: Path, columns: int = COLUMNS, caption: str =
     """
     from torchvision.utils import save_image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     picture = grid(images, columns)
     save_image(captioned(picture, caption) if caption else picture, path)
 
@@ -128,7 +128,7 @@ def reconstructions(
     return rows | {"reconstructions": vae.reconstruct(x)}
 
 
-def save_reconstructions(vae: Any, images: Images, path: Path, *, seed: int = 0) -> None:
+def save_reconstructions(vae: Any, images: Images, path: str | Path, *, seed: int = 0) -> None:
     """Write :func:`reconstructions` as a picture, with a caption that says what each row shows."""
     rows = reconstructions(vae, images, seed=seed)
     columns = min(COLUMNS, len(images))
@@ -145,57 +145,7 @@ def walk(vae: Any, side: int = 15) -> Tensor:
     q = torch.linspace(0.02, 0.98, side, device=next(vae.parameters()).device)
     points = torch.distributions.Normal(0.0, 1.0).icdf(q)
     z = torch.cartesian_prod(points.flip(0), points).flip(-1)  # [side², 2], z_2 upwards
-    with torch.no_grad():
-        return mean_image(poutine.condition(vae.model, data={"z": z}), len(z))
-
-
-@torch.no_grad()
-def traversals(vae: Any, x: Tensor, *, columns: int = 11, reach: float = 3.0) -> Tensor:
-    """Mean images of p(x | z) along each latent unit, a row for each unit.
-
-    In row d, unit d goes in equal steps from -``reach`` to ``reach`` standard deviations of the
-    prior, around the mean of the prior. All other units are at the posterior mean of ``x``. A unit
-    that the model ignores gives a row of equal images.
-
-    Args:
-        vae: a :class:`~pyro_vae.vae.VAE` with one latent vector of real numbers, Z units.
-        x: one image, ``[C, H, W]``.
-        columns: images in a row.
-        reach: standard deviations of the prior.
-
-    Returns:
-        ``[Z · columns, C, H, W]``.
-
-    Raises:
-        InputError: several layers of latents, or latents that are not real numbers.
-
-    Paper: Higgins et al. 2017, beta-VAE.
-
-    Example:
-        >>> from pyro_vae.figures import traversals
-        >>> traversals(VAE((1, 28, 28), latent_size=3), x[0], columns=5).shape
-        torch.Size([15, 1, 28, 28])
-    """
-    if not isinstance(vae.latent_size, int):
-        raise InputError(
-            f"traversals need one latent vector, and the latent sizes are {vae.latent_size}; "
-            "vary() shows one layer of several"
-        )
-    sites: Any = poutine.trace(vae.model).get_trace(None, n=1).nodes
-    prior = sites["z"]["fn"]
-    if not is_real(prior):
-        raise InputError(
-            f"traversals need latents that are real numbers, and the prior is a "
-            f"{type(prior).__name__} on {prior.support}"
-        )
-    centre, sigma = (moment.reshape(-1) for moment in moments(prior))  # each [Z]
-    mean = moments(vae.encode(x[None]))[0]  # [1, Z]
-    units = mean.shape[-1]
-    z = mean.expand(units, columns, -1).clone()
-    steps = torch.linspace(-reach, reach, columns, dtype=z.dtype, device=z.device)
-    unit = torch.arange(units)
-    z[unit, :, unit] = centre[:, None] + sigma[:, None] * steps
-    return mean_image(poutine.condition(vae.model, data={"z": z.flatten(0, 1)}), units * columns)
+    return vae.decode(z)
 
 
 def vary(vae: Any, site: str, rows: int = 6, columns: int = COLUMNS) -> Tensor:
