@@ -34,8 +34,9 @@ from pyro_vae.evaluation import elbo
 from pyro_vae.evaluation.importance import importance
 from pyro_vae.evaluation.latents import active_units
 from pyro_vae.history import Callback, Epoch
+from pyro_vae.loop import as_float
 from pyro_vae.objectives import OBJECTIVES
-from pyro_vae.training import adam, as_float, fit
+from pyro_vae.training import adam, fit
 from pyro_vae.vae import VAE
 
 RESULTS = Path(__file__).parent / "results" / "hierarchy"

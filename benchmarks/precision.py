@@ -15,7 +15,7 @@ import torch
 
 from pyro_vae import VAE, fit, load_data
 from pyro_vae.history import Callback, Epoch
-from pyro_vae.training import PRECISIONS
+from pyro_vae.loop import PRECISIONS
 
 EPOCHS, SEEDS = 40, (0, 1, 2)
 

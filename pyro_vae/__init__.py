@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .evaluation.gaps import gaps
     from .evaluation.importance import importance
     from .evaluation.report import evaluate
-    from .history import Callback
+    from .history import Callback, Position
     from .objectives import OBJECTIVES
     from .recipes import RECIPES
     from .runs.folder import load_run
@@ -31,6 +31,7 @@ _WHERE = {
     "OBJECTIVES": ("objectives", "OBJECTIVES"),
     "Objective": ("contracts", "Objective"),
     "Prior": ("contracts", "Prior"),
+    "Position": ("history", "Position"),
     "RECIPES": ("recipes", "RECIPES"),
     "VAE": ("vae", "VAE"),
     "elbo": ("evaluation", "elbo"),
@@ -54,6 +55,7 @@ __all__ = [
     "Likelihood",
     "Network",
     "Objective",
+    "Position",
     "Prior",
     "elbo",
     "evaluate",

@@ -21,7 +21,7 @@ from .contracts import Likelihood
 from .errors import InputError
 from .evaluation.gaps import gaps
 from .evaluation.importance import importance
-from .history import Callback, CollapseWarning, collapsed
+from .history import Callback, CollapseWarning, Position, collapsed
 from .runs.folder import versions
 from .runs.setup import prepare
 from .training import fit
@@ -120,7 +120,7 @@ class Steps(Callback):
     def __init__(self, on_step: Callable[[int], None] | None) -> None:
         self.call = on_step
 
-    def on_step(self, images: int) -> None:
+    def on_step(self, images: int, position: Position) -> None:
         if self.call is not None:
             self.call(images)
 

@@ -9,4 +9,15 @@ class InputError(Exception):
 
 
 class TrainingError(Exception):
-    """The loss became NaN or infinite; the module holds the weights of the last good epoch."""
+    """The loss or a weight became NaN or infinite; the module has the weights from before.
+
+    Args:
+        message: the sentence that says what happened and where.
+        epoch: the epoch, from 1.
+        step: the step in the epoch, from 1.
+        images: the indices of the step's images among the training images.
+    """
+
+    def __init__(self, message: str, epoch: int, step: int, images: list[int]) -> None:
+        super().__init__(message)
+        self.epoch, self.step, self.images = epoch, step, images

@@ -1,8 +1,11 @@
-"""What training records, and whom it tells: the numbers of each epoch, and callbacks."""
+"""What training records, and whom it tells: numbers, where training stands, and callbacks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,19 @@ class Epoch:
     kl_of_units: dict[str, list[float]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Position:
+    """Where training stands. ``Position()`` is the beginning.
+
+    Args:
+        epoch: the number of whole epochs that are done.
+        losses: the loss of each step of the epoch that has begun, summed over its batch, ``[S]``.
+    """
+
+    epoch: int = 0
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+
 class CollapseWarning(UserWarning):
     """A layer of latents carries almost no information about the image."""
 
@@ -49,10 +65,17 @@ class Callback:
     """What ``fit`` calls while it trains. Each method does nothing by default."""
 
     def on_compile(self) -> None:
-        """Called before the first compiled step, which takes seconds."""
+        """Called before the step is compiled, which takes seconds."""
 
-    def on_step(self, images: int) -> None:
-        """Called after one or more steps with the number of images in them."""
+    def on_start(self) -> None:
+        """Called before the first step."""
+
+    def on_step(self, images: int, position: Position) -> None:
+        """Called after one or more steps, with the number of images in them.
+
+        An exception that is raised here ends ``fit``. With the weights, the optimizer and
+        ``position`` as they are then, ``fit`` goes on as if it had not ended.
+        """
 
     def on_epoch(self, record: Epoch) -> None:
         """Called after each epoch with its numbers."""

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pyro_vae"
 
 ROOMS = [
-    {"errors", "memory"},
+    {"errors", "memory", "noise"},
     {"options", "registry", "latents", "settings", "compiling", "modules"},
     {"contracts", "parts", "distributions", "scales", "data", "history"},
     {"networks"},
@@ -27,6 +27,7 @@ ROOMS = [
     {"vae"},
     {"objectives", "figures"},
     {"audit", "checks", "evaluation"},
+    {"loop"},
     {"training"},
     {"recipes"},
     {"runs"},
@@ -164,7 +165,8 @@ def test_a_cycle_through_an_init_is_found(files, cycle, tmp_path):
 
 def test_training_names_no_part():
     parts = {"priors", "likelihoods", "guides", "networks", "programs", "vae"}
-    assert not parts & {other.split(".")[0] for other in IMPORTS["training"]}
+    for module in ("training", "loop"):
+        assert not parts & {other.split(".")[0] for other in IMPORTS[module]}
 
 
 def test_nothing_of_the_library_imports_the_study():

@@ -18,7 +18,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from pyro_vae import VAE, InputError, fit
 from pyro_vae.data import Data, Images
 from pyro_vae.errors import TrainingError
-from pyro_vae.training import adam, batches
+from pyro_vae.loop import batches
+from pyro_vae.noise import EPOCH, STEP, seed_noise
+from pyro_vae.training import adam
 
 NORM = "mlp(batch_norm=True)"
 
@@ -212,9 +214,10 @@ def test_double_weights_train_in_double(data):
     twin = copy.deepcopy(vae)
     fit(vae, data, epochs=1, batch_size=len(data.train), lr=1e-2)
     svi = SVI(twin.model, twin.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
-    torch.manual_seed(1)
-    (x,) = data.train.batches(len(data.train), shuffle=True)
-    svi.step(x)
+    seed_noise(torch.device("cpu"), 0, EPOCH, 1)
+    order = torch.randperm(len(data.train))
+    seed_noise(torch.device("cpu"), 0, STEP, 0)
+    svi.step(data.train.batch(order))
     assert all(p.dtype == torch.float64 for p in vae.parameters())
     for name, p in vae.named_parameters():
         torch.testing.assert_close(p, dict(twin.named_parameters())[name], rtol=1e-9, atol=1e-9)

@@ -16,6 +16,10 @@ from .elbo import CompiledELBO
 from .optim import bare_adam, torch_optimizer
 from .steps import LOCK, BoundGraph, Step
 
+MOST_RUNS = 3
+"""Eager runs before a step is compiled; the second and third for programs that count their calls.
+"""
+
 
 class CompiledSVI:
     """SVI with the whole step compiled: cutting the batch, loss, gradients, optimizer.
@@ -35,6 +39,7 @@ class CompiledSVI:
         prepare: a function from a stored batch to the batch that the programs take. It becomes part
             of the graph. It may draw random numbers with torch.
         backend: ``"inductor"`` or ``"eager"``, as in :class:`CompiledELBO`.
+        before_step: called before each step of :meth:`epoch`, for example to seed torch.
 
     Raises:
         CompileError: as :class:`CompiledELBO` does; its documentation also lists what runs eagerly.
@@ -57,12 +62,14 @@ class CompiledSVI:
         loss: ELBO,
         prepare: Callable[[Tensor], Any] | None = None,
         backend: str = "inductor",
+        before_step: Callable[[], None] | None = None,
     ) -> None:
         self.model = model
         self.guide = guide
         self.optim = optim
         self.elbo = CompiledELBO(loss, backend)
         self.prepare = prepare
+        self.before_step = before_step
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Take one step on a batch; returns the loss in nats, summed over the batch."""
@@ -86,13 +93,14 @@ class CompiledSVI:
             The losses in nats, ``[S]``, each summed over its batch.
         """
         args = (data, batches[0], *args)
-        programs = (self.model, self.guide, self.prepare)
         with LOCK:
-            step, inputs = self.elbo.step_for(self.on_batch, programs, args, kwargs)
+            step, inputs = self.step_of_epoch(args, kwargs)
         losses: list[Tensor] = []
         work: Callable[[list[Tensor]], Tensor] | None = None
         for index in batches.unbind():
             inputs[1] = index
+            if self.before_step is not None:
+                self.before_step()
             # Between two steps of an epoch only this loop runs, so a valid graph stays valid.
             if work is None:
                 with LOCK:
@@ -106,18 +114,49 @@ class CompiledSVI:
             losses.append(work(inputs))
         return torch.stack(losses)
 
+    def compile(self, data: Tensor, index: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compile the step of :meth:`epoch` without taking one.
+
+        Otherwise the first step of an epoch runs eagerly, because the programs may create things in
+        it. Parameters stay as they are. The programs may change buffers and random numbers.
+
+        Args:
+            data, args, kwargs: as in :meth:`epoch`.
+            index: the indices of one batch, int64 ``[B]``.
+        """
+        args = (data, index, *args)
+        with LOCK:
+            step, inputs = self.step_of_epoch(args, kwargs)
+            for _ in range(MOST_RUNS):
+                if step.find(inputs) is not None:
+                    break
+                _, params = self.gradients(self.on_batch, args, kwargs)
+                for p in params:
+                    p.grad = None
+                step.ran_eagerly()
+
+    def step_of_epoch(self, args: Any, kwargs: Any) -> tuple[Step, list[Tensor]]:
+        """The step that :meth:`on_batch` with these arguments belongs to, and its tensors."""
+        programs = (self.model, self.guide, self.prepare)
+        return self.elbo.step_for(self.on_batch, programs, args, kwargs)
+
     def on_batch(self, data: Tensor, index: Tensor, *args: Any, **kwargs: Any) -> Any:
         batch = data.index_select(0, index)
         x = batch if self.prepare is None else self.prepare(batch)
         return self.elbo.elbo.loss_and_grads(self.model, self.guide, x, *args, **kwargs)
 
     def run_eagerly(self, step: Step, call: Any, args: Any, kwargs: Any) -> Tensor:
+        loss, params = self.gradients(call, args, kwargs)
+        self.update(params)
+        step.ran_eagerly()
+        return torch.as_tensor(loss)
+
+    def gradients(self, call: Any, args: Any, kwargs: Any) -> tuple[Any, set[Tensor]]:
+        """The loss of an eager call, and the parameters, which then have their gradients."""
         with poutine.trace(param_only=True) as sites:
             loss = call(*args, **kwargs)
         values: list[Any] = [site["value"] for site in sites.trace.nodes.values()]
-        self.update({value.unconstrained() for value in values})
-        step.ran_eagerly()
-        return torch.as_tensor(loss)
+        return loss, {value.unconstrained() for value in values}
 
     def run_compiled(self, bound: BoundGraph, inputs: list[Tensor], adam: Any = None) -> Tensor:
         values, gradients = bound(inputs)

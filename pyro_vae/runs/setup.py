@@ -18,13 +18,14 @@ from ..audit import audit
 from ..contracts import Likelihood
 from ..data import DATASETS, Data, Images, load_data
 from ..errors import InputError
+from ..loop import PRECISIONS
 from ..memory import check_memory
 from ..modules import buffers_restored
 from ..pairing import fitting_likelihood, fitting_objective
 from ..recipes import RECIPES
 from ..registry import OBJECTIVES, lookup, parse, spec
 from ..settings import READING, TRAINING, Settings, check_numbers
-from ..training import PRECISIONS, adam
+from ..training import adam
 from ..vae import VAE
 from .folder import first_line
 

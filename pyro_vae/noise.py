@@ -1,0 +1,67 @@
+"""Random numbers that are a function of (seed, step), so that training can stop and go on anywhere.
+
+torch's generator for the CPU uses only the lower 32 bits of ``manual_seed``, and the steps of all
+seeds do not fit into 32 bits. So the whole state of this generator is set, from a stream of Philox
+whose key of 64 bits holds the seed and the step. torch's generators on GPUs are Philox themselves,
+and take the key as their seed. A CUDA graph reads the seed at each replay.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+EPOCH, STEP = 0, 1
+"""What is numbered: epochs, for their order and their pixels, and steps, for their noise."""
+
+FRESH = torch.Generator().manual_seed(0).get_state().numpy()
+"""The state of a generator before its first draw."""
+
+WORDS = slice(24, 24 + 8 * 624)
+"""The bytes of this state that hold the 624 words of the Mersenne twister."""
+
+BLOCK = 64  # to make a stream takes longer than to draw from it, so one stream serves many numbers
+
+
+def key_of(seed: int, kind: int, number: int) -> int:
+    """A key of 64 bits, different for different arguments: 32 bits, 1 bit and 31 bits."""
+    return seed << 32 | kind << 31 | number
+
+
+def seed_noise(device: torch.device, seed: int, kind: int, number: int) -> None:
+    """Seed torch's generators of the CPU and of ``device`` for one step or one epoch.
+
+    Args:
+        device: the device of the tensors that are drawn.
+        seed: from 0 to 2³² - 1.
+        kind: :data:`EPOCH` or :data:`STEP`.
+        number: of the epoch or of the step, below 2³¹.
+
+    Paper: Salmon, Moraes, Dror & Shaw 2011, Parallel Random Numbers: As Easy as 1, 2, 3.
+
+    Example:
+        >>> from pyro_vae.noise import STEP, seed_noise
+        >>> seed_noise(torch.device("cpu"), seed=0, kind=STEP, number=7)
+        >>> noise = torch.rand(3)
+        >>> seed_noise(torch.device("cpu"), seed=0, kind=STEP, number=7)
+        >>> torch.equal(torch.rand(3), noise)
+        True
+    """
+    state = FRESH.copy()
+    state[WORDS].view(np.uint64)[:] = words(seed, kind, number // BLOCK)[number % BLOCK]
+    torch.default_generator.set_state(torch.from_numpy(state))
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(key_of(seed, kind, number))
+    elif device.type != "cpu":
+        getattr(torch, device.type).manual_seed(key_of(seed, kind, number))
+
+
+@lru_cache(maxsize=8)
+def words(seed: int, kind: int, block: int) -> NDArray[np.uint32]:
+    """The words of the generator for each number of a block, ``[BLOCK, 624]``."""
+    stream = np.random.Philox(key=key_of(seed, kind, block))
+    return stream.random_raw(312 * BLOCK).view(np.uint32).reshape(BLOCK, 624)
