@@ -97,7 +97,7 @@ def numbers(history):
     [
         (2, 10, "mlp", None, False),
         (1, 21, "mlp(batch_norm=True)", "annealed(epochs=3)", False),
-        (2, 3, "mlp(batch_norm=True)", None, True),
+        (5, 1, "mlp(batch_norm=True)", None, True),
     ],
 )
 def test_training_that_stops_anywhere_and_goes_on_ends_in_the_same_bits(

@@ -1,0 +1,174 @@
+"""The checkpoint of a run: one file with all that training needs to go on.
+
+``checkpoint.safetensors`` holds these tensors:
+
+- ``vae.NAME``: the weights and buffers of the VAE;
+- ``optimizer.INDEX.KEY``: the state of the optimizer for each parameter, in their order;
+- ``losses``: the loss of each step of the epoch that has begun, ``[S]``.
+
+Its metadata holds a JSON object: the format, the whole epochs that are done, the steps after them,
+the checksum of the data, and whether the user chose to compile. Random numbers have no state,
+because they are a function of (seed, step). Schedules are functions of the epochs that are done.
+
+A new checkpoint is written beside the old one, flushed, and renamed over it. So at each moment
+there is one whole checkpoint. Nothing else says how far a run is: ``metrics.jsonl`` may be one
+line ahead, and is cut when training goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..history import Position
+from .writing import written
+
+NAME = "checkpoint.safetensors"
+KEY = "pyro_vae"
+FORMAT = 2
+"""The format of run folders that this version writes. Format 1 had no checkpoint."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Args:
+        vae: the VAE's state by name.
+        optimizer: the optimizer's state, by the index of a parameter and by key.
+        position: where training stands.
+        data: the checksum of the data; "" if it is not known.
+        compiled: whether steps are compiled; None if the user did not say.
+    """
+
+    vae: dict[str, Tensor]
+    optimizer: dict[int, dict[str, Tensor]]
+    position: Position
+    data: str = ""
+    compiled: bool | None = None
+
+
+def state_of(
+    vae: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    data: str,
+    compiled: bool | None,
+) -> Checkpoint:
+    """The checkpoint of a training as it stands. The tensors are those in use, not copies."""
+    state = {
+        index: {key: torch.as_tensor(value) for key, value in entries.items()}
+        for index, entries in optimizer.state_dict()["state"].items()
+    }
+    return Checkpoint(vae.state_dict(), state, position, data, compiled)
+
+
+def save(folder: Path, state: Checkpoint) -> None:
+    """Write a checkpoint in place of the one before.
+
+    Raises:
+        OSError: it cannot be written; the one before is then unchanged.
+    """
+    if not folder.is_dir():  # written() would make it again
+        raise FileNotFoundError(errno.ENOENT, "the run folder is gone", str(folder))
+    tensors = {f"vae.{name}": value for name, value in state.vae.items()}
+    tensors["losses"] = state.position.losses
+    for index, entries in state.optimizer.items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in entries.items()}
+    about = {
+        "format": FORMAT,
+        "epoch": state.position.epoch,
+        "step": len(state.position.losses),
+        "data": state.data,
+        "compiled": state.compiled,
+    }
+    # Copies, because safetensors refuses tensors that share memory, such as tied weights.
+    copies = {
+        name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
+    }
+    content = to_bytes(copies, {KEY: json.dumps(about)})
+    with written(folder / NAME) as part:
+        part.write_bytes(content)
+
+
+def read(folder: Path) -> Checkpoint | None:
+    """The checkpoint in a run folder; None if there is none.
+
+    Raises:
+        InputError: the file is damaged, or a newer version wrote it.
+    """
+    path = folder / NAME
+    if not os.path.isfile(path):
+        return None
+    vae: dict[str, Tensor] = {}
+    optimizer: dict[int, dict[str, Tensor]] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()[KEY])
+            check_format(path, about["format"])
+            losses = file.get_tensor("losses")
+            for name in file.keys():  # noqa: SIM118  (it is not a dict)
+                kind, _, rest = name.partition(".")
+                if kind == "vae":
+                    vae[rest] = file.get_tensor(name)
+                elif kind == "optimizer":
+                    index, _, key = rest.partition(".")
+                    optimizer.setdefault(int(index), {})[key] = file.get_tensor(name)
+        epoch, step, data, compiled = (about[key] for key in ("epoch", "step", "data", "compiled"))
+        good = type(epoch) is int and epoch >= 0 and losses.shape == (step,)
+        if not (good and isinstance(data, str) and compiled in (None, True, False)):
+            raise ValueError("its epoch, steps or losses do not fit")
+    except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(
+            f"{str(path)!r} is damaged or is not a run's checkpoint ({first_line(error)})"
+        ) from None
+    return Checkpoint(vae, optimizer, Position(epoch, losses), data, compiled)
+
+
+def check_format(path: Path, version: Any) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a format that this version does not know."""
+    if type(version) is not int or version < 1:
+        raise InputError(f"{str(path)!r} has the format {version!r}, which is not a whole number")
+    if version > FORMAT:
+        raise InputError(
+            f"{str(path)!r} has the format {version}, which a newer version of pyro-vae wrote; this "
+            f"version reads formats up to {FORMAT}, so install the newer version"
+        )
+
+
+def load_optimizer(path: Path, state: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+    """Give ``optimizer`` the state in a checkpoint.
+
+    Args:
+        path: the file that the error message names.
+        state: the checkpoint.
+        optimizer: an optimizer over the same parameters as the one that was saved.
+
+    Raises:
+        InputError: the state belongs to other parameters.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, entries in state.optimizer.items():
+        fits = index < len(parameters) and all(
+            value.dim() == 0 or value.shape == parameters[index].shape for value in entries.values()
+        )
+        if not fits or entries.keys() != next(iter(state.optimizer.values())).keys():
+            raise InputError(
+                f"the optimizer's state in {str(path)!r} does not fit the weights of the VAE"
+            )
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state.optimizer})
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message. Some messages of torch and Pyro are whole tables."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")

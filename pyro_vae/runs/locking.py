@@ -1,0 +1,76 @@
+"""One process at a time trains in a run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+NAME = "lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder, which is made if it is not there.
+
+    The lock is the system's own (``flock``) on the file ``lock``, whose content says who holds it.
+    The system gives it back when the process ends, in whatever way, so a lock whose process is
+    gone is taken over. It works between containers on one machine, and between machines on file
+    systems that carry locks, such as NFS 4. On Windows there is no lock.
+
+    Raises:
+        InputError: another process holds the lock.
+        OSError: the folder cannot be written, or its file system has no locks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / NAME
+    file = take(path)
+    try:
+        os.ftruncate(file, 0)
+        os.write(file, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(file)  # after the file is gone, so that nobody takes what is removed
+
+
+def take(path: Path) -> int:
+    """The open file of a lock that this process holds from now on."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The process before may have removed the file between the two calls.
+            if os.path.exists(path) and os.path.samestat(os.fstat(file), os.stat(path)):
+                return file
+        except BlockingIOError:
+            holder = who(path)
+            os.close(file)
+            raise InputError(
+                f"the run {str(path.parent)!r} is being trained by another process ({holder}); "
+                "wait for its end or stop it"
+            ) from None
+        except OSError as error:
+            os.close(file)
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        os.close(file)
+
+
+def who(path: Path) -> str:
+    """The holder of a lock, as its file says."""
+    try:
+        content = json.loads(path.read_text())
+        return f"host {content['host']}, process id {content['pid']}"
+    except (OSError, ValueError, TypeError, KeyError):
+        return "it is just starting or ending"
