@@ -108,7 +108,16 @@ def write_public_names() -> None:
 
 def write_command_line() -> None:
     """The commands and their options, as Typer documents them."""
-    typer = [sys.executable, "-m", "typer", "pyro_vae.cli", "utils", "docs", "--name", "pyro-vae"]
+    typer = [
+        sys.executable,
+        "-m",
+        "typer",
+        "pyro_vae.cli.app",
+        "utils",
+        "docs",
+        "--name",
+        "pyro-vae",
+    ]
     text = subprocess.run(typer, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     text = text[text.index("## `") :]  # the page itself has the title
     text = re.sub(r"\[default: \((.+?)\)(?=[];])", r"[default: \1", text)

@@ -5,103 +5,18 @@ torch is imported when a command runs, not before, so that ``--help`` answers at
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 
-import typer
-
-from ..errors import InputError, TrainingError
-from . import draw, train, use
-from .options import stderr
-
-app = typer.Typer(
-    help="Variational autoencoders in Pyro, made of a prior, a likelihood, a guide and an "
-    "objective.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-for command in (
-    train.train,
-    draw.sample,
-    draw.reconstruct,
-    draw.interpolate,
-    use.encode,
-    use.evaluate,
-    use.score,
-    use.audit,
-    train.compare,
-    train.scales,
-):
-    app.command()(command)
-app.command("list")(train.list_parts)
+from ..runs.stopping import Signals, Stopped
 
 
 def main() -> None:
-    """Run the command line and exit.
-
-    The exit code is 2 for a mistake in the input, 1 for another failure and 130 after Ctrl-C. Every
-    expected failure is one sentence on stderr.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show σ shows "?" instead of a traceback.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    """Run the command line and exit; with 130 after Ctrl-C, and with 143 after SIGTERM."""
     try:
-        code = run()
-    except BrokenPipeError:  # the reader, such as `head`, has enough
-        code = 1
-    except InputError as error:
-        code = tell(str(error), 2)
-    except TrainingError as error:
-        code = tell(str(error), 1)
-    except OSError as error:
-        code = tell(about(error), 1)
-    except (MemoryError, RuntimeError) as error:
-        # torch raises a RuntimeError with one of these words if memory is full.
-        if isinstance(error, RuntimeError) and "allocate" not in str(error):
-            raise
-        code = tell("there is not enough memory for this; give smaller numbers", 1)
-    if code and sys.stdout is not None and not flushed():
-        # Else Python tries again when it ends, and prints a traceback.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        with Signals():
+            from .app import run  # a signal that comes while this is imported is caught, too
+
+            code = run()
+    except Stopped as stop:
+        code = stop.exit_code
     sys.exit(code)
-
-
-def run() -> int:
-    """Run the command that ``sys.argv`` names; its exit code."""
-    try:
-        app()
-    except SystemExit as end:  # Typer ends every command so
-        code = end.code
-    if sys.stdout is not None:
-        sys.stdout.flush()  # a full disk must raise here and not when Python ends
-    return code if isinstance(code, int) else 0
-
-
-def flushed() -> bool:
-    """Whether everything that was printed has reached its place."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return False
-    return True
-
-
-def about(error: OSError) -> str:
-    """The sentence about a file or an output that the system refuses."""
-    reason = error.strerror or str(error)
-    if error.filename is None:
-        return f"the output cannot be written ({reason})"
-    return f"{os.fsdecode(error.filename)!r} cannot be read or written ({reason})"
-
-
-def tell(sentence: str, code: int) -> int:
-    """Print an error; the exit code is given back."""
-    try:
-        stderr.print("Error: ", style="bold red", end="")
-        stderr.print(sentence, soft_wrap=True)
-    except OSError:
-        pass  # stderr is closed or full, so the exit code alone has to tell
-    return code

@@ -13,11 +13,15 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ..errors import InputError
+from ..errors import InputError, TrainingError
 from ..registry import split_specs
+from ..runs.stopping import Signals, Stopped
 from ..settings import Settings
 from . import options as o
 from .options import console
+
+PICTURES, MINUTES = 10, 10.0
+"""The defaults of --pictures and --checkpoint-minutes."""
 
 
 @o.with_settings()
@@ -47,7 +51,32 @@ def train(
             min=1,
             rich_help_panel="Run",
         ),
-    ] = 10,
+    ] = PICTURES,
+    minutes: Annotated[
+        float,
+        typer.Option(
+            "--checkpoint-minutes",
+            metavar="X",
+            help="Save a checkpoint every X minutes, and after each epoch.",
+            rich_help_panel="Run",
+        ),
+    ] = MINUTES,
+    other_data: Annotated[
+        bool,
+        typer.Option(
+            "--other-data",
+            help="With --resume: go on although the images are not those of before.",
+            rich_help_panel="Run",
+        ),
+    ] = False,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Show which site and which parameter became NaN or infinite in this run.",
+            rich_help_panel="Run",
+        ),
+    ] = None,
     compiled: o.Compile = None,
     device: o.Device = "auto",
     data_dir: o.DataDir = None,
@@ -57,40 +86,82 @@ def train(
     A part is a name of `pyro-vae list`, with options if it has any: "normal(scale=0.2)"; or your
     own class: mymodule:MyPrior.
     """
+    from ..runs import failing, setup, working
     from ..runs import folder as files
-    from ..runs import setup, working
+    from ..runs import replay as replaying
+    from ..runs.locking import locked
 
-    if resume is not None:
-        named = [key for key in (*given, *(["out"] if out else [])) if key != "epochs"]
-        if named:
-            listed = ", ".join(f"--{key.replace('_', '-')}" for key in named)
-            raise InputError(
-                f"--resume continues with the run's own settings, so {listed} cannot be given; "
-                "--epochs can"
-            )
-        folder = resume
-        o.allow_own_modules_of(files.read_config(folder))
-        o.check_output("--resume", folder)
-        run = working.resume(folder, given.get("epochs"), o.pick(device), data_dir)
-    else:
-        folder = out or setup.vacant_folder(given)
-        o.check_outside(folder, str(given.get("data", Settings.data)))
-        o.check_output("--out", folder)
-        files.check_vacant(folder)
-        run = setup.prepare(given, o.pick(device), data_dir)
-        if "recipe" in given:
-            console.print(setup.recipe_line(given), soft_wrap=True)
-        if run.note:
-            console.print(run.note, soft_wrap=True)
-        working.begin(run, folder)
-    try:
-        working.train(run, folder, pictures, compiled, console)
-    except KeyboardInterrupt:
-        options = {"--device": device if device != "auto" else None, "--data-dir": data_dir}
-        words = [word for key, value in options.items() if value for word in (key, str(value))]
-        again = shlex.join(["pyro-vae", "train", "--resume", str(folder), *words])
-        o.warn(f"Stopped. The run is in {folder}; continue it with: {again}")
-        raise typer.Exit(130) from None
+    if not 0 < minutes < float("inf"):
+        raise InputError(f"--checkpoint-minutes is a number above 0, not {minutes}")
+    if other_data and resume is None:
+        raise InputError("--other-data belongs to --resume; --data names the images of a new run")
+    named = {**given, **({"out": out} if out else {})}
+    if replay is not None:
+        refuse_settings("--replay", [*named, *(["resume"] if resume else [])])
+        o.allow_own_modules_of(files.read_config(replay))
+        failure = failing.read_failure(replay)
+        run = working.resume(replay, None, o.pick(device), data_dir, compiled=compiled)
+        for sentence in replaying.replay(run, failure):
+            console.print(sentence, soft_wrap=True)
+        return
+    folder = resume or out or setup.vacant_folder(given)
+    with Signals() as signals:
+        try:
+            if resume is not None:
+                refuse_settings("--resume", [key for key in named if key != "epochs"])
+                o.allow_own_modules_of(files.read_config(folder))
+                o.check_output("--resume", folder)
+                with locked(folder):
+                    run = working.resume(
+                        folder,
+                        given.get("epochs"),
+                        o.pick(device),
+                        data_dir,
+                        compiled=compiled,
+                        other_data=other_data,
+                    )
+                    working.train(run, folder, pictures, minutes, console, signals)
+            else:
+                o.check_outside(folder, str(given.get("data", Settings.data)))
+                o.check_output("--out", folder)
+                files.check_vacant(folder)
+                run = setup.prepare(given, o.pick(device), data_dir)
+                if "recipe" in given:
+                    console.print(setup.recipe_line(given), soft_wrap=True)
+                if run.note:
+                    console.print(run.note, soft_wrap=True)
+                with locked(folder):
+                    working.begin(run, folder, compiled)
+                    working.train(run, folder, pictures, minutes, console, signals)
+        except Stopped as stop:
+            if not (folder / files.CONFIG).is_file():
+                o.warn("Stopped. There is no run yet.")
+            else:
+                options = {
+                    "--epochs": given.get("epochs") if resume else None,
+                    "--pictures": None if pictures == PICTURES else pictures,
+                    "--checkpoint-minutes": None if minutes == MINUTES else minutes,
+                    "--device": None if device == "auto" else device,
+                    "--data-dir": data_dir,
+                }
+                words = [w for key, value in options.items() if value for w in (key, str(value))]
+                words += ["--other-data"] if other_data else []
+                again = shlex.join(["pyro-vae", "train", "--resume", str(folder), *words])
+                o.warn(f"Stopped. The run is in {folder}; continue it with: {again}")
+            raise typer.Exit(stop.exit_code) from None
+        except TrainingError:
+            if (folder / failing.NAME).is_file():
+                again = shlex.join(["pyro-vae", "train", "--replay", str(folder)])
+                o.warn(f"What went wrong in this step is shown by: {again}")
+            raise
+
+
+def refuse_settings(option: str, named: list[str]) -> None:
+    """Refuse settings beside an option that works on a run with its own settings."""
+    if named:
+        listed = ", ".join(f"--{key.replace('_', '-')}" for key in named)
+        but = "; --epochs can" if option == "--resume" else ""
+        raise InputError(f"{option} takes the run's own settings, so {listed} cannot be given{but}")
 
 
 @o.with_settings("seed")

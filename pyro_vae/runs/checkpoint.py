@@ -141,8 +141,8 @@ def check_format(path: Path, version: Any) -> None:
         raise InputError(f"{str(path)!r} has the format {version!r}, which is not a whole number")
     if version > FORMAT:
         raise InputError(
-            f"{str(path)!r} has the format {version}, which a newer version of pyro-vae wrote; this "
-            f"version reads formats up to {FORMAT}, so install the newer version"
+            f"{str(path)!r} has the format {version}, which a newer version of pyro-vae wrote; "
+            f"install that version, because this one reads formats up to {FORMAT}"
         )
 
 

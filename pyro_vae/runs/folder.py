@@ -1,11 +1,15 @@
 """A run folder: the files of a trained VAE, to use it again or to train it further.
 
-=========================  =======================================================================
-``config.json``            the VAE's parts, the data and its binarisation, the training, versions
-``weights.safetensors``    the VAE's weights
-``optimizer.safetensors``  the optimizer's state
-``metrics.jsonl``          one line for each epoch, in nats per image
-=========================  =======================================================================
+==========================  ======================================================================
+``config.json``             the VAE's parts, the data and its binarisation, the training, versions
+``checkpoint.safetensors``  the weights, and all else that training needs to go on
+``metrics.jsonl``           one line for each epoch, in nats per image
+``failed.json``             the step at which the loss or a weight became NaN or infinite, if any
+``lock``                    the host and the process that trains the run, while it does
+==========================  ======================================================================
+
+Runs of older versions have ``weights.safetensors`` and ``optimizer.safetensors`` instead of the
+checkpoint (:mod:`.older`).
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -21,22 +25,16 @@ from platform import python_version
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
 
 from ..errors import InputError
 from ..history import Epoch
 from ..settings import READING, TRAINING
 from ..vae import VAE
-from .older import as_written_now
+from . import checkpoint, older
+from .checkpoint import FORMAT, Checkpoint, check_format, first_line
 from .writing import check_utf8, written
 
-CONFIG, WEIGHTS, OPTIMIZER, METRICS = (
-    "config.json",
-    "weights.safetensors",
-    "optimizer.safetensors",
-    "metrics.jsonl",
-)
+CONFIG, METRICS = "config.json", "metrics.jsonl"
 
 TYPES: dict[str, dict[str, type]] = {
     "data": {"name": str, "binarize": str},
@@ -45,8 +43,10 @@ TYPES: dict[str, dict[str, type]] = {
 """The types of what a config holds beside the parts. A VAE checks its parts itself."""
 
 
-def create(folder: Path, config: dict[str, Any]) -> None:
-    """Make the folder of a new run and write ``config`` with the installed versions.
+def create(folder: Path, config: dict[str, Any], state: Checkpoint) -> None:
+    """Make the folder of a new run, with its first checkpoint and the installed versions.
+
+    The config comes last. A folder without it is not a run yet, and can be used for a new one.
 
     Raises:
         InputError: the folder already holds a run, is a file, or the config contains objects that
@@ -61,8 +61,9 @@ def create(folder: Path, config: dict[str, Any]) -> None:
             "like module:Class"
         ) from None
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / METRICS).write_text("")
-    write_config(folder, {**config, "versions": versions()})
+    write_metrics(folder, [])
+    checkpoint.save(folder, state)
+    write_config(folder, {"format": FORMAT, **config, "versions": versions()})
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
@@ -70,6 +71,14 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     text = json.dumps(config, indent=2) + "\n"
     with written(folder / CONFIG) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def set_epochs(folder: Path, epochs: int) -> None:
+    """Write a run's number of epochs into its config, if it is another one."""
+    config = read_config(folder)
+    if config["training"]["epochs"] != epochs:
+        config["training"]["epochs"] = epochs
+        write_config(folder, config)
 
 
 def check_vacant(folder: Path) -> None:
@@ -86,29 +95,15 @@ def versions() -> dict[str, str]:
     return {"python": python_version(), **{name: version(name) for name in names}}
 
 
-def save(folder: Path, vae: VAE, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Write the weights and, if given, the optimizer's state, replacing the old files.
-
-    Raises:
-        OSError: a file cannot be written; the old file is then unchanged.
-    """
-    save_tensors(folder / WEIGHTS, lambda part: save_model(vae, part))
-    if optimizer is not None:
-        state = {
-            f"{index}.{key}": torch.as_tensor(value).contiguous()
-            for index, entries in optimizer.state_dict()["state"].items()
-            for key, value in entries.items()
-        }
-        save_tensors(folder / OPTIMIZER, lambda part: save_file(state, part))
+def write_metrics(folder: Path, history: list[Epoch]) -> None:
+    """Write ``metrics.jsonl`` anew."""
+    with written(folder / METRICS) as part:
+        part.write_text("".join(map(line_of, history)), encoding="utf-8")
 
 
-def save_tensors(path: Path, save: Callable[[str], None]) -> None:
-    """Write a safetensors file by ``save(temporary name)``."""
-    with written(path) as part:
-        try:
-            save(str(part))
-        except SafetensorError as error:  # also for a full disk
-            raise OSError(None, str(error)) from error
+def line_of(epoch: Epoch) -> str:
+    """The line of ``metrics.jsonl`` for an epoch."""
+    return json.dumps(asdict(epoch)) + "\n"
 
 
 def append(folder: Path, epoch: Epoch) -> None:
@@ -121,24 +116,29 @@ def append(folder: Path, epoch: Epoch) -> None:
     size = path.stat().st_size
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(epoch)) + "\n")
+            file.write(line_of(epoch))
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:  # a full disk may have taken half of the line
         os.truncate(path, size)
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def read_history(folder: Path) -> list[Epoch]:
-    """The numbers of all epochs of a run.
+    """The numbers of all epochs of a run. A last line that is cut off is left out.
 
     Raises:
         InputError: the file is missing or one of its lines cannot be read.
     """
     path = needed(folder, METRICS)
     epochs = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
         try:
             epochs.append(Epoch(**json.loads(line)))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
+            if number == len(lines) and not line.endswith(b"\n"):
+                break
             raise InputError(
                 f"line {number} of {str(path)!r} is not the numbers of an epoch; delete the line"
             ) from None
@@ -157,7 +157,8 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VA
     """
     folder = Path(folder)
     config = read_config(folder)
-    weights = needed(folder, WEIGHTS)
+    state = checkpoint.read(folder)
+    weights = needed(folder, older.WEIGHTS if state is None and is_old(config) else checkpoint.NAME)
     try:
         vae = VAE(**config["vae"])
     except (InputError, TypeError, ValueError) as error:
@@ -165,37 +166,16 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VA
             f"{str(folder / CONFIG)!r} does not describe a VAE ({first_line(error)})"
         ) from error
     try:
-        load_model(vae, weights)
-    except (SafetensorError, RuntimeError) as error:
+        if state is None:
+            older.load_weights(weights, vae)
+        else:
+            vae.load_state_dict(state.vae)
+    except (ValueError, RuntimeError) as error:
         reason = next(line for line in reversed(str(error).splitlines()) if line.strip())
         raise InputError(
             f"the weights in {str(weights)!r} do not fit the run's config ({reason.strip()})"
         ) from None
     return vae.to(device).eval(), config
-
-
-def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Give ``optimizer`` the state that the run's optimizer had.
-
-    Raises:
-        InputError: the file is missing, damaged, or belongs to another VAE.
-    """
-    path = needed(folder, OPTIMIZER)
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    try:
-        for name, tensor in load_file(path).items():
-            index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = tensor
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    except (SafetensorError, ValueError) as error:
-        raise InputError(
-            f"the optimizer's state in {str(path)!r} cannot be used ({first_line(error)})"
-        ) from None
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message. Some messages of torch and Pyro are whole tables."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -206,19 +186,25 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = needed(folder, CONFIG)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        check_keys(path, config, ("vae", "data", "training", "versions"))
+        check_format(path, config.get("format", 1))
+        check_keys(path, config, ("vae", "data", "training", "versions"), ("format",))
         added = ("standardize",)
         written_then = [key for key in inspect.signature(VAE).parameters if key not in added]
         check_keys(path, config["vae"], written_then, added)
         check_keys(path, config["data"], ("name", "binarize"), READING)
         check_keys(path, config["training"], ("objective",), TRAINING)
         check_types(path, config)
-        config["vae"] = as_written_now(config["vae"])
+        config["vae"] = older.as_written_now(config["vae"])
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
         raise InputError(
             f"{str(path)!r} is not a run's config: it is not JSON, or its parts are not objects"
         ) from None
     return config
+
+
+def is_old(config: dict[str, Any]) -> bool:
+    """Whether a version without checkpoints wrote this config."""
+    return config.get("format", 1) < FORMAT
 
 
 def check_keys(

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..audit import audit
 from ..contracts import Likelihood
 from ..data import DATASETS, Data, Images, load_data
 from ..errors import InputError
+from ..history import Position
 from ..loop import PRECISIONS
 from ..memory import check_memory
 from ..modules import buffers_restored
@@ -47,7 +48,9 @@ class Run:
         source: the arguments of :func:`~pyro_vae.data.load_data` that load this data again.
         training: the settings that :func:`~pyro_vae.training.fit` takes.
         optimizer: the optimizer, with its state.
-        start: epochs that have already been trained.
+        start: where training stands.
+        checksum: that of the data.
+        compiled: whether steps are compiled; None leaves it to :func:`~pyro_vae.training.fit`.
         note: a sentence that the user should read before training; "" for none.
     """
 
@@ -56,7 +59,9 @@ class Run:
     source: dict[str, Any]
     training: dict[str, Any]
     optimizer: torch.optim.Optimizer
-    start: int = 0
+    start: Position = field(default_factory=Position)
+    checksum: str = ""
+    compiled: bool | None = None
     note: str = ""
 
 

@@ -1,0 +1,171 @@
+"""Run a step that failed again, and find the first site and the first parameter that went wrong."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro.distributions import ExpandedDistribution, MaskedDistribution
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import Independent, constraints
+
+from ..errors import TrainingError
+from ..history import Callback, Position
+from ..loop import Loop, batches
+from ..training import pays
+from .failing import Failure
+from .setup import Run
+
+
+def replay(run: Run, failure: Failure) -> list[str]:
+    """Train from the checkpoint to the step that failed, and look into that step.
+
+    Args:
+        run: the run as it stands at its checkpoint.
+        failure: the step that failed.
+
+    Returns:
+        Sentences: the step, the first site, and the first parameter that went wrong.
+    """
+    settings = {k: v for k, v in run.training.items() if k not in ("epochs", "lr")}
+    loop = Loop(run.vae, run.data, optimizer=run.optimizer, **settings)
+    loop.check(run.start)
+    walk = Walk(loop)
+    steps = loop.steps_per_epoch * run.training["epochs"]
+    loop.choose_step(pays(steps) if run.compiled is None else run.compiled, Callback())
+    loop.together = 1  # to keep the weights before each step
+    position = run.start
+    try:
+        walk.keep(position)
+        while position.epoch < failure.epoch:
+            loss = loop.run(position, walk)
+            loop.measure(position.epoch + 1, loss, 0.0)
+            position = Position(position.epoch + 1)
+            walk.keep(position)
+    except WeightLost:
+        what = "a weight became NaN or infinite"
+    except TrainingError as error:
+        what = str(error).partition(" in epoch")[0]
+    else:
+        return [f"Nothing is wrong up to the end of epoch {failure.epoch} when it is run again."]
+    return [walk.title(what), *walk.look()]
+
+
+class WeightLost(Exception):
+    """A weight is NaN or infinite after a step."""
+
+
+class Walk(Callback):
+    """Keeps the weights and the optimizer's state from before each step.
+
+    Args:
+        loop: the loop that takes the steps.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+
+    def keep(self, position: Position) -> None:
+        """Keep the state at ``position``."""
+        self.position = position
+        self.optimizer = copy.deepcopy(self.loop.optimizer.state_dict())
+        self.weights = {name: v.clone() for name, v in self.loop.vae.state_dict().items()}
+
+    def on_step(self, images: int, position: Position) -> None:
+        if not all(p.isfinite().all() for p in self.loop.vae.parameters()):
+            raise WeightLost
+        self.keep(position)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all steps of the epoch went well, so that the measurement after it failed."""
+        return len(self.position.losses) == self.loop.steps_per_epoch
+
+    def title(self, what: str) -> str:
+        """Where it happened."""
+        epoch, step = self.position.epoch + 1, len(self.position.losses) + 1
+        if self.whole:
+            return f"Epoch {epoch}, the test images after its last step: {what}."
+        return f"Epoch {epoch}, step {step} of {self.loop.steps_per_epoch}: {what}."
+
+    def look(self) -> list[str]:
+        """Run the step eagerly from the weights before it; sentences about what goes wrong."""
+        loop, vae, done = self.loop, self.loop.vae, len(self.position.losses)
+        vae.load_state_dict(self.weights)
+        loop.optimizer.load_state_dict(self.optimizer)
+        loop.number = self.position.epoch * loop.steps_per_epoch + done
+        sites = Sites()
+        with loop.stepping(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pyro's warning of a NaN
+            loop.seed_step()
+            if self.whole:
+                with sites, torch.no_grad():
+                    loop.elbo.loss(vae.model, vae.guide, loop.data.test.batch(slice(0, 500)))
+                return [sites.found or "Each site is finite for the first test images."]
+            if loop.advance is not None:
+                loop.advance(loop.epochs_done(self.position))
+            rows = next(batches(loop.order, loop.batch_size, 1, done))
+            x = loop.prepare(loop.pixels.index_select(0, rows[0]))
+            with sites:
+                loop.elbo.loss_and_grads(vae.model, vae.guide, x)
+            loss = sites.found or "Each site has valid parameters, a finite value and density."
+            gradients = {name: p.grad for name, p in vae.named_parameters() if p.grad is not None}
+            if lost := first_lost(gradients):
+                return [loss, f"First parameter: {lost} has a gradient that is not finite."]
+            loop.optimizer.step()
+        if lost := first_lost(dict(vae.named_parameters())):
+            why = "is not finite after the optimizer's step, and all gradients are finite"
+            return [loss, f"First parameter: {lost} {why}."]
+        return [loss, "Each gradient and each parameter is finite when the step runs eagerly."]
+
+
+def first_lost(tensors: Mapping[str, Tensor]) -> str:
+    """The name of the first tensor that is not finite; "" for none."""
+    return next((name for name, t in tensors.items() if not t.isfinite().all()), "")
+
+
+class Sites(Messenger):
+    """A handler that notes the first site that goes wrong, as a sentence in ``found``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = ""
+        self.seen: Counter[str] = Counter()
+
+    @torch.no_grad()
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if self.found or not isinstance(msg["value"], Tensor):
+            return
+        # A latent site is drawn by the guide, and then scored by the model.
+        of_model = msg["is_observed"] or self.seen[msg["name"]] % 2
+        self.seen[msg["name"]] += 1
+        fn = msg["fn"]
+        while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
+            fn = fn.base_dist
+        wrong = [
+            (f"its {name}", value)
+            for name, constraint in fn.arg_constraints.items()
+            if isinstance(value := vars(fn).get(name), Tensor)
+            and not (value.isfinite().all() and holds(constraint, value))
+        ]
+        if not wrong and not msg["value"].isfinite().all():
+            wrong = [("its value", msg["value"])]
+        if not wrong and not (density := msg["fn"].log_prob(msg["value"])).isfinite().all():
+            wrong = [("its log-probability", density)]
+        if wrong:
+            what, value = wrong[0]
+            low, high = value.min().item(), value.max().item()
+            self.found = (
+                f"First site: {msg['name']!r} of the {'model' if of_model else 'guide'}, "
+                f"{type(fn).__name__}; {what} lies between {low:g} and {high:g}."
+            )
+
+
+def holds(constraint: Any, value: Tensor) -> bool:
+    """Whether a distribution's parameter has allowed values."""
+    return constraints.is_dependent(constraint) or bool(constraint.check(value).all())
