@@ -131,6 +131,7 @@ def train(
         TrainingError: the loss or a weight became NaN or infinite. The checkpoint is the last one
             before, and ``failed.json`` names the step.
     """
+    remove_leftovers(folder)
     progress = progress_bar(console)
     keeper = Keeper(run, folder, pictures, minutes, progress, signals)
     try:
@@ -230,7 +231,6 @@ class Keeper(Callback):
         """All that could be refused was refused, so the folder is changed from here on."""
         if self.compiling:
             self.compiling.append(perf_counter())
-        remove_leftovers(self.folder)
         files.write_metrics(self.folder, files.read_history(self.folder)[: self.run.start.epoch])
         files.set_epochs(self.folder, self.epochs)
         self.saved = monotonic()
