@@ -83,16 +83,21 @@ class Loop:
         if self.advance is not None:
             self.advance(self.epochs_done(start))
         x = self.prepare(self.pixels[: self.batch_size])
-        with (
-            checks.one_image_told(len(x), self.batch_size),
-            HANDLERS,
-            torch.random.fork_rng(),
-            pyro.validation_enabled(),
-            mode(True, self.vae),
-            buffers_restored(self.vae),
-            poutine.trace(param_only=True) as used,
-        ):
-            self.elbo.loss(self.vae.model, self.vae.guide, x)
+        try:
+            with (
+                checks.one_image_told(len(x), self.batch_size),
+                HANDLERS,
+                torch.random.fork_rng(),
+                pyro.validation_enabled(),
+                mode(True, self.vae),
+                buffers_restored(self.vae),
+                poutine.trace(param_only=True) as used,
+            ):
+                self.elbo.loss(self.vae.model, self.vae.guide, x)
+        except ValueError as error:
+            # The weights of a training that goes on may be lost in its next step, which says so.
+            if self.epochs_done(start) == 0 or not str(error).startswith("Expected parameter"):
+                raise
         checks.check_parameters(self.vae, used.trace)
 
     def choose_step(self, compiled: bool, callback: Callback) -> None:

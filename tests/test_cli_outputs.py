@@ -191,7 +191,10 @@ def test_a_file_in_the_current_folder_replaces_no_module(tmp_path):
 def test_an_interrupted_training_says_how_to_continue(tmp_path, capsys, monkeypatch):
     from pyro_vae.runs.working import Keeper
 
-    monkeypatch.setattr(Keeper, "on_step", lambda *args: os.kill(os.getpid(), signal.SIGINT))
+    on_step = Keeper.on_step
+    monkeypatch.setattr(
+        Keeper, "on_step", lambda *args: (os.kill(os.getpid(), signal.SIGINT), on_step(*args))
+    )
     run = tmp_path / "my run"
     assert typed([*TINY, "--epochs", "3", "--device", "cpu", "--out", run]) == 130
     said = capsys.readouterr().err

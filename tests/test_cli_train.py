@@ -16,8 +16,7 @@ def test_train_leaves_a_run_folder(trained):
     files = {str(p.relative_to(trained)) for p in trained.rglob("*") if p.is_file()}
     assert files == {
         "config.json",
-        "weights.safetensors",
-        "optimizer.safetensors",
+        "checkpoint.safetensors",
         "metrics.jsonl",
         "training.png",
         "kl.png",
@@ -80,7 +79,7 @@ def test_nothing_is_written_into_the_data_folder(command, inside, image_folder, 
 
 
 def test_a_run_is_neither_written_over_nor_used_with_other_images(trained, tmp_path, capsys):
-    before = (trained / "weights.safetensors").read_bytes()
+    before = (trained / "checkpoint.safetensors").read_bytes()
     assert typed([*TINY, "--out", trained]) == 2
     assert "holds a run already" in capsys.readouterr().err
     assert typed(["train", "--resume", trained, "--lr", "1"]) == 2
@@ -90,7 +89,7 @@ def test_a_run_is_neither_written_over_nor_used_with_other_images(trained, tmp_p
     np.save(tmp_path / "other.npy", np.zeros((3, 5, 5), dtype=np.uint8))
     assert typed(["encode", trained, "--data", tmp_path / "other.npy"]) == 2
     assert "[1, 8, 8]" in capsys.readouterr().err
-    assert (trained / "weights.safetensors").read_bytes() == before
+    assert (trained / "checkpoint.safetensors").read_bytes() == before
 
 
 @pytest.mark.filterwarnings("ignore:Encountered NaN")

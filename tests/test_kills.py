@@ -51,6 +51,7 @@ class Interrupted:
     def __init__(self, whole, run, *options):
         self.whole, self.run, self.options = whole, run, options
         self.log = run.with_suffix(".log")
+        run.parent.mkdir(exist_ok=True)
 
     def go_on(self, faults=None, after=0.0):
         """Begin the run, or resume it where its folder holds one."""

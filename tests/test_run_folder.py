@@ -1,20 +1,24 @@
 """A run folder restores a VAE bit for bit, or the error says what is wrong with the folder."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_model
 from support.commands import typed
 
 from pyro_vae import VAE, InputError
 from pyro_vae.data import load_data
 from pyro_vae.evaluation import elbo
 from pyro_vae.guides import GUIDES
+from pyro_vae.history import Position
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.priors import PRIORS
-from pyro_vae.runs.folder import create, load_optimizer, load_run, read_history, save
+from pyro_vae.runs.checkpoint import load_optimizer, read, save, state_of
+from pyro_vae.runs.folder import create, load_run, read_history
 from pyro_vae.training import adam
 
 SHAPE = (1, 6, 5)
@@ -25,8 +29,8 @@ DATA = {"name": "stripes", "binarize": "none"}
 def run(folder, **settings):
     """Make a run folder of a VAE with random weights; the VAE."""
     vae = VAE(SHAPE, latent_size=12, **{"hidden": (8,), **settings})
-    create(folder, {"vae": vae.config, "data": DATA, "training": TRAINING})
-    save(folder, vae, adam(vae, 1e-3))
+    state = state_of(vae, adam(vae, 1e-3), Position(), "", None)
+    create(folder, {"vae": vae.config, "data": DATA, "training": TRAINING}, state)
     return vae
 
 
@@ -54,9 +58,13 @@ def test_the_optimizer_comes_back_bit_for_bit(tmp_path):
     for p in vae.parameters():
         p.grad = torch.randn_like(p)
     optimizer.step()
-    save(tmp_path, vae, optimizer)
+    losses = torch.tensor([3.5, 1 / 3])
+    save(tmp_path, state_of(vae, optimizer, Position(7, losses), "abc", True))
+    state = read(tmp_path)
+    assert (state.position.epoch, state.data, state.compiled) == (7, "abc", True)
+    assert torch.equal(state.position.losses, losses)
     other = adam(vae, 1e-3)
-    load_optimizer(tmp_path, other)
+    load_optimizer(tmp_path, state, other)
     for old, new in zip(optimizer.state.values(), other.state.values(), strict=True):
         assert old.keys() == new.keys()
         assert all(torch.equal(old[key], new[key]) for key in old)
@@ -85,7 +93,7 @@ def edit(folder, change):
     ("spoil", "message"),
     [
         (lambda f: (f / "config.json").unlink(), "lacks config.json"),
-        (lambda f: (f / "weights.safetensors").unlink(), "lacks weights.safetensors"),
+        (lambda f: (f / "checkpoint.safetensors").unlink(), "lacks checkpoint.safetensors"),
         (lambda f: (f / "config.json").write_text("{"), "it is not JSON"),
         (lambda f: (f / "config.json").write_text("[1, 2]"), "its parts are not objects"),
         (lambda f: edit(f, lambda c: c.update(vae=[1])), "its parts are not objects"),
@@ -94,7 +102,7 @@ def edit(folder, change):
         (lambda f: edit(f, lambda c: c["training"].update(precision=5)), "type str, .* be 5"),
         (lambda f: edit(f, lambda c: c["data"].update(binarize=None)), "'binarize' in 'data'"),
         (lambda f: edit(f, lambda c: c["data"].update(name=5)), "'name' in 'data'"),
-        (lambda f: (f / "weights.safetensors").write_bytes(b"12"), "do not fit"),
+        (lambda f: (f / "checkpoint.safetensors").write_bytes(b"12"), "is damaged"),
         (lambda f: edit(f, lambda c: c["vae"].update(latent_size=4)), "do not fit"),
         (lambda f: edit(f, lambda c: c["vae"].update(colour=1)), "unknown keys: colour"),
         (lambda f: edit(f, lambda c: c.pop("data")), "lacks data"),
@@ -146,16 +154,76 @@ def test_a_run_of_an_older_version_is_trained_further(tmp_path):
     assert [e.epoch for e in read_history(run)] == [1, 2]
 
 
-def test_a_damaged_line_of_the_metrics_is_named(tmp_path):
+def test_an_old_run_that_was_killed_while_it_saved_can_be_used_but_not_go_on(tmp_path, capsys):
+    """Weights, optimizer or metrics of another epoch, as a kill between two of them leaves them."""
+    run, further = tmp_path / "run", tmp_path / "further"
+    shutil.copytree(OLD / "mean_field", run)
+    shutil.copytree(run, further)
+    assert typed(["train", "--resume", further, "--epochs", "2", "--no-compile"]) == 0
+    vae, _ = load_run(further)
+    save_model(vae, str(run / "weights.safetensors"))
+    assert typed(["train", "--resume", run, "--epochs", "2"]) == 2
+    assert "are not of the same epoch" in capsys.readouterr().err
+    shutil.copytree(OLD / "mean_field", run, dirs_exist_ok=True)
+    shutil.copy(further / "metrics.jsonl", run)
+    assert typed(["train", "--resume", run, "--epochs", "3"]) == 2
+    assert "are not of the same epoch" in capsys.readouterr().err
+    shutil.copytree(OLD / "mean_field", run, dirs_exist_ok=True)
+    (run / "optimizer.safetensors").write_bytes(b"12")
+    assert typed(["train", "--resume", run, "--epochs", "2"]) == 2
+    assert "optimizer's state" in capsys.readouterr().err
+    assert json.loads((run / "config.json").read_text())["training"]["epochs"] == 1
+    assert load_run(run)[0].sample(1).isfinite().all()
+
+
+def test_a_damaged_line_of_the_metrics_is_named_and_a_line_cut_off_is_left_out(tmp_path):
     shutil.copytree(OLD / "joint", tmp_path / "run")
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "lo')
+    assert [e.epoch for e in read_history(tmp_path / "run")] == [1]
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write("\n")
     with pytest.raises(InputError, match=r"line 2 of .*metrics\.jsonl"):
         read_history(tmp_path / "run")
 
 
-def test_a_damaged_optimizer_is_one_sentence(tmp_path):
+def test_an_optimizer_of_another_vae_is_one_sentence(tmp_path):
+    vae = run(tmp_path)
+    optimizer = adam(vae, 1e-3)
+    for p in vae.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    state = state_of(vae, optimizer, Position(), "", None)
+    other = adam(VAE(SHAPE, latent_size=3, hidden=(8,)), 1e-3)
+    with pytest.raises(InputError, match="optimizer's state in 'file' does not fit the weights"):
+        load_optimizer(Path("file"), state, other)
+    assert not other.state
+
+
+def test_a_newer_format_is_refused_and_an_older_one_is_read(tmp_path):
     run(tmp_path)
-    (tmp_path / "optimizer.safetensors").write_bytes(b"12")
-    with pytest.raises(InputError, match="optimizer's state"):
-        load_optimizer(tmp_path, adam(VAE(SHAPE, latent_size=3), 1e-3))
+    for version, message in ((3, "format 3, which a newer version"), ("a", "which is not a whole")):
+        edit(tmp_path, lambda c, version=version: c.update(format=version, unknown=1))
+        with pytest.raises(InputError, match=message):
+            load_run(tmp_path)
+    assert "format" not in json.loads((OLD / "joint" / "config.json").read_text())
+
+
+def test_tied_weights_are_saved_and_loaded(tmp_path):
+    """safetensors refuses tensors that share memory."""
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    net[1].weight = net[0].weight
+    save(tmp_path, state_of(net, adam(net, 1e-3), Position(), "", None))
+    loaded = read(tmp_path).vae
+    assert torch.equal(loaded["0.weight"], net[0].weight)
+    assert torch.equal(loaded["1.weight"], net[0].weight)
+
+
+def test_files_have_the_mode_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        run(tmp_path / "run")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "run").iterdir()}
+    assert modes == {0o640}

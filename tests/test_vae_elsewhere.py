@@ -16,7 +16,6 @@ from support.small import SHAPE, binary, small
 from pyro_vae import VAE, fit, load_run
 from pyro_vae.data import Data, Images
 from pyro_vae.runs import folder as files
-from pyro_vae.runs.folder import versions
 from pyro_vae.settings import TRAINING, Settings
 
 PARTS = {
@@ -136,10 +135,8 @@ def test_a_run_is_loaded_from_a_path_that_is_a_string(tmp_path):
         "vae": vae.config,
         "data": {"name": "digits", "binarize": "none"},
         "training": {name: vars(Settings())[name] for name in TRAINING},
-        "versions": versions(),
     }
-    files.write_config(tmp_path, config)
-    files.save(tmp_path, vae)
+    files.create(tmp_path, config, state_of(vae, adam(vae, 1e-3), Position(), "", None))
     loaded, read = load_run(str(tmp_path))
     assert read["vae"] == vae.config
     for name, value in vae.state_dict().items():

@@ -273,20 +273,27 @@ def check_outside(path: Path, data: str) -> None:
 
 
 def opened(run: Path, device: str, seed: int) -> tuple[VAE, dict[str, Any]]:
-    """The VAE and the config of a run. Sets the seed."""
+    """The VAE and the config of a run, with the ``checksum`` of its data. Sets the seed."""
     import torch
 
+    from ..runs import checkpoint
     from ..runs.folder import load_run, read_config
 
     allow_own_modules_of(read_config(run))
     torch.manual_seed(seed)
-    return load_run(run, pick(device))
+    vae, config = load_run(run, pick(device))
+    state = checkpoint.read(run)
+    config["checksum"] = "" if state is None else state.data
+    return vae, config
 
 
 def images_of(
     config: dict[str, Any], data: str | None, split: Split, data_dir: Path | None, device: str
 ) -> Images:
-    """The images that a command on a run works on, with the run's own binarisation."""
+    """The images that a command on a run works on, with the run's own binarisation.
+
+    It is said on stderr if they are the run's own and have changed.
+    """
     from ..runs.setup import images_of as select
 
-    return select(config, data, split.value, data_dir).to(pick(device))
+    return select(config, data, split.value, data_dir, say=warn).to(pick(device))

@@ -94,6 +94,8 @@ def evaluate(
     trained = config["data"]["binarize"]
     used, mark = report.choose_binarization(trained, binarize, anyway=other_protocol)
     config["data"]["binarize"] = used
+    if used != trained:
+        config["checksum"] = ""  # that of the pixels under the other protocol
     images = o.images_of(config, data, split, data_dir, device)
     labelled = o.images_of(config, data, o.Split.train, data_dir, device) if probe else None
     if labelled is not None and labelled.labels is None:

@@ -51,7 +51,7 @@ class Data:
                 if tensor is not None:
                     array = tensor.cpu().contiguous().numpy()
                     digest.update(f"{array.dtype} {array.shape}".encode())
-                    digest.update(memoryview(array).cast("B"))
+                    digest.update(array.data)
         return digest.hexdigest()
 
     def to(self, device: str | torch.device) -> Data:

@@ -51,8 +51,7 @@ def take(path: Path) -> int:
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The process before may have removed the file between the two calls.
-            if os.path.exists(path) and os.path.samestat(os.fstat(file), os.stat(path)):
+            if is_at(path, file):  # the process before may have removed it between the two calls
                 return file
         except BlockingIOError:
             holder = who(path)
@@ -65,6 +64,14 @@ def take(path: Path) -> int:
             os.close(file)
             raise OSError(error.errno, error.strerror, str(path)) from error
         os.close(file)
+
+
+def is_at(path: Path, file: int) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def who(path: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from pyro.distributions import ExpandedDistribution, MaskedDistribution
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent, constraints
 
@@ -34,19 +35,21 @@ def replay(run: Run, failure: Failure) -> list[str]:
     """
     settings = {k: v for k, v in run.training.items() if k not in ("epochs", "lr")}
     loop = Loop(run.vae, run.data, optimizer=run.optimizer, **settings)
-    loop.check(run.start)
-    walk = Walk(loop)
+    walk = Walk(loop, run.optimizer)
     steps = loop.steps_per_epoch * run.training["epochs"]
-    loop.choose_step(pays(steps) if run.compiled is None else run.compiled, Callback())
-    loop.together = 1  # to keep the weights before each step
     position = run.start
     try:
-        walk.keep(position)
-        while position.epoch < failure.epoch:
-            loss = loop.run(position, walk)
-            loop.measure(position.epoch + 1, loss, 0.0)
-            position = Position(position.epoch + 1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Encountered NaN")  # it is said below
+            loop.check(position)
+            loop.choose_step(pays(steps) if run.compiled is None else run.compiled, Callback())
+            loop.together = 1  # to keep the weights before each step
             walk.keep(position)
+            while position.epoch < failure.epoch:
+                loss = loop.run(position, walk)
+                loop.measure(position.epoch + 1, loss, 0.0)
+                position = Position(position.epoch + 1)
+                walk.keep(position)
     except WeightLost:
         what = "a weight became NaN or infinite"
     except TrainingError as error:
@@ -65,15 +68,16 @@ class Walk(Callback):
 
     Args:
         loop: the loop that takes the steps.
+        optimizer: the optimizer of the loop.
     """
 
-    def __init__(self, loop: Loop) -> None:
-        self.loop = loop
+    def __init__(self, loop: Loop, optimizer: torch.optim.Optimizer) -> None:
+        self.loop, self.optimizer = loop, optimizer
 
     def keep(self, position: Position) -> None:
         """Keep the state at ``position``."""
         self.position = position
-        self.optimizer = copy.deepcopy(self.loop.optimizer.state_dict())
+        self.moments = copy.deepcopy(self.optimizer.state_dict())
         self.weights = {name: v.clone() for name, v in self.loop.vae.state_dict().items()}
 
     def on_step(self, images: int, position: Position) -> None:
@@ -97,7 +101,7 @@ class Walk(Callback):
         """Run the step eagerly from the weights before it; sentences about what goes wrong."""
         loop, vae, done = self.loop, self.loop.vae, len(self.position.losses)
         vae.load_state_dict(self.weights)
-        loop.optimizer.load_state_dict(self.optimizer)
+        self.optimizer.load_state_dict(self.moments)
         loop.number = self.position.epoch * loop.steps_per_epoch + done
         sites = Sites()
         with loop.stepping(), warnings.catch_warnings():
@@ -117,7 +121,7 @@ class Walk(Callback):
             gradients = {name: p.grad for name, p in vae.named_parameters() if p.grad is not None}
             if lost := first_lost(gradients):
                 return [loss, f"First parameter: {lost} has a gradient that is not finite."]
-            loop.optimizer.step()
+            self.optimizer.step()
         if lost := first_lost(dict(vae.named_parameters())):
             why = "is not finite after the optimizer's step, and all gradients are finite"
             return [loss, f"First parameter: {lost} {why}."]
@@ -139,7 +143,7 @@ class Sites(Messenger):
 
     @torch.no_grad()
     def _pyro_post_sample(self, msg: Any) -> None:
-        if self.found or not isinstance(msg["value"], Tensor):
+        if self.found or site_is_subsample(msg):
             return
         # A latent site is drawn by the guide, and then scored by the model.
         of_model = msg["is_observed"] or self.seen[msg["name"]] % 2
@@ -149,9 +153,8 @@ class Sites(Messenger):
             fn = fn.base_dist
         wrong = [
             (f"its {name}", value)
-            for name, constraint in fn.arg_constraints.items()
-            if isinstance(value := vars(fn).get(name), Tensor)
-            and not (value.isfinite().all() and holds(constraint, value))
+            for name, value in vars(fn).items()
+            if isinstance(value, Tensor) and not valid(fn, name, value)
         ]
         if not wrong and not msg["value"].isfinite().all():
             wrong = [("its value", msg["value"])]
@@ -160,12 +163,20 @@ class Sites(Messenger):
         if wrong:
             what, value = wrong[0]
             low, high = value.min().item(), value.max().item()
+            same = f"{low:g}" == f"{high:g}"
+            span = f"is {low:g} in all entries" if same else f"lies between {low:g} and {high:g}"
             self.found = (
                 f"First site: {msg['name']!r} of the {'model' if of_model else 'guide'}, "
-                f"{type(fn).__name__}; {what} lies between {low:g} and {high:g}."
+                f"{type(fn).__name__}; {what} {span}."
             )
 
 
-def holds(constraint: Any, value: Tensor) -> bool:
-    """Whether a distribution's parameter has allowed values."""
+def valid(fn: Any, name: str, value: Tensor) -> bool:
+    """Whether a parameter of a distribution is finite and allowed."""
+    if not value.isfinite().all():
+        return False
+    try:
+        constraint = fn.arg_constraints.get(name, constraints.real)
+    except NotImplementedError:  # the user's own distribution
+        return True
     return constraints.is_dependent(constraint) or bool(constraint.check(value).all())

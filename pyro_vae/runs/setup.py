@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -232,16 +232,36 @@ def own_folder(data: str) -> Path | None:
     return path if data not in DATASETS and path.is_dir() else None
 
 
+def same_data(data: Data, checksum: str) -> bool:
+    """Whether data has a checksum. "" stands for one that is not known.
+
+    Args:
+        data: as :func:`images_of` loads it; without a split if all images are wanted.
+        checksum: that of the data with its split.
+    """
+    if len(data.test) == 0 and len(data.train) > 1:
+        if data.train.binarize == "static":  # its draws depend on the split
+            return True
+        train, test = data.train.split(0.2, seed=0)
+        data = replace(data, train=train, test=test)
+    return checksum in ("", data.checksum())
+
+
 def images_of(
-    config: dict[str, Any], name: str | None, split: str, data_dir: Path | None
+    config: dict[str, Any],
+    name: str | None,
+    split: str,
+    data_dir: Path | None,
+    say: Callable[[str], None] = warnings.warn,
 ) -> Images:
     """The images that a command on a run works on, with the run's own binarisation.
 
     Args:
-        config: the run's config.
+        config: the run's config. It may have the ``checksum`` of the data.
         name: another data set than the run's own; None for its own.
         split: ``train``, ``test``, ``validation`` or ``all``, which is ``train`` and ``test``.
         data_dir: folder of downloaded data sets.
+        say: is called with a sentence if the run's own data has changed.
 
     Raises:
         InputError: images of another shape than the run's, or an empty split.
@@ -257,6 +277,11 @@ def images_of(
         raise InputError(
             f"the run was trained on images of shape {config['vae']['shape']}, and those of "
             f"{source['name']!r} have {list(data.shape)}"
+        )
+    if name is None and not same_data(data, config.get("checksum", "")):
+        say(
+            f"The images of {source['name']!r}, their labels or their split are not those that the "
+            "run was trained on, so it may have been trained on some of the test images."
         )
     splits = {"train": data.train, "test": data.test, "validation": data.validation}
     chosen = data.train.joined(data.test) if split == "all" else splits[split]

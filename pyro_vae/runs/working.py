@@ -137,6 +137,7 @@ def train(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CollapseWarning)  # printed below, after the bar
+            warnings.filterwarnings("ignore", "Encountered NaN")  # fit raises an error of it
             fit(
                 run.vae,
                 run.data,
