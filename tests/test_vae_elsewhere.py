@@ -15,8 +15,11 @@ from support.small import SHAPE, binary, small
 
 from pyro_vae import VAE, fit, load_run
 from pyro_vae.data import Data, Images
+from pyro_vae.history import Position
 from pyro_vae.runs import folder as files
+from pyro_vae.runs.checkpoint import state_of
 from pyro_vae.settings import TRAINING, Settings
+from pyro_vae.training import adam
 
 PARTS = {
     "plain": {},
