@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 EPOCH, STEP = 0, 1
 """What is numbered: epochs, for their order and their pixels, and steps, for their noise."""
@@ -50,9 +50,7 @@ def seed_noise(device: torch.device, seed: int, kind: int, number: int) -> None:
         >>> torch.equal(torch.rand(3), noise)
         True
     """
-    state = FRESH.copy()
-    state[WORDS].view(np.uint64)[:] = words(seed, kind, number // BLOCK)[number % BLOCK]
-    torch.default_generator.set_state(torch.from_numpy(state))
+    torch.default_generator.set_state(states(seed, kind, number // BLOCK)[number % BLOCK])
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         torch.cuda.default_generators[index].manual_seed(key_of(seed, kind, number))
@@ -60,8 +58,11 @@ def seed_noise(device: torch.device, seed: int, kind: int, number: int) -> None:
         getattr(torch, device.type).manual_seed(key_of(seed, kind, number))
 
 
-@lru_cache(maxsize=8)
-def words(seed: int, kind: int, block: int) -> NDArray[np.uint32]:
-    """The words of the generator for each number of a block, ``[BLOCK, 624]``."""
-    stream = np.random.Philox(key=key_of(seed, kind, block))
-    return stream.random_raw(312 * BLOCK).view(np.uint32).reshape(BLOCK, 624)
+@lru_cache(maxsize=4)
+def states(seed: int, kind: int, block: int) -> list[Tensor]:
+    """The state of the generator for each number of a block."""
+    stream = np.random.Philox(key=key_of(seed, kind, block)).random_raw(312 * BLOCK)
+    rows = np.tile(FRESH, (BLOCK, 1))
+    rows[:, WORDS].view(np.uint64)[:] = stream.view(np.uint32).reshape(BLOCK, 624)
+    # A storage for each, because torch 2.15 crashes at a state that is a part of another tensor.
+    return [torch.from_numpy(row) for row in rows]
