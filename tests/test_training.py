@@ -11,7 +11,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from support.small import assert_equal_weights, small, stripes, weights
 
-from pyro_vae import InputError, elbo, fit, training
+from pyro_vae import InputError, elbo, fit, loop
 from pyro_vae.compiling import CompiledSVI
 from pyro_vae.data import Data, Images
 from pyro_vae.errors import TrainingError
@@ -104,7 +104,7 @@ def test_training_that_stops_anywhere_and_goes_on_ends_in_the_same_bits(
     data, steps, stops, network, objective, compiled
 ):
     """Seven batches an epoch, the last one of another size, so six compiled steps are one call."""
-    whole = VAE(SHAPE, latent_size=3, hidden=(16,), network=network)
+    whole = small(network=network)
     parts = copy.deepcopy(whole)
     grey = Images((data.train.pixels * 0.7 + 30).to(torch.uint8))
     data = dataclasses.replace(data, train=grey).binarized("dynamic")
@@ -128,8 +128,7 @@ def test_a_start_after_the_last_epoch_trains_nothing(data):
     vae = small()
     twin = copy.deepcopy(vae)
     assert fit(vae, data, epochs=2, start=Position(2), compiled=True) == []
-    for name, p in vae.named_parameters():
-        assert torch.equal(p, dict(twin.named_parameters())[name])
+    assert_equal_weights(vae, twin)
 
 
 def test_the_seed_decides_all_random_numbers(data):
@@ -168,7 +167,7 @@ class Counting(Callback):
     def __init__(self):
         self.images, self.epochs = [], []
 
-    def on_step(self, images):
+    def on_step(self, images, position):
         self.images.append(images)
 
     def on_epoch(self, record):
@@ -192,7 +191,7 @@ def test_a_callback_is_told_each_image_once_an_epoch(count, sizes):
 )
 def test_a_callback_is_told_the_same_number_by_compiled_steps(objective, sizes, monkeypatch):
     """Many compiled steps are one call, unless a schedule moves at each step."""
-    monkeypatch.setattr(training, "CompiledSVI", partial(CompiledSVI, backend="eager"))
+    monkeypatch.setattr(loop, "CompiledSVI", partial(CompiledSVI, backend="eager"))
     told = Counting()
     settings = {"objective": objective, "batch_size": 6, "compiled": True}
     fit(small(), stripes(43), epochs=2, **settings, callback=told)
