@@ -30,7 +30,7 @@ def test_the_installed_command_and_the_module_are_the_same():
 
 
 def test_list_names_every_part(capsys):
-    from pyro_vae.cli.train import tables
+    from pyro_vae.cli.listing import tables
 
     assert typed(["list"]) == 0
     printed = capsys.readouterr().out

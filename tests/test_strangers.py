@@ -34,7 +34,7 @@ from support.rows import CHECKS
 from torch import Tensor, nn
 
 from pyro_vae import Guide, Likelihood, Network, Prior, load_data
-from pyro_vae.cli.train import tables
+from pyro_vae.cli.listing import tables
 from pyro_vae.data import DATASETS, DataSet, Images
 from pyro_vae.networks import Layers, features
 from pyro_vae.networks.layers import start_at

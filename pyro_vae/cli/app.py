@@ -9,7 +9,7 @@ import sys
 import typer
 
 from ..errors import InputError, TrainingError
-from . import draw, train, use
+from . import draw, listing, train, use
 from .options import stderr
 
 app = typer.Typer(
@@ -32,7 +32,7 @@ for command in (
     train.scales,
 ):
     app.command()(command)
-app.command("list")(train.list_parts)
+app.command("list")(listing.list_parts)
 
 
 def run() -> int:
