@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from .evaluation import elbo
     from .evaluation.gaps import gaps
     from .evaluation.importance import importance
-    from .evaluation.report import evaluate
     from .history import Callback
     from .objectives import OBJECTIVES
     from .recipes import RECIPES
+    from .report.table import evaluate
     from .runs.folder import load_run
     from .training import fit
     from .vae import VAE
@@ -34,7 +34,7 @@ _WHERE = {
     "RECIPES": ("recipes", "RECIPES"),
     "VAE": ("vae", "VAE"),
     "elbo": ("evaluation", "elbo"),
-    "evaluate": ("evaluation.report", "evaluate"),
+    "evaluate": ("report.table", "evaluate"),
     "fit": ("training", "fit"),
     "gaps": ("evaluation.gaps", "gaps"),
     "importance": ("evaluation.importance", "importance"),

@@ -86,7 +86,7 @@ def evaluate(
 ) -> None:
     """Measure a run, in nats per image: the ELBO with the Monte Carlo and with the analytic KL,
     log p(x) by importance sampling, rate and distortion, and the information in the latents."""
-    from ..evaluation import report
+    from ..report import table as report
 
     if pictures is not None:
         o.check_output("--figures", pictures)
