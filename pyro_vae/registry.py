@@ -21,7 +21,7 @@ import ast
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
@@ -204,6 +204,31 @@ def split_specs(specs: str) -> list[str]:
         else:
             items[-1] += character
     return [item.strip() for item in items if item.strip()]
+
+
+def own_classes(spec: Any) -> Iterator[str]:
+    """The names ``module:Class`` in a spec, its options, and the specs in them.
+
+    Args:
+        spec: a spec as this module reads it, or lists and dicts with specs.
+
+    Example:
+        >>> list(own_classes("hierarchy(network='mine:Net(depth=2)')"))
+        ['mine:Net']
+    """
+    if isinstance(spec, str):
+        try:
+            name, options = parse(spec)
+        except InputError:  # then no table can read it
+            return
+        if ":" in name:
+            yield name
+        yield from own_classes(options)
+    elif isinstance(spec, dict):
+        yield from own_classes([*spec, *spec.values()])
+    elif isinstance(spec, list | tuple | set):
+        for each in spec:
+            yield from own_classes(each)
 
 
 def imported(kind: str, path: str) -> Factory:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import Field, fields
 from enum import StrEnum
@@ -18,6 +17,7 @@ import typer
 from rich.console import Console
 
 from ..errors import InputError
+from ..registry import own_classes
 from ..runs.writing import check_utf8, temporary_name
 from ..settings import Settings, check_seed
 from .values import image_size, latent_sizes, sizes
@@ -69,6 +69,14 @@ Compile = Annotated[
     ),
 ]
 Run = Annotated[Path, typer.Argument(help="A run folder of `train`.", show_default=False)]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Import a class module:Class that the run names. This runs its code.",
+        rich_help_panel="Run",
+    ),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(
@@ -176,23 +184,19 @@ def read(options: dict[str, Any]) -> dict[str, Any]:
         "size": image_size(options["size"]),
     }
     given = {key: value for key, value in (options | texts).items() if value is not None}
-    allow_own_modules(given.values())
+    allow_own_modules([value for key, value in given.items() if key != "data"])
     return given
 
 
-def allow_own_modules(specs: Iterable[Any]) -> None:
-    """Let a spec ``module:Class`` name a module in the current folder.
+def allow_own_modules(specs: Any) -> bool:
+    """Let a spec ``module:Class`` name a module in the current folder; whether there is one.
 
     The folder comes last on the path, so that a file in it cannot replace an installed module.
     """
-    own = any(isinstance(spec, str) and re.search(r"\w:\w", spec) for spec in specs)
+    own = any(own_classes(specs))
     if own and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-
-
-def allow_own_modules_of(config: dict[str, Any]) -> None:
-    """As :func:`allow_own_modules`, for the parts of a run with this config."""
-    allow_own_modules([*config["vae"].values(), config["training"]["objective"]])
+    return own
 
 
 def warn(sentence: str) -> None:
@@ -272,15 +276,17 @@ def check_outside(path: Path, data: str) -> None:
         )
 
 
-def opened(run: Path, device: str, seed: int) -> tuple[VAE, dict[str, Any]]:
+def opened(run: Path, device: str, seed: int, trust: bool) -> tuple[VAE, dict[str, Any]]:
     """The VAE and the config of a run. Sets the seed."""
     import torch
 
+    from ..runs.config import specs
     from ..runs.folder import load_run, read_config
 
-    allow_own_modules_of(read_config(run))
+    if trust:
+        allow_own_modules(specs(read_config(run)))
     torch.manual_seed(seed)
-    return load_run(run, pick(device))
+    return load_run(run, pick(device), trust=trust)
 
 
 def images_of(

@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 
 from ..errors import InputError
-from ..registry import split_specs
+from ..registry import own_classes, split_specs
 from ..settings import Settings
 from . import options as o
 from .options import console
@@ -50,6 +50,7 @@ def train(
     ] = 10,
     compiled: o.Compile = None,
     device: o.Device = "auto",
+    trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
     """Train a VAE and write a run folder: weights, config, metrics and pictures.
@@ -59,6 +60,7 @@ def train(
     """
     from ..runs import folder as files
     from ..runs import setup, working
+    from ..runs.config import specs
 
     if resume is not None:
         named = [key for key in (*given, *(["out"] if out else [])) if key != "epochs"]
@@ -69,10 +71,13 @@ def train(
                 "--epochs can"
             )
         folder = resume
-        o.allow_own_modules_of(files.read_config(folder))
+        if trust:
+            o.allow_own_modules(specs(files.read_config(folder)))
         o.check_output("--resume", folder)
-        run = working.resume(folder, given.get("epochs"), o.pick(device), data_dir)
+        run = working.resume(folder, given.get("epochs"), o.pick(device), data_dir, trust)
     else:
+        if trust:
+            raise InputError("--trust is for --resume; a class that you name yourself is imported")
         folder = out or setup.vacant_folder(given)
         o.check_outside(folder, str(given.get("data", Settings.data)))
         o.check_output("--out", folder)
@@ -88,6 +93,7 @@ def train(
     except KeyboardInterrupt:
         options = {"--device": device if device != "auto" else None, "--data-dir": data_dir}
         words = [word for key, value in options.items() if value for word in (key, str(value))]
+        words += ["--trust"] if trust or any(own_classes([*given.values()])) else []
         again = shlex.join(["pyro-vae", "train", "--resume", str(folder), *words])
         o.warn(f"Stopped. The run is in {folder}; continue it with: {again}")
         raise typer.Exit(130) from None

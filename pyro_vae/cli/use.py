@@ -27,6 +27,7 @@ def encode(
     ),
     seed: o.Seed = 0,
     device: o.Device = "auto",
+    trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
     """Write the posterior's μ and σ of each image: arrays `loc` and `scale`, [N, Z], and `labels`
@@ -36,7 +37,7 @@ def encode(
     from ..evaluation.latents import encode_images
 
     o.check_output("--out", out, [".npz"])
-    vae, config = o.opened(run, device, seed)
+    vae, config = o.opened(run, device, seed, trust)
     images = o.images_of(config, data, split, data_dir, device)
     arrays: dict[str, Any] = encode_images(vae, images, seed)
     with written(out) as part, part.open("wb") as file:
@@ -82,6 +83,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     seed: o.Seed = 0,
     device: o.Device = "auto",
+    trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
     """Measure a run, in nats per image: the ELBO with the Monte Carlo and with the analytic KL,
@@ -90,7 +92,7 @@ def evaluate(
 
     if pictures is not None:
         o.check_output("--figures", pictures)
-    vae, config = o.opened(run, device, seed)
+    vae, config = o.opened(run, device, seed, trust)
     trained = config["data"]["binarize"]
     used, mark = report.choose_binarization(trained, binarize, anyway=other_protocol)
     config["data"]["binarize"] = used
@@ -182,6 +184,7 @@ def audit(
     n: Annotated[int, typer.Option(help="Number of images.", min=1)] = 100,
     seed: o.Seed = 0,
     device: o.Device = "auto",
+    trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
     """Show every site of the model and the guide: distributions, shapes, log p, log q, the KL, and
@@ -190,7 +193,7 @@ def audit(
     from ..audit import table
     from ..objectives import OBJECTIVES
 
-    vae, config = o.opened(run, device, seed)
+    vae, config = o.opened(run, device, seed, trust)
     trained = o.images_of(config, None, o.Split.train, data_dir, device)
     spec = config["training"]["objective"]
     objective = OBJECTIVES.build(spec, data_size=len(trained))
@@ -208,6 +211,7 @@ def score(
     ),
     seed: o.Seed = 0,
     device: o.Device = "auto",
+    trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
     """Rank images by their estimated log p(x) in nats: one line each, the most unusual first, with
@@ -216,7 +220,7 @@ def score(
     from ..evaluation.scores import write_scores
 
     o.check_output("--out", out, [".csv"])
-    vae, config = o.opened(run, device, seed)
+    vae, config = o.opened(run, device, seed, trust)
     images = o.images_of(config, data, split, data_dir, device)
     result = importance(vae.model, vae.guide, images, samples=samples, seed=seed)
     with written(out) as part:

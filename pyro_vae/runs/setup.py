@@ -226,6 +226,12 @@ def own_folder(data: str) -> Path | None:
     return path if data not in DATASETS and path.is_dir() else None
 
 
+def check_source(name: str) -> None:
+    """Refuse a word in a config that is not a data set. A run stores other data by a whole path."""
+    if not os.path.isabs(name):
+        lookup("data set", name, DATASETS)
+
+
 def images_of(
     config: dict[str, Any], name: str | None, split: str, data_dir: Path | None
 ) -> Images:
@@ -241,7 +247,9 @@ def images_of(
         InputError: images of another shape than the run's, or an empty split.
     """
     source = dict(config["data"])
-    if name is not None:
+    if name is None:
+        check_source(source["name"])
+    else:
         source["name"] = name_of(name)
         if own_folder(name) is None:  # load_data() changes only the images of a folder
             source = {key: value for key, value in source.items() if key not in READING}
