@@ -46,7 +46,7 @@ class Budget(TorchDispatchMode):
         self.what = what
         self.memory = total_memory()
         self.limit = self.memory if limit is None else min(limit, self.memory)
-        self.made = self.count = 0
+        self.made, self.count = 0.0, 0
         self.refusal: InputError | None = None
 
     @classmethod

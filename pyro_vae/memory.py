@@ -17,6 +17,7 @@ def check_memory(size: int, what: str) -> None:
     """
     memory = total_memory()
     if size > memory:
+        size = min(size, 10**24)  # a larger whole number may not be a float
         raise InputError(
             f"{what} needs at least {size / 1e9:,.1f} GB of memory, and this machine has "
             f"{memory / 1e9:,.1f} GB; give fewer or smaller ones"

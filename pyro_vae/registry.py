@@ -195,7 +195,11 @@ def spec(name: str, options: Mapping[str, Any]) -> str:
 
 
 def split_specs(specs: str) -> list[str]:
-    """``"vae,iwae(samples=5,outer=2)"`` -> its items; a comma inside brackets does not split."""
+    """``"vae,iwae(samples=5,outer=2)"`` -> its items; a comma inside brackets does not split.
+
+    Raises:
+        InputError: an item is empty, or is there twice.
+    """
     items, depth = [""], 0
     for character in specs:
         depth += (character in "([{") - (character in ")]}")
@@ -203,7 +207,10 @@ def split_specs(specs: str) -> list[str]:
             items.append("")
         else:
             items[-1] += character
-    return [item.strip() for item in items if item.strip()]
+    names = [item.strip() for item in items]
+    if "" in names or len(set(names)) < len(names):
+        raise InputError(f"{specs!r} has an empty name or a name twice; give each name once")
+    return names
 
 
 def own_classes(spec: Any) -> Iterator[str]:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from ..data.images import Images
 
-Picture = Annotated[Path, typer.Option(metavar="FILE", help="The picture to write.")]
+Picture = Annotated[
+    Path, typer.Option(metavar="FILE", parser=o.place, help="The picture to write.")
+]
 
 
 def sample(

@@ -55,6 +55,13 @@ def filled(option: str) -> Callable[[str | None], str | None]:
     return check
 
 
+def place(text: str | Path) -> Path:
+    """The path in an option. An empty one would be the current folder."""
+    if not str(text).strip():
+        raise InputError("a path is empty; give it a value or leave the option out")
+    return Path(text)
+
+
 def seed_in_range(seed: int) -> int:
     check_seed(seed)
     return seed
@@ -68,7 +75,9 @@ Compile = Annotated[
         rich_help_panel="Run",
     ),
 ]
-Run = Annotated[Path, typer.Argument(help="A run folder of `train`.", show_default=False)]
+Run = Annotated[
+    Path, typer.Argument(help="A run folder of `train`.", show_default=False, parser=place)
+]
 Trust = Annotated[
     bool,
     typer.Option(
@@ -81,6 +90,7 @@ DataDir = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
+        parser=place,
         help="Folder of downloaded data sets. Default: $PYRO_VAE_DATA_DIR, else a cache folder.",
         rich_help_panel="Run",
     ),
@@ -239,6 +249,8 @@ def check_output(option: str, path: Path, endings: Collection[str] = ()) -> None
         raise InputError(f"{said} needs a name that ends in {' or '.join(endings)}")
     if endings and os.path.isdir(path):
         raise InputError(f"{said} is a folder; name a file")
+    if not os.path.realpath(path).strip(os.sep):
+        raise InputError(f"{said} is the root of the file system; name a folder in it")
     if not endings and os.path.lexists(path) and not os.path.isdir(path):
         raise InputError(f"{said} is a file; name a folder")
     target = Path(os.path.realpath(path))

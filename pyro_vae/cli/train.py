@@ -27,6 +27,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FOLDER",
+            parser=o.place,
             help="The run folder to make. Default: runs/DATA-1, -2, …",
             rich_help_panel="Run",
         ),
@@ -35,6 +36,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FOLDER",
+            parser=o.place,
             help="Continue the run in this folder, to --epochs in total.",
             rich_help_panel="Run",
         ),
@@ -120,7 +122,9 @@ def compare(
     ] = 200,
     out: Annotated[
         Path,
-        typer.Option(metavar="FOLDER", help="The folder to write.", rich_help_panel="Run"),
+        typer.Option(
+            metavar="FOLDER", parser=o.place, help="The folder to write.", rich_help_panel="Run"
+        ),
     ] = Path("comparison"),
     compiled: o.Compile = None,
     device: o.Device = "auto",
@@ -146,8 +150,6 @@ def compare(
             f"--scales and --recipes, not {len(named)} of them"
         )
     ((key, names),) = named.items()
-    if not names:
-        raise InputError(f"--{key}s is empty; give names with commas between")
     if key in given:
         raise InputError(f"--{key} and --{key}s cannot both be given")
     if os.path.lexists(out):
@@ -163,12 +165,14 @@ def compare(
     from ..runs.writing import written
 
     settings = {name: {**given, key: name} for name in names}
-    with progress_bar(console) as progress:
-        task = progress.add_task("", total=None)
+    progress = progress_bar(console)
+    task = progress.add_task("", total=None)
 
-        def on_start(name: str, seed: int, total: int) -> None:
-            progress.update(task, description=f"{name}, seed {seed}", total=total)
+    def on_start(name: str, seed: int, total: int) -> None:
+        progress.start()  # not before, because settings that do not fit are refused first
+        progress.update(task, description=f"{name}, seed {seed}", total=total)
 
+    try:
         results = run_all(
             settings,
             seeds,
@@ -189,6 +193,8 @@ def compare(
         # Before anything is printed, so that a broken terminal or pipe does not lose the results.
         with written(out) as part:
             write(results, protocol, part)
+    finally:
+        progress.stop()
     console.print(markdown(results), soft_wrap=True)
     console.print(f"  {out / 'comparison.png'}", soft_wrap=True)
 
@@ -202,9 +208,9 @@ def scales(
         str | None,
         typer.Option(help="Names of experiments, separated by commas. Default: all nine."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to write.")] = Path(
-        "scales"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", parser=o.place, help="The folder to write.")
+    ] = Path("scales"),
 ) -> None:
     """Why log-variance? Measure nine claims about σ; write verdicts, figures and numbers."""
     from rich.progress import track
@@ -212,7 +218,7 @@ def scales(
     from .. import log_variance_study
 
     o.check_output("--out", out)
-    chosen = split_specs(only) if only else ()
+    chosen = () if only is None else split_specs(only)
     progress = partial(track, console=console)
     verdicts = log_variance_study.run(out, quick=quick, seeds=seeds, only=chosen, track=progress)
     for line in log_variance_study.verdict_lines(verdicts, quick):

@@ -22,9 +22,9 @@ def encode(
     run: o.Run,
     data: o.OtherData = None,
     split: o.Which = o.Split.all,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The .npz file to write.")] = Path(
-        "latents.npz"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", parser=o.place, help="The .npz file to write.")
+    ] = Path("latents.npz"),
     seed: o.Seed = 0,
     device: o.Device = "auto",
     trust: o.Trust = False,
@@ -78,7 +78,9 @@ def evaluate(
     split: o.Which = o.Split.test,
     pictures: Annotated[
         Path | None,
-        typer.Option("--figures", metavar="FOLDER", help="Also write figures to this folder."),
+        typer.Option(
+            "--figures", metavar="FOLDER", parser=o.place, help="Also write figures to this folder."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     seed: o.Seed = 0,
@@ -191,12 +193,11 @@ def audit(
     whether this KL is analytic. A mistake that makes a bound wrong is an error."""
     from ..audit import audit as audited
     from ..audit import table
-    from ..objectives import OBJECTIVES
+    from ..runs.setup import built_objective
 
     vae, config = o.opened(run, device, seed, trust)
     trained = o.images_of(config, None, o.Split.train, data_dir, device)
-    spec = config["training"]["objective"]
-    objective = OBJECTIVES.build(spec, data_size=len(trained))
+    objective = built_objective(config["training"] | {"batch_size": n}, trained)
     x = batch(o.images_of(config, data, split, data_dir, device), n, seed)
     console.print(table(audited(vae, x, objective=objective)))
 
@@ -206,9 +207,9 @@ def score(
     data: o.OtherData = None,
     split: o.Which = o.Split.all,
     samples: Annotated[int, typer.Option(help="Draws of z for each image.", min=1)] = 1000,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The .csv file to write.")] = Path(
-        "scores.csv"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", parser=o.place, help="The .csv file to write.")
+    ] = Path("scores.csv"),
     seed: o.Seed = 0,
     device: o.Device = "auto",
     trust: o.Trust = False,

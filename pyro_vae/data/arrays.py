@@ -20,7 +20,7 @@ ROUNDING = 8 * float(np.finfo(np.float32).eps)  # how far rounding takes a pixel
 
 
 def read_array(path: Path) -> Images:
-    """Read a .npy file, or a .npz file with ``images`` (or a single array) and ``labels``.
+    """Read a .npy file, or a .npz file with one array of images and, if known, ``labels``.
 
     Raises:
         InputError: the file is unreadable, or its arrays are not images and their labels.
@@ -46,8 +46,19 @@ def read_array(path: Path) -> Images:
             f"the labels in {str(path)!r} have shape {labels.shape}; "
             f"there are {len(pixels)} images, so it must be ({len(pixels)},)"
         )
+    check_labels(labels, path)
     classes, index = np.unique(labels, return_inverse=True)
     return Images(pixels, torch.from_numpy(index.astype(np.int64)), tuple(map(str, classes)))
+
+
+def check_labels(labels: NDArray, path: Path) -> None:
+    """Raise an InputError unless the labels are whole numbers, words or truth values."""
+    kind = labels.dtype.kind  # "f" are floats, which may hold whole numbers
+    if kind not in "biuSUf" or (kind == "f" and not np.array_equal(labels, np.rint(labels))):
+        raise InputError(
+            f"the labels in {str(path)!r} are of type {labels.dtype}, and not all of them are "
+            "whole numbers or words; each label names the class of an image"
+        )
 
 
 def open_arrays(path: Path) -> tuple[NDArray, NDArray | None]:
@@ -64,13 +75,13 @@ def open_arrays(path: Path) -> tuple[NDArray, NDArray | None]:
                 if info.filename.endswith(".npy")
             }
             candidates = [name for name in members if name != "labels"]
-            if "images" not in members and len(candidates) != 1:
+            if len(candidates) != 1:  # another array would be ignored
                 raise InputError(
                     f"{str(path)!r} holds the arrays {', '.join(candidates) or '(none)'}; "
-                    "call the images 'images' and their classes, if any, 'labels'"
+                    "keep one array of images, and one called 'labels' for their classes, if any"
                 )
             arrays = {}
-            for name in ("images" if "images" in members else candidates[0], "labels"):
+            for name in (candidates[0], "labels"):
                 if name in members:
                     with archive.open(members[name]) as stream:
                         arrays[name] = read_npy(stream, members[name].file_size, path)

@@ -13,6 +13,10 @@ from ..errors import InputError
 from ..memory import check_memory
 from .images import Images
 
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""The formats that are read, whatever the name of a file is. For EPS, Pillow would run the
+PostScript of the file in an external program."""
+
 
 def read_files(
     root: Path,
@@ -77,7 +81,7 @@ def decode(
         InputError: the file is unreadable, would lose something, or does not fit ``size``.
     """
     try:
-        with Image.open(file) as opened:
+        with Image.open(file, formats=FORMATS) as opened:
             check_content(opened, file)
             image = flatten(ImageOps.exif_transpose(opened))
     except InputError:

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..history import Callback, CollapseWarning, Epoch, collapsed
 from ..training import adam, fit
 from . import folder as files
-from .setup import Run, check_source
+from .setup import Run, built_objective, check_source
 from .writing import written
 
 
@@ -58,6 +58,7 @@ def resume(
     files.load_optimizer(folder, optimizer)
     check_source(config["data"]["name"])
     data = load_data(**config["data"], data_dir=data_dir).to(device)
+    built_objective(training, data.train)
     files.write_config(folder, config)
     return Run(vae, data, config["data"], training, optimizer, done)
 
