@@ -385,3 +385,40 @@ def test_a_word_that_is_no_data_set_is_not_looked_for_in_the_current_folder(run,
 def test_loading_data_by_name_still_works(run):
     _, config = load_run(run)
     assert len(images_of(config, None, "test", None)) == len(load_data("digits").test)
+
+
+def test_a_link_in_a_run_is_not_written_through(run, capsys):
+    secret = run.parent / "secret"
+    secret.write_text("kept")
+    for name in ("training.png", "metrics.jsonl", "samples/epoch_0002.png"):
+        path = run / name
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.symlink_to(secret)
+        assert typed(["train", "--resume", run, "--epochs", "2", "--no-compile"]) == 2
+        assert f"{name}' is a link" in capsys.readouterr().err
+        path.unlink()
+        shutil.copy(OLD / "metrics.jsonl", run)
+    assert secret.read_text() == "kept"
+
+
+def test_postscript_in_an_image_is_not_run(tmp_path, capsys):
+    """Pillow tells the format by the content, and gives EPS to an external program."""
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n"
+    )
+    with pytest.raises(InputError, match="unreadable"):
+        load_data(tmp_path)
+
+
+def test_a_matplotlibrc_in_the_current_folder_is_not_read(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    code = (
+        "import sys; sys.argv = ['pyro-vae', 'list', 'priors']\n"
+        "from pyro_vae.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "import matplotlib; sys.exit(matplotlib.rcParams['text.usetex'])"
+    )
+    env = {**os.environ, "PYTHONPATH": str(OLD.parents[3])}
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env).returncode == 0

@@ -5,15 +5,17 @@ torch is imported when a command runs, not before, so that ``--help`` answers at
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
+import warnings
 
 import typer
 
 from ..errors import InputError, TrainingError
 from . import draw, train, use
-from .options import stderr
+from .options import stderr, warn
 
 app = typer.Typer(
     help="Variational autoencoders in Pyro, made of a prior, a likelihood, a guide and an "
@@ -71,8 +73,14 @@ def main() -> None:
 
 def run() -> int:
     """Run the command that ``sys.argv`` names; its exit code."""
+    if os.path.lexists("matplotlibrc"):
+        # matplotlib would read this file. It can make it run LaTeX.
+        with contextlib.chdir(os.path.dirname(__file__)):
+            import matplotlib  # noqa: F401
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: warn(f"Warning: {message}")
+            app()
     except SystemExit as end:  # Typer ends every command so
         code = end.code
     if sys.stdout is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from typing import IO
-from zipfile import ZipFile
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ ROUNDING = 8 * float(np.finfo(np.float32).eps)  # how far rounding takes a pixel
 
 
 def read_array(path: Path) -> Images:
-    """Read a .npy file, or a .npz file with one array of images and, if known, ``labels``.
+    """Read a .npy file, or a .npz file with ``images`` (or a single array) and ``labels``.
 
     Raises:
         InputError: the file is unreadable, or its arrays are not images and their labels.
@@ -75,18 +75,40 @@ def open_arrays(path: Path) -> tuple[NDArray, NDArray | None]:
                 if info.filename.endswith(".npy")
             }
             candidates = [name for name in members if name != "labels"]
-            if len(candidates) != 1:  # another array would be ignored
+            if "images" not in members and len(candidates) != 1:
                 raise InputError(
                     f"{str(path)!r} holds the arrays {', '.join(candidates) or '(none)'}; "
-                    "keep one array of images, and one called 'labels' for their classes, if any"
+                    "call the images 'images' and their classes, if any, 'labels'"
                 )
+            refuse_more_images(archive, members, path)
             arrays = {}
-            for name in (candidates[0], "labels"):
+            for name in ("images" if "images" in members else candidates[0], "labels"):
                 if name in members:
                     with archive.open(members[name]) as stream:
                         arrays[name] = read_npy(stream, members[name].file_size, path)
             labels = arrays.pop("labels", None)
             return next(iter(arrays.values())), labels
+
+
+def refuse_more_images(archive: ZipFile, members: dict[str, ZipInfo], path: Path) -> None:
+    """Raise an InputError for a second array with the rank of images, which would be ignored."""
+    for name in members.keys() - {"images", "labels"} if "images" in members else ():
+        with archive.open(members[name]) as stream:
+            shape, _ = read_header(stream)
+        if len(shape) > 2:
+            raise InputError(
+                f"{str(path)!r} holds 'images' and also {name!r} of shape {shape}, which would not "
+                "be read; keep one of the two, and for a split of your own give each part as a "
+                "sub-folder of image files"
+            )
+
+
+def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and the type of numbers of an array in the format of a .npy file."""
+    version = npy.read_magic(stream)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    return shape, dtype
 
 
 def read_npy(stream: IO[bytes], size: int, path: Path) -> NDArray:
@@ -97,9 +119,7 @@ def read_npy(stream: IO[bytes], size: int, path: Path) -> NDArray:
         size: the number of bytes of ``stream``.
         path: the file that error messages name.
     """
-    version = npy.read_magic(stream)
-    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read_header(stream)
+    shape, dtype = read_header(stream)
     if dtype.hasobject or min(shape, default=0) < 0:
         raise ValueError("not numbers, or a negative length")
     claimed, held = math.prod(shape) * dtype.itemsize, size - stream.tell()

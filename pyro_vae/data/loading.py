@@ -84,7 +84,7 @@ def load_data(
       Each of them is a folder as above. Their names may be written in any case; ``training``,
       ``testing``, ``valid`` and ``validation`` mean the same. The images have labels only if all of
       them, in every part, are in sub-folders.
-    - A ``.npz`` file holds one array of images and, if the classes are known, ``labels``.
+    - A ``.npz`` file holds the array ``images`` and, if the classes are known, ``labels``.
 
     Results under different binarisations are not comparable, so a result must name its own:
 

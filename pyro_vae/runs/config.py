@@ -148,6 +148,22 @@ def read_bytes(path: Path) -> bytes:
     return text
 
 
+def refuse_links(folder: Path) -> None:
+    """Refuse links in a run folder that is to be written to.
+
+    A stranger's link ``training.png`` could lead to any file, which would then be replaced.
+
+    Raises:
+        InputError: something in the folder, or in a folder of its pictures, is a link.
+    """
+    for path in (*folder.iterdir(), *folder.glob("*/*")):
+        if path.is_symlink():
+            raise InputError(
+                f"{str(path)!r} is a link, and training would write to where it leads; put the "
+                "file itself there"
+            )
+
+
 def check_fields(path: Path, config: Mapping[str, Any]) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` for a field that is not as in :data:`FIELDS`."""
     for part, kinds in FIELDS.items():

@@ -85,6 +85,11 @@ def check_vacant(folder: Path) -> None:
         raise InputError(f"--out {str(folder)!r} is a file; name a folder for the run")
     if os.path.exists(folder / CONFIG):
         raise InputError(f"--out {str(folder)!r} holds a run already; name another folder")
+    if run := next(folder.glob(f"*/{CONFIG}"), None):
+        raise InputError(
+            f"--out {str(folder)!r} is a folder of runs, such as {run.parent.name!r}; name a new "
+            "folder in it"
+        )
 
 
 def versions() -> dict[str, str]:

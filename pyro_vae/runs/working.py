@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..history import Callback, CollapseWarning, Epoch, collapsed
 from ..training import adam, fit
 from . import folder as files
+from .config import refuse_links
 from .setup import Run, built_objective, check_source
 from .writing import written
 
@@ -46,6 +47,7 @@ def resume(
     Raises:
         InputError: a run that already has this many epochs, or a folder that cannot be read.
     """
+    refuse_links(folder)
     vae, config = files.load_run(folder, device, trust=trust)
     training = config["training"]
     done = len(files.read_history(folder))
