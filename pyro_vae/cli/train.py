@@ -194,7 +194,8 @@ def compare(
         with written(out) as part:
             write(results, protocol, part)
     finally:
-        progress.stop()
+        if progress.live.is_started:
+            progress.stop()
     console.print(markdown(results), soft_wrap=True)
     console.print(f"  {out / 'comparison.png'}", soft_wrap=True)
 

@@ -142,8 +142,7 @@ def is_transparent(image: Image.Image) -> bool:
     """Whether a pixel is not opaque."""
     if not image.has_transparency_data:
         return False
-    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
-    return bool(lowest < 255)
+    return bool((np.asarray(image.convert("RGBA"))[..., 3] < 255).any())
 
 
 def flatten(image: Image.Image) -> Image.Image:

@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -142,19 +143,31 @@ TYPES = [
 
 @st.composite
 def arrays(draw: Any) -> dict[str, Any]:
-    """Arrays of images and labels in a file."""
-    sides = st.lists(st.sampled_from([0, 1, 2, 3, 5, 8]), min_size=0, max_size=5)
-    shape = draw(st.one_of(sides, st.sampled_from([[8, 4, 4], [8, 1, 4, 4], [8, 4, 4, 3]])))
-    return {
-        "shape": shape,
-        "type": draw(st.one_of(st.sampled_from(["u1", "f4"]), st.sampled_from(TYPES))),
-        "fill": draw(st.sampled_from(["unit", "levels", "nan", "inf", "negative", "zero"])),
-        "ending": draw(st.sampled_from([".npy", ".npz", ".npz", ".NPY", ".txt", ".pkl"])),
-        "labels": draw(st.one_of(st.none(), st.sampled_from(TYPES))),
-        "label": draw(st.one_of(st.integers(0, 3), st.sampled_from([np.nan, np.inf, 0.5]))),
-        "more": draw(st.sampled_from([[], [], ["test_images"], ["x", "y"]])),
-        "cut": draw(st.sampled_from([0, 0, 0, 1, 50])),
+    """Arrays of images and labels in a file, with up to three things that are strange."""
+    usual = {
+        "shape": [[8, 4, 4], [8, 1, 4, 4], [8, 4, 4, 3]],
+        "type": ["u1", "?", "f4", "f8"],
+        "fill": ["unit", "zero"],
+        "ending": [".npy", ".npz"],
+        "labels": [None, "i8", "u1", "U3", "f4"],
+        "label": [1],
+        "more": [[]],
+        "cut": [0],
     }
+    strange = {
+        "shape": st.lists(st.sampled_from([0, 1, 2, 3, 5, 8]), max_size=5),
+        "type": st.sampled_from(TYPES),
+        "fill": st.sampled_from(["levels", "nan", "inf", "negative"]),
+        "ending": st.sampled_from([".NPY", ".txt", ".pkl", ""]),
+        "labels": st.sampled_from(TYPES),
+        "label": st.sampled_from([np.nan, np.inf, 0.5, -1]),
+        "more": st.sampled_from([["test_images"], ["x", "y"]]),
+        "cut": st.sampled_from([1, 50]),
+    }
+    case = {name: draw(st.sampled_from(each)) for name, each in usual.items()}
+    for name in draw(st.lists(st.sampled_from(sorted(strange)), max_size=3, unique=True)):
+        case[name] = draw(strange[name])
+    return case
 
 
 @cache
@@ -405,18 +418,19 @@ def try_command(arguments: list[str]) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of case: how it is drawn, how it is tried, and its share of all cases."""
+    """A kind of case: how it is drawn, how it is tried, and its shares of all cases and time."""
 
     drawn: Callable[[], st.SearchStrategy[Any]]
     tried: Callable[[Any], str]
     share: float
+    time: float
 
 
 KINDS = {
-    "parts": Kind(settings_of_parts, try_parts, 0.3),
-    "configs": Kind(configs, try_config, 0.3),
-    "arrays": Kind(arrays, try_array, 0.2),
-    "command lines": Kind(command_lines, try_command, 0.2),
+    "parts": Kind(settings_of_parts, try_parts, 0.3, 0.4),
+    "configs": Kind(configs, try_config, 0.3, 0.15),
+    "arrays": Kind(arrays, try_array, 0.2, 0.05),
+    "command lines": Kind(command_lines, try_command, 0.2, 0.4),
 }
 
 
@@ -445,8 +459,6 @@ def tried(kind: Kind, cases: int, seconds: float = 1e9, fixed: bool = True) -> d
         seconds: no case begins after this time.
         fixed: whether each call draws the same cases.
     """
-    import time
-
     counts: Counter[str] = Counter()
     found: dict[str, str] = {}
     began = time.monotonic()
