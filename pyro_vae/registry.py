@@ -162,7 +162,7 @@ def lookup(kind: str, name: Any, table: Mapping[str, Row]) -> Row:
         return table[name]
     near = get_close_matches(name, table, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? All are: " if near else "there are: "
-    raise InputError(f"unknown {kind} {name!r}; {hint}{', '.join(table)}")
+    raise InputError(f"unknown {kind} {name!r:.100}; {hint}{', '.join(table)}")
 
 
 def parse(spec: str) -> tuple[str, dict[str, Any]]:
@@ -171,7 +171,7 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
     Options are Python literals, given by name. Anything else raises
     :class:`~pyro_vae.errors.InputError`.
     """
-    match = re.fullmatch(r"\s*([^()\s]+)\s*(\(.*\))?\s*", spec, re.DOTALL)
+    match = re.fullmatch(r"([^()\s]+)\s*(\(.*\))?", spec.strip(), re.DOTALL)
     try:
         if match is None:
             raise SyntaxError
@@ -184,7 +184,7 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
         return match[1], {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise InputError(
-            f"{spec!r} is not a name with options; write name or name(option=value), "
+            f"{spec!r:.200} is not a name with options; write name or name(option=value), "
             "with numbers, quoted words or lists as values"
         ) from None
 

@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,14 @@ def test_a_file_in_the_current_folder_is_not_executed(tmp_path, start):
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_long_spec_is_read_in_time_that_grows_with_its_length(run):
+    for spec in ("a" + " " * 500_000 + "!", "x" * 500_000, "x(" * 200_000):
+        began = time.monotonic()
+        edit(run, "vae", "prior", spec)
+        refused(run)
+        assert time.monotonic() - began < 5
+
+
 def test_classes_are_found_at_any_depth():
     assert list(own_classes([{"a": ["x:A"]}, "p(q={'n': \"r(s='m:B')\"})", 3, None])) == [
         "x:A",
@@ -245,7 +254,7 @@ HOSTILE = {
     ),
     "a weight that is not the VAE's": (
         spoil_weights(lambda w: w.update(more=torch.zeros(1))),
-        "which the VAE does not",
+        "which the VAE has not",
     ),
     "a weight that is missing": (spoil_weights(lambda w: w.pop(next(iter(w)))), "do not fit"),
     "no JSON": (write("config.json", b"{"), "it is not JSON"),
@@ -324,9 +333,9 @@ BIG = 10**12
 ABSURD = [
     {"latent_size": BIG},
     {"shape": [1, BIG, BIG]},
+    {"shape": [1, 10**9, 10**9], "latent_size": [[1, 7, 7], 2]},
     {"hidden": [BIG]},
     {"hidden": [30_000] * 1000},
-    {"hidden": [1] * 50_000},
     {"guide": f"iaf(hidden=({BIG},))"},
     {"guide": f"low-rank(rank={BIG})"},
     {"guide": f"semi-amortized(steps={BIG})"},
@@ -356,6 +365,23 @@ def test_the_budget_counts_what_torch_would_allocate():
     a = torch.zeros(10**6)
     with pytest.raises(InputError, match=r"at least 4,000\.0 GB"), Budget("this"):
         a[:, None] + a
+
+
+STATES = {
+    "NaN": lambda state: state["0.exp_avg"].fill_(torch.nan),
+    "another shape": lambda state: state.update({"0.exp_avg": torch.zeros(3)}),
+    "another name": lambda state: state.update({"99999.exp_avg": torch.zeros(3)}),
+    "a part": lambda state: state.pop("0.step"),
+}
+
+
+@pytest.mark.parametrize("change", STATES.values(), ids=STATES)
+def test_a_state_of_the_optimizer_that_does_not_fit_is_refused(run, change, capsys):
+    state = load_file(run / "optimizer.safetensors")
+    change(state)
+    save_file(state, run / "optimizer.safetensors")
+    assert typed(["train", "--resume", run, "--epochs", "2", "--no-compile"]) == 2
+    assert "optimizer.safetensors" in capsys.readouterr().err
 
 
 # Other files that a folder could reach

@@ -18,8 +18,10 @@ from ..history import Epoch
 from ..registry import own_classes
 from ..settings import LARGEST_SEED
 
+LARGEST = 1 << 20
+"""The bytes that a config may have. A usual one has some hundreds."""
 LONGEST = 1 << 24
-"""The bytes that a config, or a line of the metrics, may have. A usual one has some thousands."""
+"""The bytes that a line of the metrics may have. A latent unit takes about 20."""
 
 Kind = tuple[str, Callable[[Any], bool]]
 
@@ -139,12 +141,12 @@ def read_bytes(path: Path) -> bytes:
     """The bytes of a small file of a run.
 
     Raises:
-        InputError: the file has more than :data:`LONGEST` bytes.
+        InputError: the file has more than :data:`LARGEST` bytes.
     """
     with path.open("rb") as file:
-        text = file.read(LONGEST + 1)
-    if len(text) > LONGEST:
-        raise InputError(f"{str(path)!r} has more than {LONGEST:,} bytes and is not read")
+        text = file.read(LARGEST + 1)
+    if len(text) > LARGEST:
+        raise InputError(f"{str(path)!r} has more than {LARGEST:,} bytes and is not read")
     return text
 
 
@@ -223,6 +225,7 @@ def epoch_of(line: bytes) -> Epoch:
     if not (units.keys() <= sites.keys() and all(isinstance(u, list) for u in units.values())):
         raise ValueError("a value has another type")
     numbers += [number for each in units.values() for number in each]
-    if not is_size(epoch.epoch) or not all(map(is_number, numbers)):
+    named = all(name.isprintable() for name in sites)  # they are shown in a terminal
+    if not (named and is_size(epoch.epoch) and all(map(is_number, numbers))):
         raise ValueError("a value has another type")
     return epoch

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Collection
 from dataclasses import asdict
@@ -26,6 +27,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from ..budget import Budget
 from ..errors import InputError
 from ..history import Epoch
+from ..memory import check_memory
 from ..settings import READING, TRAINING
 from ..vae import VAE
 from .config import (
@@ -39,7 +41,7 @@ from .config import (
     read_object,
 )
 from .older import as_written_now
-from .tensors import check_finite, check_shapes
+from .tensors import check_finite, check_shapes, state_of_adam
 from .writing import check_utf8, written
 
 CONFIG, WEIGHTS, OPTIMIZER, METRICS = (
@@ -187,6 +189,7 @@ def load_run(
     # A likelihood may be built twice, and a part may need more tensors than it keeps.
     room = 4 * weights.stat().st_size + ROOM
     try:
+        check_memory(4 * math.prod(config["vae"]["shape"]), "an image of the run")
         with Budget("the VAE that it describes", room):
             vae = VAE(**config["vae"])
     except Exception as error:  # a wrong option raises many kinds of errors in torch and Pyro
@@ -212,11 +215,16 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
         InputError: the file is missing, damaged, or belongs to another VAE.
     """
     path = needed(folder, OPTIMIZER)
+    check_shapes(path, state_of_adam(optimizer))
     state: dict[int, dict[str, torch.Tensor]] = {}
     try:
         for name, tensor in load_file(path).items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} has NaN or infinite numbers")
             index, key = name.split(".")
             state.setdefault(int(index), {})[key] = tensor
+        if any(len(entries) < 3 for entries in state.values()):
+            raise ValueError("a parameter lacks a part of its state")
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     except (SafetensorError, ValueError) as error:
         raise InputError(

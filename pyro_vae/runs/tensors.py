@@ -27,14 +27,14 @@ def check_shapes(path: Path, wanted: Mapping[str, Tensor]) -> None:
                 stored = file.get_slice(name)
                 shape, kind = stored.get_shape(), stored.get_dtype()
                 if name not in wanted:
-                    raise InputError(f"{str(path)!r} holds {name!r:.60}, which the VAE does not")
+                    raise InputError(f"{str(path)!r} holds {name!r:.60}, which the VAE has not")
                 here = wanted[name]
                 if (
                     shape != list(here.shape)
                     or kind.startswith(("F", "BF")) != here.is_floating_point()
                 ):
                     raise InputError(
-                        f"the weights in {str(path)!r} do not fit the run's config ({name} has the "
+                        f"the tensors in {str(path)!r} do not fit the run's config ({name} has the "
                         f"shape {shape} and the type {kind}, and the VAE's has {list(here.shape)} "
                         f"and {str(here.dtype).removeprefix('torch.')})"
                     )
@@ -42,6 +42,17 @@ def check_shapes(path: Path, wanted: Mapping[str, Tensor]) -> None:
         raise InputError(
             f"{str(path)!r} is not a safetensors file, or is damaged ({error!s:.200})"
         ) from None
+
+
+def state_of_adam(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The names of the tensors in the state of Adam, each with a tensor of its shape."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    each = {"step": torch.zeros(())}
+    return {
+        f"{index}.{key}": tensor
+        for index, p in enumerate(parameters)
+        for key, tensor in {**each, "exp_avg": p, "exp_avg_sq": p}.items()
+    }
 
 
 def check_finite(path: Path, module: torch.nn.Module) -> None:

@@ -37,7 +37,7 @@ from pyro_vae.data import BINARIZE
 from pyro_vae.errors import TrainingError
 from pyro_vae.recipes import RECIPES
 from pyro_vae.registry import GUIDES, LIKELIHOODS, NETWORKS, OBJECTIVES, PRIORS, SCALES, arguments
-from pyro_vae.runs import setup
+from pyro_vae.runs import setup, working
 from pyro_vae.runs.folder import read_history
 
 TABLES = {
@@ -290,7 +290,7 @@ def try_parts(given: dict[str, Any]) -> str:
 
 
 def try_config(case: tuple[str, Any]) -> str:
-    """Change a run folder, then open it and draw an image."""
+    """Change a run folder, then open it, draw an image and train it further."""
     with tempfile.TemporaryDirectory() as folder:
         run = shutil.copytree(made_run(), Path(folder) / "run")
         if case[0] == "field":
@@ -308,7 +308,16 @@ def try_config(case: tuple[str, Any]) -> str:
             read_history(run)
             setup.images_of(config, None, "test", None)
             drawn = vae.sample(1)
-        except InputError as error:
+            more = working.resume(run, 2, torch.device("cpu"), None)
+            fit(
+                more.vae,
+                more.data,
+                **more.training,
+                compiled=False,
+                optimizer=more.optimizer,
+                start=more.start,
+            )
+        except (InputError, TrainingError) as error:
             sentence(error)
             return "refused"
         assert drawn.isfinite().all()
