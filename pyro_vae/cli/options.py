@@ -198,15 +198,13 @@ def read(options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def allow_own_modules(specs: Any) -> bool:
-    """Let a spec ``module:Class`` name a module in the current folder; whether there is one.
+def allow_own_modules(specs: list[Any]) -> None:
+    """Let a spec ``module:Class`` name a module in the current folder.
 
     The folder comes last on the path, so that a file in it cannot replace an installed module.
     """
-    own = any(own_classes(specs))
-    if own and os.getcwd() not in sys.path:
+    if any(own_classes(specs)) and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    return own
 
 
 def warn(sentence: str) -> None:

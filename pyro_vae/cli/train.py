@@ -95,7 +95,8 @@ def train(
     except KeyboardInterrupt:
         options = {"--device": device if device != "auto" else None, "--data-dir": data_dir}
         words = [word for key, value in options.items() if value for word in (key, str(value))]
-        words += ["--trust"] if trust or any(own_classes([*given.values()])) else []
+        if trust or any(own_classes([*given.values()])):
+            words.append("--trust")
         again = shlex.join(["pyro-vae", "train", "--resume", str(folder), *words])
         o.warn(f"Stopped. The run is in {folder}; continue it with: {again}")
         raise typer.Exit(130) from None

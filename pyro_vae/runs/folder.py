@@ -28,7 +28,7 @@ from ..budget import Budget
 from ..errors import InputError
 from ..history import Epoch
 from ..memory import check_memory
-from ..settings import READING, TRAINING
+from ..settings import READING, TRAINING, Settings
 from ..vae import VAE
 from .config import (
     ADDED,
@@ -250,6 +250,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         check_keys(path, config["data"], ("name", "binarize"), READING)
         check_keys(path, config["training"], ("objective",), TRAINING)
         check_fields(path, config)
+        config["training"] = {key: getattr(Settings, key) for key in TRAINING} | config["training"]
         config["vae"] = as_written_now(config["vae"])
     except (ValueError, AttributeError) as error:
         reason = str(error) if type(error) is ValueError else "it is not JSON"

@@ -108,7 +108,7 @@ def settings_of_parts() -> st.SearchStrategy[dict[str, Any]]:
 
 @st.composite
 def configs(draw: Any) -> tuple[str, Any]:
-    """A change of a run folder: a field of its config, or bytes of one of its files."""
+    """A change of a run folder: a field of its config, or some bytes of one of its files."""
     if draw(st.booleans()):
         part = draw(st.sampled_from(["vae", "data", "training", "versions", None]))
         config = json.loads((made_run() / "config.json").read_text())
@@ -116,6 +116,8 @@ def configs(draw: Any) -> tuple[str, Any]:
         name = draw(st.one_of(st.sampled_from(names), words))
         kind = TABLES.get(name)
         value = draw(values if kind is None else st.one_of(values, specs(kind)))
+        if name in (config if part is None else config[part]) and draw(st.integers(0, 4)) == 0:
+            return "missing", (part, name)
         return "field", (part, name, value)
     name = draw(st.sampled_from(sorted(p.name for p in made_run().iterdir() if p.is_file())))
     place, length = draw(st.tuples(st.floats(0, 1), st.integers(0, 40)))
@@ -293,15 +295,19 @@ def try_config(case: tuple[str, Any]) -> str:
     """Change a run folder, then open it, draw an image and train it further."""
     with tempfile.TemporaryDirectory() as folder:
         run = shutil.copytree(made_run(), Path(folder) / "run")
-        if case[0] == "field":
-            part, name, value = case[1]
+        if case[0] in ("field", "missing"):
+            part, name, *value = case[1]
             config = json.loads((run / "config.json").read_text())
-            (config if part is None else config[part])[name] = value
+            place = config if part is None else config[part]
+            if value:
+                place[name] = value[0]
+            else:
+                del place[name]
             (run / "config.json").write_text(json.dumps(config))
         else:
-            name, place, length, new = case[1]
+            name, share, length, new = case[1]
             old = (run / name).read_bytes()
-            at = int(place * len(old))
+            at = int(share * len(old))
             (run / name).write_bytes(old[:at] + new + old[at + length :])
         try:
             vae, config = load_run(run)
