@@ -165,6 +165,7 @@ class Loop:
         x = self.prepare(self.pixels[: self.batch_size])
         with (
             checks.one_image_told(len(x), self.batch_size),
+            checks.parameters_told(),
             HANDLERS,
             torch.random.fork_rng(),
             pyro.validation_enabled(),

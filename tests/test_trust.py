@@ -367,6 +367,18 @@ def test_the_budget_counts_what_torch_would_allocate():
         a[:, None] + a
 
 
+def test_weights_that_give_no_distribution_are_one_sentence(run, capsys):
+    """σ = exp(raw / 2) is 0 for a raw output of -3000."""
+    weights = weights_of(run)
+    weights["guide.posterior.head.bias"][2:] = -3000
+    save_file(weights, run / "weights.safetensors")
+    for ask in (["evaluate", run], ["train", "--resume", run, "--epochs", "2", "--no-compile"]):
+        assert typed(ask) in (1, 2)
+        said = capsys.readouterr().err.strip()
+        assert "the weights give a distribution invalid parameters (Expected parameter" in said
+        assert "\n" not in said
+
+
 STATES = {
     "NaN": lambda state: state["0.exp_avg"].fill_(torch.nan),
     "another shape": lambda state: state.update({"0.exp_avg": torch.zeros(3)}),

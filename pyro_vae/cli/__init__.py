@@ -60,6 +60,11 @@ def main() -> None:
         code = tell(str(error), 1)
     except OSError as error:
         code = tell(about(error), 1)
+    except ValueError as error:
+        if not str(error).startswith("Expected parameter"):  # torch's check of a distribution
+            raise
+        reason = str(error).partition(" (Tensor")[0]
+        code = tell(f"the weights give a distribution invalid parameters ({reason})", 1)
     except (MemoryError, RuntimeError) as error:
         # torch raises a RuntimeError with one of these words if memory is full.
         if isinstance(error, RuntimeError) and "allocate" not in str(error):

@@ -314,6 +314,10 @@ def try_config(case: tuple[str, Any]) -> str:
             read_history(run)
             setup.images_of(config, None, "test", None)
             drawn = vae.sample(1)
+            if case[1][0] == "weights.safetensors":
+                scores = ["--samples", "5", "--out", f"{folder}/a.csv"]
+                code, said, _ = typed_here(["score", str(run), *scores])
+                assert code == 0 or said.startswith("Error: "), said
             more = working.resume(run, 2, torch.device("cpu"), None)
             fit(
                 more.vae,
