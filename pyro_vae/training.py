@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -266,6 +267,8 @@ class Loop:
                 raise
             what = f"a distribution has invalid parameters ({str(error).partition(' (Tensor')[0]})"
             self.stop(what, epoch, self.steps_per_epoch)
+        if not math.isfinite(test.elbo + train.elbo):
+            self.stop("the ELBO became NaN or infinite", epoch, self.steps_per_epoch)
         return Epoch(
             epoch,
             loss,

@@ -123,7 +123,9 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
     training["objective"] = training["objective"] or fitting_objective(vae, few)
     with options_explained(settings):
         objective = built_objective(training, data.train)
-        with torch.random.fork_rng(), warnings.catch_warnings(), buffers_restored(vae):
+        dtype = PRECISIONS[settings.precision]
+        autocast = torch.autocast("cpu", dtype, enabled=dtype is not None)
+        with torch.random.fork_rng(), warnings.catch_warnings(), buffers_restored(vae), autocast:
             # Pyro's warnings would repeat the sentence of the error.
             warnings.simplefilter("ignore")
             audit(vae, few, objective=objective)
