@@ -129,7 +129,7 @@ def parameters_told() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if not str(error).startswith("Expected parameter"):  # torch's check of a distribution
+        if not str(error).startswith(("Expected parameter", "Expected value")):  # torch's checks
             raise
         raise InputError(
             "the weights give a distribution invalid parameters "

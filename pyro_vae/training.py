@@ -263,7 +263,9 @@ class Loop:
             test = elbo(model, guide, self.data.test, seed=self.seed)
             train = elbo(model, guide, self.shown, seed=self.seed)
         except ValueError as error:
-            if not str(error).startswith("Expected parameter"):  # torch's check of a distribution
+            if not str(error).startswith(
+                ("Expected parameter", "Expected value")
+            ):  # torch's checks
                 raise
             what = f"a distribution has invalid parameters ({str(error).partition(' (Tensor')[0]})"
             self.stop(what, epoch, self.steps_per_epoch)

@@ -61,7 +61,7 @@ def main() -> None:
     except OSError as error:
         code = tell(about(error), 1)
     except ValueError as error:
-        if not str(error).startswith("Expected parameter"):  # torch's check of a distribution
+        if not str(error).startswith(("Expected parameter", "Expected value")):  # torch's checks
             raise
         reason = str(error).partition(" (Tensor")[0]
         code = tell(f"the weights give a distribution invalid parameters ({reason})", 1)
