@@ -1,9 +1,13 @@
 """Variational autoencoders in Pyro: four parts, each swappable without touching the others."""
 
+# This file imports nothing that Python has not loaded yet. With ``python -m pyro_vae``, a file
+# typing.py in the current folder would be executed in place of Python's own.
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # type checkers read this branch in spite of the line above
+    from typing import Any
+
     from .compiling import CompiledELBO, CompiledSVI, FusedAdam
     from .contracts import Guide, Likelihood, Network, Objective, Prior
     from .data import load_data
@@ -65,7 +69,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Import a public name when it is first used, so that ``pyro-vae --help`` needs no torch."""
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -165,6 +166,7 @@ class Loop:
         x = self.prepare(self.pixels[: self.batch_size])
         with (
             checks.one_image_told(len(x), self.batch_size),
+            checks.parameters_told(),
             HANDLERS,
             torch.random.fork_rng(),
             pyro.validation_enabled(),
@@ -261,10 +263,14 @@ class Loop:
             test = elbo(model, guide, self.data.test, seed=self.seed)
             train = elbo(model, guide, self.shown, seed=self.seed)
         except ValueError as error:
-            if not str(error).startswith("Expected parameter"):  # torch's check of a distribution
+            if not str(error).startswith(
+                ("Expected parameter", "Expected value")
+            ):  # torch's checks
                 raise
             what = f"a distribution has invalid parameters ({str(error).partition(' (Tensor')[0]})"
             self.stop(what, epoch, self.steps_per_epoch)
+        if not math.isfinite(test.elbo + train.elbo):
+            self.stop("the ELBO became NaN or infinite", epoch, self.steps_per_epoch)
         return Epoch(
             epoch,
             loss,

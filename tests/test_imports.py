@@ -16,7 +16,7 @@ PACKAGE = ROOT / "pyro_vae"
 
 ROOMS = [
     {"errors", "memory"},
-    {"options", "registry", "latents", "settings", "compiling", "modules"},
+    {"budget", "options", "registry", "latents", "settings", "compiling", "modules"},
     {"contracts", "parts", "distributions", "scales", "data", "history"},
     {"networks"},
     {"priors"},

@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 
 from ..errors import InputError
-from ..registry import split_specs
+from ..registry import own_classes, split_specs
 from ..settings import Settings
 from . import options as o
 from .options import console
@@ -27,6 +27,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FOLDER",
+            parser=o.place,
             help="The run folder to make. Default: runs/DATA-1, -2, …",
             rich_help_panel="Run",
         ),
@@ -35,6 +36,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FOLDER",
+            parser=o.place,
             help="Continue the run in this folder, to --epochs in total.",
             rich_help_panel="Run",
         ),
@@ -50,6 +52,7 @@ def train(
     ] = 10,
     compiled: o.Compile = None,
     device: o.Device = "auto",
+    trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
     """Train a VAE and write a run folder: weights, config, metrics and pictures.
@@ -59,6 +62,7 @@ def train(
     """
     from ..runs import folder as files
     from ..runs import setup, working
+    from ..runs.config import specs
 
     if resume is not None:
         named = [key for key in (*given, *(["out"] if out else [])) if key != "epochs"]
@@ -69,10 +73,13 @@ def train(
                 "--epochs can"
             )
         folder = resume
-        o.allow_own_modules_of(files.read_config(folder))
+        if trust:
+            o.allow_own_modules(specs(files.read_config(folder)))
         o.check_output("--resume", folder)
-        run = working.resume(folder, given.get("epochs"), o.pick(device), data_dir)
+        run = working.resume(folder, given.get("epochs"), o.pick(device), data_dir, trust)
     else:
+        if trust:
+            raise InputError("--trust is for --resume; a class that you name yourself is imported")
         folder = out or setup.vacant_folder(given)
         o.check_outside(folder, str(given.get("data", Settings.data)))
         o.check_output("--out", folder)
@@ -88,6 +95,8 @@ def train(
     except KeyboardInterrupt:
         options = {"--device": device if device != "auto" else None, "--data-dir": data_dir}
         words = [word for key, value in options.items() if value for word in (key, str(value))]
+        if trust or any(own_classes([*given.values()])):
+            words.append("--trust")
         again = shlex.join(["pyro-vae", "train", "--resume", str(folder), *words])
         o.warn(f"Stopped. The run is in {folder}; continue it with: {again}")
         raise typer.Exit(130) from None
@@ -114,7 +123,9 @@ def compare(
     ] = 200,
     out: Annotated[
         Path,
-        typer.Option(metavar="FOLDER", help="The folder to write.", rich_help_panel="Run"),
+        typer.Option(
+            metavar="FOLDER", parser=o.place, help="The folder to write.", rich_help_panel="Run"
+        ),
     ] = Path("comparison"),
     compiled: o.Compile = None,
     device: o.Device = "auto",
@@ -140,8 +151,6 @@ def compare(
             f"--scales and --recipes, not {len(named)} of them"
         )
     ((key, names),) = named.items()
-    if not names:
-        raise InputError(f"--{key}s is empty; give names with commas between")
     if key in given:
         raise InputError(f"--{key} and --{key}s cannot both be given")
     if os.path.lexists(out):
@@ -157,12 +166,14 @@ def compare(
     from ..runs.writing import written
 
     settings = {name: {**given, key: name} for name in names}
-    with progress_bar(console) as progress:
-        task = progress.add_task("", total=None)
+    progress = progress_bar(console)
+    task = progress.add_task("", total=None)
 
-        def on_start(name: str, seed: int, total: int) -> None:
-            progress.update(task, description=f"{name}, seed {seed}", total=total)
+    def on_start(name: str, seed: int, total: int) -> None:
+        progress.start()  # not before, because settings that do not fit are refused first
+        progress.update(task, description=f"{name}, seed {seed}", total=total)
 
+    try:
         results = run_all(
             settings,
             seeds,
@@ -183,6 +194,9 @@ def compare(
         # Before anything is printed, so that a broken terminal or pipe does not lose the results.
         with written(out) as part:
             write(results, protocol, part)
+    finally:
+        if progress.live.is_started:
+            progress.stop()
     console.print(markdown(results), soft_wrap=True)
     console.print(f"  {out / 'comparison.png'}", soft_wrap=True)
 
@@ -196,9 +210,9 @@ def scales(
         str | None,
         typer.Option(help="Names of experiments, separated by commas. Default: all nine."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to write.")] = Path(
-        "scales"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", parser=o.place, help="The folder to write.")
+    ] = Path("scales"),
 ) -> None:
     """Why log-variance? Measure nine claims about σ; write verdicts, figures and numbers."""
     from rich.progress import track
@@ -206,7 +220,7 @@ def scales(
     from .. import log_variance_study
 
     o.check_output("--out", out)
-    chosen = split_specs(only) if only else ()
+    chosen = () if only is None else split_specs(only)
     progress = partial(track, console=console)
     verdicts = log_variance_study.run(out, quick=quick, seeds=seeds, only=chosen, track=progress)
     for line in log_variance_study.verdict_lines(verdicts, quick):

@@ -10,8 +10,8 @@
 
 from __future__ import annotations
 
-import inspect
 import json
+import math
 import os
 from collections.abc import Callable, Collection
 from dataclasses import asdict
@@ -24,11 +24,24 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 
+from ..budget import Budget
 from ..errors import InputError
 from ..history import Epoch
-from ..settings import READING, TRAINING
+from ..memory import check_memory
+from ..settings import READING, TRAINING, Settings
 from ..vae import VAE
+from .config import (
+    ADDED,
+    FIELDS,
+    LONGEST,
+    check_fields,
+    check_trust,
+    epoch_of,
+    read_bytes,
+    read_object,
+)
 from .older import as_written_now
+from .tensors import check_finite, check_shapes, state_of_adam
 from .writing import check_utf8, written
 
 CONFIG, WEIGHTS, OPTIMIZER, METRICS = (
@@ -37,12 +50,8 @@ CONFIG, WEIGHTS, OPTIMIZER, METRICS = (
     "optimizer.safetensors",
     "metrics.jsonl",
 )
-
-TYPES: dict[str, dict[str, type]] = {
-    "data": {"name": str, "binarize": str},
-    "training": {"epochs": int, "batch_size": int, "lr": float, "precision": str, "seed": int},
-}
-"""The types of what a config holds beside the parts. A VAE checks its parts itself."""
+ROOM = 1 << 28
+"""The bytes that any VAE may take while it is built."""
 
 
 def create(folder: Path, config: dict[str, Any]) -> None:
@@ -78,6 +87,11 @@ def check_vacant(folder: Path) -> None:
         raise InputError(f"--out {str(folder)!r} is a file; name a folder for the run")
     if os.path.exists(folder / CONFIG):
         raise InputError(f"--out {str(folder)!r} holds a run already; name another folder")
+    if run := next(folder.glob(f"*/{CONFIG}"), None):
+        raise InputError(
+            f"--out {str(folder)!r} is a folder of runs, such as {run.parent.name!r}; name a new "
+            "folder in it"
+        )
 
 
 def versions() -> dict[str, str]:
@@ -135,35 +149,54 @@ def read_history(folder: Path) -> list[Epoch]:
     """
     path = needed(folder, METRICS)
     epochs = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            epochs.append(Epoch(**json.loads(line)))
-        except (ValueError, TypeError):
-            raise InputError(
-                f"line {number} of {str(path)!r} is not the numbers of an epoch; delete the line"
-            ) from None
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), start=1):
+            try:
+                epochs.append(epoch_of(line))
+            except ValueError:
+                raise InputError(
+                    f"line {number} of {str(path)!r} is not the numbers of an epoch; delete the "
+                    "line"
+                ) from None
     return epochs
 
 
-def load_run(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VAE, dict[str, Any]]:
+def load_run(
+    folder: str | Path, device: str | torch.device = "cpu", *, trust: bool = False
+) -> tuple[VAE, dict[str, Any]]:
     """The VAE of a run with its weights, and the run's config.
 
+    A run folder may come from a stranger. Nothing in it is executed, and what it asks for is
+    checked before memory is taken for it.
+
+    Args:
+        folder: the run folder.
+        device: where the VAE is put.
+        trust: whether a class ``module:Class`` that the config names is imported, which runs its
+            code.
+
     Raises:
-        InputError: the folder is not a run folder, lacks a file, or its weights do not fit its
-            config.
+        InputError: the folder is not a run folder, lacks a file, names a class that is not
+            trusted, or its weights do not fit its config.
 
     Example:
         >>> vae, config = load_run("runs/digits")  # doctest: +SKIP
     """
     folder = Path(folder)
     config = read_config(folder)
+    check_trust(folder / CONFIG, config, trust)
     weights = needed(folder, WEIGHTS)
+    # A likelihood may be built twice, and a part may need more tensors than it keeps.
+    room = 4 * weights.stat().st_size + ROOM
     try:
-        vae = VAE(**config["vae"])
-    except (InputError, TypeError, ValueError) as error:
+        check_memory(4 * math.prod(config["vae"]["shape"]), "an image of the run")
+        with Budget("the VAE that it describes", room):
+            vae = VAE(**config["vae"])
+    except Exception as error:  # a wrong option raises many kinds of errors in torch and Pyro
         raise InputError(
             f"{str(folder / CONFIG)!r} does not describe a VAE ({first_line(error)})"
         ) from error
+    check_shapes(weights, vae.state_dict())
     try:
         load_model(vae, weights)
     except (SafetensorError, RuntimeError) as error:
@@ -171,6 +204,7 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VA
         raise InputError(
             f"the weights in {str(weights)!r} do not fit the run's config ({reason.strip()})"
         ) from None
+    check_finite(weights, vae)
     return vae.to(device).eval(), config
 
 
@@ -181,11 +215,16 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
         InputError: the file is missing, damaged, or belongs to another VAE.
     """
     path = needed(folder, OPTIMIZER)
+    check_shapes(path, state_of_adam(optimizer))
     state: dict[int, dict[str, torch.Tensor]] = {}
     try:
         for name, tensor in load_file(path).items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} has NaN or infinite numbers")
             index, key = name.split(".")
             state.setdefault(int(index), {})[key] = tensor
+        if any(len(entries) < 3 for entries in state.values()):
+            raise ValueError("a parameter lacks a part of its state")
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     except (SafetensorError, ValueError) as error:
         raise InputError(
@@ -205,19 +244,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     check_utf8(f"the run folder {str(folder)!r}", folder)
     path = needed(folder, CONFIG)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_object(read_bytes(path))
         check_keys(path, config, ("vae", "data", "training", "versions"))
-        added = ("standardize",)
-        written_then = [key for key in inspect.signature(VAE).parameters if key not in added]
-        check_keys(path, config["vae"], written_then, added)
+        check_keys(path, config["vae"], FIELDS["vae"].keys() - set(ADDED), ADDED)
         check_keys(path, config["data"], ("name", "binarize"), READING)
         check_keys(path, config["training"], ("objective",), TRAINING)
-        check_types(path, config)
+        check_fields(path, config)
+        config["training"] = {key: getattr(Settings, key) for key in TRAINING} | config["training"]
         config["vae"] = as_written_now(config["vae"])
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-        raise InputError(
-            f"{str(path)!r} is not a run's config: it is not JSON, or its parts are not objects"
-        ) from None
+    except (ValueError, AttributeError) as error:
+        reason = str(error) if type(error) is ValueError else "it is not JSON"
+        reason = "its parts are not objects" if isinstance(error, AttributeError) else reason
+        raise InputError(f"{str(path)!r} is not a run's config ({reason})") from None
     return config
 
 
@@ -233,21 +271,9 @@ def check_keys(
         optional: keys that ``config`` may have.
     """
     if extra := sorted(config.keys() - set(keys) - set(optional)):
-        raise InputError(f"{str(path)!r} has unknown keys: {', '.join(extra)}")
+        raise InputError(f"{str(path)!r} has unknown keys: {', '.join(map(repr, extra)):.100}")
     if missing := sorted(set(keys) - config.keys()):
         raise InputError(f"{str(path)!r} lacks {', '.join(missing)}")
-
-
-def check_types(path: Path, config: dict[str, Any]) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` for a value of another type than :data:`TYPES`."""
-    for part, kinds in TYPES.items():
-        for key, kind in kinds.items():
-            value = config[part].get(key, kind())
-            if not isinstance(value, int | float if kind is float else kind):
-                raise InputError(
-                    f"{key!r} in {part!r} of {str(path)!r} has the type {kind.__name__}, so it "
-                    f"cannot be {value!r}"
-                )
 
 
 def needed(folder: Path, name: str) -> Path:

@@ -16,7 +16,8 @@ from ..errors import InputError
 from ..history import Callback, CollapseWarning, Epoch, collapsed
 from ..training import adam, fit
 from . import folder as files
-from .setup import Run
+from .config import refuse_links
+from .setup import Run, built_objective, check_source
 from .writing import written
 
 
@@ -27,7 +28,13 @@ def begin(run: Run, folder: Path) -> None:
     files.save(folder, run.vae, run.optimizer)
 
 
-def resume(folder: Path, epochs: int | None, device: torch.device, data_dir: Path | None) -> Run:
+def resume(
+    folder: Path,
+    epochs: int | None,
+    device: torch.device,
+    data_dir: Path | None,
+    trust: bool = False,
+) -> Run:
     """Continue a run after its last epoch.
 
     Args:
@@ -35,11 +42,13 @@ def resume(folder: Path, epochs: int | None, device: torch.device, data_dir: Pat
         epochs: epochs in total; None for the run's own number.
         device: where to train.
         data_dir: folder of downloaded data sets.
+        trust: as for :func:`~pyro_vae.runs.folder.load_run`.
 
     Raises:
         InputError: a run that already has this many epochs, or a folder that cannot be read.
     """
-    vae, config = files.load_run(folder, device)
+    refuse_links(folder)
+    vae, config = files.load_run(folder, device, trust=trust)
     training = config["training"]
     done = len(files.read_history(folder))
     training["epochs"] = epochs or training["epochs"]
@@ -49,7 +58,9 @@ def resume(folder: Path, epochs: int | None, device: torch.device, data_dir: Pat
         )
     optimizer = adam(vae, training["lr"])
     files.load_optimizer(folder, optimizer)
+    check_source(config["data"]["name"])
     data = load_data(**config["data"], data_dir=data_dir).to(device)
+    built_objective(training, data.train)
     files.write_config(folder, config)
     return Run(vae, data, config["data"], training, optimizer, done)
 
