@@ -1,9 +1,13 @@
 """Variational autoencoders in Pyro: four parts, each swappable without touching the others."""
 
+# This file imports nothing that Python has not loaded yet. With ``python -m pyro_vae``, a file
+# typing.py in the current folder would be executed in place of Python's own.
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # type checkers read this branch in spite of the line above
+    from typing import Any
+
     from .compiling import CompiledELBO, CompiledSVI, FusedAdam
     from .contracts import Guide, Likelihood, Network, Objective, Prior
     from .data import load_data
@@ -11,10 +15,10 @@ if TYPE_CHECKING:
     from .evaluation import elbo
     from .evaluation.gaps import gaps
     from .evaluation.importance import importance
-    from .evaluation.report import evaluate
     from .history import Callback, Position
     from .objectives import OBJECTIVES
     from .recipes import RECIPES
+    from .report.table import evaluate
     from .runs.folder import load_run
     from .training import fit
     from .vae import VAE
@@ -35,7 +39,7 @@ _WHERE = {
     "RECIPES": ("recipes", "RECIPES"),
     "VAE": ("vae", "VAE"),
     "elbo": ("evaluation", "elbo"),
-    "evaluate": ("evaluation.report", "evaluate"),
+    "evaluate": ("report.table", "evaluate"),
     "fit": ("training", "fit"),
     "gaps": ("evaluation.gaps", "gaps"),
     "importance": ("evaluation.importance", "importance"),
@@ -67,7 +71,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Import a public name when it is first used, so that ``pyro-vae --help`` needs no torch."""
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -123,6 +123,20 @@ def one_image_told(images: int, batch_size: int) -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def parameters_told() -> Iterator[None]:
+    """Turn torch's error for invalid parameters of a distribution into an InputError."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith(("Expected parameter", "Expected value")):  # torch's checks
+            raise
+        raise InputError(
+            "the weights give a distribution invalid parameters "
+            f"({str(error).partition(' (Tensor')[0]}); weights as large as these cannot be used"
+        ) from None
+
+
 def check_compiler(device: torch.device) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` if steps on the CPU cannot be compiled."""
     if device.type != "cpu":

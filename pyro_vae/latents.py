@@ -43,7 +43,7 @@ def layouts(latent_size: LatentSize) -> tuple[Layout, ...]:
     ):
         raise InputError(
             "the latent size is a whole number above 0, or one for each layer such as (64, 32, "
-            f"16), or channels, height and width of a layer such as (8, 7, 7), not {latent_size}"
+            f"16), or channels, height and width of a layer such as (8, 7, 7), not {latent_size!r}"
         )
     return result
 

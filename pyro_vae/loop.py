@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NoReturn
 
@@ -82,10 +83,11 @@ class Loop:
             p.grad = None  # a gradient from before would be added to that of the first step
         if self.advance is not None:
             self.advance(self.epochs_done(start))
-        x = self.prepare(self.pixels[: self.batch_size])
+        x, begins = self.prepare(self.pixels[: self.batch_size]), self.epochs_done(start) == 0
         try:
             with (
                 checks.one_image_told(len(x), self.batch_size),
+                checks.parameters_told() if begins else nullcontext(),
                 HANDLERS,
                 torch.random.fork_rng(),
                 pyro.validation_enabled(),
@@ -96,7 +98,7 @@ class Loop:
                 self.elbo.loss(self.vae.model, self.vae.guide, x)
         except ValueError as error:
             # The weights of a training that goes on may be lost in its next step, which says so.
-            if self.epochs_done(start) == 0 or not str(error).startswith("Expected parameter"):
+            if begins or not str(error).startswith(("Expected parameter", "Expected value")):
                 raise
         checks.check_parameters(self.vae, used.trace)
 
@@ -231,10 +233,14 @@ class Loop:
             test = elbo(model, guide, self.data.test, seed=self.seed)
             train = elbo(model, guide, self.shown, seed=self.seed)
         except ValueError as error:
-            if not str(error).startswith("Expected parameter"):  # torch's check of a distribution
+            if not str(error).startswith(
+                ("Expected parameter", "Expected value")
+            ):  # torch's checks
                 raise
             what = f"a distribution has invalid parameters ({str(error).partition(' (Tensor')[0]})"
             self.stop(what, self.steps_per_epoch)
+        if not math.isfinite(test.elbo + train.elbo):
+            self.stop("the ELBO became NaN or infinite", self.steps_per_epoch)
         return Epoch(
             epoch,
             loss,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from .errors import InputError
 
@@ -14,11 +15,17 @@ def check_memory(size: int, what: str) -> None:
         size: how many bytes are needed at the same time.
         what: the subject of the error message.
     """
-    if not hasattr(os, "sysconf"):  # Windows, where the allocator itself refuses
-        return
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = total_memory()
     if size > memory:
+        size = min(size, 10**24)  # a larger whole number may not be a float
         raise InputError(
             f"{what} needs at least {size / 1e9:,.1f} GB of memory, and this machine has "
             f"{memory / 1e9:,.1f} GB; give fewer or smaller ones"
         )
+
+
+def total_memory() -> int:
+    """The bytes of memory of this machine."""
+    if not hasattr(os, "sysconf"):  # Windows, where the allocator itself refuses
+        return sys.maxsize
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -21,7 +21,7 @@ import ast
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
@@ -162,7 +162,7 @@ def lookup(kind: str, name: Any, table: Mapping[str, Row]) -> Row:
         return table[name]
     near = get_close_matches(name, table, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? All are: " if near else "there are: "
-    raise InputError(f"unknown {kind} {name!r}; {hint}{', '.join(table)}")
+    raise InputError(f"unknown {kind} {name!r:.100}; {hint}{', '.join(table)}")
 
 
 def parse(spec: str) -> tuple[str, dict[str, Any]]:
@@ -171,7 +171,7 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
     Options are Python literals, given by name. Anything else raises
     :class:`~pyro_vae.errors.InputError`.
     """
-    match = re.fullmatch(r"\s*([^()\s]+)\s*(\(.*\))?\s*", spec, re.DOTALL)
+    match = re.fullmatch(r"([^()\s]+)\s*(\(.*\))?", spec.strip(), re.DOTALL)
     try:
         if match is None:
             raise SyntaxError
@@ -184,7 +184,7 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
         return match[1], {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise InputError(
-            f"{spec!r} is not a name with options; write name or name(option=value), "
+            f"{spec!r:.200} is not a name with options; write name or name(option=value), "
             "with numbers, quoted words or lists as values"
         ) from None
 
@@ -195,7 +195,11 @@ def spec(name: str, options: Mapping[str, Any]) -> str:
 
 
 def split_specs(specs: str) -> list[str]:
-    """``"vae,iwae(samples=5,outer=2)"`` -> its items; a comma inside brackets does not split."""
+    """``"vae,iwae(samples=5,outer=2)"`` -> its items; a comma inside brackets does not split.
+
+    Raises:
+        InputError: an item is empty, or is there twice.
+    """
     items, depth = [""], 0
     for character in specs:
         depth += (character in "([{") - (character in ")]}")
@@ -203,7 +207,35 @@ def split_specs(specs: str) -> list[str]:
             items.append("")
         else:
             items[-1] += character
-    return [item.strip() for item in items if item.strip()]
+    names = [item.strip() for item in items]
+    if "" in names or len(set(names)) < len(names):
+        raise InputError(f"{specs!r} has an empty name or a name twice; give each name once")
+    return names
+
+
+def own_classes(spec: Any) -> Iterator[str]:
+    """The names ``module:Class`` in a spec, its options, and the specs in them.
+
+    Args:
+        spec: a spec as this module reads it, or lists and dicts with specs.
+
+    Example:
+        >>> list(own_classes("hierarchy(network='mine:Net(depth=2)')"))
+        ['mine:Net']
+    """
+    if isinstance(spec, str):
+        try:
+            name, options = parse(spec)
+        except InputError:  # then no table can read it
+            return
+        if ":" in name:
+            yield name
+        yield from own_classes(options)
+    elif isinstance(spec, dict):
+        yield from own_classes([*spec, *spec.values()])
+    elif isinstance(spec, list | tuple | set):
+        for each in spec:
+            yield from own_classes(each)
 
 
 def imported(kind: str, path: str) -> Factory:

@@ -182,6 +182,16 @@ BAD = {
     "complex": (array(GREYS.astype(complex)), ["complex128", "uint8"]),
     "text": (array(GREYS.astype(str)), ["<U3", "uint8"]),
     "objects": (array(np.array([GREYS, None], dtype=object)), ["array.npy", "unreadable"]),
+    "another array of images": (
+        lambda path: npz(path, images=GREYS, test_images=GREYS),
+        ["'test_images' of shape (10, 6, 5)", "would not be read"],
+    ),
+    "NaN labels": (lambda path: npz(path, images=GREYS, labels=np.full(10, np.nan)), ["float64"]),
+    "half labels": (lambda path: npz(path, images=GREYS, labels=np.arange(10) / 2), ["float64"]),
+    "complex labels": (
+        lambda path: npz(path, images=GREYS, labels=np.arange(10) + 1j),
+        ["complex128", "whole numbers or words"],
+    ),
     "garbage npy": (lambda path: garbage(path, "a.npy"), ["a.npy", "unreadable"]),
     "garbage npz": (lambda path: garbage(path, "a.npz"), ["a.npz", "unreadable"]),
     "cut npz": (cut_npz, ["a.npz", "unreadable"]),

@@ -76,4 +76,4 @@ def test_a_class_of_the_users_own_goes_where_a_name_goes(tmp_path):
     run = tmp_path / "run"
     prior = f"{Wide.__module__}:Wide"
     assert typed([*TINY, "--epochs", "1", "--prior", prior, "--out", run]) == 0
-    assert typed(["sample", run, "--n", "1", "--out", tmp_path / "one.png"]) == 0
+    assert typed(["sample", run, "--n", "1", "--trust", "--out", tmp_path / "one.png"]) == 0

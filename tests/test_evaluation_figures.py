@@ -6,7 +6,9 @@ import torch
 from pyro_vae.data.images import Images
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation.annealing import annealed
-from pyro_vae.evaluation.figures import (
+from pyro_vae.evaluation.gaps import gaps
+from pyro_vae.evaluation.importance import importance
+from pyro_vae.report.figures import (
     best_to_worst,
     gap_bars,
     latent_map,
@@ -14,8 +16,6 @@ from pyro_vae.evaluation.figures import (
     traversal_grid,
     unit_bars,
 )
-from pyro_vae.evaluation.gaps import gaps
-from pyro_vae.evaluation.importance import importance
 from pyro_vae.vae import VAE
 
 

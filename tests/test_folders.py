@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from support.pictures import GREYS, check_refusal, only, save
 
-from pyro_vae.data import load_data
+from pyro_vae import InputError
+from pyro_vae.data import folders, load_data
 
 
 def test_folder_with_classes(image_folder):
@@ -248,3 +249,11 @@ def test_folder_that_is_locked_is_one_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.iterdir", refuse)
     check_refusal(tmp_path, ["cannot be read", "Permission denied"])
+
+
+def test_a_folder_of_everything_is_not_searched_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "MOST", 5)
+    for i in range(8):
+        (tmp_path / "class" / "deep" / str(i)).mkdir(parents=True)
+    with pytest.raises(InputError, match="more than 5 files and folders and no images"):
+        load_data(tmp_path)

@@ -26,10 +26,10 @@ from pyro_vae.evaluation.aggregate import aggregate
 from pyro_vae.evaluation.gaps import gaps
 from pyro_vae.evaluation.importance import importance
 from pyro_vae.evaluation.latents import active_units, probe, unit_kl
-from pyro_vae.evaluation.report import evaluate
 from pyro_vae.history import CollapseWarning, Epoch, collapsed
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import OBJECTIVES
+from pyro_vae.report.table import evaluate
 from pyro_vae.runs import folder as files
 from pyro_vae.runs.setup import Run
 from pyro_vae.runs.working import begin

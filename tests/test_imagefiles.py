@@ -37,11 +37,19 @@ def test_transparent_pixels_are_over_black(tmp_path, mode):
     else:
         channels = [grey] * (len(mode) - 1) + [alpha]
         save(tmp_path / "a.png", Image.fromarray(np.dstack(channels), mode=mode))
-    images = only(tmp_path)
+    with pytest.warns(UserWarning, match="transparent pixels, which are read as if over black"):
+        images = only(tmp_path)
     assert len(images.pixels[0]) == (3 if mode == "RGBA" else 1)
     expected = grey.astype(float) * alpha / 255
     for channel in images.pixels[0].numpy():
         np.testing.assert_allclose(channel, expected, atol=0.51)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_opaque_image_with_an_alpha_channel_loses_nothing(tmp_path):
+    opaque = np.full((6, 5), 255, dtype=np.uint8)
+    save(tmp_path / "a.png", Image.fromarray(np.dstack([GREYS[0], opaque]), mode="LA"))
+    assert (only(tmp_path).pixels[0, 0].numpy() == GREYS[0]).all()
 
 
 def test_camera_images_are_upright(tmp_path):

@@ -16,11 +16,12 @@ from torch import nn
 from pyro_vae.contracts import Guide
 from pyro_vae.data.images import Images
 from pyro_vae.errors import InputError
-from pyro_vae.evaluation import elbo, report, standard_error
+from pyro_vae.evaluation import elbo, standard_error
 from pyro_vae.evaluation.importance import importance
-from pyro_vae.evaluation.report import choose_binarization, evaluate
 from pyro_vae.evaluation.scores import auroc, write_scores
 from pyro_vae.guides import GUIDES
+from pyro_vae.report import table as report
+from pyro_vae.report.table import choose_binarization, evaluate
 from pyro_vae.vae import VAE
 
 

@@ -137,7 +137,7 @@ def test_a_run_is_loaded_from_a_path_that_is_a_string(tmp_path):
     config = {
         "vae": vae.config,
         "data": {"name": "digits", "binarize": "none"},
-        "training": {name: vars(Settings())[name] for name in TRAINING},
+        "training": {**{name: vars(Settings())[name] for name in TRAINING}, "objective": "beta"},
     }
     files.create(tmp_path, config, state_of(vae, adam(vae, 1e-3), Position(), "", None))
     loaded, read = load_run(str(tmp_path))

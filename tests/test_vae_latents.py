@@ -1,7 +1,8 @@
-"""A VAE from latents to images: decode, and traverse."""
+"""What a VAE does with latents: decode, traverse, and log p(x)."""
 
 import pytest
 import torch
+from support.exact import LinearGaussian
 
 from pyro_vae import VAE, InputError
 
@@ -87,6 +88,18 @@ def test_traversals_of_other_latents_are_refused(latent, guide, words):
 def test_a_unit_that_is_not_there_is_refused(unit):
     with pytest.raises(InputError, match=f"units 0 to 2, and no unit {unit}"):
         small().traverse(torch.rand(1, 6, 5), unit)
+
+
+@pytest.mark.usefixtures("any_pixels")
+def test_log_prob_is_that_of_a_model_with_a_known_answer():
+    exact = LinearGaussian(5, (2,))
+    vae, x = exact.vae(), exact.images(30)
+    before = torch.get_rng_state()
+    result = vae.log_prob(x, samples=10)  # the guide is the exact posterior: no spread
+    torch.testing.assert_close(result.log_p, exact.log_evidence(x))
+    assert result.errors.max() < 1e-6  # the rounding of weights that are all equal
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.testing.assert_close(vae.log_prob(x[0], samples=10).log_p, exact.log_evidence(x[:1]))
 
 
 def test_one_image_is_a_batch_of_one():

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
+import warnings
 
 import typer
 
 from ..errors import InputError, TrainingError
 from . import draw, listing, train, use
-from .options import stderr
+from .options import stderr, warn
 
 app = typer.Typer(
     help="Variational autoencoders in Pyro, made of a prior, a likelihood, a guide and an "
@@ -55,6 +57,11 @@ def run() -> int:
         code = tell(str(error), 1)
     except OSError as error:
         code = tell(about(error), 1)
+    except ValueError as error:
+        if not str(error).startswith(("Expected parameter", "Expected value")):  # torch's checks
+            raise
+        reason = str(error).partition(" (Tensor")[0]
+        code = tell(f"the weights give a distribution invalid parameters ({reason})", 1)
     except (MemoryError, RuntimeError) as error:
         # torch raises a RuntimeError with one of these words if memory is full.
         if isinstance(error, RuntimeError) and "allocate" not in str(error):
@@ -68,8 +75,14 @@ def run() -> int:
 
 def ended() -> int:
     """Run the command; the exit code with which it ends by itself."""
+    if os.path.lexists("matplotlibrc"):
+        # matplotlib would read this file. It can make it run LaTeX.
+        with contextlib.chdir(os.path.dirname(__file__)):
+            import matplotlib  # noqa: F401
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: warn(f"Warning: {message}")
+            app()
     except SystemExit as end:  # Typer ends every command so
         code = end.code
     if sys.stdout is not None:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from ..data.images import Images
 
-Picture = Annotated[Path, typer.Option(metavar="FILE", help="The picture to write.")]
+Picture = Annotated[
+    Path, typer.Option(metavar="FILE", parser=o.place, help="The picture to write.")
+]
 
 
 def sample(
@@ -36,12 +38,13 @@ def sample(
     out: Picture = Path("samples.png"),
     seed: o.Seed = 0,
     device: o.Device = "auto",
+    trust: o.Trust = False,
 ) -> None:
     """Draw images from the prior: the decoder's mean for each draw of z."""
     from .. import figures
 
     o.check_output("--out", out, o.PICTURES)
-    vae, _ = o.opened(run, device, seed)
+    vae, _ = o.opened(run, device, seed, trust)
     check_grid("--n", n, vae.shape)
     columns = min(n, figures.COLUMNS)
     rows = n // columns
@@ -64,13 +67,14 @@ def reconstruct(
     out: Picture = Path("recon.png"),
     seed: o.Seed = 0,
     device: o.Device = "auto",
+    trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
     """Put images above their reconstructions, which go through the guide and the model."""
     from ..figures import save_reconstructions
 
     o.check_output("--out", out, o.PICTURES)
-    vae, config = o.opened(run, device, seed)
+    vae, config = o.opened(run, device, seed, trust)
     images = o.images_of(config, data, split, data_dir, device)
     images = images.first(n)
     check_grid("--n", 3 * len(images), vae.shape)
@@ -89,11 +93,12 @@ def interpolate(
     out: Picture = Path("path.png"),
     seed: o.Seed = 0,
     device: o.Device = "auto",
+    trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
     """Draw the images along a straight line in the latent space from one image to another."""
     o.check_output("--out", out, o.PICTURES)
-    vae, config = o.opened(run, device, seed)
+    vae, config = o.opened(run, device, seed, trust)
     check_grid("--steps", steps, vae.shape)
     images = o.images_of(config, data, split, data_dir, device)
     for option, index in (("--first", first), ("--last", last)):

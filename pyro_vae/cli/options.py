@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import Field, fields
 from enum import StrEnum
@@ -18,6 +17,7 @@ import typer
 from rich.console import Console
 
 from ..errors import InputError
+from ..registry import own_classes
 from ..runs.writing import check_utf8, temporary_name
 from ..settings import Settings, check_seed
 from .values import image_size, latent_sizes, sizes
@@ -55,6 +55,13 @@ def filled(option: str) -> Callable[[str | None], str | None]:
     return check
 
 
+def place(text: str | Path) -> Path:
+    """The path in an option. An empty one would be the current folder."""
+    if not str(text).strip():
+        raise InputError("a path is empty; give it a value or leave the option out")
+    return Path(text)
+
+
 def seed_in_range(seed: int) -> int:
     check_seed(seed)
     return seed
@@ -68,11 +75,22 @@ Compile = Annotated[
         rich_help_panel="Run",
     ),
 ]
-Run = Annotated[Path, typer.Argument(help="A run folder of `train`.", show_default=False)]
+Run = Annotated[
+    Path, typer.Argument(help="A run folder of `train`.", show_default=False, parser=place)
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Import a class module:Class that the run names. This runs its code.",
+        rich_help_panel="Run",
+    ),
+]
 DataDir = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
+        parser=place,
         help="Folder of downloaded data sets. Default: $PYRO_VAE_DATA_DIR, else a cache folder.",
         rich_help_panel="Run",
     ),
@@ -176,23 +194,17 @@ def read(options: dict[str, Any]) -> dict[str, Any]:
         "size": image_size(options["size"]),
     }
     given = {key: value for key, value in (options | texts).items() if value is not None}
-    allow_own_modules(given.values())
+    allow_own_modules([value for key, value in given.items() if key != "data"])
     return given
 
 
-def allow_own_modules(specs: Iterable[Any]) -> None:
+def allow_own_modules(specs: list[Any]) -> None:
     """Let a spec ``module:Class`` name a module in the current folder.
 
     The folder comes last on the path, so that a file in it cannot replace an installed module.
     """
-    own = any(isinstance(spec, str) and re.search(r"\w:\w", spec) for spec in specs)
-    if own and os.getcwd() not in sys.path:
+    if any(own_classes(specs)) and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-
-
-def allow_own_modules_of(config: dict[str, Any]) -> None:
-    """As :func:`allow_own_modules`, for the parts of a run with this config."""
-    allow_own_modules([*config["vae"].values(), config["training"]["objective"]])
 
 
 def warn(sentence: str) -> None:
@@ -235,6 +247,8 @@ def check_output(option: str, path: Path, endings: Collection[str] = ()) -> None
         raise InputError(f"{said} needs a name that ends in {' or '.join(endings)}")
     if endings and os.path.isdir(path):
         raise InputError(f"{said} is a folder; name a file")
+    if not os.path.realpath(path).strip(os.sep):
+        raise InputError(f"{said} is the root of the file system; name a folder in it")
     if not endings and os.path.lexists(path) and not os.path.isdir(path):
         raise InputError(f"{said} is a file; name a folder")
     target = Path(os.path.realpath(path))
@@ -272,16 +286,18 @@ def check_outside(path: Path, data: str) -> None:
         )
 
 
-def opened(run: Path, device: str, seed: int) -> tuple[VAE, dict[str, Any]]:
+def opened(run: Path, device: str, seed: int, trust: bool) -> tuple[VAE, dict[str, Any]]:
     """The VAE and the config of a run, with the ``checksum`` of its data. Sets the seed."""
     import torch
 
     from ..runs import checkpoint
+    from ..runs.config import specs
     from ..runs.folder import load_run, read_config
 
-    allow_own_modules_of(read_config(run))
+    if trust:
+        allow_own_modules(specs(read_config(run)))
     torch.manual_seed(seed)
-    vae, config = load_run(run, pick(device))
+    vae, config = load_run(run, pick(device), trust=trust)
     state = checkpoint.read(run)
     config["checksum"] = "" if state is None else state.data
     return vae, config

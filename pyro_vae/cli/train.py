@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError, TrainingError
-from ..registry import split_specs
+from ..registry import own_classes, split_specs
 from ..runs.stopping import Signals, Stopped
 from ..settings import Settings
 from . import options as o
@@ -29,6 +29,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FOLDER",
+            parser=o.place,
             help="The run folder to make. Default: runs/DATA-1, -2, …",
             rich_help_panel="Run",
         ),
@@ -37,6 +38,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FOLDER",
+            parser=o.place,
             help="Continue the run in this folder, to --epochs in total.",
             rich_help_panel="Run",
         ),
@@ -77,6 +79,7 @@ def train(
     ] = None,
     compiled: o.Compile = None,
     device: o.Device = "auto",
+    trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
     """Train a VAE and write a run folder: weights, config, metrics and pictures.
@@ -87,6 +90,7 @@ def train(
     from ..runs import failing, setup, working
     from ..runs import folder as files
     from ..runs import replay as replaying
+    from ..runs.config import specs
     from ..runs.locking import locked
 
     if not 0 < minutes < float("inf"):
@@ -96,18 +100,22 @@ def train(
     named = {**given, **({"out": out} if out else {})}
     if replay is not None:
         refuse_settings("--replay", [*named, *(["resume"] if resume else [])])
-        o.allow_own_modules_of(files.read_config(replay))
+        if trust:
+            o.allow_own_modules(specs(files.read_config(replay)))
         failure = failing.read_failure(replay)
-        run = working.resume(replay, None, o.pick(device), data_dir, compiled=compiled)
+        run = working.resume(replay, None, o.pick(device), data_dir, trust, compiled=compiled)
         for sentence in replaying.replay(run, failure):
             console.print(sentence, soft_wrap=True)
         return
+    if trust and resume is None:
+        raise InputError("--trust is for --resume; a class that you name yourself is imported")
     folder = resume or out or setup.vacant_folder(given)
     with Signals() as signals:
         try:
             if resume is not None:
                 refuse_settings("--resume", [key for key in named if key != "epochs"])
-                o.allow_own_modules_of(files.read_config(folder))
+                if trust:
+                    o.allow_own_modules(specs(files.read_config(folder)))
                 o.check_output("--resume", folder)
                 with locked(folder):
                     run = working.resume(
@@ -115,6 +123,7 @@ def train(
                         given.get("epochs"),
                         o.pick(device),
                         data_dir,
+                        trust,
                         compiled=compiled,
                         other_data=other_data,
                     )
@@ -144,6 +153,7 @@ def train(
                 }
                 words = [w for key, value in options.items() if value for w in (key, str(value))]
                 words += ["--other-data"] if other_data else []
+                words += ["--trust"] if trust or any(own_classes([*given.values()])) else []
                 again = shlex.join(["pyro-vae", "train", "--resume", str(folder), *words])
                 o.warn(f"Stopped. The run is in {folder}; continue it with: {again}")
             raise typer.Exit(stop.exit_code) from None
@@ -183,7 +193,9 @@ def compare(
     ] = 200,
     out: Annotated[
         Path,
-        typer.Option(metavar="FOLDER", help="The folder to write.", rich_help_panel="Run"),
+        typer.Option(
+            metavar="FOLDER", parser=o.place, help="The folder to write.", rich_help_panel="Run"
+        ),
     ] = Path("comparison"),
     compiled: o.Compile = None,
     device: o.Device = "auto",
@@ -209,8 +221,6 @@ def compare(
             f"--scales and --recipes, not {len(named)} of them"
         )
     ((key, names),) = named.items()
-    if not names:
-        raise InputError(f"--{key}s is empty; give names with commas between")
     if key in given:
         raise InputError(f"--{key} and --{key}s cannot both be given")
     if os.path.lexists(out):
@@ -226,12 +236,14 @@ def compare(
     from ..runs.writing import written
 
     settings = {name: {**given, key: name} for name in names}
-    with progress_bar(console) as progress:
-        task = progress.add_task("", total=None)
+    progress = progress_bar(console)
+    task = progress.add_task("", total=None)
 
-        def on_start(name: str, seed: int, total: int) -> None:
-            progress.update(task, description=f"{name}, seed {seed}", total=total)
+    def on_start(name: str, seed: int, total: int) -> None:
+        progress.start()  # not before, because settings that do not fit are refused first
+        progress.update(task, description=f"{name}, seed {seed}", total=total)
 
+    try:
         results = run_all(
             settings,
             seeds,
@@ -252,6 +264,9 @@ def compare(
         # Before anything is printed, so that a broken terminal or pipe does not lose the results.
         with written(out) as part:
             write(results, protocol, part)
+    finally:
+        if progress.live.is_started:
+            progress.stop()
     console.print(markdown(results), soft_wrap=True)
     console.print(f"  {out / 'comparison.png'}", soft_wrap=True)
 
@@ -265,9 +280,9 @@ def scales(
         str | None,
         typer.Option(help="Names of experiments, separated by commas. Default: all nine."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder to write.")] = Path(
-        "scales"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", parser=o.place, help="The folder to write.")
+    ] = Path("scales"),
 ) -> None:
     """Why log-variance? Measure nine claims about σ; write verdicts, figures and numbers."""
     from rich.progress import track
@@ -275,7 +290,7 @@ def scales(
     from .. import log_variance_study
 
     o.check_output("--out", out)
-    chosen = split_specs(only) if only else ()
+    chosen = () if only is None else split_specs(only)
     progress = partial(track, console=console)
     verdicts = log_variance_study.run(out, quick=quick, seeds=seeds, only=chosen, track=progress)
     for line in log_variance_study.verdict_lines(verdicts, quick):

@@ -22,11 +22,12 @@ def encode(
     run: o.Run,
     data: o.OtherData = None,
     split: o.Which = o.Split.all,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The .npz file to write.")] = Path(
-        "latents.npz"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", parser=o.place, help="The .npz file to write.")
+    ] = Path("latents.npz"),
     seed: o.Seed = 0,
     device: o.Device = "auto",
+    trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
     """Write the posterior's μ and σ of each image: arrays `loc` and `scale`, [N, Z], and `labels`
@@ -36,7 +37,7 @@ def encode(
     from ..evaluation.latents import encode_images
 
     o.check_output("--out", out, [".npz"])
-    vae, config = o.opened(run, device, seed)
+    vae, config = o.opened(run, device, seed, trust)
     images = o.images_of(config, data, split, data_dir, device)
     arrays: dict[str, Any] = encode_images(vae, images, seed)
     with written(out) as part, part.open("wb") as file:
@@ -77,20 +78,23 @@ def evaluate(
     split: o.Which = o.Split.test,
     pictures: Annotated[
         Path | None,
-        typer.Option("--figures", metavar="FOLDER", help="Also write figures to this folder."),
+        typer.Option(
+            "--figures", metavar="FOLDER", parser=o.place, help="Also write figures to this folder."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     seed: o.Seed = 0,
     device: o.Device = "auto",
+    trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
     """Measure a run, in nats per image: the ELBO with the Monte Carlo and with the analytic KL,
     log p(x) by importance sampling, rate and distortion, and the information in the latents."""
-    from ..evaluation import report
+    from ..report import table as report
 
     if pictures is not None:
         o.check_output("--figures", pictures)
-    vae, config = o.opened(run, device, seed)
+    vae, config = o.opened(run, device, seed, trust)
     trained = config["data"]["binarize"]
     used, mark = report.choose_binarization(trained, binarize, anyway=other_protocol)
     config["data"]["binarize"] = used
@@ -184,18 +188,18 @@ def audit(
     n: Annotated[int, typer.Option(help="Number of images.", min=1)] = 100,
     seed: o.Seed = 0,
     device: o.Device = "auto",
+    trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
     """Show every site of the model and the guide: distributions, shapes, log p, log q, the KL, and
     whether this KL is analytic. A mistake that makes a bound wrong is an error."""
     from ..audit import audit as audited
     from ..audit import table
-    from ..objectives import OBJECTIVES
+    from ..runs.setup import built_objective
 
-    vae, config = o.opened(run, device, seed)
+    vae, config = o.opened(run, device, seed, trust)
     trained = o.images_of(config, None, o.Split.train, data_dir, device)
-    spec = config["training"]["objective"]
-    objective = OBJECTIVES.build(spec, data_size=len(trained))
+    objective = built_objective(config["training"] | {"batch_size": n}, trained)
     x = batch(o.images_of(config, data, split, data_dir, device), n, seed)
     console.print(table(audited(vae, x, objective=objective)))
 
@@ -205,11 +209,12 @@ def score(
     data: o.OtherData = None,
     split: o.Which = o.Split.all,
     samples: Annotated[int, typer.Option(help="Draws of z for each image.", min=1)] = 1000,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The .csv file to write.")] = Path(
-        "scores.csv"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", parser=o.place, help="The .csv file to write.")
+    ] = Path("scores.csv"),
     seed: o.Seed = 0,
     device: o.Device = "auto",
+    trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
     """Rank images by their estimated log p(x) in nats: one line each, the most unusual first, with
@@ -218,7 +223,7 @@ def score(
     from ..evaluation.scores import write_scores
 
     o.check_output("--out", out, [".csv"])
-    vae, config = o.opened(run, device, seed)
+    vae, config = o.opened(run, device, seed, trust)
     images = o.images_of(config, data, split, data_dir, device)
     result = importance(vae.model, vae.guide, images, samples=samples, seed=seed)
     with written(out) as part:

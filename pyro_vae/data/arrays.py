@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from typing import IO
-from zipfile import ZipFile
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 import torch
@@ -46,8 +46,19 @@ def read_array(path: Path) -> Images:
             f"the labels in {str(path)!r} have shape {labels.shape}; "
             f"there are {len(pixels)} images, so it must be ({len(pixels)},)"
         )
+    check_labels(labels, path)
     classes, index = np.unique(labels, return_inverse=True)
     return Images(pixels, torch.from_numpy(index.astype(np.int64)), tuple(map(str, classes)))
+
+
+def check_labels(labels: NDArray, path: Path) -> None:
+    """Raise an InputError unless the labels are whole numbers, words or truth values."""
+    kind = labels.dtype.kind  # "f" are floats, which may hold whole numbers
+    if kind not in "biuSUf" or (kind == "f" and not np.array_equal(labels, np.rint(labels))):
+        raise InputError(
+            f"the labels in {str(path)!r} are of type {labels.dtype}, and not all of them are "
+            "whole numbers or words; each label names the class of an image"
+        )
 
 
 def open_arrays(path: Path) -> tuple[NDArray, NDArray | None]:
@@ -69,6 +80,7 @@ def open_arrays(path: Path) -> tuple[NDArray, NDArray | None]:
                     f"{str(path)!r} holds the arrays {', '.join(candidates) or '(none)'}; "
                     "call the images 'images' and their classes, if any, 'labels'"
                 )
+            refuse_more_images(archive, members, path)
             arrays = {}
             for name in ("images" if "images" in members else candidates[0], "labels"):
                 if name in members:
@@ -76,6 +88,27 @@ def open_arrays(path: Path) -> tuple[NDArray, NDArray | None]:
                         arrays[name] = read_npy(stream, members[name].file_size, path)
             labels = arrays.pop("labels", None)
             return next(iter(arrays.values())), labels
+
+
+def refuse_more_images(archive: ZipFile, members: dict[str, ZipInfo], path: Path) -> None:
+    """Raise an InputError for a second array with the rank of images, which would be ignored."""
+    for name in members.keys() - {"images", "labels"} if "images" in members else ():
+        with archive.open(members[name]) as stream:
+            shape, _ = read_header(stream)
+        if len(shape) > 2:
+            raise InputError(
+                f"{str(path)!r} holds 'images' and also {name!r} of shape {shape}, which would not "
+                "be read; keep one of the two, and for a split of your own give each part as a "
+                "sub-folder of image files"
+            )
+
+
+def read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and the type of numbers of an array in the format of a .npy file."""
+    version = npy.read_magic(stream)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    return shape, dtype
 
 
 def read_npy(stream: IO[bytes], size: int, path: Path) -> NDArray:
@@ -86,9 +119,7 @@ def read_npy(stream: IO[bytes], size: int, path: Path) -> NDArray:
         size: the number of bytes of ``stream``.
         path: the file that error messages name.
     """
-    version = npy.read_magic(stream)
-    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read_header(stream)
+    shape, dtype = read_header(stream)
     if dtype.hasobject or min(shape, default=0) < 0:
         raise ValueError("not numbers, or a negative length")
     claimed, held = math.prod(shape) * dtype.itemsize, size - stream.tell()

@@ -40,6 +40,9 @@ SPLITS = {
 SPLIT_WORDS = {**SPLITS, "trn": "train", "dev": "validation", "tst": "test"}
 """Words in other names of folders that tell of a split, as in ``images_train`` or ``val2017``."""
 
+MOST = 200_000
+"""Files and folders among which an image that is too deep is looked for."""
+
 SYSTEM = ("__macosx", "desktop.ini", "thumbs.db")  # left behind by macOS and Windows
 
 
@@ -158,7 +161,14 @@ def find_image(path: Path) -> Path | None:
     """The first image file at or below ``path``."""
     if not path.is_dir():
         return path if is_image(path) else None
+    seen = 0
     for root, folders, files in os.walk(path, onerror=raise_error):
+        seen += len(folders) + len(files)
+        if seen > MOST:  # such as "/", which would take minutes
+            raise InputError(
+                f"folder {str(path)!r} holds more than {MOST:,} files and folders and no images "
+                "among them; name the folder of the images"
+            )
         folders[:] = sorted(filter(is_visible, folders))
         for name in sorted(filter(is_visible, files)):
             if is_image(Path(name)):

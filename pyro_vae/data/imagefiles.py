@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ from PIL import Image, ImageFile, ImageOps
 from ..errors import InputError
 from ..memory import check_memory
 from .images import Images
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""The formats that are read, whatever the name of a file is. For EPS, Pillow would run the
+PostScript of the file in an external program."""
 
 
 def read_files(
@@ -77,8 +82,13 @@ def decode(
         InputError: the file is unreadable, would lose something, or does not fit ``size``.
     """
     try:
-        with Image.open(file) as opened:
+        with Image.open(file, formats=FORMATS) as opened:
             check_content(opened, file)
+            if is_transparent(opened):
+                warnings.warn(
+                    "some images have transparent pixels, which are read as if over black",
+                    stacklevel=2,
+                )
             image = flatten(ImageOps.exif_transpose(opened))
     except InputError:
         raise
@@ -126,6 +136,13 @@ def has_16_bit_channels(opened: ImageFile.ImageFile) -> bool:
     if opened.format == "PPM" and isinstance(layout, tuple):
         return any(isinstance(highest, int) and highest > 255 for highest in layout)
     return opened.format == "PNG" and isinstance(layout, str) and layout.endswith(";16B")
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether a pixel is not opaque."""
+    if not image.has_transparency_data:
+        return False
+    return bool((np.asarray(image.convert("RGBA"))[..., 3] < 255).any())
 
 
 def flatten(image: Image.Image) -> Image.Image:

@@ -4,11 +4,9 @@
 - :mod:`.importance` and :mod:`.annealing`: estimates of log p(x) itself;
 - :mod:`.gaps`: how much of log p(x) the guide's family and its encoder lose;
 - :mod:`.latents` and :mod:`.aggregate`: what the latents hold;
-- :mod:`~pyro_vae.evaluation.figures`: pictures of these results;
-- :mod:`.report`: all of it in one table;
 - :mod:`.scores`: scores of single images.
 
-All of them run Pyro programs by :mod:`.scoring`, which says what the programs must meet.
+All of them take any pair of Pyro programs that meets :mod:`.scoring`.
 """
 
 from .bound import Bound, elbo, standard_error

@@ -1,7 +1,7 @@
 """Pictures: grids of images, and curves of a training.
 
 The grids are in :mod:`~pyro_vae.figures.images`, the curves in :mod:`~pyro_vae.figures.curves`.
-The pictures of an evaluation are in :mod:`~pyro_vae.evaluation.figures`.
+The pictures of an evaluation are in :mod:`~pyro_vae.report.figures`.
 """
 
 from .curves import kl_curves, training_curves

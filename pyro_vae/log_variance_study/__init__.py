@@ -151,8 +151,13 @@ def run(
     }
     results: dict[str, Any] = {}
     if file.exists():
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        results = stored["results"] if stored["protocol"] == protocol else {}
+        try:
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            results = stored["results"] if stored["protocol"] == protocol else {}
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{str(file)!r} is not the results of this study; name another folder"
+            ) from None
     for name, experiment in chosen.items():
         began = perf_counter()
         numbers = to_storable(experiment.measure(setting))

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..history import Position
+from .tensors import state_of_adam
 from .writing import written
 
 NAME = "checkpoint.safetensors"
@@ -126,6 +127,7 @@ def read(folder: Path) -> Checkpoint | None:
                     optimizer.setdefault(int(index), {})[key] = file.get_tensor(name)
         epoch, step, data, compiled = (about[key] for key in ("epoch", "step", "data", "compiled"))
         good = type(epoch) is int and epoch >= 0 and losses.shape == (step,)
+        good = good and losses.is_floating_point()
         if not (good and isinstance(data, str) and compiled in (None, True, False)):
             raise ValueError("its epoch, steps or losses do not fit")
     except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -133,6 +135,14 @@ def read(folder: Path) -> Checkpoint | None:
             f"{str(path)!r} is damaged or is not a run's checkpoint ({first_line(error)})"
         ) from None
     return Checkpoint(vae, optimizer, Position(epoch, losses), data, compiled)
+
+
+def wanted(vae: nn.Module) -> dict[str, Tensor | None]:
+    """The names and shapes of what a checkpoint may hold. None is any shape."""
+    weights = {f"vae.{name}": value for name, value in vae.state_dict().items()}
+    moments = state_of_adam(torch.optim.Adam(vae.parameters()))
+    state = {f"optimizer.{name}": value for name, value in moments.items()}
+    return {**weights, **state, "losses": None}
 
 
 def check_format(path: Path, version: Any) -> None:
@@ -162,10 +172,10 @@ def load_optimizer(path: Path, state: Checkpoint, optimizer: torch.optim.Optimiz
         fits = index < len(parameters) and all(
             value.dim() == 0 or value.shape == parameters[index].shape for value in entries.values()
         )
-        if not fits or entries.keys() != next(iter(state.optimizer.values())).keys():
-            raise InputError(
-                f"the optimizer's state in {str(path)!r} does not fit the weights of the VAE"
-            )
+        lost = any(value.isnan().any() for value in entries.values())
+        if lost or not fits or entries.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+            what = "has NaN" if lost else "does not fit the weights of the VAE"
+            raise InputError(f"the optimizer's state in {str(path)!r} {what}")
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state.optimizer})
 
 

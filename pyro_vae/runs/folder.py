@@ -14,8 +14,8 @@ checkpoint (:mod:`.older`).
 
 from __future__ import annotations
 
-import inspect
 import json
+import math
 import os
 from collections.abc import Collection
 from dataclasses import asdict
@@ -26,21 +26,30 @@ from typing import Any
 
 import torch
 
+from ..budget import Budget
 from ..errors import InputError
 from ..history import Epoch
-from ..settings import READING, TRAINING
+from ..memory import check_memory
+from ..settings import READING, TRAINING, Settings
 from ..vae import VAE
 from . import checkpoint, older
 from .checkpoint import FORMAT, Checkpoint, check_format, first_line
+from .config import (
+    ADDED,
+    FIELDS,
+    LONGEST,
+    check_fields,
+    check_trust,
+    epoch_of,
+    read_bytes,
+    read_object,
+)
+from .tensors import check_finite, check_shapes
 from .writing import check_utf8, written
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
-
-TYPES: dict[str, dict[str, type]] = {
-    "data": {"name": str, "binarize": str},
-    "training": {"epochs": int, "batch_size": int, "lr": float, "precision": str, "seed": int},
-}
-"""The types of what a config holds beside the parts. A VAE checks its parts itself."""
+ROOM = 1 << 28
+"""The bytes that any VAE may take while it is built."""
 
 
 def create(folder: Path, config: dict[str, Any], state: Checkpoint) -> None:
@@ -87,6 +96,11 @@ def check_vacant(folder: Path) -> None:
         raise InputError(f"--out {str(folder)!r} is a file; name a folder for the run")
     if os.path.exists(folder / CONFIG):
         raise InputError(f"--out {str(folder)!r} holds a run already; name another folder")
+    if run := next(folder.glob(f"*/{CONFIG}"), None):
+        raise InputError(
+            f"--out {str(folder)!r} is a folder of runs, such as {run.parent.name!r}; name a new "
+            "folder in it"
+        )
 
 
 def versions() -> dict[str, str]:
@@ -132,40 +146,59 @@ def read_history(folder: Path) -> list[Epoch]:
     """
     path = needed(folder, METRICS)
     epochs = []
-    lines = path.read_bytes().splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        try:
-            epochs.append(Epoch(**json.loads(line)))
-        except (ValueError, TypeError, RecursionError):
-            if number == len(lines) and not line.endswith(b"\n"):
-                break
-            raise InputError(
-                f"line {number} of {str(path)!r} is not the numbers of an epoch; delete the line"
-            ) from None
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), start=1):
+            try:
+                epochs.append(epoch_of(line))
+            except ValueError:
+                if len(line) <= LONGEST and not line.endswith(b"\n"):
+                    break
+                raise InputError(
+                    f"line {number} of {str(path)!r} is not the numbers of an epoch; delete the "
+                    "line"
+                ) from None
     return epochs
 
 
-def load_run(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VAE, dict[str, Any]]:
+def load_run(
+    folder: str | Path, device: str | torch.device = "cpu", *, trust: bool = False
+) -> tuple[VAE, dict[str, Any]]:
     """The VAE of a run with its weights, and the run's config.
 
+    A run folder may come from a stranger. Nothing in it is executed, and what it asks for is
+    checked before memory is taken for it.
+
+    Args:
+        folder: the run folder.
+        device: where the VAE is put.
+        trust: whether a class ``module:Class`` that the config names is imported, which runs its
+            code.
+
     Raises:
-        InputError: the folder is not a run folder, lacks a file, or its weights do not fit its
-            config.
+        InputError: the folder is not a run folder, lacks a file, names a class that is not
+            trusted, or its weights do not fit its config.
 
     Example:
         >>> vae, config = load_run("runs/digits")  # doctest: +SKIP
     """
     folder = Path(folder)
     config = read_config(folder)
-    state = checkpoint.read(folder)
-    weights = needed(folder, older.WEIGHTS if state is None and is_old(config) else checkpoint.NAME)
+    check_trust(folder / CONFIG, config, trust)
+    weights = needed(folder, older.WEIGHTS if is_old(folder, config) else checkpoint.NAME)
+    # A likelihood may be built twice, and a part may need more tensors than it keeps.
+    room = 4 * weights.stat().st_size + ROOM
     try:
-        vae = VAE(**config["vae"])
-    except (InputError, TypeError, ValueError) as error:
+        check_memory(4 * math.prod(config["vae"]["shape"]), "an image of the run")
+        with Budget("the VAE that it describes", room):
+            vae = VAE(**config["vae"])
+    except Exception as error:  # a wrong option raises many kinds of errors in torch and Pyro
         raise InputError(
             f"{str(folder / CONFIG)!r} does not describe a VAE ({first_line(error)})"
         ) from error
+    old = weights.name == older.WEIGHTS
+    check_shapes(weights, vae.state_dict() if old else checkpoint.wanted(vae))
     try:
+        state = None if old else checkpoint.read(folder)
         if state is None:
             older.load_weights(weights, vae)
         else:
@@ -175,6 +208,7 @@ def load_run(folder: str | Path, device: str | torch.device = "cpu") -> tuple[VA
         raise InputError(
             f"the weights in {str(weights)!r} do not fit the run's config ({reason.strip()})"
         ) from None
+    check_finite(weights, vae)
     return vae.to(device).eval(), config
 
 
@@ -185,26 +219,25 @@ def read_config(folder: Path) -> dict[str, Any]:
     check_utf8(f"the run folder {str(folder)!r}", folder)
     path = needed(folder, CONFIG)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_object(read_bytes(path))
         check_format(path, config.get("format", 1))
         check_keys(path, config, ("vae", "data", "training", "versions"), ("format",))
-        added = ("standardize",)
-        written_then = [key for key in inspect.signature(VAE).parameters if key not in added]
-        check_keys(path, config["vae"], written_then, added)
+        check_keys(path, config["vae"], FIELDS["vae"].keys() - set(ADDED), ADDED)
         check_keys(path, config["data"], ("name", "binarize"), READING)
         check_keys(path, config["training"], ("objective",), TRAINING)
-        check_types(path, config)
+        check_fields(path, config)
+        config["training"] = {key: getattr(Settings, key) for key in TRAINING} | config["training"]
         config["vae"] = older.as_written_now(config["vae"])
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-        raise InputError(
-            f"{str(path)!r} is not a run's config: it is not JSON, or its parts are not objects"
-        ) from None
+    except (ValueError, AttributeError) as error:
+        reason = str(error) if type(error) is ValueError else "it is not JSON"
+        reason = "its parts are not objects" if isinstance(error, AttributeError) else reason
+        raise InputError(f"{str(path)!r} is not a run's config ({reason})") from None
     return config
 
 
-def is_old(config: dict[str, Any]) -> bool:
-    """Whether a version without checkpoints wrote this config."""
-    return config.get("format", 1) < FORMAT
+def is_old(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether a version without checkpoints wrote this run, and it was not trained further."""
+    return config.get("format", 1) < FORMAT and not (folder / checkpoint.NAME).is_file()
 
 
 def check_keys(
@@ -219,21 +252,9 @@ def check_keys(
         optional: keys that ``config`` may have.
     """
     if extra := sorted(config.keys() - set(keys) - set(optional)):
-        raise InputError(f"{str(path)!r} has unknown keys: {', '.join(extra)}")
+        raise InputError(f"{str(path)!r} has unknown keys: {', '.join(map(repr, extra)):.100}")
     if missing := sorted(set(keys) - config.keys()):
         raise InputError(f"{str(path)!r} lacks {', '.join(missing)}")
-
-
-def check_types(path: Path, config: dict[str, Any]) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` for a value of another type than :data:`TYPES`."""
-    for part, kinds in TYPES.items():
-        for key, kind in kinds.items():
-            value = config[part].get(key, kind())
-            if not isinstance(value, int | float if kind is float else kind):
-                raise InputError(
-                    f"{key!r} in {part!r} of {str(path)!r} has the type {kind.__name__}, so it "
-                    f"cannot be {value!r}"
-                )
 
 
 def needed(folder: Path, name: str) -> Path:

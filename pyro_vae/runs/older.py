@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from ..history import Epoch, Position
 from ..loop import whole_batches
 from ..registry import parse, spec
 from .checkpoint import Checkpoint, first_line
+from .tensors import check_shapes, state_of_adam
 
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 
@@ -86,6 +88,7 @@ def read(
     path = folder / OPTIMIZER
     if not path.is_file():
         raise InputError(f"the run folder {str(folder)!r} lacks {OPTIMIZER}")
+    check_shapes(path, state_of_adam(torch.optim.Adam(vae.parameters())))
     optimizer: dict[int, dict[str, Tensor]] = {}
     try:
         for name, tensor in load_file(path).items():

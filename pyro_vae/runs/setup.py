@@ -8,23 +8,25 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from itertools import count, pairwise
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+from pyro.infer import TraceEnum_ELBO
 
 from ..audit import audit
+from ..budget import Budget
 from ..contracts import Likelihood
 from ..data import DATASETS, Data, Images, load_data
 from ..errors import InputError
 from ..history import Position
 from ..loop import PRECISIONS
-from ..memory import check_memory
+from ..memory import check_memory, total_memory
 from ..modules import buffers_restored
 from ..pairing import fitting_likelihood, fitting_objective
 from ..recipes import RECIPES
-from ..registry import OBJECTIVES, lookup, parse, spec
+from ..registry import OBJECTIVES, lookup, own_classes, parse, spec
 from ..settings import READING, TRAINING, Settings, check_numbers
 from ..training import adam
 from ..vae import VAE
@@ -104,7 +106,6 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
     check_numbers(settings.epochs, settings.batch_size, settings.lr, settings.seed)
     reading = {key: vars(settings)[key] for key in READING if vars(settings)[key]}
     loaded = load_data(settings.data, data_dir=data_dir, **reading)
-    check_weights(loaded.shape, settings)
     parts = {
         "prior": settings.prior,
         "guide": with_scale(settings.guide, settings.scale),
@@ -127,13 +128,10 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
     few = data.train.batch(slice(0, 2))
     training["objective"] = training["objective"] or fitting_objective(vae, few)
     with options_explained(settings):
-        objective = OBJECTIVES.build(training["objective"], data_size=len(data.train))
-        images = min(settings.batch_size, len(data.train))
-        check_memory(
-            4 * objective.num_particles * images * math.prod(data.shape),
-            f"a step on {images} images with {objective.num_particles} draws of z each",
-        )
-        with torch.random.fork_rng(), warnings.catch_warnings(), buffers_restored(vae):
+        objective = built_objective(training, data.train)
+        dtype = PRECISIONS[settings.precision]
+        autocast = torch.autocast("cpu", dtype, enabled=dtype is not None)
+        with torch.random.fork_rng(), warnings.catch_warnings(), buffers_restored(vae), autocast:
             # Pyro's warnings would repeat the sentence of the error.
             warnings.simplefilter("ignore")
             audit(vae, few, objective=objective)
@@ -167,41 +165,54 @@ def usual_protocol(loaded: Data, settings: Settings, parts: dict[str, Any]) -> s
     return "dynamic" if drawn else "none"
 
 
-def check_weights(shape: tuple[int, int, int], settings: Settings) -> None:
-    """Refuse layers whose weights do not fit into memory, before torch allocates them."""
-    latent = settings.latent if isinstance(settings.latent, list | tuple) else [settings.latent]
-    sizes: list[Any] = [math.prod(n) if isinstance(n, list | tuple) else n for n in latent]
-    layers = [*(settings.hidden or ()), *sizes[:1]]
-    if not all(isinstance(n, int) for n in (*layers, *sizes)):
-        return  # VAE() refuses these sizes
-    if isinstance(settings.network, str) and parse(settings.network)[0] == "mlp":
-        layers = [math.prod(shape), *layers]
-    # Only a lower bound: the weights between neighbouring layers of the encoder.
-    count = sum(a * b for a, b in pairwise(layers)) + sum(sizes)
-    check_memory(4 * count, f"a network with layers of {', '.join(map(str, layers))} units")
-
-
 @contextmanager
 def options_explained(settings: Settings) -> Iterator[None]:
-    """Turn an exception of a part whose spec has options into an InputError.
+    """Turn an exception of a part into an InputError, and refuse what does not fit into memory.
 
     An option of a wrong type, such as ``mixture(components='a')``, raises many kinds of exceptions
     in torch and Pyro. An exception of the user's own class keeps its traceback.
     """
     specs = [settings.prior, settings.likelihood, settings.guide, settings.network]
     named = [str(each) for each in (*specs, settings.objective)]
-    optioned = [repr(each) for each in named if "(" in each]
+    optioned = [f"{each!r:.200}" for each in named if "(" in each]
     try:
-        yield
+        # Training holds each weight four times: with its gradient and Adam's two moments.
+        with Budget("this VAE", total_memory() // 4):
+            yield
     except InputError:
         raise
     except Exception as error:
-        if not optioned or any(":" in each.partition("(")[0] for each in named):
+        if any(own_classes(named)):
             raise
+        where = f"an option in {' or '.join(optioned)}" if optioned else "a setting"
         raise InputError(
-            f"an option in {' or '.join(optioned)} has a wrong type or value "
-            f"({type(error).__name__}: {first_line(error)})"
+            f"{where} has a wrong type or value ({type(error).__name__}: {first_line(error):.200})"
         ) from error
+
+
+def built_objective(training: Mapping[str, Any], train: Images) -> Any:
+    """The objective of a training.
+
+    Args:
+        training: the settings of a training, :data:`~pyro_vae.settings.TRAINING`.
+        train: the training images.
+
+    Raises:
+        InputError: a step with its draws does not fit into memory, or the precision is none in
+            which Pyro sums out latents.
+    """
+    objective = OBJECTIVES.build(training["objective"], data_size=len(train))
+    if isinstance(objective, TraceEnum_ELBO) and training["precision"] != "float32":
+        raise InputError(
+            f"the objective {training['objective']} sums out latents, which Pyro does only in "
+            f"float32; give the precision float32, not {training['precision']}"
+        )
+    images = min(training["batch_size"], len(train))
+    check_memory(
+        4 * objective.num_particles * images * math.prod(train.shape),
+        f"a step on {images} images with {objective.num_particles:.6g} draws of z each",
+    )
+    return objective
 
 
 def with_scale(guide: Any, scale: str | None) -> Any:
@@ -247,6 +258,12 @@ def same_data(data: Data, checksum: str) -> bool:
     return checksum in ("", data.checksum())
 
 
+def check_source(name: str) -> None:
+    """Refuse a word in a config that is not a data set. A run stores other data by a whole path."""
+    if not os.path.isabs(name):
+        lookup("data set", name, DATASETS)
+
+
 def images_of(
     config: dict[str, Any],
     name: str | None,
@@ -267,7 +284,9 @@ def images_of(
         InputError: images of another shape than the run's, or an empty split.
     """
     source = dict(config["data"])
-    if name is not None:
+    if name is None:
+        check_source(source["name"])
+    else:
         source["name"] = name_of(name)
         if own_folder(name) is None:  # load_data() changes only the images of a folder
             source = {key: value for key, value in source.items() if key not in READING}

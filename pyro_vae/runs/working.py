@@ -18,8 +18,9 @@ from ..history import Callback, CollapseWarning, Epoch, Position, collapsed
 from ..training import adam, fit
 from . import checkpoint, older
 from . import folder as files
+from .config import refuse_links
 from .failing import note_failure, remove_failure
-from .setup import Run
+from .setup import Run, built_objective, check_source
 from .stopping import Signals
 from .writing import remove_leftovers, written
 
@@ -53,6 +54,7 @@ def resume(
     epochs: int | None,
     device: torch.device,
     data_dir: Path | None,
+    trust: bool = False,
     *,
     compiled: bool | None = None,
     other_data: bool = False,
@@ -64,6 +66,7 @@ def resume(
         epochs: epochs in total; None for the run's own number.
         device: where to train.
         data_dir: folder of downloaded data sets.
+        trust: as for :func:`~pyro_vae.runs.folder.load_run`.
         compiled: whether steps are compiled; None for what the user said before.
         other_data: go on with images that are not those of before. The epoch that had begun then
             begins again.
@@ -72,7 +75,8 @@ def resume(
         InputError: a run that already has this many epochs, other images, or a folder that cannot
             be read.
     """
-    vae, config = files.load_run(folder, device)
+    refuse_links(folder)
+    vae, config = files.load_run(folder, device, trust=trust)
     training = config["training"]
     training["epochs"] = epochs or training["epochs"]
     history = files.read_history(folder)
@@ -89,7 +93,10 @@ def resume(
         )
     if compiled:
         checks.check_compiler(device)
+    check_source(config["data"]["name"])
     data = load_data(**config["data"], data_dir=data_dir).to(device)
+    built_objective(training, data.train)
+    source = folder / (checkpoint.NAME if state is not None else older.OPTIMIZER)
     if state is None:
         state = older.read(folder, vae, data, history, training)
     start, checksum = state.position, data.checksum()
@@ -97,7 +104,7 @@ def resume(
         refuse_other_data(config, list(data.shape), other_data)
         start = Position(start.epoch)
     optimizer = adam(vae, training["lr"])
-    checkpoint.load_optimizer(folder / checkpoint.NAME, state, optimizer)
+    checkpoint.load_optimizer(source, state, optimizer)
     compiled = state.compiled if compiled is None else compiled
     return Run(vae, data, config["data"], training, optimizer, start, checksum, compiled)
 

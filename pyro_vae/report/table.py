@@ -13,16 +13,16 @@ from torch import Tensor
 from ..contracts import Likelihood
 from ..data.images import Images
 from ..errors import InputError
+from ..evaluation.aggregate import aggregate, moment_gap
+from ..evaluation.annealing import AnnealedEstimate, annealed, sandwich
+from ..evaluation.bound import elbo, standard_error
+from ..evaluation.gaps import Gaps, gaps
+from ..evaluation.importance import Importance, importance
+from ..evaluation.latents import active_units, probe, unit_kl
+from ..evaluation.scoring import Programs
 from ..programs import ModelProgram
 from ..vae import VAE
 from . import figures as show
-from .aggregate import aggregate, moment_gap
-from .annealing import AnnealedEstimate, annealed, sandwich
-from .bound import elbo, standard_error
-from .gaps import Gaps, gaps
-from .importance import Importance, importance
-from .latents import active_units, probe, unit_kl
-from .scoring import Programs
 
 Table = dict[str, Any]
 POOR = 0.1
@@ -59,7 +59,7 @@ def evaluate(
             its error is bounded on 20 simulated images (about a minute for 20); 0 leaves it out.
         temperatures: steps of annealing from the prior to the posterior.
         seed: of all draws.
-        figures: a folder for the pictures of :mod:`~pyro_vae.evaluation.figures`; None for none.
+        figures: a folder for the pictures of :mod:`~pyro_vae.report.figures`; None for none.
         title: words for the pictures that say which data these are.
 
     Returns:

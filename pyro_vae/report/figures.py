@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ..data.images import Images
 from ..errors import InputError
+from ..evaluation.annealing import AnnealedEstimate
+from ..evaluation.bound import elbo, standard_error
+from ..evaluation.gaps import Gaps
+from ..evaluation.importance import Importance
+from ..evaluation.latents import joined_sites, posterior_means
+from ..evaluation.scoring import blocks, measuring
 from ..figures import grid, reconstructions, stack_rows
 from ..figures.curves import whole_ticks
-from .annealing import AnnealedEstimate
-from .bound import elbo, standard_error
-from .gaps import Gaps
-from .importance import Importance
-from .latents import joined_sites, posterior_means
-from .scoring import blocks, measuring
 
 
 def blank(width: float = 5.5, height: float = 3.6) -> tuple[Any, Any]:

@@ -1,0 +1,183 @@
+"""What a VAE is used for: encode images, decode latents, sample, and score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from .building import latents_of
+from .compiling import HANDLERS
+from .data import Images
+from .errors import InputError
+from .evaluation.importance import Importance, importance
+from .inputs import as_tensor
+from .latents import LatentSize, Shape, is_real, moments
+from .modules import mode
+from .options import is_whole
+from .pairing import latent_sites
+from .programs import GuideProgram, ModelProgram, expect_count, mean_image
+
+
+class Usage(nn.Module):
+    """The uses of a :class:`~pyro_vae.vae.VAE`. All go through its two Pyro programs, so they hold
+    for all parts."""
+
+    shape: Shape
+    latent_size: LatentSize
+    model: ModelProgram
+    guide: GuideProgram
+
+    def encode(self, x: Any, context: Tensor | None = None) -> Any:
+        """The posterior q(z | x) of the images ``x``: a distribution, batch ``[B]``, event ``[Z]``.
+
+        If there are several latent sites, a dict of distributions by name. Each is given a draw of
+        the sites that it depends on. The VAE's own mode decides about batch normalization.
+
+        Args:
+            x: a tensor ``[B, C, H, W]``, a NumPy array or a PIL image, see
+                :func:`~pyro_vae.inputs.as_tensor`.
+            context: labels or covariates, ``[B, ...]``, for a guide that takes them.
+        """
+        x = as_tensor(x, self.shape, self)
+        with HANDLERS:
+            sites = latent_sites(lambda: self.guide(x, context))
+        q = {name: site["fn"] for name, site in sites.items()}
+        return q["z"] if q.keys() == {"z"} else q
+
+    def reconstruct(self, x: Any, context: Tensor | None = None) -> Tensor:
+        """The mean image of p(x | z), with z drawn from the guide at ``x``; ``[B, C, H, W]``.
+
+        ``x`` is a tensor, a NumPy array or a PIL image, as for :meth:`encode`.
+        """
+        x = as_tensor(x, self.shape, self)
+        with self.in_use():
+            z = poutine.trace(self.guide).get_trace(x, context)
+            # Without x, the site "x" gives its mean; with x it would give the observation back.
+            return mean_image(poutine.replay(self.model, trace=z), len(x), context)
+
+    def log_prob(self, x: Any, samples: int = 1000, *, seed: int = 0) -> Importance:
+        """log p(x) of each image with its standard error, in nats, by importance sampling.
+
+        Args:
+            x: images, as for :meth:`encode`.
+            samples: draws of z for each image.
+            seed: of the draws. The global random numbers are not changed.
+
+        Returns:
+            ``log_p`` and ``errors``, ``[B]`` each, and how far they can be trusted, see
+            :class:`~pyro_vae.evaluation.importance.Importance`.
+        """
+        images = Images(as_tensor(x, self.shape, self))
+        return importance(self.model, self.guide, images, samples=samples, seed=seed)
+
+    def sample(self, n: int | None = None, context: Tensor | None = None) -> Tensor:
+        """The mean images of p(x | z) for ``n`` draws of z from the prior; ``[n, C, H, W]``.
+
+        ``n`` is 1 by default, or with a context the number of its rows.
+        """
+        with self.in_use():
+            return mean_image(self.model, n, context)
+
+    def decode(self, z: Tensor | Mapping[str, Tensor], context: Tensor | None = None) -> Tensor:
+        """The mean images of p(x | z) for given latents; ``[n, C, H, W]``.
+
+        Args:
+            z: the latents of the site "z", ``[n, Z]`` or ``[Z]``. For several layers of latents, a
+                dict by site; a layer that is missing is drawn from the prior.
+            context: labels or covariates, ``[n, ...]``.
+
+        Raises:
+            InputError: latents of another shape, or sites that the prior does not have.
+        """
+        weight = next(chain(self.parameters(), self.buffers()), torch.zeros(()))
+        with self.in_use():
+            few = None if context is None else context[:1]
+            sites = latent_sites(lambda: self.model(None, few, n=1))
+            sites.pop("x")  # without x, it is drawn like a latent site
+            data, n = latents_of(z, sites, weight)
+            return mean_image(poutine.condition(self.model, data=data), n, context)
+
+    def traverse(
+        self, x: Any, unit: int | None = None, *, steps: int = 11, reach: float = 3.0
+    ) -> Tensor:
+        """Mean images of p(x | z) along one latent unit, or along each of them.
+
+        The unit goes in equal steps from -``reach`` to ``reach`` standard deviations of the prior,
+        around the mean of the prior. All other units are at the posterior mean of ``x``. A unit
+        that the model ignores gives equal images.
+
+        Args:
+            x: one image, as for :meth:`encode`.
+            unit: the number of the unit, from 0; None for all of them.
+            steps: images along a unit.
+            reach: standard deviations of the prior.
+
+        Returns:
+            ``[steps, C, H, W]`` for one unit, ``[Z, steps, C, H, W]`` for all.
+
+        Raises:
+            InputError: several layers of latents, latents that are not real numbers, or no such
+                unit.
+
+        Paper: Higgins et al. 2017, beta-VAE.
+
+        Example:
+            >>> VAE((1, 28, 28), latent_size=3).traverse(x[0], unit=0, steps=5).shape
+            torch.Size([5, 1, 28, 28])
+        """
+        expect_count("the number of steps of a traversal", steps, least=2)
+        if not isinstance(self.latent_size, int):
+            raise InputError(
+                f"traversals need one latent vector, and the latent sizes are {self.latent_size}; "
+                "pyro_vae.figures.vary() shows one layer of several"
+            )
+        with self.in_use():
+            prior = latent_sites(lambda: self.model(None, n=1))["z"]["fn"]
+            if not is_real(prior):
+                raise InputError(
+                    f"traversals need latents that are real numbers, and the prior is a "
+                    f"{type(prior).__name__} on {prior.support}"
+                )
+            centre, sigma = (moment.reshape(-1) for moment in moments(prior))  # each [Z]
+            mean = moments(self.encode(x))[0]  # [1, Z]
+            size = mean.shape[-1]
+            if unit is not None and not (is_whole(unit) and 0 <= unit < size):
+                raise InputError(f"there are the units 0 to {size - 1}, and no unit {unit}")
+            units = torch.arange(size) if unit is None else torch.tensor([unit])
+            row = torch.arange(len(units))
+            path = torch.linspace(-reach, reach, steps, dtype=mean.dtype, device=mean.device)
+            z = mean.expand(len(units), steps, -1).clone()
+            z[row, :, units] = centre[units, None] + sigma[units, None] * path
+            images = self.decode(z.flatten(0, 1)).unflatten(0, (len(units), steps))
+        return images if unit is None else images[0]
+
+    def interpolate(self, a: Tensor, b: Tensor, steps: int = 12) -> Tensor:
+        """Mean images along the straight line from a draw of z for ``a`` to a draw for ``b``.
+
+        Args:
+            a, b: two images, ``[C, H, W]``.
+            steps: images along the line, both ends included.
+
+        Returns:
+            ``[steps, C, H, W]``.
+        """
+        expect_count("the number of steps of a path", steps, least=2)
+        with self.in_use():
+            line = {}
+            for name, site in latent_sites(lambda: self.guide(torch.stack([a, b]))).items():
+                start, end = site["value"]  # each [Z]
+                t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
+                line[name] = torch.lerp(start, end, t[:, None])  # [steps, Z]
+            return mean_image(poutine.condition(self.model, data=line), steps)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """No gradients, evaluation mode, and no other thread that runs Pyro's handlers."""
+        with HANDLERS, torch.no_grad(), mode(False, self):
+            yield
