@@ -27,6 +27,7 @@ from .modules import buffers_restored, mode
 from .noise import EPOCH, STEP, seed_noise
 from .pairing import fitting_objective
 from .registry import OBJECTIVES, lookup
+from .schedules import Steering
 
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
 
@@ -43,6 +44,9 @@ class Loop:
         batch_size: int,
         precision: str,
         seed: int,
+        schedule: Any,
+        clip: float | None,
+        epochs: int,
     ) -> None:
         weight = next(vae.parameters())
         data = data.to(weight.device)
@@ -63,8 +67,10 @@ class Loop:
         with torch.random.fork_rng():
             # One place in memory for the pixels of all epochs, as a CUDA graph needs it.
             self.pixels = train.drawn().pixels
+        self.steering = Steering(optimizer, schedule, clip)
         self.whole = whole_batches(len(train), batch_size)
         self.steps_per_epoch = self.whole + (self.whole * batch_size < len(train))
+        self.steps = epochs * self.steps_per_epoch
 
     def check(self, start: Position) -> None:
         """Compute the loss of the first batch once, with all of Pyro's checks. Random numbers and
@@ -109,7 +115,7 @@ class Loop:
         self.step: Callable[[Tensor], Tensor] = self.eager_step
         if compiled and self.whole > 0:
             svi = CompiledSVI(
-                *programs, self.optimizer, self.elbo, self.prepare, before_step=self.seed_step
+                *programs, self.optimizer, self.elbo, self.prepare, before_step=self.before_step
             )
             callback.on_compile()
             with self.stepping(), buffers_restored(self.vae):
@@ -127,7 +133,7 @@ class Loop:
     def eager_step(self, rows: Tensor) -> Tensor:
         """One step on the images ``rows`` ``[1, B]``; the loss, summed over the batch, ``[1]``."""
         programs = (self.vae.model, self.vae.guide)
-        self.seed_step()
+        self.before_step(rows.shape[1])
         x = self.prepare(self.pixels.index_select(0, rows[0]))
         with HANDLERS:
             if isinstance(self.optimizer, PyroOptim):
@@ -138,9 +144,14 @@ class Loop:
                 self.optimizer.zero_grad()
         return torch.as_tensor(loss)[None]
 
-    def seed_step(self) -> None:
-        """Seed the noise of the next step, whose number is ``self.number``."""
+    def before_step(self, images: int | None = None) -> None:
+        """Seed the noise of the next step and set its learning rate; its number is ``self.number``.
+
+        Args:
+            images: the images of the step; None for a whole batch.
+        """
         seed_noise(self.pixels.device, self.seed, STEP, self.number)
+        self.steering.next(self.number / self.steps, images or self.batch_size)
         self.number += 1
 
     @contextmanager
@@ -186,7 +197,7 @@ class Loop:
         done = len(position.losses)
         position = Position(position.epoch, position.losses.to(self.pixels.device))
         self.number = position.epoch * self.steps_per_epoch + done
-        with self.stepping():
+        with self.stepping(), self.steering.on():
             self.draw(position.epoch + 1)
             for rows in batches(self.order, self.batch_size, self.together, done):
                 if self.advance is not None:

@@ -152,6 +152,7 @@ GUIDES = Table("guide")
 OBJECTIVES = Table("objective")
 NETWORKS = Table("network")
 SCALES = Table("scale")
+SCHEDULES = Table("schedule")
 
 
 def lookup(kind: str, name: Any, table: Mapping[str, Row]) -> Row:

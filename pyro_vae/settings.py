@@ -100,13 +100,23 @@ class Settings:
     epochs: int = option(200, "Passes over the training images.", "Training", value="N", least=1)
     batch_size: int = option(128, "Images in a step.", "Training", value="N", least=1)
     lr: float = option(1e-3, "Learning rate of Adam.", "Training", value="X")
+    schedule: Any = option(
+        "constant", "How the learning rate changes: cosine, step, iwae, …", "Training"
+    )
+    clip: float | None = option(
+        None,
+        "The largest norm of a step's gradient, of the loss per image. Default: no limit.",
+        "Training",
+        value="X",
+        shown="",
+    )
     precision: str = option(
         "float32", "float32, or bfloat16 for faster, less exact matrix products.", "Training"
     )
     seed: int = option(0, "Seed of all random numbers.", "Training", value="N")
 
 
-TRAINING = ("objective", "epochs", "batch_size", "lr", "precision", "seed")
+TRAINING = ("objective", "epochs", "batch_size", "lr", "schedule", "clip", "precision", "seed")
 """The settings that :func:`~pyro_vae.training.fit` takes."""
 
 READING = ("size", "crop", "grey")

@@ -32,6 +32,8 @@ def fit(
     epochs: int = Settings.epochs,
     batch_size: int = Settings.batch_size,
     lr: float = Settings.lr,
+    schedule: Any = Settings.schedule,
+    clip: float | None = Settings.clip,
     precision: str = Settings.precision,
     seed: int = Settings.seed,
     optimizer: torch.optim.Optimizer | PyroOptim | None = None,
@@ -56,6 +58,9 @@ def fit(
         batch_size: images in a step. If the last batch would have one image, this image is added
             to the batch before it.
         lr: learning rate of Adam.
+        schedule: how the learning rate changes, a name of :data:`~pyro_vae.registry.SCHEDULES`. It
+            is a function of the share of ``epochs`` that is done.
+        clip: the largest norm of a step's gradient, of the loss per image; None for no limit.
         precision: ``float32``, or ``bfloat16`` for the matrix products, by torch's autocast.
         seed: of the order of the images and of all random numbers.
         optimizer: your own optimizer in place of Adam, of torch or of ``pyro.optim``; ``lr`` is
@@ -90,7 +95,9 @@ def fit(
     optimizer = adam(vae, lr) if optimizer is None else optimizer
     checks.check_optimizer(vae, optimizer)
     callback, start = callback or Callback(), start or Position()
-    loop = Loop(vae, data, objective, optimizer, batch_size, precision, seed)
+    loop = Loop(
+        vae, data, objective, optimizer, batch_size, precision, seed, schedule, clip, epochs
+    )
     loop.check(start)
     if start.epoch >= epochs:
         return []

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "pyro_vae"
 ROOMS = [
     {"errors", "memory", "noise"},
     {"budget", "options", "registry", "latents", "settings", "compiling", "modules"},
-    {"contracts", "parts", "distributions", "scales", "data", "history"},
+    {"contracts", "parts", "distributions", "scales", "data", "history", "schedules"},
     {"networks"},
     {"priors"},
     {"likelihoods", "guides"},

@@ -43,6 +43,7 @@ def tables() -> dict[str, dict[str, str]]:
         "likelihoods": r.LIKELIHOODS,
         "guides": r.GUIDES,
         "scales": r.SCALES,
+        "schedules": r.SCHEDULES,
         "objectives": r.OBJECTIVES,
         "networks": r.NETWORKS,
     }

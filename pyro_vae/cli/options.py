@@ -152,7 +152,9 @@ def with_settings(*left_out: str) -> Callable[[Callable[..., None]], Callable[..
 def setting_parameter(setting: Field[Any]) -> inspect.Parameter:
     """The command-line option of one setting. None means that the user did not give it."""
     about = setting.metadata
-    kind = {"int": int, "float": float, "bool": bool}.get(str(setting.type), str)
+    kind = {"int": int, "float": float, "bool": bool}.get(
+        str(setting.type).removesuffix(" | None"), str
+    )
     option = typer.Option(
         f"--{setting.name.replace('_', '-')}",
         help=about["help"],

@@ -172,6 +172,11 @@ def torch_optimizer(optim: Any) -> Optimizer | None:
     return found if isinstance(found, Optimizer) else None
 
 
+def hooks_of(optimizer: Optimizer) -> bool:
+    """Whether an optimizer has hooks, which must run before or after each of its steps."""
+    return any(v for k, v in vars(optimizer).items() if k.startswith("_optimizer_step"))
+
+
 def bare_adam(optim: Any, params: list[Tensor]) -> Callable[[list[Tensor]], None] | None:
     """A step of fused Adam over ``params``, as a function of their gradients.
 
@@ -189,14 +194,13 @@ def bare_adam(optim: Any, params: list[Tensor]) -> Callable[[list[Tensor]], None
     group, *others = optimizer.param_groups
     states: list[Any] = [optimizer.state.get(p) for p in params]
     special = ("amsgrad", "capturable", "differentiable", "decoupled_weight_decay")
-    hooks = [v for k, v in vars(optimizer).items() if k.startswith("_optimizer_step")]
     if (
         others
         or set(group["params"]) != set(params)
         or not all(states)
         or not group["fused"]
         or any(group.get(name) for name in special)
-        or any(hooks)
+        or hooks_of(optimizer)
         or "step" in vars(optimizer)  # a scheduler replaces the method on the object
     ):
         return None

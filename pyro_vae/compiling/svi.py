@@ -13,7 +13,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from .elbo import CompiledELBO
-from .optim import bare_adam, torch_optimizer
+from .optim import bare_adam, hooks_of, torch_optimizer
 from .steps import LOCK, BoundGraph, Step
 
 MOST_RUNS = 3
@@ -183,7 +183,7 @@ class CompiledSVI:
         work = partial(self.run_compiled, bound, adam=adam)
         optimizer = torch_optimizer(self.optim)
         on_device = all(t.is_cuda for t in (*inputs, *bound.graph.captured))
-        if optimizer is None or not on_device:
+        if optimizer is None or not on_device or hooks_of(optimizer):
             return work
         if not all(group.get("capturable") for group in optimizer.param_groups):
             return work

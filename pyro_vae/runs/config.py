@@ -82,6 +82,8 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "epochs": SIZE,
         "batch_size": SIZE,
         "lr": ("a number above 0", lambda v: is_number(v) and v > 0),
+        "schedule": SPEC,
+        "clip": ("a number above 0, or null", lambda v: v is None or (is_number(v) and v > 0)),
         "precision": TEXT,
         "seed": (
             f"a whole number from 0 to {LARGEST_SEED}",
@@ -185,7 +187,11 @@ def check_fields(path: Path, config: Mapping[str, Any]) -> None:
 
 def specs(config: Mapping[str, Any]) -> list[Any]:
     """All values of a config that may be a spec of a part."""
-    return [*config["vae"].values(), config["training"]["objective"]]
+    return [
+        *config["vae"].values(),
+        config["training"]["objective"],
+        config["training"].get("schedule"),
+    ]
 
 
 def check_trust(path: Path, config: Mapping[str, Any], trust: bool) -> None:

@@ -33,7 +33,7 @@ def replay(run: Run, failure: Failure) -> list[str]:
     Returns:
         Sentences: the step, the first site, and the first parameter that went wrong.
     """
-    settings = {k: v for k, v in run.training.items() if k not in ("epochs", "lr")}
+    settings = {k: v for k, v in run.training.items() if k != "lr"}
     loop = Loop(run.vae, run.data, optimizer=run.optimizer, **settings)
     walk = Walk(loop, run.optimizer)
     steps = loop.steps_per_epoch * run.training["epochs"]
@@ -104,9 +104,9 @@ class Walk(Callback):
         self.optimizer.load_state_dict(self.moments)
         loop.number = self.position.epoch * loop.steps_per_epoch + done
         sites = Sites()
-        with loop.stepping(), warnings.catch_warnings():
+        with loop.stepping(), loop.steering.on(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pyro's warning of a NaN
-            loop.seed_step()
+            loop.before_step()
             if self.whole:
                 with sites, torch.no_grad():
                     loop.elbo.loss(vae.model, vae.guide, loop.data.test.batch(slice(0, 500)))

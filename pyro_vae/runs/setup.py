@@ -27,6 +27,7 @@ from ..modules import buffers_restored
 from ..pairing import fitting_likelihood, fitting_objective
 from ..recipes import RECIPES
 from ..registry import OBJECTIVES, lookup, own_classes, parse, spec
+from ..schedules import Steering
 from ..settings import READING, TRAINING, Settings, check_numbers
 from ..training import adam
 from ..vae import VAE
@@ -146,7 +147,9 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
         own = settings.binarize is None and settings.data not in DATASETS
         drawn = own and protocol == "dynamic" and not loaded.train.is_binary
         note = DRAWN_NOTE if drawn else ""
-    return Run(vae, data.to(device), source, training, adam(vae, training["lr"]), note=note)
+    optimizer = adam(vae, training["lr"])
+    Steering(optimizer, training["schedule"], training["clip"])  # refuses what fit would refuse
+    return Run(vae, data.to(device), source, training, optimizer, note=note)
 
 
 def usual_protocol(loaded: Data, settings: Settings, parts: dict[str, Any]) -> str:
