@@ -73,6 +73,10 @@ __all__ = [
 
 def __getattr__(name: str) -> "Any":
     """Import a public name when it is first used, so that ``pyro-vae --help`` needs no torch."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pyro-vae")
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _WHERE[name]

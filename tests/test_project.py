@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import pyro_vae
+from pyro_vae.cli import main
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -122,3 +123,12 @@ def test_the_citation_has_the_version_of_the_project():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == PROJECT["version"]
     assert citation["license"] == PROJECT["license"]
+
+
+def test_the_package_and_the_command_line_tell_the_version(capsys):
+    with pytest.raises(SystemExit) as end, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["pyro-vae", "--version"])
+        main()
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"pyro-vae {pyro_vae.__version__}\n"
+    assert pyro_vae.__version__ == PROJECT["version"]

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 
@@ -21,6 +22,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"pyro-vae {version('pyro-vae')}")
+        raise typer.Exit
+
+
+@app.callback()
+def with_version(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """The options that come before a command."""
+
+
 for command in (
     train.train,
     draw.sample,
