@@ -125,9 +125,9 @@ def test_the_citation_has_the_version_of_the_project():
     assert citation["license"] == PROJECT["license"]
 
 
-def test_the_package_and_the_command_line_tell_the_version(capsys):
-    with pytest.raises(SystemExit) as end, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["pyro-vae", "--version"])
+def test_the_package_and_the_command_line_tell_the_version(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["pyro-vae", "--version"])
+    with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 0
     assert capsys.readouterr().out == f"pyro-vae {pyro_vae.__version__}\n"
