@@ -15,14 +15,14 @@ from support.density import SHAPE, digits
 from support.small import weights
 from torch import nn
 
-from pyro_vae import VAE, Guide, InputError, Likelihood, Objective, Prior, fit, training
+from pyro_vae import VAE, Guide, InputError, Likelihood, Objective, Prior, fit, loop
 from pyro_vae.compiling import CompiledSVI
 from pyro_vae.contracts import Borrowed
 from pyro_vae.data import Data, Images
 from pyro_vae.guides import Ladder, MeanField
 from pyro_vae.likelihoods import NormalPerPixel
 from pyro_vae.networks import MLP, features
-from pyro_vae.settings import Settings
+from pyro_vae.settings import TRAINING, Settings
 
 
 def learns(vae, x, steps=40):
@@ -209,7 +209,7 @@ def tiny_data(count=40):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_schedule_of_one_s_own_moves_at_each_step_compiled_or_not(compiled, monkeypatch):
-    monkeypatch.setattr(training, "CompiledSVI", partial(CompiledSVI, backend="eager"))
+    monkeypatch.setattr(loop, "CompiledSVI", partial(CompiledSVI, backend="eager"))
     data, objective = tiny_data(), Own()
     vae = VAE(data.shape, 2, hidden=(8,))
     fit(vae, data, objective=objective, epochs=2, batch_size=4, compiled=compiled)
@@ -225,7 +225,7 @@ def test_a_constant_objective_takes_many_steps_in_one_call(spec, monkeypatch):
             calls.append(len(batches))
             return super().epoch(data, batches, *args)
 
-    monkeypatch.setattr(training, "CompiledSVI", partial(Counted, backend="eager"))
+    monkeypatch.setattr(loop, "CompiledSVI", partial(Counted, backend="eager"))
     data = tiny_data()
     vae = VAE(data.shape, 2, hidden=(8,))
     fit(vae, data, objective=spec, epochs=1, batch_size=4, compiled=True)
@@ -247,7 +247,7 @@ def test_an_elbo_with_a_schedule_that_would_be_ignored_is_refused():
 
 def test_python_and_the_command_line_have_the_same_defaults():
     own = inspect.signature(fit).parameters
-    for name in ("objective", "epochs", "batch_size", "lr", "precision", "seed"):
+    for name in TRAINING:
         assert own[name].default == getattr(Settings, name)
     parts = inspect.signature(VAE).parameters
     for name in ("prior", "guide", "network", "hidden"):
@@ -257,14 +257,14 @@ def test_python_and_the_command_line_have_the_same_defaults():
 
 def test_fit_takes_the_objective_that_fits_the_guide(monkeypatch):
     built = []
-    table = training.OBJECTIVES
+    table = loop.OBJECTIVES
 
     class Watched(dict):
         def build(self, spec, **handed):
             built.append(spec)
             return table.build(spec, **handed)
 
-    monkeypatch.setattr(training, "OBJECTIVES", Watched())
+    monkeypatch.setattr(loop, "OBJECTIVES", Watched())
     data = tiny_data()
     fit(VAE(data.shape, 4, guide="categorical", hidden=(8,)), data, epochs=1)
     fit(VAE(data.shape, 4, hidden=(8,)), data, epochs=1)

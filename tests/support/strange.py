@@ -32,7 +32,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyro_vae import InputError, fit, load_data, load_run
-from pyro_vae.cli import app, main
+from pyro_vae.cli import main
+from pyro_vae.cli.app import app
 from pyro_vae.data import BINARIZE
 from pyro_vae.errors import TrainingError
 from pyro_vae.recipes import RECIPES
