@@ -122,14 +122,19 @@ TRAINING = ("objective", "epochs", "batch_size", "lr", "schedule", "clip", "prec
 READING = ("size", "crop", "grey")
 """The settings of :func:`~pyro_vae.data.load_data` that change the images of a folder."""
 
+MOST = 10**9
+"""The largest number of epochs, and of images in a batch."""
+
 LARGEST_SEED = 2**32 - 1
 """numpy and scikit-learn accept seeds from 0 to this number."""
 
 
 def check_numbers(epochs: Any, batch_size: Any, lr: Any, seed: Any) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` for a number that ``fit`` cannot train with."""
-    at_least_one("epochs", epochs)
-    at_least_one("batch_size", batch_size)
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        at_least_one(name, value)
+        if value > MOST:
+            raise InputError(f"{name} is a whole number from 1 to {MOST:,}, not {value}")
     number("lr", lr, above=0)
     check_seed(seed)
 

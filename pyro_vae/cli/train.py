@@ -114,8 +114,9 @@ def train(
         try:
             if resume is not None:
                 refuse_settings("--resume", [key for key in named if key != "epochs"])
+                config = files.read_config(folder)  # before the lock would make the folder
                 if trust:
-                    o.allow_own_modules(specs(files.read_config(folder)))
+                    o.allow_own_modules(specs(config))
                 o.check_output("--resume", folder)
                 with locked(folder):
                     run = working.resume(

@@ -220,8 +220,8 @@ def epoch_of(line: bytes) -> Epoch:
     if len(line) > LONGEST:
         raise ValueError("the line is too long")
     try:
-        epoch = Epoch(**json.loads(line))
-    except (TypeError, RecursionError) as error:
+        epoch = Epoch(**read_object(line))
+    except TypeError as error:
         raise ValueError(str(error)) from None
     numbers = [value for value in vars(epoch).values() if not isinstance(value, dict)]
     sites, units = epoch.kl_of_sites, epoch.kl_of_units

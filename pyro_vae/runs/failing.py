@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import InputError, TrainingError
+from .config import read_bytes, read_object
 from .writing import written
 
 NAME = "failed.json"
@@ -56,8 +57,12 @@ def read_failure(folder: Path) -> Failure:
             "last checkpoint"
         )
     try:
-        return Failure(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError, RecursionError):
+        failure = Failure(**read_object(read_bytes(path)))
+        whole = (failure.epoch, failure.step, *failure.images)
+        if not all(type(n) is int and n >= 0 for n in whole) or not failure.epoch:
+            raise ValueError("a value has another type")
+        return failure
+    except (ValueError, TypeError):
         raise InputError(f"{str(path)!r} is damaged; resume the run, and it is written anew") from (
             None
         )

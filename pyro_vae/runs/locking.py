@@ -29,7 +29,7 @@ def locked(folder: Path) -> Iterator[None]:
     systems that carry locks, such as NFS 4. On Windows there is no lock.
 
     Raises:
-        InputError: another process holds the lock.
+        InputError: another process holds the lock, or something that is not a file is in its place.
         OSError: the folder cannot be written, or its file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,10 @@ def locked(folder: Path) -> Iterator[None]:
 def take(path: Path) -> int:
     """The open file of a lock that this process holds from now on."""
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise InputError(f"{str(path)!r} is the place of the run's lock and is not a file")
+        # A link that comes between the two lines is not followed: its target would be overwritten.
+        file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

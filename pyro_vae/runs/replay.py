@@ -15,7 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent, constraints
 
-from ..errors import TrainingError
+from ..errors import InputError, TrainingError
 from ..history import Callback, Position
 from ..loop import Loop, batches
 from ..training import pays
@@ -33,6 +33,11 @@ def replay(run: Run, failure: Failure) -> list[str]:
     Returns:
         Sentences: the step, the first site, and the first parameter that went wrong.
     """
+    if not run.start.epoch < failure.epoch <= run.training["epochs"]:
+        raise InputError(
+            f"epoch {failure.epoch} is said to have failed, and the run's checkpoint is at epoch "
+            f"{run.start.epoch} of {run.training['epochs']}; resume the run, and it is written anew"
+        )
     settings = {k: v for k, v in run.training.items() if k != "lr"}
     loop = Loop(run.vae, run.data, optimizer=run.optimizer, **settings)
     walk = Walk(loop, run.optimizer)

@@ -44,15 +44,18 @@ class Signals:
             self.before = {each: signal.signal(each, self.handle) for each in CAUGHT}
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
         for each, handler in self.before.items():
             signal.signal(each, handler)
+        if kind is None:
+            self.check()  # Python drops an exception that is raised while it frees an object
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """What Python calls for a signal, between two of its instructions."""
         if self.waiting and not self.number:
             self.number = number
         elif not (self.waiting and number == signal.SIGTERM):  # schedulers may send it twice
+            self.number = number
             raise Stopped(number)
 
     def check(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any
@@ -12,10 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import checks, figures
-from ..data import load_data
+from ..data import Data, load_data
 from ..errors import InputError, TrainingError
+from ..evaluation import elbo
 from ..history import Callback, CollapseWarning, Epoch, Position, collapsed
 from ..training import adam, fit
+from ..vae import VAE
 from . import checkpoint, older
 from . import folder as files
 from .config import refuse_links
@@ -82,7 +85,8 @@ def resume(
     history = files.read_history(folder)
     state = checkpoint.read(folder)
     done = len(history) if state is None else state.position.epoch
-    if [record.epoch for record in history[:done]] != list(range(1, done + 1)):
+    trained = history[:done]
+    if len(trained) < done or any(r.epoch != i for i, r in enumerate(trained, start=1)):
         raise InputError(
             f"{str(folder / files.METRICS)!r} does not hold the numbers of epochs 1 to {done}, "
             "which are trained; put the lines back in order"
@@ -96,6 +100,7 @@ def resume(
     check_source(config["data"]["name"])
     data = load_data(**config["data"], data_dir=data_dir).to(device)
     built_objective(training, data.train)
+    check_sites(folder, trained, vae, data)
     source = folder / (checkpoint.NAME if state is not None else older.OPTIMIZER)
     if state is None:
         state = older.read(folder, vae, data, history, training)
@@ -107,6 +112,26 @@ def resume(
     checkpoint.load_optimizer(source, state, optimizer)
     compiled = state.compiled if compiled is None else compiled
     return Run(vae, data, config["data"], training, optimizer, start, checksum, compiled)
+
+
+def check_sites(folder: Path, history: list[Epoch], vae: VAE, data: Data) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` unless all epochs have the VAE's latent sites.
+
+    The curves of the run are drawn when its training ends, and the numbers of a stranger's run
+    would only fail there.
+    """
+
+    def kept(kl: Mapping[str, Any], units: Mapping[str, Any]) -> dict[str, int]:
+        return {site: len(units.get(site, ())) for site in kl}
+
+    bound = elbo(vae.model, vae.guide, data.train.first(1))
+    here = kept(bound.kl_of_sites, bound.kl_of_units)
+    for record in history:
+        if (then := kept(record.kl_of_sites, record.kl_of_units)) != here:
+            raise InputError(
+                f"epoch {record.epoch} in {str(folder / files.METRICS)!r} has the latent sites and "
+                f"units {then!r:.60}, and those of the VAE are {here!r:.60}"
+            )
 
 
 def refuse_other_data(config: dict[str, Any], shape: list[int], allowed: bool) -> None:
