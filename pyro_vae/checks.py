@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .data import Data
 from .errors import InputError
 from .evaluation.scoring import Programs
+from .history import Callback
 
 
 def check_data(data: Any) -> None:
@@ -79,6 +80,20 @@ def check_optimizer(vae: nn.Module, optimizer: Any) -> None:
             "this VAE that require a gradient; they stay as they are",
             stacklevel=4,  # 1 is this function, 2 fit, 3 its decorator
         )
+
+
+def check_callbacks(callback: Any) -> list[Callback]:
+    """The callbacks as a list.
+
+    Raises:
+        InputError: one of them is not a :class:`~pyro_vae.history.Callback`.
+    """
+    several = [callback] if isinstance(callback, Callback) else callback or []
+    if not isinstance(several, list | tuple) or not all(isinstance(c, Callback) for c in several):
+        raise InputError(
+            f"callback is a pyro_vae.Callback or a list of them, not {callback!r:.200}"
+        )
+    return list(several)
 
 
 def check_parameters(vae: nn.Module, trace: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -79,3 +81,42 @@ class Callback:
 
     def on_epoch(self, record: Epoch) -> None:
         """Called after each epoch with its numbers."""
+
+    def on_end(self, completed: bool) -> None:
+        """Called once when ``fit`` ends, by an exception too.
+
+        Args:
+            completed: whether all epochs are done.
+        """
+
+
+class Callbacks(Callback):
+    """Several callbacks as one. They are called in their order.
+
+    Args:
+        callbacks: the callbacks.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self.callbacks = callbacks
+
+    def on_compile(self) -> None:
+        for each in self.callbacks:
+            each.on_compile()
+
+    def on_start(self) -> None:
+        for each in self.callbacks:
+            each.on_start()
+
+    def on_step(self, images: int, position: Position) -> None:
+        for each in self.callbacks:
+            each.on_step(images, position)
+
+    def on_epoch(self, record: Epoch) -> None:
+        for each in self.callbacks:
+            each.on_epoch(record)
+
+    def on_end(self, completed: bool) -> None:
+        with ExitStack() as stack:  # one that fails does not keep the others from their end
+            for each in reversed(self.callbacks):
+                stack.callback(each.on_end, completed)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from pyro.optim import PyroOptim
+from rich.console import Console
 
 from . import checks
 from .data import Data
-from .history import Callback, CollapseWarning, Epoch, Position, collapsed
+from .history import Callback, Callbacks, CollapseWarning, Epoch, Position, collapsed
+from .interrupt import Interrupt, Interrupted
 from .loop import Loop
+from .progress import Bar, watched
 from .settings import Settings, check_numbers
 
 SAVED, COMPILING = 0.003, 20.0
@@ -39,7 +44,8 @@ def fit(
     optimizer: torch.optim.Optimizer | PyroOptim | None = None,
     compiled: bool | None = None,
     start: Position | None = None,
-    callback: Callback | None = None,
+    callback: Callback | Sequence[Callback] | None = None,
+    progress: bool | None = None,
 ) -> list[Epoch]:
     """Train with Adam, ``epochs`` times over the whole training set.
 
@@ -70,10 +76,13 @@ def fit(
             machine that has no C++ compiler.
         start: where to go on: the ``position`` that ``callback.on_step`` was given last, or
             ``Position(n)`` after n whole epochs. None is the beginning.
-        callback: is called after steps and epochs.
+        callback: is called after steps and epochs; one or several.
+        progress: whether the progress is shown on stderr: a bar in a terminal or a notebook, else
+            a line for each epoch. None shows the bar, and no lines.
 
     Returns:
-        The numbers of each epoch.
+        The numbers of each epoch. Ctrl-C ends training after the step and gives the epochs so far.
+        The VAE then has the weights of this step. A second Ctrl-C raises KeyboardInterrupt at once.
 
     Raises:
         InputError: an unknown objective, numbers out of range, parts that do not fit the data,
@@ -82,6 +91,7 @@ def fit(
         TrainingError: the loss or a weight became NaN or infinite.
 
     Warns:
+        UserWarning: Ctrl-C ended training.
         CollapseWarning: a latent site has less than 0.01 nats of KL per unit at the end. Sites
             whose units depend on each other, such as those of ``iaf``, are not checked.
 
@@ -94,7 +104,7 @@ def fit(
     checks.check_vae(vae)
     optimizer = adam(vae, lr) if optimizer is None else optimizer
     checks.check_optimizer(vae, optimizer)
-    callback, start = callback or Callback(), start or Position()
+    start, several = start or Position(), checks.check_callbacks(callback)
     loop = Loop(
         vae, data, objective, optimizer, batch_size, precision, seed, schedule, clip, epochs
     )
@@ -105,14 +115,29 @@ def fit(
         checks.check_compiler(loop.pixels.device)
     # By the steps of all epochs, so that a run that goes on decides as it did when it began.
     steps = loop.steps_per_epoch * epochs
-    loop.choose_step(pays(steps) if compiled is None else compiled, callback)
-    callback.on_start()
-    history = []
-    for epoch in range(start.epoch + 1, epochs + 1):
-        began = time.perf_counter()
-        loss = loop.run(start if epoch == start.epoch + 1 else Position(epoch - 1), callback)
-        history.append(loop.measure(epoch, loss, began))
-        callback.on_epoch(history[-1])
+    console = Console(stderr=True)
+    if watched(console) if progress is None else progress:
+        several.append(Bar(console, epochs, len(data.train), batch_size, start))
+    history: list[Epoch] = []
+    with Interrupt() as interrupt, ExitStack() as stack:
+        told = Callbacks([*several, interrupt])
+        stack.callback(lambda: told.on_end(len(history) == epochs - start.epoch))
+        loop.choose_step(pays(steps) if compiled is None else compiled, told)
+        told.on_start()
+        try:
+            for epoch in range(start.epoch + 1, epochs + 1):
+                began = time.perf_counter()
+                loss = loop.run(start if epoch == start.epoch + 1 else Position(epoch - 1), told)
+                history.append(loop.measure(epoch, loss, began))
+                told.on_epoch(history[-1])
+        except Interrupted as place:
+            stack.close()  # the bar ends before the warning
+            warnings.warn(
+                f"Ctrl-C ended training after {place} of {epochs} epochs; the VAE has the weights "
+                f"of that step, and the history has {len(history)} epochs",
+                stacklevel=3,
+            )
+            return history
     for sentence in collapsed(history[-1]) if history else ():
         warnings.warn(sentence, CollapseWarning, stacklevel=3)  # 1 is fit, 2 its decorator
     return history

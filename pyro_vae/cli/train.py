@@ -61,6 +61,14 @@ def train(
             rich_help_panel="Run",
         ),
     ] = MINUTES,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Also send numbers and pictures to tensorboard, mlflow or wandb. Can be repeated.",
+            rich_help_panel="Run",
+        ),
+    ] = None,
     other_data: Annotated[
         bool,
         typer.Option(
@@ -87,6 +95,7 @@ def train(
     A part is a name of `pyro-vae list`, with options if it has any: "normal(scale=0.2)"; or your
     own class: mymodule:MyPrior.
     """
+    from .. import trackers
     from ..runs import failing, setup, working
     from ..runs import folder as files
     from ..runs import replay as replaying
@@ -97,6 +106,7 @@ def train(
         raise InputError(f"--checkpoint-minutes is a number above 0, not {minutes}")
     if other_data and resume is None:
         raise InputError("--other-data belongs to --resume; --data names the images of a new run")
+    tracked = trackers.chosen(track or [])
     named = {**given, **({"out": out} if out else {})}
     if replay is not None:
         refuse_settings("--replay", [*named, *(["resume"] if resume else [])])
@@ -128,7 +138,7 @@ def train(
                         compiled=compiled,
                         other_data=other_data,
                     )
-                    working.train(run, folder, pictures, minutes, console, signals)
+                    working.train(run, folder, pictures, minutes, console, signals, tracked)
             else:
                 o.check_outside(folder, str(given.get("data", Settings.data)))
                 o.check_output("--out", folder)
@@ -140,7 +150,7 @@ def train(
                     console.print(run.note, soft_wrap=True)
                 with locked(folder):
                     working.begin(run, folder, compiled)
-                    working.train(run, folder, pictures, minutes, console, signals)
+                    working.train(run, folder, pictures, minutes, console, signals, tracked)
         except Stopped as stop:
             if not (folder / files.CONFIG).is_file():
                 o.warn("Stopped. There is no run yet.")
@@ -153,6 +163,7 @@ def train(
                     "--data-dir": data_dir,
                 }
                 words = [w for key, value in options.items() if value for w in (key, str(value))]
+                words += [w for name in track or [] for w in ("--track", name)]
                 words += ["--other-data"] if other_data else []
                 words += ["--trust"] if trust or any(own_classes([*given.values()])) else []
                 again = shlex.join(["pyro-vae", "train", "--resume", str(folder), *words])
@@ -232,8 +243,8 @@ def compare(
 
     from ..compare import compare as run_all
     from ..compare import markdown, write
+    from ..progress import progress_bar
     from ..runs.setup import settled
-    from ..runs.working import progress_bar
     from ..runs.writing import written
 
     settings = {name: {**given, key: name} for name in names}

@@ -90,6 +90,7 @@ def evaluate(
 ) -> None:
     """Measure a run, in nats per image: the ELBO with the Monte Carlo and with the analytic KL,
     log p(x) by importance sampling, rate and distortion, and the information in the latents."""
+    from ..progress import reporting
     from ..report import table as report
 
     if pictures is not None:
@@ -110,7 +111,8 @@ def evaluate(
         "split": split.value,
     }
     result = source | report.bounds(vae, images, seed)
-    with nullcontext() if pictures is None else written(pictures) as part:
+    results = nullcontext() if pictures is None else written(pictures)
+    with results as part, reporting(o.stderr) as progress:
         result |= report.evaluate(
             vae,
             images,
@@ -121,6 +123,7 @@ def evaluate(
             seed=seed,
             figures=part,
             title=f"{Path(source['data']).name}, {split.value} images, {used} binarisation",
+            progress=progress,
         )
     if mark is not None:
         result["mark"] = mark
@@ -221,11 +224,15 @@ def score(
     file name and standard error."""
     from ..evaluation.importance import importance
     from ..evaluation.scores import write_scores
+    from ..progress import reporting
 
     o.check_output("--out", out, [".csv"])
     vae, config = o.opened(run, device, seed, trust)
     images = o.images_of(config, data, split, data_dir, device)
-    result = importance(vae.model, vae.guide, images, samples=samples, seed=seed)
+    with reporting(o.stderr) as progress:
+        result = importance(
+            vae.model, vae.guide, images, samples=samples, seed=seed, progress=progress
+        )
     with written(out) as part:
         write_scores(part, images, result)
     console.print(

@@ -14,6 +14,7 @@ from ..data.images import Images
 from ..errors import InputError
 from ..latents import Latents
 from ..options import at_least_one
+from ..progress import Report, part, silent
 from .bound import standard_error
 from .chains import adapt_steps, anneal, draw_from_prior
 from .importance import Weights
@@ -76,6 +77,7 @@ def annealed(
     chains: int = 16,
     leapfrogs: int = 10,
     seed: int = 0,
+    progress: Report = silent,
 ) -> AnnealedEstimate:
     """log p(x) of each image by annealed importance sampling with Hamiltonian moves.
 
@@ -93,6 +95,7 @@ def annealed(
         chains: chains for each image, K.
         leapfrogs: leapfrog steps of a move.
         seed: of the draws of pixels, latents and momenta.
+        progress: is called with a description and the share that is done.
 
     Raises:
         InputError: no images, a count below 1, a model that does not meet :mod:`.scoring`, or
@@ -111,12 +114,15 @@ def annealed(
     path = schedule(temperatures)
     at_least_one("chains", chains)
     at_least_one("leapfrogs", leapfrogs)
-    runs = []
+    runs, done = [], 0
     with measuring(model, seed=seed, device=images.pixels.device):
         for x in blocks(images, 100, seed, model):
-            step = adapt_steps(model, x, path, min(chains, 4), leapfrogs)
+            ends = [(done + len(x) * share) / len(images) for share in (0, 0.5, 1)]
+            first, second = (part(progress, "annealing", *ends[i : i + 2]) for i in (0, 1))
+            step = adapt_steps(model, x, path, min(chains, 4), leapfrogs, first)
             start = draw_from_prior(model, x, chains)
-            runs.append(anneal(model, x, start, path, step, leapfrogs))
+            runs.append(anneal(model, x, start, path, step, leapfrogs, second))
+            done += len(x)
     log_w, accepted, _ = zip(*runs, strict=True)
     weights = weights_of(torch.cat(log_w, 1))
     return AnnealedEstimate(weights.log_mean(), weights.error(), torch.cat(accepted))
@@ -131,6 +137,7 @@ def sandwich(
     chains: int = 16,
     leapfrogs: int = 10,
     seed: int = 0,
+    progress: Report = silent,
 ) -> Sandwich:
     """Bidirectional Monte Carlo: how far annealing with these settings can be from log p(x).
 
@@ -141,7 +148,7 @@ def sandwich(
         model: a Pyro program that meets :mod:`.scoring`, with real-valued latents.
         shape: ``(C, H, W)`` of an image.
         n: number of images to draw.
-        temperatures, chains, leapfrogs, seed: as for :func:`annealed`.
+        temperatures, chains, leapfrogs, seed, progress: as for :func:`annealed`.
 
     Raises:
         InputError: a count below 1, a model that does not meet :mod:`.scoring`, or latents that are
@@ -164,11 +171,14 @@ def sandwich(
     # Simulated pixels may be outside [0, 1], which validation would refuse.
     with measuring(model, seed=seed, device=like.device), pyro.validation_enabled(False):
         x, z = simulate(model, like.new_zeros(n, *shape))
-        step = adapt_steps(model, x, path, min(chains, 4), leapfrogs)
+        thirds = [
+            part(progress, "annealing simulated images", i / 3, (i + 1) / 3) for i in range(3)
+        ]
+        step = adapt_steps(model, x, path, min(chains, 4), leapfrogs, thirds[0])
         start = draw_from_prior(model, x, chains)
-        there, _, _ = anneal(model, x, start, path, step, leapfrogs)
+        there, _, _ = anneal(model, x, start, path, step, leapfrogs, thirds[1])
         end = {name: v.expand(chains, *v.shape[1:]) for name, v in z.items()}
-        back, _, _ = anneal(model, x, end, path.flip(0), step.flip(0), leapfrogs)
+        back, _, _ = anneal(model, x, end, path.flip(0), step.flip(0), leapfrogs, thirds[2])
     return Sandwich(x, weights_of(there).log_mean(), -weights_of(back).log_mean())
 
 

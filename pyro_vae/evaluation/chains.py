@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -50,6 +51,7 @@ def anneal(
     path: Tensor,
     step: Tensor,
     leapfrogs: int,
+    tell: Callable[[float], None],
     adapt: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Move the chains from ``z`` along ``path``.
@@ -60,6 +62,7 @@ def anneal(
         path: β at each temperature, ``[T + 1]``.
         step: step size at each temperature for each image, ``[T + 1, B]``.
         leapfrogs: leapfrog steps of a move.
+        tell: is called with the share of the temperatures that are done.
         adapt: after each move, correct the step sizes of all later moves.
 
     Returns:
@@ -75,6 +78,7 @@ def anneal(
         accepted = accepted + moved.double().mean(0) / (len(path) - 1)  # [B]
         if adapt:
             step[t + 1 :] *= (0.2 * (moved.to(step.dtype).mean(0) - 0.65)).exp()
+        tell(t / (len(path) - 1))
     return log_w, accepted, step
 
 
@@ -116,8 +120,15 @@ def kinetic(momentum: Latents) -> Tensor:
     return torch.stack([m.square().flatten(2).sum(-1) / 2 for m in momentum.values()]).sum(0)
 
 
-def adapt_steps(model: Any, x: Tensor, path: Tensor, chains: int, leapfrogs: int) -> Tensor:
+def adapt_steps(
+    model: Any,
+    x: Tensor,
+    path: Tensor,
+    chains: int,
+    leapfrogs: int,
+    tell: Callable[[float], None],
+) -> Tensor:
     """The step sizes at which about 0.65 of the moves are accepted, ``[T + 1, B]``."""
     step = x.new_full((len(path), len(x)), 0.2)
     start = draw_from_prior(model, x, chains)
-    return anneal(model, x, start, path, step, leapfrogs, adapt=True)[2]
+    return anneal(model, x, start, path, step, leapfrogs, tell, adapt=True)[2]

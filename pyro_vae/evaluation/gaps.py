@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from ..data.images import Images
 from ..errors import InputError
 from ..networks import PlaceByPlace, Sum
 from ..options import at_least_one
+from ..progress import Report, part, silent
 from .bound import standard_error
 from .draws import module_of
 from .importance import Importance, collect, weigh
@@ -72,6 +73,7 @@ def gaps(
     rate: float = 0.05,
     seed: int = 0,
     chunk: int | None = None,
+    progress: Report = silent,
 ) -> Gaps:
     """The approximation gap and the amortization gap of each image.
 
@@ -98,7 +100,7 @@ def gaps(
         draws: draws of z for each image and step.
         rate: the first step size of Adam. It falls to 0 along a cosine.
         seed: of the draws of pixels and of z.
-        chunk: as for :func:`.importance.importance`.
+        chunk, progress: as for :func:`.importance.importance`.
 
     Raises:
         InputError: no images, a count below 1, programs that do not meet :mod:`.scoring`, a guide
@@ -116,13 +118,15 @@ def gaps(
     """
     for option, value in (("samples", samples), ("steps", steps), ("draws", draws)):
         at_least_one(option, value)
-    first, best = [], []
+    first, best, done = [], [], 0
     with measuring(model, guide, seed=seed, device=images.pixels.device):
         for x in blocks(images, 100, seed, model, guide):
             with freed(guide, len(x), layers_of_the_image(guide, x)) as biases:
                 run_guide(guide, x, 1)  # creates the biases
                 first.append(weigh(model, guide, x, samples, chunk))
-                ascend(model, guide, x, biases, steps, draws, rate)
+                tell = part(progress, "gaps", done / len(images), (done + len(x)) / len(images))
+                ascend(model, guide, x, biases, steps, draws, rate, tell)
+                done += len(x)
                 best.append(weigh(model, guide, x, samples, chunk))
     return Gaps(collect(first), collect(best))
 
@@ -221,12 +225,14 @@ def ascend(
     steps: int,
     draws: int,
     rate: float,
+    tell: Callable[[float], None],
 ) -> None:
-    """Maximise the ELBO of each image over its biases, in place."""
+    """Maximise the ELBO of each image over its biases, in place. ``tell`` gets the share of the
+    steps that are done."""
     free = [bias.requires_grad_() for bias in biases.values()]
     adam = torch.optim.Adam(free, lr=rate)
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-    for _ in range(steps):
+    for step in range(steps):
         with torch.enable_grad():
             q = run_guide(guide, x, draws)
             p, bound = run_model(model, x, values(q))  # [K, B]
@@ -242,3 +248,4 @@ def ascend(
             bias.grad = gradient
         adam.step()
         fall.step()
+        tell((step + 1) / steps)

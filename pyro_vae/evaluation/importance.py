@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..data.images import Images
 from ..options import at_least_one
+from ..progress import Report, silent
 from .bound import standard_error
 from .scoring import blocks, measuring, run_guide, run_model, values
 
@@ -96,6 +97,7 @@ def importance(
     samples: int = 5000,
     seed: int = 0,
     chunk: int | None = None,
+    progress: Report = silent,
 ) -> Importance:
     """log p(x) of each image by importance sampling, with the guide as the proposal.
 
@@ -112,6 +114,7 @@ def importance(
         seed: of the draws of pixels and of z. The global generators are not changed.
         chunk: draws, of all images together, that the model scores at once. The result does not
             depend on it. The default fits the caches of a CPU, or the memory of a GPU.
+        progress: is called with a description and the share that is done.
 
     Raises:
         InputError: no images, ``samples`` or ``chunk`` below 1, or programs that do not meet
@@ -133,7 +136,11 @@ def importance(
     size = 20 if device.type == "cpu" else 100
     with measuring(model, guide, seed=seed, device=device):
         each = blocks(images, size, seed, model, guide)
-        parts = [weigh(model, guide, x, samples, chunk) for x in each]
+        parts = []
+        for x in each:
+            parts.append(weigh(model, guide, x, samples, chunk))
+            done = min(size * len(parts), len(images))
+            progress("importance sampling", done / len(images))
     return collect(parts)
 
 

@@ -21,6 +21,7 @@ from ..evaluation.importance import Importance, importance
 from ..evaluation.latents import active_units, probe, unit_kl
 from ..evaluation.scoring import Programs
 from ..programs import ModelProgram
+from ..progress import Report, silent
 from ..vae import VAE
 from . import figures as show
 
@@ -41,6 +42,7 @@ def evaluate(
     seed: int = 0,
     figures: Path | None = None,
     title: str = "",
+    progress: Report = silent,
 ) -> Table:
     """Evaluate a model and a guide on images, in nats per image.
 
@@ -61,6 +63,7 @@ def evaluate(
         seed: of all draws.
         figures: a folder for the pictures of :mod:`~pyro_vae.report.figures`; None for none.
         title: words for the pictures that say which data these are.
+        progress: as for :func:`.importance.importance`.
 
     Returns:
         a table that can be written as JSON. A mean over images is ``{"mean": …, "error": …}`` with
@@ -78,7 +81,8 @@ def evaluate(
         True
     """
     model, guide = vae.model, vae.guide
-    estimate = importance(model, guide, images, samples=samples, seed=seed)
+    told: dict[str, Any] = {"seed": seed, "progress": progress}
+    estimate = importance(model, guide, images, samples=samples, **told)
     bound = elbo(model, guide, images, samples=10, seed=seed)
     table: Table = {
         "images": len(images),
@@ -108,13 +112,13 @@ def evaluate(
     lost = shown = None
     if gap_images:
         some = images.first(gap_images)
-        lost = attempt(lambda: gaps(model, guide, some, samples=samples, seed=seed))
+        lost = attempt(lambda: gaps(model, guide, some, samples=samples, **told))
         terms = lost.summary() if isinstance(lost, Gaps) else None
         measured = {name: pair(**term) for name, term in terms.items()} if terms else lost
         table["gaps"] = {"images": len(some)} | measured
     if annealed_images:
         few = images.first(annealed_images)
-        shown = attempt(lambda: annealed(model, few, temperatures=temperatures, seed=seed))
+        shown = attempt(lambda: annealed(model, few, temperatures=temperatures, **told))
         table["annealed"] = shown
         if isinstance(shown, AnnealedEstimate):
             table["annealed"] = {
@@ -123,7 +127,7 @@ def evaluate(
                 "log_p": with_error(shown.log_p),
                 "importance_on_the_same": with_error(estimate.log_p[: len(few)]),
                 "acceptance": shown.acceptance.mean().item(),
-                "sandwich": attempt(lambda: width(model, images.shape, temperatures, seed)),
+                "sandwich": attempt(lambda: width(model, images.shape, temperatures, told)),
             }
     if figures is not None:
         kl = table["kl_of_units"]
@@ -286,9 +290,9 @@ def prior_gap(model: Any, guide: Any, images: Images, seed: int) -> Table:
     return table
 
 
-def width(model: Any, shape: tuple[int, ...], temperatures: int, seed: int) -> Table:
+def width(model: Any, shape: tuple[int, ...], temperatures: int, told: Table) -> Table:
     """The width of the sandwich of 20 simulated images, a bound on the error of annealing."""
-    both = sandwich(model, shape, 20, temperatures=temperatures, seed=seed)
+    both = sandwich(model, shape, 20, temperatures=temperatures, **told)
     return pair(both.width, both.width_error) | {"images": len(both.images)}
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import checks, figures
 from ..data import Data, load_data
 from ..errors import InputError, TrainingError
 from ..evaluation import elbo
 from ..history import Callback, CollapseWarning, Epoch, Position, collapsed
+from ..progress import Bar
+from ..trackers import Tracker
 from ..training import adam, fit
 from ..vae import VAE
 from . import checkpoint, older
@@ -151,12 +152,19 @@ def refuse_other_data(config: dict[str, Any], shape: list[int], allowed: bool) -
 
 
 def train(
-    run: Run, folder: Path, pictures: int, minutes: float, console: Console, signals: Signals
+    run: Run,
+    folder: Path,
+    pictures: int,
+    minutes: float,
+    console: Console,
+    signals: Signals,
+    track: Sequence[type[Tracker]] = (),
 ) -> list[Epoch]:
     """Train to the end and show the progress.
 
     A checkpoint is written after each epoch, after every ``minutes`` minutes, and when a signal
-    comes; pictures after every ``pictures`` epochs and after the last one.
+    comes; pictures after every ``pictures`` epochs and after the last one. ``track`` are the
+    trackers that are told.
 
     Raises:
         Stopped: a signal came. The checkpoint is that of the last step.
@@ -164,8 +172,9 @@ def train(
             before, and ``failed.json`` names the step.
     """
     remove_leftovers(folder)
-    progress = progress_bar(console)
-    keeper = Keeper(run, folder, pictures, minutes, progress, signals)
+    keeper = Keeper(run, folder, pictures, minutes, signals)
+    epochs, batch_size = run.training["epochs"], run.training["batch_size"]
+    bar = Bar(console, epochs, len(run.data.train), batch_size, run.start)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CollapseWarning)  # printed below, after the bar
@@ -177,15 +186,14 @@ def train(
                 compiled=run.compiled,
                 optimizer=run.optimizer,
                 start=run.start,
-                callback=keeper,
+                callback=[keeper, *trackers_of(run, folder, pictures, track), bar],
+                progress=False,  # the bar above is on the console of the command
             )
     except TrainingError as error:
         note_failure(folder, error, run.training["seed"])
         raise
     finally:
         signals.waiting = False
-        if progress.live.is_started:
-            progress.stop()
     signals.check()
     # Before anything is printed, so that a broken terminal or pipe does not lose them.
     history = files.read_history(folder)
@@ -203,6 +211,20 @@ def train(
         console.print(f"  {folder / picture}", soft_wrap=True)
     console.print(f"  {folder / 'samples' / picture_of(last.epoch)}", soft_wrap=True)
     return history
+
+
+def trackers_of(
+    run: Run, folder: Path, pictures: int, kinds: Sequence[type[Tracker]]
+) -> list[Tracker]:
+    """The trackers of a run."""
+    options: dict[str, Any] = {
+        "vae": run.vae,
+        "images": run.data.test.first(4 * figures.COLUMNS),
+        "config": {"data": run.source, "training": run.training},
+        "every": pictures,
+        "seed": run.training["seed"],
+    }
+    return [kind.of_run(folder, **options) for kind in kinds]
 
 
 def picture_of(epoch: int) -> str:
@@ -227,38 +249,21 @@ def save_curves(history: list[Epoch], folder: Path) -> list[str]:
 
 
 class Keeper(Callback):
-    """Writes a run's checkpoints, metrics and pictures while it trains, and moves the progress bar.
+    """Writes a run's checkpoints, metrics and pictures while it trains.
 
     The arguments are those of :func:`train`.
     """
 
     def __init__(
-        self,
-        run: Run,
-        folder: Path,
-        pictures: int,
-        minutes: float,
-        progress: Progress,
-        signals: Signals,
+        self, run: Run, folder: Path, pictures: int, minutes: float, signals: Signals
     ) -> None:
         self.run, self.folder, self.pictures, self.minutes = run, folder, pictures, minutes
-        self.progress, self.signals = progress, signals
+        self.signals = signals
         self.epochs = run.training["epochs"]
-        count, start = len(run.data.train), run.start
-        batches = len(start.losses) * run.training["batch_size"]
-        done = start.epoch * count + min(batches, count)
-        self.task = progress.add_task("", total=self.epochs * count, completed=done)
         self.compiling: list[float] = []  # the times at which compiling began and ended
-
-    def show(self, text: str) -> None:
-        """Show a text before the bar, which appears with the first one."""
-        self.progress.update(self.task, description=text)
-        if not self.progress.live.is_started:
-            self.progress.start()
 
     def on_compile(self) -> None:
         self.compiling.append(perf_counter())
-        self.show("compiling a step takes some seconds")
 
     def on_start(self) -> None:
         """All that could be refused was refused, so the folder is changed from here on."""
@@ -268,10 +273,8 @@ class Keeper(Callback):
         files.set_epochs(self.folder, self.epochs)
         self.saved = monotonic()
         self.signals.waiting = True
-        self.show(f"epoch {self.run.start.epoch + 1}/{self.epochs}")
 
     def on_step(self, images: int, position: Position) -> None:
-        self.progress.advance(self.task, images)
         if self.signals.number or monotonic() - self.saved > 60 * self.minutes:
             self.save(position)
         self.signals.check()
@@ -280,10 +283,6 @@ class Keeper(Callback):
         files.append(self.folder, record)
         self.save(Position(record.epoch))
         self.signals.check()
-        self.show(
-            f"epoch {record.epoch}/{self.epochs}, nats per image: "
-            f"train {record.train_elbo:.2f}, test {record.test_elbo:.2f}"
-        )
         if record.epoch % self.pictures == 0 and record.epoch < self.epochs:
             save_pictures(self.run, self.folder, record.epoch)
 
@@ -304,17 +303,6 @@ class Keeper(Callback):
         if len(self.compiling) < 2:
             return ""
         return f", of which {self.compiling[1] - self.compiling[0]:.0f} s to compile"
-
-
-def progress_bar(console: Console) -> Progress:
-    """A progress bar with a description, the percentage and the time that remains."""
-    return Progress(
-        TextColumn("{task.description}", markup=False),  # a name of a part may have brackets
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-        console=console,
-    )
 
 
 def save_pictures(run: Run, folder: Path, epoch: int) -> None:
