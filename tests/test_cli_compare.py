@@ -1,9 +1,15 @@
 """The commands that train several VAEs: ``compare`` and ``scales``."""
 
+import csv
+import io
 import json
+import sys
 
 import pytest
+from rich.console import Console
 from support.commands import TINY, picture, typed
+
+from pyro_vae.comparison import figure, markdown, tables
 
 
 def test_compare_leaves_a_table_and_a_figure(tmp_path):
@@ -45,3 +51,86 @@ def test_scales_leaves_a_verdict_and_a_figure(tmp_path, capsys):
     assert {p.name for p in out.iterdir()} == {"results.json", "verdicts.md", "divergence.png"}
     assert typed(["scales", "--only", "divergense", "--out", tmp_path / "other"]) == 2
     assert "did you mean divergence" in capsys.readouterr().err
+
+
+FAILING = """
+import os
+from pyro_vae.guides import MeanField
+
+class Dies(MeanField):
+    "Ends its process, or raises an error, at the first batch of a training."
+
+    def forward(self, x):
+        if len(x) > 2 and self.training:
+            {action}
+        return super().forward(x)
+"""
+
+
+def test_one_training_that_fails_keeps_the_results_of_the_others(tmp_path, monkeypatch, capsys):
+    """In turn and side by side, with the same numbers."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])  # compare adds the current folder
+    ways = (
+        (1, "raise RuntimeError('no memory')", "RuntimeError: no memory"),
+        (2, "os.kill(os.getpid(), 9)", "its process ended with the code -9"),
+    )
+    rows = []
+    for jobs, action, reason in ways:
+        module, out = f"failing_{jobs}", tmp_path / f"out_{jobs}"
+        (tmp_path / f"{module}.py").write_text(FAILING.format(action=action))
+        ask = ["compare", "--guides", f"{module}:Dies,mean-field", *TINY[1:], "--epochs", "2"]
+        ask += ["--seeds", "1", "--samples", "10", "--no-compile", "--device", "cpu"]
+        assert typed([*ask, "--jobs", jobs, "--out", out]) == 1
+        failed = f"{module}:Dies, seed 0, failed: {reason}."
+        told = capsys.readouterr()
+        assert told.err.splitlines()[-1] == failed
+        assert "| mean-field | -" in told.out
+        assert failed in (out / "comparison.md").read_text(encoding="utf-8")
+        with (out / "comparison.csv").open(encoding="utf-8") as file:
+            (row,) = csv.DictReader(file)
+        assert row["name"] == "mean-field"
+        rows.append({key: value for key, value in row.items() if "seconds" not in key})
+    assert rows[0] == rows[1]
+
+
+def test_a_terminal_gets_the_table_of_the_file():
+    results = [
+        {
+            "name": "iaf(layers=3)",
+            "seed": seed,
+            "observation_space": "digits, threshold binarisation, probabilities",
+            "elbo": -20.0 - seed,
+            "log_p": -19.0,
+            "parameters": 1200,
+            "seconds_per_epoch": 0.1,
+            "collapsed": "",
+        }
+        for seed in (0, 1)
+    ]
+    console = Console(file=io.StringIO(), width=100)
+    console.print(tables(results))
+    shown = console.file.getvalue()
+    for text in (
+        "iaf(layers=3)",
+        "-20.50 ± 0.71",
+        "1,200",
+        "± one standard deviation over 2 seeds",
+    ):
+        assert text in shown
+        assert text in markdown(results)
+    one = [results[0] | {"elbo_error": 0.25}]
+    assert "-20.00 ± 0.25" in markdown(one)
+    assert "± one standard error over the test images" in markdown(one)
+
+
+def test_the_figure_has_an_error_bar_for_each_mean():
+    base = {"observation_space": "digits", "name": "a", "seed": 0, "collapsed": ""}
+    result = base | {"elbo": -20.0, "elbo_error": 0.5, "log_p": -19.0, "log_p_error": 0.25}
+    (axes,) = figure([result]).axes
+    widths = [
+        (segment[1][0] - segment[0][0]) / 2
+        for bar in axes.containers
+        for segment in bar.lines[2][0].get_segments()
+    ]
+    assert widths == pytest.approx([0.5, 0.25])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.commands import TINY, picture, typed
 
-from pyro_vae import compare, figures
+from pyro_vae import compare, comparison, figures
 from pyro_vae.runs.folder import read_history
 from pyro_vae.runs.writing import written
 
@@ -126,8 +126,8 @@ def test_a_comparison_that_fails_leaves_no_folder(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(compare, "compare", lambda *args, **kwargs: [])
-    monkeypatch.setattr(compare, "write", fail)
+    monkeypatch.setattr(compare, "compare", lambda *args, **kwargs: ([{}], []))
+    monkeypatch.setattr(comparison, "write", fail)
     ask = ["compare", "--guides", "mean-field", "--data", "digits"]
     assert typed([*ask, "--out", tmp_path / "comparison"]) == 1
     assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pyro_vae"
 
 ROOMS = [
-    {"errors", "memory", "noise"},
+    {"errors", "memory", "noise", "processes"},
     {"budget", "options", "registry", "latents", "settings", "compiling", "modules"},
     {"contracts", "parts", "distributions", "scales", "data", "history", "progress", "schedules"},
     {"networks"},
@@ -36,6 +36,7 @@ ROOMS = [
     {"trackers"},
     {"runs"},
     {"compare", "log_variance_study"},
+    {"comparison"},
     {"cli"},
     {"", "__main__"},
 ]

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError, TrainingError
-from . import draw, listing, train, use
+from . import draw, listing, many, train, use
 from .options import stderr, warn
 
 app = typer.Typer(
@@ -53,8 +53,8 @@ for command in (
     use.evaluate,
     use.score,
     use.audit,
-    train.compare,
-    train.scales,
+    many.compare,
+    many.scales,
 ):
     app.command()(command)
 app.command("list")(listing.list_parts)

@@ -1,18 +1,15 @@
-"""The commands that train, `train` and `compare`, and the study `scales`."""
+"""The command `train`."""
 
 from __future__ import annotations
 
-import os
 import shlex
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..errors import InputError, TrainingError
-from ..registry import own_classes, split_specs
+from ..registry import own_classes
 from ..runs.stopping import Signals, Stopped
 from ..settings import Settings
 from . import options as o
@@ -182,129 +179,3 @@ def refuse_settings(option: str, named: list[str]) -> None:
         listed = ", ".join(f"--{key.replace('_', '-')}" for key in named)
         but = "; --epochs can" if option == "--resume" else ""
         raise InputError(f"{option} takes the run's own settings, so {listed} cannot be given{but}")
-
-
-@o.with_settings("seed")
-def compare(
-    given: dict[str, Any],
-    guides: Annotated[str | None, typer.Option(help="Guides, separated by commas.")] = None,
-    priors: Annotated[str | None, typer.Option(help="Priors.")] = None,
-    likelihoods: Annotated[str | None, typer.Option(help="Likelihoods.")] = None,
-    objectives: Annotated[str | None, typer.Option(help="Objectives.")] = None,
-    scales: Annotated[str | None, typer.Option(help="Scales.")] = None,
-    recipes: Annotated[str | None, typer.Option(help="Recipes.")] = None,
-    seeds: Annotated[int, typer.Option(help="Trainings of each VAE, with other seeds.", min=1)] = 3,
-    samples: Annotated[
-        int, typer.Option(help="Draws of z for each image to estimate log p(x).", min=1)
-    ] = 200,
-    gaps: Annotated[
-        bool, typer.Option("--gaps", help="Measure the approximation and amortization gaps.")
-    ] = False,
-    gap_images: Annotated[
-        int, typer.Option(help="Test images on which the gaps are measured.", min=1)
-    ] = 200,
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER", parser=o.place, help="The folder to write.", rich_help_panel="Run"
-        ),
-    ] = Path("comparison"),
-    compiled: o.Compile = None,
-    device: o.Device = "auto",
-    data_dir: o.DataDir = None,
-) -> None:
-    """Train several VAEs that differ in one setting, and write a table and a figure.
-
-    Give one of --guides, --priors, --likelihoods, --objectives, --scales or --recipes. All other
-    settings are the same for all VAEs.
-    """
-    varied = {
-        "guide": guides,
-        "prior": priors,
-        "likelihood": likelihoods,
-        "objective": objectives,
-        "scale": scales,
-        "recipe": recipes,
-    }
-    named = {key: split_specs(value) for key, value in varied.items() if value is not None}
-    if len(named) != 1:
-        raise InputError(
-            "compare takes exactly one of --guides, --priors, --likelihoods, --objectives, "
-            f"--scales and --recipes, not {len(named)} of them"
-        )
-    ((key, names),) = named.items()
-    if key in given:
-        raise InputError(f"--{key} and --{key}s cannot both be given")
-    if os.path.lexists(out):
-        raise InputError(f"--out {str(out)!r} already exists; name another folder")
-    o.check_outside(out, str(given.get("data", Settings.data)))
-    o.check_output("--out", out)
-    o.allow_own_modules(names)
-
-    from ..compare import compare as run_all
-    from ..compare import markdown, write
-    from ..progress import progress_bar
-    from ..runs.setup import settled
-    from ..runs.writing import written
-
-    settings = {name: {**given, key: name} for name in names}
-    progress = progress_bar(console)
-    task = progress.add_task("", total=None)
-
-    def on_start(name: str, seed: int, total: int) -> None:
-        progress.start()  # not before, because settings that do not fit are refused first
-        progress.update(task, description=f"{name}, seed {seed}", total=total)
-
-    try:
-        results = run_all(
-            settings,
-            seeds,
-            device=o.pick(device),
-            data_dir=data_dir,
-            samples=samples,
-            gap_images=gap_images if gaps else 0,
-            compiled=compiled,
-            on_start=on_start,
-            on_step=lambda n: progress.advance(task, n),
-        )
-        protocol = {
-            "varied": key,
-            "settings": {name: asdict(settled(each)) for name, each in settings.items()},
-            "seeds": seeds,
-            "samples": samples,
-        }
-        # Before anything is printed, so that a broken terminal or pipe does not lose the results.
-        with written(out) as part:
-            write(results, protocol, part)
-    finally:
-        if progress.live.is_started:
-            progress.stop()
-    console.print(markdown(results), soft_wrap=True)
-    console.print(f"  {out / 'comparison.png'}", soft_wrap=True)
-
-
-def scales(
-    seeds: Annotated[int, typer.Option(help="Repetitions, each with other seeds.", min=2)] = 5,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Take about a minute; the verdicts may be wrong.")
-    ] = False,
-    only: Annotated[
-        str | None,
-        typer.Option(help="Names of experiments, separated by commas. Default: all nine."),
-    ] = None,
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", parser=o.place, help="The folder to write.")
-    ] = Path("scales"),
-) -> None:
-    """Why log-variance? Measure nine claims about σ; write verdicts, figures and numbers."""
-    from rich.progress import track
-
-    from .. import log_variance_study
-
-    o.check_output("--out", out)
-    chosen = () if only is None else split_specs(only)
-    progress = partial(track, console=console)
-    verdicts = log_variance_study.run(out, quick=quick, seeds=seeds, only=chosen, track=progress)
-    for line in log_variance_study.verdict_lines(verdicts, quick):
-        console.print(line, markup=True)
-    console.print(f"  {out / 'verdicts.md'}", soft_wrap=True)

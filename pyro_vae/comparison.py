@@ -1,0 +1,189 @@
+"""The table, the figure and the files of a comparison of several VAEs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from math import isnan, nan
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+from .compare import Result
+from .runs.folder import versions
+
+COLUMNS = {
+    "elbo": "test ELBO",
+    "log_p": "log p̂(x)",
+    "approximation_gap": "approximation gap",
+    "amortization_gap": "amortization gap",
+    "parameters": "parameters",
+    "seconds_per_epoch": "s / epoch",
+}
+"""The columns: what is measured, and its name in the table."""
+
+
+def mean_and_error(results: Sequence[Result], column: str) -> tuple[float, float]:
+    """Mean and standard deviation of a column over seeds.
+
+    With one seed, the second is the standard error of the result; NaN for what has none.
+    """
+    values = [r[column] for r in results]
+    if len(values) > 1:
+        return mean(values), stdev(values)
+    return values[0], results[0].get(f"{column}_error", nan)
+
+
+def grouped(results: Sequence[Result]) -> dict[str, dict[str, list[Result]]]:
+    """The results by observation space, then by name."""
+    groups: dict[str, dict[str, list[Result]]] = {}
+    for r in results:
+        groups.setdefault(r["observation_space"], {}).setdefault(r["name"], []).append(r)
+    return groups
+
+
+def cells(results: Sequence[Result]) -> dict[str, list[list[str]]]:
+    """The rows of a table for each observation space, the first of them its heading."""
+    columns = [c for c in COLUMNS if c in results[0]]
+    heading = ["", *(COLUMNS[c] for c in columns)]
+    return {
+        f"{title}; nats per image": [
+            heading,
+            *(
+                [name, *(cell(c, *mean_and_error(runs, c)) for c in columns)]
+                for name, runs in rows.items()
+            ),
+        ]
+        for title, rows in grouped(results).items()
+    }
+
+
+def notes(results: Sequence[Result], failures: Sequence[str]) -> list[str]:
+    """The sentences below the tables."""
+    trained = [len(runs) for rows in grouped(results).values() for runs in rows.values()]
+    lines = []
+    if max(trained) > 1:
+        lines.append(f"± one standard deviation over {max(trained)} seeds.")
+    if min(trained) == 1:
+        lines.append(
+            "With one seed: ± one standard error over the test images (s / epoch: over epochs)."
+        )
+    sites = [f"{r['name']}, seed {r['seed']}: {r['collapsed']}." for r in results if r["collapsed"]]
+    return [*lines, *sites, *(f"{failure}." for failure in failures)]
+
+
+def markdown(results: Sequence[Result], failures: Sequence[str] = ()) -> str:
+    """A table in Markdown for each observation space, in nats per image.
+
+    It shows mean ± standard deviation over seeds. With one seed, it shows the standard error.
+
+    Args:
+        results, failures: what :func:`~pyro_vae.compare.compare` returns, at least one result.
+    """
+    lines = []
+    for title, (heading, *rows) in cells(results).items():
+        lines += [
+            title,
+            "",
+            f"| {' | '.join(heading)} |",
+            f"| --- |{' ---: |' * (len(heading) - 1)}",
+        ]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
+        lines.append("")
+    return "\n".join(lines) + "\n" + "\n\n".join(notes(results, failures)) + "\n"
+
+
+def tables(results: Sequence[Result], failures: Sequence[str] = ()) -> Group:
+    """What :func:`markdown` shows, for a terminal."""
+    shown: list[Any] = []
+    for title, (heading, *rows) in cells(results).items():
+        table = Table(title=title, title_justify="left")
+        for i, name in enumerate(heading):
+            table.add_column(name, justify="right" if i else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        shown.append(table)
+    return Group(*shown, *notes(results, failures))
+
+
+def cell(column: str, middle: float, error: float) -> str:
+    """A mean and its error as the table shows them."""
+    if column == "parameters":
+        return f"{middle:,.0f}"
+    digits = 3 if column == "seconds_per_epoch" else 2
+    return f"{middle:.{digits}f}" + ("" if isnan(error) else f" ± {error:.{digits}f}")
+
+
+def figure(results: Sequence[Result]) -> Any:
+    """The bounds of each name, a point for each seed and their mean; and the gaps as bars."""
+    from matplotlib.figure import Figure
+
+    with_gaps = "approximation_gap" in results[0]
+    groups = grouped(results)
+    names = max(len(rows) for rows in groups.values())
+    size = (5 + 4.5 * with_gaps, 0.9 + (0.9 + 0.45 * names) * len(groups))
+    sheet = Figure(figsize=size, layout="constrained")
+    panels = sheet.subplots(len(groups), 1 + with_gaps, squeeze=False)
+    for (title, rows), panel in zip(groups.items(), panels, strict=True):
+        places = range(len(rows))
+        bounds = panel[0]
+        for column, shift, colour in (("elbo", 0.12, "C0"), ("log_p", -0.12, "C1")):
+            for place, runs in zip(places, rows.values(), strict=True):
+                values = [r[column] for r in runs]
+                bounds.plot(values, [place + shift] * len(values), ".", color=colour, alpha=0.5)
+            middles, errors = zip(*(mean_and_error(r, column) for r in rows.values()), strict=True)
+            at = [place + shift for place in places]
+            bounds.errorbar(
+                middles, at, xerr=errors, fmt="d", capsize=3, color=colour, label=COLUMNS[column]
+            )
+        bounds.set(title=title, xlabel="nats per image")
+        bounds.title.set_fontsize("medium")
+        bounds.legend(frameon=False, fontsize="small")
+        if with_gaps:
+            left = [0.0] * len(rows)
+            for column, colour in (("approximation_gap", "C2"), ("amortization_gap", "C3")):
+                widths, errors = zip(
+                    *(mean_and_error(r, column) for r in rows.values()), strict=True
+                )
+                label = COLUMNS[column]
+                panel[1].barh(
+                    places,
+                    widths,
+                    0.5,
+                    left=left,
+                    xerr=errors,
+                    capsize=3,
+                    color=colour,
+                    label=label,
+                )
+                left = [a + b for a, b in zip(left, widths, strict=True)]
+            panel[1].set(title="log p̂(x) - ELBO", xlabel="nats per image")
+            panel[1].legend(frameon=False, fontsize="small")
+        for axes in panel:
+            axes.set_yticks(list(places), list(rows))
+            axes.invert_yaxis()
+            axes.spines[["top", "right"]].set_visible(False)
+    return sheet
+
+
+def write(
+    results: Sequence[Result], failures: Sequence[str], protocol: Mapping[str, Any], folder: Path
+) -> None:
+    """Write the results into ``folder``.
+
+    ``comparison.csv`` has a line for each training, ``comparison.md`` has the table,
+    ``comparison.png`` the figure, and ``protocol.json`` the settings and versions.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "comparison.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(results[0]))
+        writer.writeheader()
+        writer.writerows(results)
+    (folder / "comparison.md").write_text(markdown(results, failures), encoding="utf-8")
+    figure(results).savefig(folder / "comparison.png", dpi=120)
+    text = json.dumps({**protocol, "versions": versions()}, indent=2)
+    (folder / "protocol.json").write_text(text + "\n", encoding="utf-8")
