@@ -20,21 +20,51 @@ from .options import console
 @o.with_settings("seed")
 def compare(
     given: dict[str, Any],
-    guides: Annotated[str | None, typer.Option(help="Guides, separated by commas.")] = None,
-    priors: Annotated[str | None, typer.Option(help="Priors.")] = None,
-    likelihoods: Annotated[str | None, typer.Option(help="Likelihoods.")] = None,
-    objectives: Annotated[str | None, typer.Option(help="Objectives.")] = None,
-    scales: Annotated[str | None, typer.Option(help="Scales.")] = None,
-    recipes: Annotated[str | None, typer.Option(help="Recipes.")] = None,
-    seeds: Annotated[int, typer.Option(help="Trainings of each VAE, with other seeds.", min=1)] = 3,
+    guides: Annotated[
+        str | None, typer.Option(help="Guides, separated by commas.", rich_help_panel="Comparison")
+    ] = None,
+    priors: Annotated[
+        str | None, typer.Option(help="Priors.", rich_help_panel="Comparison")
+    ] = None,
+    likelihoods: Annotated[
+        str | None, typer.Option(help="Likelihoods.", rich_help_panel="Comparison")
+    ] = None,
+    objectives: Annotated[
+        str | None, typer.Option(help="Objectives.", rich_help_panel="Comparison")
+    ] = None,
+    scales: Annotated[
+        str | None, typer.Option(help="Scales.", rich_help_panel="Comparison")
+    ] = None,
+    recipes: Annotated[
+        str | None, typer.Option(help="Recipes.", rich_help_panel="Comparison")
+    ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            help="Trainings of each VAE, with other seeds.", min=1, rich_help_panel="Comparison"
+        ),
+    ] = 3,
     samples: Annotated[
-        int, typer.Option(help="Draws of z for each image to estimate log p(x).", min=1)
+        int,
+        typer.Option(
+            help="Draws of z for each image to estimate log p(x).",
+            min=1,
+            rich_help_panel="Comparison",
+        ),
     ] = 200,
     gaps: Annotated[
-        bool, typer.Option("--gaps", help="Measure the approximation and amortization gaps.")
+        bool,
+        typer.Option(
+            "--gaps",
+            help="Measure the approximation and amortization gaps.",
+            rich_help_panel="Comparison",
+        ),
     ] = False,
     gap_images: Annotated[
-        int, typer.Option(help="Test images on which the gaps are measured.", min=1)
+        int,
+        typer.Option(
+            help="Test images on which the gaps are measured.", min=1, rich_help_panel="Comparison"
+        ),
     ] = 200,
     out: Annotated[
         Path,
