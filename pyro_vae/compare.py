@@ -22,8 +22,8 @@ from .errors import InputError
 from .evaluation.gaps import gaps
 from .evaluation.importance import importance
 from .history import Callback, CollapseWarning, Position, collapsed
-from .runs.folder import versions
 from .runs.setup import prepare
+from .storage.creating import versions
 from .training import fit
 
 COLUMNS = {

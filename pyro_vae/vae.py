@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 from math import prod
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -34,6 +35,7 @@ from .pairing import fitting_likelihood, refuse_misfits
 from .programs import GuideProgram, ModelProgram, unique_name
 from .registry import GUIDES, LIKELIHOODS, PRIORS, parse
 from .settings import Settings
+from .storage.creating import save_vae
 from .usage import Usage
 
 
@@ -173,3 +175,20 @@ class VAE(Usage):
         vae = cls(images.shape, latent_size, standardize=standardize, **parts)
         Likelihood.of(vae.model.likelihood).start(mean)
         return vae
+
+    def save(self, folder: str | Path) -> None:
+        """Write the VAE to a new folder, which :func:`pyro_vae.load` and the commands read.
+
+        The folder has the arguments of the VAE and the installed versions in ``config.json`` and
+        the weights in ``checkpoint.safetensors``. It has no data and no training, so commands that
+        need images ask for ``--data``, and training cannot be resumed.
+
+        Raises:
+            InputError: a part was given as an object and not by name, the folder holds a run
+                already, or a weight is not a finite float32 number. Nothing is written then.
+
+        Example:
+            >>> vae = VAE((1, 28, 28), latent_size=2)
+            >>> vae.save("saved")  # doctest: +SKIP
+        """
+        save_vae(Path(folder), self, self.config)

@@ -19,7 +19,7 @@ ROOMS = [
     {"budget", "options", "registry", "latents", "settings", "compiling", "modules"},
     {"contracts", "parts", "distributions", "scales", "data", "history", "schedules"},
     {"networks"},
-    {"priors"},
+    {"storage", "priors"},
     {"likelihoods", "guides"},
     {"pairing"},
     {"programs"},

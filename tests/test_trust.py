@@ -22,7 +22,7 @@ from pyro_vae.budget import Budget
 from pyro_vae.data import load_data
 from pyro_vae.registry import own_classes
 from pyro_vae.runs.folder import read_history
-from pyro_vae.runs.setup import images_of
+from pyro_vae.runs.images import images_of
 
 OLD = Path(__file__).parent / "data" / "old_run" / "mean_field"
 CONFIG = json.loads((OLD / "config.json").read_text())

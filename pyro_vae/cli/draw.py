@@ -11,7 +11,7 @@ import typer
 
 from ..errors import InputError
 from ..memory import check_memory
-from ..runs.writing import written
+from ..storage.writing import written
 from . import options as o
 from .options import console
 

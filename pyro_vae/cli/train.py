@@ -92,6 +92,7 @@ def train(
     from ..runs import replay as replaying
     from ..runs.config import specs
     from ..runs.locking import locked
+    from ..storage.creating import check_vacant
 
     if not 0 < minutes < float("inf"):
         raise InputError(f"--checkpoint-minutes is a number above 0, not {minutes}")
@@ -132,7 +133,7 @@ def train(
             else:
                 o.check_outside(folder, str(given.get("data", Settings.data)))
                 o.check_output("--out", folder)
-                files.check_vacant(folder)
+                check_vacant(folder)
                 run = setup.prepare(given, o.pick(device), data_dir)
                 if "recipe" in given:
                     console.print(setup.recipe_line(given), soft_wrap=True)
@@ -234,7 +235,7 @@ def compare(
     from ..compare import markdown, write
     from ..runs.setup import settled
     from ..runs.working import progress_bar
-    from ..runs.writing import written
+    from ..storage.writing import written
 
     settings = {name: {**given, key: name} for name in names}
     progress = progress_bar(console)

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from ..errors import InputError
-from ..runs.writing import written
+from ..storage.writing import written
 from . import options as o
 from .draw import batch
 from .options import console
@@ -96,6 +96,8 @@ def evaluate(
         o.check_output("--figures", pictures)
     vae, config = o.opened(run, device, seed, trust)
     trained = config["data"]["binarize"]
+    if config["data"]["name"] is None:  # nobody knows the protocol of its training
+        trained = binarize or trained
     used, mark = report.choose_binarization(trained, binarize, anyway=other_protocol)
     config["data"]["binarize"] = used
     if used != trained:
@@ -198,8 +200,10 @@ def audit(
     from ..runs.setup import built_objective
 
     vae, config = o.opened(run, device, seed, trust)
-    trained = o.images_of(config, None, o.Split.train, data_dir, device)
-    objective = built_objective(config["training"] | {"batch_size": n}, trained)
+    objective = None
+    if "training" in config:
+        trained = o.images_of(config, None, o.Split.train, data_dir, device)
+        objective = built_objective(config["training"] | {"batch_size": n}, trained)
     x = batch(o.images_of(config, data, split, data_dir, device), n, seed)
     console.print(table(audited(vae, x, objective=objective)))
 

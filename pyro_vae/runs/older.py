@@ -20,8 +20,8 @@ from ..evaluation import elbo
 from ..history import Epoch, Position
 from ..loop import whole_batches
 from ..registry import parse, spec
-from .checkpoint import Checkpoint, first_line
-from .tensors import check_shapes, state_of_adam
+from ..storage.checkpoint import Checkpoint, first_line
+from ..storage.tensors import check_shapes, state_of_adam
 
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 

@@ -17,15 +17,17 @@ from ..data import Data, load_data
 from ..errors import InputError, TrainingError
 from ..evaluation import elbo
 from ..history import Callback, CollapseWarning, Epoch, Position, collapsed
+from ..storage import checkpoint
+from ..storage.writing import remove_leftovers, written
 from ..training import adam, fit
 from ..vae import VAE
-from . import checkpoint, older
 from . import folder as files
+from . import older
 from .config import refuse_links
 from .failing import note_failure, remove_failure
-from .setup import Run, built_objective, check_source
+from .images import check_source
+from .setup import Run, built_objective
 from .stopping import Signals
-from .writing import remove_leftovers, written
 
 
 def begin(run: Run, folder: Path, compiled: bool | None = None) -> None:
@@ -80,6 +82,11 @@ def resume(
     """
     refuse_links(folder)
     vae, config = files.load_run(folder, device, trust=trust)
+    if "training" not in config:
+        raise InputError(
+            f"{str(folder)!r} holds a VAE that was saved from Python, without what its training "
+            "needs to go on; load it with pyro_vae.load() and train it with fit()"
+        )
     training = config["training"]
     training["epochs"] = epochs or training["epochs"]
     history = files.read_history(folder)
