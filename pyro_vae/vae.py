@@ -29,6 +29,7 @@ from .building import likelihood_of, moments_of, network_of, statistics
 from .contracts import Guide, Likelihood, Network, Prior
 from .data import Images
 from .errors import InputError
+from .exporting import export
 from .latents import LatentSize, check_layouts, layouts
 from .networks.layers import Standardized
 from .pairing import fitting_likelihood, refuse_misfits
@@ -192,3 +193,10 @@ class VAE(Usage):
             >>> vae.save("saved")  # doctest: +SKIP
         """
         save_vae(Path(folder), self, self.config)
+
+    def export(self, folder: str | Path) -> None:
+        """Write encoder and decoder as programs that run without this library.
+
+        See :func:`pyro_vae.exporting.export` for the files and the errors.
+        """
+        export(self, folder)

@@ -26,7 +26,7 @@ ROOMS = [
     {"objectives"},
     {"evaluation"},
     {"inputs", "building"},
-    {"usage"},
+    {"usage", "exporting"},
     {"vae"},
     {"figures"},
     {"audit", "checks", "report"},

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError, TrainingError
-from . import draw, listing, train, use
+from . import draw, listing, share, train, use
 from .options import stderr, warn
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ for command in (
     use.evaluate,
     use.score,
     use.audit,
+    share.export,
     train.compare,
     train.scales,
 ):
