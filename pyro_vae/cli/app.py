@@ -54,6 +54,9 @@ for command in (
     use.score,
     use.audit,
     share.export,
+    share.card,
+    share.push,
+    share.pull,
     train.compare,
     train.scales,
 ):
@@ -75,6 +78,8 @@ def run() -> int:
         code = ended()
     except BrokenPipeError:  # the reader, such as `head`, has enough
         code = 1
+    except ConnectionError as error:  # of push and pull
+        code = tell(str(error), 1)
     except InputError as error:
         code = tell(str(error), 2)
     except TrainingError as error:

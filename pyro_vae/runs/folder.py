@@ -204,6 +204,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         check_format(path, config.get("format", 1))
         trained = ("data", "training") if config.keys() & {"data", "training"} else ()
         check_keys(path, config, ("vae", *trained, "versions"), ("format",))
+        check_keys(path, config["versions"], (), config["versions"])
         check_keys(path, config["vae"], FIELDS["vae"].keys() - set(ADDED), ADDED)
         if trained:
             check_keys(path, config["data"], ("name", "binarize"), READING)
