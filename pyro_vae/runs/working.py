@@ -17,6 +17,7 @@ from ..data import Data, load_data
 from ..errors import InputError, TrainingError
 from ..evaluation import elbo
 from ..history import Callback, CollapseWarning, Epoch, Position, collapsed
+from ..loop import steps_of_epoch
 from ..storage import checkpoint
 from ..storage.writing import remove_leftovers, written
 from ..training import adam, fit
@@ -115,6 +116,12 @@ def resume(
     if state.data not in ("", checksum):
         refuse_other_data(config, list(data.shape), other_data)
         start = Position(start.epoch)
+    most = steps_of_epoch(len(data.train), training["batch_size"])
+    if len(start.losses) > most:
+        raise InputError(
+            f"{str(source)!r} has {len(start.losses)} steps after epoch {start.epoch}, and an "
+            f"epoch of these images has {most}"
+        )
     optimizer = adam(vae, training["lr"])
     checkpoint.load_optimizer(source, state, optimizer)
     compiled = state.compiled if compiled is None else compiled
