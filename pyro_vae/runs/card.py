@@ -44,14 +44,14 @@ def card_of(
         history: the numbers of its epochs.
         results: what ``pyro-vae evaluate --json`` printed, if it was run.
     """
-    c, h, w = vae.shape
     weights = sum(p.numel() for p in vae.parameters())
     parts = {key: value for key, value in config["vae"].items() if key != "standardize"}
+    parts["shape"] = " x ".join(map(str, vae.shape))
     lines = [
         f"# {plain(folder.resolve().name)}",
         "",
-        f"A variational autoencoder of images of {h} x {w} pixels and {c} channels, with "
-        f"{weights:,} weights, made with pyro_vae.",
+        f"A variational autoencoder with {weights:,} weights, made with pyro_vae. Images are "
+        "channels x height x width.",
         "",
         "## Parts",
         "",
