@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..registry import own_classes
 from ..settings import Settings, check_seed
 from ..storage.writing import check_utf8, temporary_name
-from .values import image_size, latent_sizes, sizes
+from .values import filled, image_size, latent_sizes, place, sizes
 
 if TYPE_CHECKING:
     import torch
@@ -42,24 +42,6 @@ class Split(StrEnum):
     test = "test"
     validation = "validation"
     all = "all"
-
-
-def filled(option: str) -> Callable[[str | None], str | None]:
-    """A callback that refuses an empty value, which would be the current folder as a path."""
-
-    def check(value: str | None) -> str | None:
-        if value is not None and not value.strip():
-            raise InputError(f"{option} is empty; give it a value or leave the option out")
-        return value
-
-    return check
-
-
-def place(text: str | Path) -> Path:
-    """The path in an option. An empty one would be the current folder."""
-    if not str(text).strip():
-        raise InputError("a path is empty; give it a value or leave the option out")
-    return Path(text)
 
 
 def seed_in_range(seed: int) -> int:

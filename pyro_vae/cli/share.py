@@ -9,6 +9,7 @@ import typer
 
 from . import options as o
 from .options import console
+from .values import place
 
 Name = Annotated[
     str,
@@ -21,7 +22,7 @@ Name = Annotated[
 def export(
     run: o.Run,
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", parser=o.place, help="The folder to write.")
+        Path, typer.Option(metavar="FOLDER", parser=place, help="The folder to write.")
     ] = Path("exported"),
     trust: o.Trust = False,
 ) -> None:
@@ -39,7 +40,7 @@ def card(
         Path | None,
         typer.Option(
             metavar="FILE",
-            parser=o.place,
+            parser=place,
             help="What `evaluate --json` printed for this run. The card then has its numbers.",
         ),
     ] = None,
@@ -78,9 +79,7 @@ def push(
 
 def pull(
     name: Name,
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", parser=o.place, help="The folder to make.")
-    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", parser=place, help="The folder to make.")],
     trust: o.Trust = False,
 ) -> None:
     """Get a run from the Hugging Face hub into a new folder, and check it."""

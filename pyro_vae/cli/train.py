@@ -17,6 +17,7 @@ from ..runs.stopping import Signals, Stopped
 from ..settings import Settings
 from . import options as o
 from .options import console
+from .values import place
 
 PICTURES, MINUTES = 10, 10.0
 """The defaults of --pictures and --checkpoint-minutes."""
@@ -29,7 +30,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            parser=o.place,
+            parser=place,
             help="The run folder to make. Default: runs/DATA-1, -2, …",
             rich_help_panel="Run",
         ),
@@ -38,7 +39,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            parser=o.place,
+            parser=place,
             help="Continue the run in this folder, to --epochs in total.",
             rich_help_panel="Run",
         ),
@@ -196,7 +197,7 @@ def compare(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="FOLDER", parser=o.place, help="The folder to write.", rich_help_panel="Run"
+            metavar="FOLDER", parser=place, help="The folder to write.", rich_help_panel="Run"
         ),
     ] = Path("comparison"),
     compiled: o.Compile = None,
@@ -283,7 +284,7 @@ def scales(
         typer.Option(help="Names of experiments, separated by commas. Default: all nine."),
     ] = None,
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", parser=o.place, help="The folder to write.")
+        Path, typer.Option(metavar="FOLDER", parser=place, help="The folder to write.")
     ] = Path("scales"),
 ) -> None:
     """Why log-variance? Measure nine claims about σ; write verdicts, figures and numbers."""

@@ -16,6 +16,7 @@ from ..storage.writing import written
 from . import options as o
 from .draw import batch
 from .options import console
+from .values import filled, place
 
 
 def encode(
@@ -23,7 +24,7 @@ def encode(
     data: o.OtherData = None,
     split: o.Which = o.Split.all,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", parser=o.place, help="The .npz file to write.")
+        Path, typer.Option(metavar="FILE", parser=place, help="The .npz file to write.")
     ] = Path("latents.npz"),
     seed: o.Seed = 0,
     device: o.Device = "auto",
@@ -67,7 +68,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="Evaluate under another binarisation; needs --other-protocol. Default: the run's.",
-            callback=o.filled("--binarize"),
+            callback=filled("--binarize"),
         ),
     ] = None,
     other_protocol: Annotated[
@@ -79,7 +80,7 @@ def evaluate(
     pictures: Annotated[
         Path | None,
         typer.Option(
-            "--figures", metavar="FOLDER", parser=o.place, help="Also write figures to this folder."
+            "--figures", metavar="FOLDER", parser=place, help="Also write figures to this folder."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -214,7 +215,7 @@ def score(
     split: o.Which = o.Split.all,
     samples: Annotated[int, typer.Option(help="Draws of z for each image.", min=1)] = 1000,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", parser=o.place, help="The .csv file to write.")
+        Path, typer.Option(metavar="FILE", parser=place, help="The .csv file to write.")
     ] = Path("scores.csv"),
     seed: o.Seed = 0,
     device: o.Device = "auto",

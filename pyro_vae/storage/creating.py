@@ -68,8 +68,7 @@ def save_vae(folder: Path, vae: nn.Module, arguments: dict[str, Any]) -> None:
 def check(folder: Path, config: dict[str, Any]) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` if :func:`create` would."""
     check_vacant(folder)
-    values = config["vae"] | {"objective": config.get("training", {}).get("objective")}
-    for name, value in values.items():
+    for name, value in (*config["vae"].items(), *config.get("training", {}).items()):
         try:
             json.dumps(value)
         except TypeError:
