@@ -190,7 +190,7 @@ class VAE(Usage):
 
         Example:
             >>> vae = VAE((1, 28, 28), latent_size=2)
-            >>> vae.save("saved")  # doctest: +SKIP
+            >>> vae.save("saved")
         """
         save_vae(Path(folder), self, self.config)
 

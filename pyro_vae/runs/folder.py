@@ -183,9 +183,11 @@ def load(folder: str | Path, device: str | torch.device = "cpu", *, trust: bool 
     The arguments and errors are those of :func:`load_run`.
 
     Example:
-        >>> VAE((1, 28, 28), latent_size=2).save("saved")  # doctest: +SKIP
-        >>> vae = load("saved")  # doctest: +SKIP
-        >>> vae.encode(image).mean  # doctest: +SKIP
+        >>> from PIL import Image
+        >>> VAE((1, 28, 28), latent_size=2).save("saved")
+        >>> vae = load("saved")
+        >>> vae.encode(Image.new("L", (28, 28))).mean.shape
+        torch.Size([1, 2])
     """
     return load_run(folder, device, trust=trust)[0]
 
