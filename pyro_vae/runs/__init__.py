@@ -7,6 +7,7 @@
 - :mod:`.working`: begin, resume and train a run;
 - :mod:`.card`: the ``README.md`` of a run;
 - :mod:`.hub`: runs on the Hugging Face hub;
+- :mod:`.resuming`: what is checked before a run is trained further;
 - :mod:`.stopping`: Ctrl-C and SIGTERM;
 - :mod:`.locking`: one process at a time trains in a run folder;
 - :mod:`.failing` and :mod:`.replay`: the step at which a loss was lost, and what went wrong in it.
