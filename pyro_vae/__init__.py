@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # type checkers read this branch in spite of the line above
     from .objectives import OBJECTIVES
     from .recipes import RECIPES
     from .report.table import evaluate
-    from .runs.folder import load_run
+    from .runs.folder import load, load_run
     from .training import fit
     from .vae import VAE
 
@@ -43,6 +43,7 @@ _WHERE = {
     "fit": ("training", "fit"),
     "gaps": ("evaluation.gaps", "gaps"),
     "importance": ("evaluation.importance", "importance"),
+    "load": ("runs.folder", "load"),
     "load_data": ("data", "load_data"),
     "load_run": ("runs.folder", "load_run"),
 }
@@ -66,6 +67,7 @@ __all__ = [
     "fit",
     "gaps",
     "importance",
+    "load",
     "load_data",
     "load_run",
 ]

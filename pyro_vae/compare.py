@@ -24,8 +24,8 @@ from .evaluation.importance import importance
 from .history import Callback, CollapseWarning, Position, collapsed
 from .options import at_least_one
 from .processes import side_by_side
-from .runs.folder import first_line
 from .runs.setup import prepare
+from .storage.checkpoint import first_line
 from .training import fit
 
 Result = dict[str, Any]

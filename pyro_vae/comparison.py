@@ -14,7 +14,7 @@ from rich.console import Group
 from rich.table import Table
 
 from .compare import Result
-from .runs.folder import versions
+from .storage.creating import versions
 
 COLUMNS = {
     "elbo": "test ELBO",

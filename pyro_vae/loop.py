@@ -69,7 +69,7 @@ class Loop:
             self.pixels = train.drawn().pixels
         self.steering = Steering(optimizer, schedule, clip)
         self.whole = whole_batches(len(train), batch_size)
-        self.steps_per_epoch = self.whole + (self.whole * batch_size < len(train))
+        self.steps_per_epoch = steps_of_epoch(len(train), batch_size)
         self.steps = epochs * self.steps_per_epoch
 
     def check(self, start: Position) -> None:
@@ -273,6 +273,12 @@ def whole_batches(count: int, size: int) -> int:
     """
     whole = count // size
     return whole - (count - whole * size == 1 and whole > 0 and size > 1)
+
+
+def steps_of_epoch(images: int, batch_size: int) -> int:
+    """How many steps an epoch has."""
+    whole = whole_batches(images, batch_size)
+    return whole + (whole * batch_size < images)
 
 
 def batches(order: Tensor, size: int, together: int, done: int = 0) -> Iterator[Tensor]:

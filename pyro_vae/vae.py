@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 from math import prod
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -28,12 +29,14 @@ from .building import likelihood_of, moments_of, network_of, statistics
 from .contracts import Guide, Likelihood, Network, Prior
 from .data import Images
 from .errors import InputError
+from .exporting import export
 from .latents import LatentSize, check_layouts, layouts
 from .networks.layers import Standardized
 from .pairing import fitting_likelihood, refuse_misfits
 from .programs import GuideProgram, ModelProgram, unique_name
 from .registry import GUIDES, LIKELIHOODS, PRIORS, parse
 from .settings import Settings
+from .storage.creating import save_vae
 from .usage import Usage
 
 
@@ -173,3 +176,27 @@ class VAE(Usage):
         vae = cls(images.shape, latent_size, standardize=standardize, **parts)
         Likelihood.of(vae.model.likelihood).start(mean)
         return vae
+
+    def save(self, folder: str | Path) -> None:
+        """Write the VAE to a new folder, which :func:`pyro_vae.load` and the commands read.
+
+        The folder has the arguments of the VAE and the installed versions in ``config.json`` and
+        the weights in ``checkpoint.safetensors``. It has no data and no training, so commands that
+        need images ask for ``--data``, and training cannot be resumed.
+
+        Raises:
+            InputError: a part was given as an object and not by name, the folder holds a run
+                already, or a weight is not a finite float32 number. Nothing is written then.
+
+        Example:
+            >>> vae = VAE((1, 28, 28), latent_size=2)
+            >>> vae.save("saved")
+        """
+        save_vae(Path(folder), self, self.config)
+
+    def export(self, folder: str | Path) -> None:
+        """Write encoder and decoder as programs that run without this library.
+
+        See :func:`pyro_vae.exporting.export` for the files and the errors.
+        """
+        export(self, folder)

@@ -11,7 +11,7 @@ from support.commands import TINY, picture, typed
 
 from pyro_vae import compare, comparison, figures
 from pyro_vae.runs.folder import read_history
-from pyro_vae.runs.writing import written
+from pyro_vae.storage.writing import written
 
 PNG = ("sample", "reconstruct", "interpolate")
 

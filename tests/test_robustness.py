@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.strange import KINDS, tried
 
-from pyro_vae.runs.folder import versions
+from pyro_vae.storage.creating import versions
 
 RESULT = Path(__file__).parent.parent / "benchmarks" / "results" / "robustness.json"
 

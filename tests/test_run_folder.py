@@ -17,8 +17,8 @@ from pyro_vae.guides import GUIDES
 from pyro_vae.history import Position
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.priors import PRIORS
-from pyro_vae.runs.checkpoint import load_optimizer, read, save, state_of
 from pyro_vae.runs.folder import create, load_run, read_history
+from pyro_vae.storage.checkpoint import load_optimizer, read, save, state_of
 from pyro_vae.training import adam
 
 SHAPE = (1, 6, 5)

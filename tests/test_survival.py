@@ -19,10 +19,11 @@ from support.kills import Faults, forked, state_of
 
 from pyro_vae.data import load_data
 from pyro_vae.errors import InputError
-from pyro_vae.runs import checkpoint, working
+from pyro_vae.runs import working
 from pyro_vae.runs.folder import load_run, read_history
 from pyro_vae.runs.locking import locked
 from pyro_vae.runs.stopping import Signals, Stopped
+from pyro_vae.storage import checkpoint
 
 RUN = [*TINY, "--device", "cpu", "--no-compile"]
 

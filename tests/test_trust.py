@@ -22,7 +22,7 @@ from pyro_vae.budget import Budget
 from pyro_vae.data import load_data
 from pyro_vae.registry import own_classes
 from pyro_vae.runs.folder import read_history
-from pyro_vae.runs.setup import images_of
+from pyro_vae.runs.images import images_of
 
 OLD = Path(__file__).parent / "data" / "old_run" / "mean_field"
 CONFIG = json.loads((OLD / "config.json").read_text())
@@ -94,8 +94,14 @@ def test_every_command_that_opens_a_run_asks_for_trust(run, monkeypatch, capsys)
     for command in ("sample", "reconstruct", "interpolate", "encode", "evaluate", "audit", "score"):
         assert typed([command, run]) == 2
         assert "--trust" in capsys.readouterr().err
-    assert typed(["train", "--resume", run, "--epochs", "3"]) == 2
-    assert "--trust" in capsys.readouterr().err
+    for ask in (
+        ["train", "--resume", run, "--epochs", "3"],
+        ["export", run],
+        ["card", run],
+        ["push", run, "me/run"],
+    ):
+        assert typed(ask) == 2
+        assert "--trust" in capsys.readouterr().err
     assert os.listdir(run.parent) == ["run"]
 
 

@@ -17,8 +17,8 @@ from pyro_vae import VAE, fit, load_run
 from pyro_vae.data import Data, Images
 from pyro_vae.history import Position
 from pyro_vae.runs import folder as files
-from pyro_vae.runs.checkpoint import state_of
 from pyro_vae.settings import TRAINING, Settings
+from pyro_vae.storage.checkpoint import state_of
 from pyro_vae.training import adam
 
 PARTS = {

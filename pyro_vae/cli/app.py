@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError, TrainingError
-from . import draw, listing, many, train, use
+from . import draw, listing, many, share, train, use
 from .options import stderr, warn
 
 app = typer.Typer(
@@ -53,6 +53,10 @@ for command in (
     use.evaluate,
     use.score,
     use.audit,
+    share.export,
+    share.card,
+    share.push,
+    share.pull,
     many.compare,
     many.scales,
 ):
@@ -74,6 +78,8 @@ def run() -> int:
         code = ended()
     except BrokenPipeError:  # the reader, such as `head`, has enough
         code = 1
+    except ConnectionError as error:  # of push and pull
+        code = tell(str(error), 1)
     except InputError as error:
         code = tell(str(error), 2)
     except TrainingError as error:

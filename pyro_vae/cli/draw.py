@@ -11,18 +11,17 @@ import typer
 
 from ..errors import InputError
 from ..memory import check_memory
-from ..runs.writing import written
+from ..storage.writing import written
 from . import options as o
 from .options import console
+from .values import place
 
 if TYPE_CHECKING:
     import torch
 
     from ..data.images import Images
 
-Picture = Annotated[
-    Path, typer.Option(metavar="FILE", parser=o.place, help="The picture to write.")
-]
+Picture = Annotated[Path, typer.Option(metavar="FILE", parser=place, help="The picture to write.")]
 
 
 def sample(

@@ -117,7 +117,7 @@ def compare(
     from ..compare import compare as run_all
     from ..progress import progress_bar
     from ..runs.setup import settled
-    from ..runs.writing import written
+    from ..storage.writing import written
 
     settings = {name: {**given, key: name} for name in names}
     progress = progress_bar(console)

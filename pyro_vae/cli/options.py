@@ -18,9 +18,9 @@ from rich.console import Console
 
 from ..errors import InputError
 from ..registry import own_classes
-from ..runs.writing import check_utf8, temporary_name
 from ..settings import Settings, check_seed
-from .values import image_size, latent_sizes, sizes
+from ..storage.writing import check_utf8, temporary_name
+from .values import filled, image_size, latent_sizes, place, sizes
 
 if TYPE_CHECKING:
     import torch
@@ -42,24 +42,6 @@ class Split(StrEnum):
     test = "test"
     validation = "validation"
     all = "all"
-
-
-def filled(option: str) -> Callable[[str | None], str | None]:
-    """A callback that refuses an empty value, which would be the current folder as a path."""
-
-    def check(value: str | None) -> str | None:
-        if value is not None and not value.strip():
-            raise InputError(f"{option} is empty; give it a value or leave the option out")
-        return value
-
-    return check
-
-
-def place(text: str | Path) -> Path:
-    """The path in an option. An empty one would be the current folder."""
-    if not str(text).strip():
-        raise InputError("a path is empty; give it a value or leave the option out")
-    return Path(text)
 
 
 def seed_in_range(seed: int) -> int:
@@ -278,7 +260,7 @@ def check_outside(path: Path, data: str) -> None:
         path: the folder to write, from --out.
         data: a data set's name or the path of the user's own images, from --data.
     """
-    from ..runs.setup import own_folder
+    from ..runs.images import own_folder
 
     folder = own_folder(data)
     if folder is not None and path.resolve().is_relative_to(folder.resolve()):
@@ -289,12 +271,16 @@ def check_outside(path: Path, data: str) -> None:
 
 
 def opened(run: Path, device: str, seed: int, trust: bool) -> tuple[VAE, dict[str, Any]]:
-    """The VAE and the config of a run, with the ``checksum`` of its data. Sets the seed."""
+    """The VAE and the config of a run, with the ``checksum`` of its data. Sets the seed.
+
+    For a VAE that was saved from Python, the name of the data is None.
+    """
     import torch
 
-    from ..runs import checkpoint
     from ..runs.config import specs
     from ..runs.folder import load_run, read_config
+    from ..runs.images import unnamed_data
+    from ..storage import checkpoint
 
     if trust:
         allow_own_modules(specs(read_config(run)))
@@ -302,6 +288,7 @@ def opened(run: Path, device: str, seed: int, trust: bool) -> tuple[VAE, dict[st
     vae, config = load_run(run, pick(device), trust=trust)
     state = checkpoint.read(run)
     config["checksum"] = "" if state is None else state.data
+    config.setdefault("data", unnamed_data(vae.model.likelihood))
     return vae, config
 
 
@@ -312,6 +299,6 @@ def images_of(
 
     It is said on stderr if they are the run's own and have changed.
     """
-    from ..runs.setup import images_of as select
+    from ..runs.images import images_of as select
 
     return select(config, data, split.value, data_dir, say=warn).to(pick(device))

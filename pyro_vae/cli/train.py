@@ -14,6 +14,7 @@ from ..runs.stopping import Signals, Stopped
 from ..settings import Settings
 from . import options as o
 from .options import console
+from .values import place
 
 PICTURES, MINUTES = 10, 10.0
 """The defaults of --pictures and --checkpoint-minutes."""
@@ -26,7 +27,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            parser=o.place,
+            parser=place,
             help="The run folder to make. Default: runs/DATA-1, -2, …",
             rich_help_panel="Run",
         ),
@@ -35,7 +36,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            parser=o.place,
+            parser=place,
             help="Continue the run in this folder, to --epochs in total.",
             rich_help_panel="Run",
         ),
@@ -98,6 +99,7 @@ def train(
     from ..runs import replay as replaying
     from ..runs.config import specs
     from ..runs.locking import locked
+    from ..storage.creating import check_vacant
 
     if not 0 < minutes < float("inf"):
         raise InputError(f"--checkpoint-minutes is a number above 0, not {minutes}")
@@ -139,7 +141,7 @@ def train(
             else:
                 o.check_outside(folder, str(given.get("data", Settings.data)))
                 o.check_output("--out", folder)
-                files.check_vacant(folder)
+                check_vacant(folder)
                 run = setup.prepare(given, o.pick(device), data_dir)
                 if "recipe" in given:
                     console.print(setup.recipe_line(given), soft_wrap=True)

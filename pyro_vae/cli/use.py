@@ -12,10 +12,11 @@ import typer
 from rich.table import Table
 
 from ..errors import InputError
-from ..runs.writing import written
+from ..storage.writing import written
 from . import options as o
 from .draw import batch
 from .options import console
+from .values import filled, place
 
 
 def encode(
@@ -23,7 +24,7 @@ def encode(
     data: o.OtherData = None,
     split: o.Which = o.Split.all,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", parser=o.place, help="The .npz file to write.")
+        Path, typer.Option(metavar="FILE", parser=place, help="The .npz file to write.")
     ] = Path("latents.npz"),
     seed: o.Seed = 0,
     device: o.Device = "auto",
@@ -67,7 +68,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="Evaluate under another binarisation; needs --other-protocol. Default: the run's.",
-            callback=o.filled("--binarize"),
+            callback=filled("--binarize"),
         ),
     ] = None,
     other_protocol: Annotated[
@@ -79,7 +80,7 @@ def evaluate(
     pictures: Annotated[
         Path | None,
         typer.Option(
-            "--figures", metavar="FOLDER", parser=o.place, help="Also write figures to this folder."
+            "--figures", metavar="FOLDER", parser=place, help="Also write figures to this folder."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -97,6 +98,8 @@ def evaluate(
         o.check_output("--figures", pictures)
     vae, config = o.opened(run, device, seed, trust)
     trained = config["data"]["binarize"]
+    if config["data"]["name"] is None:  # nobody knows the protocol of its training
+        trained = binarize or trained
     used, mark = report.choose_binarization(trained, binarize, anyway=other_protocol)
     config["data"]["binarize"] = used
     if used != trained:
@@ -201,8 +204,10 @@ def audit(
     from ..runs.setup import built_objective
 
     vae, config = o.opened(run, device, seed, trust)
-    trained = o.images_of(config, None, o.Split.train, data_dir, device)
-    objective = built_objective(config["training"] | {"batch_size": n}, trained)
+    objective = None
+    if "training" in config:
+        trained = o.images_of(config, None, o.Split.train, data_dir, device)
+        objective = built_objective(config["training"] | {"batch_size": n}, trained)
     x = batch(o.images_of(config, data, split, data_dir, device), n, seed)
     console.print(table(audited(vae, x, objective=objective)))
 
@@ -213,7 +218,7 @@ def score(
     split: o.Which = o.Split.all,
     samples: Annotated[int, typer.Option(help="Draws of z for each image.", min=1)] = 1000,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", parser=o.place, help="The .csv file to write.")
+        Path, typer.Option(metavar="FILE", parser=place, help="The .csv file to write.")
     ] = Path("scores.csv"),
     seed: o.Seed = 0,
     device: o.Device = "auto",

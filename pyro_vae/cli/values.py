@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 from ..errors import InputError
 
@@ -44,3 +46,21 @@ def image_size(text: str | None) -> int | list[int] | None:
         )
     pair = [int(n) for n in text.split("x")]
     return pair[0] if len(pair) == 1 else pair
+
+
+def filled(option: str) -> Callable[[str | None], str | None]:
+    """A callback that refuses an empty value, which would be the current folder as a path."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise InputError(f"{option} is empty; give it a value or leave the option out")
+        return value
+
+    return check
+
+
+def place(text: str | Path) -> Path:
+    """The path in an option. An empty one would be the current folder."""
+    if not str(text).strip():
+        raise InputError("a path is empty; give it a value or leave the option out")
+    return Path(text)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..registry import lookup
-from ..runs.folder import versions
+from ..storage.creating import versions
 from .answer import draw_answer, write_statements
 from .base import Experiment, Numbers, Setting, Verdict, skip_progress
 from .blow_up import draw_blow_up, judge_blow_up, measure_blow_up

@@ -171,13 +171,13 @@ def refuse_links(folder: Path) -> None:
 def check_fields(path: Path, config: Mapping[str, Any]) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` for a field that is not as in :data:`FIELDS`."""
     for part, kinds in FIELDS.items():
-        for name, (words, fits) in kinds.items():
+        for name, (words, fits) in kinds.items() if part in config else ():
             if name in config[part] and not fits(config[part][name]):
                 raise InputError(
                     f"{name!r} in {part!r} of {str(path)!r} is {words}, not "
                     f"{config[part][name]!r:.60}"
                 )
-    source = config["data"]["name"]
+    source = config["data"]["name"] if "data" in config else ""
     if not os.path.isabs(source) and source != os.path.basename(source):
         raise InputError(
             f"'name' in 'data' of {str(path)!r} is the name of a data set or a whole path, not "
@@ -187,11 +187,8 @@ def check_fields(path: Path, config: Mapping[str, Any]) -> None:
 
 def specs(config: Mapping[str, Any]) -> list[Any]:
     """All values of a config that may be a spec of a part."""
-    return [
-        *config["vae"].values(),
-        config["training"]["objective"],
-        config["training"].get("schedule"),
-    ]
+    training = config.get("training", {})
+    return [*config["vae"].values(), training.get("objective"), training.get("schedule")]
 
 
 def check_trust(path: Path, config: Mapping[str, Any], trust: bool) -> None:

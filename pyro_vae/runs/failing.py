@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import InputError, TrainingError
+from ..storage.writing import written
 from .config import read_bytes, read_object
-from .writing import written
 
 NAME = "failed.json"
 

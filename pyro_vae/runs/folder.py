@@ -19,9 +19,7 @@ import math
 import os
 from collections.abc import Collection
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from platform import python_version
 from typing import Any
 
 import torch
@@ -31,9 +29,13 @@ from ..errors import InputError
 from ..history import Epoch
 from ..memory import check_memory
 from ..settings import READING, TRAINING, Settings
+from ..storage import checkpoint, creating
+from ..storage.checkpoint import FORMAT, Checkpoint, check_format, first_line
+from ..storage.creating import CONFIG, write_config
+from ..storage.tensors import check_finite, check_shapes
+from ..storage.writing import check_utf8, written
 from ..vae import VAE
-from . import checkpoint, older
-from .checkpoint import FORMAT, Checkpoint, check_format, first_line
+from . import older
 from .config import (
     ADDED,
     FIELDS,
@@ -44,10 +46,8 @@ from .config import (
     read_bytes,
     read_object,
 )
-from .tensors import check_finite, check_shapes
-from .writing import check_utf8, written
 
-CONFIG, METRICS = "config.json", "metrics.jsonl"
+METRICS = "metrics.jsonl"
 ROOM = 1 << 28
 """The bytes that any VAE may take while it is built."""
 
@@ -55,31 +55,13 @@ ROOM = 1 << 28
 def create(folder: Path, config: dict[str, Any], state: Checkpoint) -> None:
     """Make the folder of a new run, with its first checkpoint and the installed versions.
 
-    The config comes last. A folder without it is not a run yet, and can be used for a new one.
-
     Raises:
-        InputError: the folder already holds a run, is a file, or the config contains objects that
-            cannot be stored.
+        InputError: as :func:`~pyro_vae.storage.creating.create`.
     """
-    check_vacant(folder)
-    try:
-        json.dumps(config)
-    except TypeError:
-        raise InputError(
-            "a run stores the names of its parts, and one part was given as an object; name it "
-            "like module:Class"
-        ) from None
+    creating.check(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
     write_metrics(folder, [])
-    checkpoint.save(folder, state)
-    write_config(folder, {"format": FORMAT, **config, "versions": versions()})
-
-
-def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """Write a run's config, replacing the old one."""
-    text = json.dumps(config, indent=2) + "\n"
-    with written(folder / CONFIG) as part:
-        part.write_text(text, encoding="utf-8")
+    creating.create(folder, config, state)
 
 
 def set_epochs(folder: Path, epochs: int) -> None:
@@ -88,25 +70,6 @@ def set_epochs(folder: Path, epochs: int) -> None:
     if config["training"]["epochs"] != epochs:
         config["training"]["epochs"] = epochs
         write_config(folder, config)
-
-
-def check_vacant(folder: Path) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` unless a new run can use ``folder``."""
-    if os.path.isfile(folder):
-        raise InputError(f"--out {str(folder)!r} is a file; name a folder for the run")
-    if os.path.exists(folder / CONFIG):
-        raise InputError(f"--out {str(folder)!r} holds a run already; name another folder")
-    if run := next(folder.glob(f"*/{CONFIG}"), None):
-        raise InputError(
-            f"--out {str(folder)!r} is a folder of runs, such as {run.parent.name!r}; name a new "
-            "folder in it"
-        )
-
-
-def versions() -> dict[str, str]:
-    """The versions of the packages that a result depends on."""
-    names = ("pyro-vae", "pyro-ppl", "torch", "torchvision", "numpy")
-    return {"python": python_version(), **{name: version(name) for name in names}}
 
 
 def write_metrics(folder: Path, history: list[Epoch]) -> None:
@@ -165,6 +128,8 @@ def load_run(
 ) -> tuple[VAE, dict[str, Any]]:
     """The VAE of a run with its weights, and the run's config.
 
+    The config of a VAE that was saved from Python has no ``data`` and no ``training``.
+
     A run folder may come from a stranger. Nothing in it is executed, and what it asks for is
     checked before memory is taken for it.
 
@@ -208,12 +173,30 @@ def load_run(
         raise InputError(
             f"the weights in {str(weights)!r} do not fit the run's config ({reason.strip()})"
         ) from None
-    check_finite(weights, vae)
+    check_finite(repr(str(weights)), vae)
     return vae.to(device).eval(), config
 
 
+def load(folder: str | Path, device: str | torch.device = "cpu", *, trust: bool = False) -> VAE:
+    """The VAE of a run folder or of :meth:`VAE.save() <pyro_vae.vae.VAE.save>`, in evaluation mode.
+
+    The arguments and errors are those of :func:`load_run`.
+
+    Example:
+        >>> from PIL import Image
+        >>> VAE((1, 28, 28), latent_size=2).save("saved")
+        >>> vae = load("saved")
+        >>> vae.encode(Image.new("L", (28, 28))).mean.shape
+        torch.Size([1, 2])
+    """
+    return load_run(folder, device, trust=trust)[0]
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """A run's config. Unknown and missing keys are refused."""
+    """A run's config. Unknown and missing keys are refused.
+
+    The folder of ``vae.save()`` has no ``data`` and no ``training``.
+    """
     if not os.path.isdir(folder):
         raise InputError(f"there is no run folder {str(folder)!r}")
     check_utf8(f"the run folder {str(folder)!r}", folder)
@@ -221,12 +204,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = read_object(read_bytes(path))
         check_format(path, config.get("format", 1))
-        check_keys(path, config, ("vae", "data", "training", "versions"), ("format",))
+        trained = ("data", "training") if config.keys() & {"data", "training"} else ()
+        check_keys(path, config, ("vae", *trained, "versions"), ("format",))
+        check_keys(path, config["versions"], (), config["versions"])
         check_keys(path, config["vae"], FIELDS["vae"].keys() - set(ADDED), ADDED)
-        check_keys(path, config["data"], ("name", "binarize"), READING)
-        check_keys(path, config["training"], ("objective",), TRAINING)
+        if trained:
+            check_keys(path, config["data"], ("name", "binarize"), READING)
+            check_keys(path, config["training"], ("objective",), TRAINING)
         check_fields(path, config)
-        config["training"] = {key: getattr(Settings, key) for key in TRAINING} | config["training"]
+        if trained:
+            usual = {key: getattr(Settings, key) for key in TRAINING}
+            config["training"] = usual | config["training"]
         config["vae"] = older.as_written_now(config["vae"])
     except (ValueError, AttributeError) as error:
         reason = str(error) if type(error) is ValueError else "it is not JSON"

@@ -18,10 +18,10 @@ from ..data import Data
 from ..errors import InputError
 from ..evaluation import elbo
 from ..history import Epoch, Position
-from ..loop import whole_batches
+from ..loop import steps_of_epoch
 from ..registry import parse, spec
-from .checkpoint import Checkpoint, first_line
-from .tensors import check_shapes, state_of_adam
+from ..storage.checkpoint import Checkpoint, first_line
+from ..storage.tensors import check_shapes, state_of_adam
 
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 
@@ -99,9 +99,7 @@ def read(
         raise InputError(
             f"the optimizer's state in {str(path)!r} cannot be used ({first_line(error)})"
         ) from None
-    count, size = len(data.train), training["batch_size"]
-    whole = whole_batches(count, size)
-    expected = len(history) * (whole + (whole * size < count))
+    expected = len(history) * steps_of_epoch(len(data.train), training["batch_size"])
     if steps != {expected} or (history and not agrees(vae, data, history[-1], training["seed"])):
         raise InputError(
             f"the weights, the optimizer's state and the metrics in {str(folder)!r} are not of the "

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,10 @@ from ..recipes import RECIPES
 from ..registry import OBJECTIVES, lookup, own_classes, parse, spec
 from ..schedules import Steering
 from ..settings import READING, TRAINING, Settings, check_numbers
+from ..storage.checkpoint import first_line
 from ..training import adam
 from ..vae import VAE
-from .folder import first_line
+from .images import name_of
 
 DRAWN_NOTE = (
     "The images have values between black and white, and the likelihood scores only 0 and 1, so "
@@ -228,90 +229,8 @@ def with_scale(guide: Any, scale: str | None) -> Any:
     return spec(name, {**options, "scale": scale})
 
 
-def name_of(data: str) -> str:
-    """A data set's name, or the absolute path of the user's own images."""
-    return data if data in DATASETS else str(Path(os.path.expanduser(data)).resolve())
-
-
 def vacant_folder(given: Mapping[str, Any]) -> Path:
     """``runs/DATA-1``, or the first number that is not used yet."""
     data = Path(given.get("data", Settings.data)).stem[:100] or "data"
     free = (Path("runs") / f"{data}-{n}" for n in count(1))
     return next(folder for folder in free if not os.path.lexists(folder))
-
-
-def own_folder(data: str) -> Path | None:
-    """The user's own folder of images that ``data`` names; None for a named set or a file."""
-    path = Path(data).expanduser()
-    return path if data not in DATASETS and path.is_dir() else None
-
-
-def same_data(data: Data, checksum: str) -> bool:
-    """Whether data has a checksum. "" stands for one that is not known.
-
-    Args:
-        data: as :func:`images_of` loads it; without a split if all images are wanted.
-        checksum: that of the data with its split.
-    """
-    if len(data.test) == 0 and len(data.train) > 1:
-        if data.train.binarize == "static":  # its draws depend on the split
-            return True
-        train, test = data.train.split(0.2, seed=0)
-        data = replace(data, train=train, test=test)
-    return checksum in ("", data.checksum())
-
-
-def check_source(name: str) -> None:
-    """Refuse a word in a config that is not a data set. A run stores other data by a whole path."""
-    if not os.path.isabs(name):
-        lookup("data set", name, DATASETS)
-
-
-def images_of(
-    config: dict[str, Any],
-    name: str | None,
-    split: str,
-    data_dir: Path | None,
-    say: Callable[[str], None] = warnings.warn,
-) -> Images:
-    """The images that a command on a run works on, with the run's own binarisation.
-
-    Args:
-        config: the run's config. It may have the ``checksum`` of the data.
-        name: another data set than the run's own; None for its own.
-        split: ``train``, ``test``, ``validation`` or ``all``, which is ``train`` and ``test``.
-        data_dir: folder of downloaded data sets.
-        say: is called with a sentence if the run's own data has changed.
-
-    Raises:
-        InputError: images of another shape than the run's, or an empty split.
-    """
-    source = dict(config["data"])
-    if name is None:
-        check_source(source["name"])
-    else:
-        source["name"] = name_of(name)
-        if own_folder(name) is None:  # load_data() changes only the images of a folder
-            source = {key: value for key, value in source.items() if key not in READING}
-    whole = split == "all" and source["name"] not in DATASETS
-    data = load_data(**source, data_dir=data_dir, test_fraction=0.0 if whole else 0.2)
-    if list(data.shape) != config["vae"]["shape"]:
-        raise InputError(
-            f"the run was trained on images of shape {config['vae']['shape']}, and those of "
-            f"{source['name']!r} have {list(data.shape)}"
-        )
-    if name is None and not same_data(data, config.get("checksum", "")):
-        say(
-            f"The images of {source['name']!r}, their labels or their split are not those that the "
-            "run was trained on, so it may have been trained on some of the test images."
-        )
-    splits = {"train": data.train, "test": data.test, "validation": data.validation}
-    chosen = data.train.joined(data.test) if split == "all" else splits[split]
-    if chosen is None:
-        raise InputError(
-            f"there are no validation images in {source['name']!r}; a folder of images holds them "
-            "in its sub-folder 'val', next to 'train' and 'test'"
-        )
-    if len(chosen) == 0:
-        raise InputError(f"there are no {split} images in {source['name']!r}")
-    return chosen

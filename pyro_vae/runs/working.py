@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any
@@ -12,21 +12,22 @@ import torch
 from rich.console import Console
 
 from .. import checks, figures
-from ..data import Data, load_data
+from ..data import load_data
 from ..errors import InputError, TrainingError
-from ..evaluation import elbo
 from ..history import Callback, CollapseWarning, Epoch, Position, collapsed
 from ..progress import Bar
+from ..storage import checkpoint
+from ..storage.writing import remove_leftovers, written
 from ..trackers import Tracker
 from ..training import adam, fit
-from ..vae import VAE
-from . import checkpoint, older
 from . import folder as files
+from . import older
 from .config import refuse_links
 from .failing import note_failure, remove_failure
-from .setup import Run, built_objective, check_source
+from .images import check_source
+from .resuming import check_sites, check_steps, refuse_other_data
+from .setup import Run, built_objective
 from .stopping import Signals
-from .writing import remove_leftovers, written
 
 
 def begin(run: Run, folder: Path, compiled: bool | None = None) -> None:
@@ -81,6 +82,11 @@ def resume(
     """
     refuse_links(folder)
     vae, config = files.load_run(folder, device, trust=trust)
+    if "training" not in config:
+        raise InputError(
+            f"{str(folder)!r} holds a VAE that was saved from Python, without what its training "
+            "needs to go on; load it with pyro_vae.load() and train it with fit()"
+        )
     training = config["training"]
     training["epochs"] = epochs or training["epochs"]
     history = files.read_history(folder)
@@ -109,46 +115,11 @@ def resume(
     if state.data not in ("", checksum):
         refuse_other_data(config, list(data.shape), other_data)
         start = Position(start.epoch)
+    check_steps(source, start, len(data.train), training["batch_size"])
     optimizer = adam(vae, training["lr"])
     checkpoint.load_optimizer(source, state, optimizer)
     compiled = state.compiled if compiled is None else compiled
     return Run(vae, data, config["data"], training, optimizer, start, checksum, compiled)
-
-
-def check_sites(folder: Path, history: list[Epoch], vae: VAE, data: Data) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` unless all epochs have the VAE's latent sites.
-
-    The curves of the run are drawn when its training ends, and the numbers of a stranger's run
-    would only fail there.
-    """
-
-    def kept(kl: Mapping[str, Any], units: Mapping[str, Any]) -> dict[str, int]:
-        return {site: len(units.get(site, ())) for site in kl}
-
-    bound = elbo(vae.model, vae.guide, data.train.first(1))
-    here = kept(bound.kl_of_sites, bound.kl_of_units)
-    for record in history:
-        if (then := kept(record.kl_of_sites, record.kl_of_units)) != here:
-            raise InputError(
-                f"epoch {record.epoch} in {str(folder / files.METRICS)!r} has the latent sites and "
-                f"units {then!r:.60}, and those of the VAE are {here!r:.60}"
-            )
-
-
-def refuse_other_data(config: dict[str, Any], shape: list[int], allowed: bool) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` unless other images may be trained on."""
-    name = repr(config["data"]["name"])
-    if not allowed:
-        raise InputError(
-            f"the images of {name}, their labels or their split are not those that the run was "
-            "trained on; bring them back, or go on with them by --other-data (some test images "
-            "may then have been trained on)"
-        )
-    if shape != config["vae"]["shape"]:
-        raise InputError(
-            f"the run was trained on images of shape {config['vae']['shape']}, and those of "
-            f"{name} have {shape}"
-        )
 
 
 def train(

@@ -38,7 +38,7 @@ from pyro_vae.data import BINARIZE
 from pyro_vae.errors import TrainingError
 from pyro_vae.recipes import RECIPES
 from pyro_vae.registry import GUIDES, LIKELIHOODS, NETWORKS, OBJECTIVES, PRIORS, SCALES, arguments
-from pyro_vae.runs import setup, working
+from pyro_vae.runs import images, setup, working
 from pyro_vae.runs.folder import read_history
 
 TABLES = {
@@ -313,7 +313,7 @@ def try_config(case: tuple[str, Any]) -> str:
         try:
             vae, config = load_run(run)
             read_history(run)
-            setup.images_of(config, None, "test", None)
+            images.images_of(config, None, "test", None)
             drawn = vae.sample(1)
             if case[1][0] == "weights.safetensors":
                 scores = ["--samples", "5", "--out", f"{folder}/a.csv"]

@@ -57,11 +57,16 @@ def state_of_adam(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def check_finite(path: Path, module: torch.nn.Module) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` if a weight that was read is NaN or infinite."""
+def check_finite(where: str, module: torch.nn.Module) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` if a weight is NaN or infinite.
+
+    Args:
+        where: what holds the weights, for the error message.
+        module: what is checked.
+    """
     for name, weight in module.named_parameters():
         if not weight.isfinite().all():
-            raise InputError(f"the weight {name} in {str(path)!r} has NaN or infinite numbers")
+            raise InputError(f"the weight {name} in {where} has NaN or infinite numbers")
     for name, buffer in module.named_buffers():
         if buffer.is_floating_point() and buffer.isnan().any():
-            raise InputError(f"the buffer {name} in {str(path)!r} has NaN")
+            raise InputError(f"the buffer {name} in {where} has NaN")

@@ -38,6 +38,8 @@ NAME = "checkpoint.safetensors"
 KEY = "pyro_vae"
 FORMAT = 2
 """The format of run folders that this version writes. Format 1 had no checkpoint."""
+MOST_STEPS = 1 << 26
+"""The steps of an epoch that are read; 256 MB of losses."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,9 @@ def read(folder: Path) -> Checkpoint | None:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()[KEY])
             check_format(path, about["format"])
+            step = about["step"]
+            if file.get_slice("losses").get_shape() != [step] or step > MOST_STEPS:
+                raise ValueError("its steps and losses do not fit")
             losses = file.get_tensor("losses")
             for name in file.keys():  # noqa: SIM118  (it is not a dict)
                 kind, _, rest = name.partition(".")
@@ -125,11 +130,11 @@ def read(folder: Path) -> Checkpoint | None:
                 elif kind == "optimizer":
                     index, _, key = rest.partition(".")
                     optimizer.setdefault(int(index), {})[key] = file.get_tensor(name)
-        epoch, step, data, compiled = (about[key] for key in ("epoch", "step", "data", "compiled"))
-        good = type(epoch) is int and epoch >= 0 and losses.shape == (step,)
-        good = good and losses.is_floating_point()
+        epoch, data, compiled = (about[key] for key in ("epoch", "data", "compiled"))
+        good = type(epoch) is int and epoch >= 0
+        good = good and losses.is_floating_point() and bool(losses.isfinite().all())
         if not (good and isinstance(data, str) and compiled in (None, True, False)):
-            raise ValueError("its epoch, steps or losses do not fit")
+            raise ValueError("its epoch or its losses are of a wrong type or value")
     except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(
             f"{str(path)!r} is damaged or is not a run's checkpoint ({first_line(error)})"
@@ -165,18 +170,31 @@ def load_optimizer(path: Path, state: Checkpoint, optimizer: torch.optim.Optimiz
         optimizer: an optimizer over the same parameters as the one that was saved.
 
     Raises:
-        InputError: the state belongs to other parameters.
+        InputError: the state belongs to other parameters, or is missing although training began.
     """
+    if not state.optimizer and (state.position.epoch or len(state.position.losses)):
+        raise InputError(
+            f"{str(path)!r} has no state of the optimizer, because it was shared without it, so "
+            "training cannot go on to the same bits; the run can be used, and fit() can train the "
+            "VAE of pyro_vae.load()"
+        )
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, entries in state.optimizer.items():
         fits = index < len(parameters) and all(
             value.dim() == 0 or value.shape == parameters[index].shape for value in entries.values()
         )
-        lost = any(value.isnan().any() for value in entries.values())
+        lost = any(impossible(key, value) for key, value in entries.items())
         if lost or not fits or entries.keys() != {"step", "exp_avg", "exp_avg_sq"}:
-            what = "has NaN" if lost else "does not fit the weights of the VAE"
+            what = "has impossible numbers" if lost else "does not fit the weights of the VAE"
             raise InputError(f"the optimizer's state in {str(path)!r} {what}")
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state.optimizer})
+
+
+def impossible(key: str, value: Tensor) -> bool:
+    """Whether Adam cannot have a state. Its mean of squared gradients may overflow to infinity."""
+    squares = key == "exp_avg_sq"
+    wrong = value.isnan() | (value < 0 if squares else value.isinf())
+    return bool(wrong.any())
 
 
 def first_line(error: Exception) -> str:

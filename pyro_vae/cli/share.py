@@ -1,0 +1,99 @@
+"""The commands that bring a run to other programs and other people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+from .options import console
+from .values import place
+
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="USER/NAME", help="A repository of the Hugging Face hub.", show_default=False
+    ),
+]
+
+
+def export(
+    run: o.Run,
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", parser=place, help="The folder to write.")
+    ] = Path("exported"),
+    trust: o.Trust = False,
+) -> None:
+    """Write encoder.pt2 (x to the mean and scale of q) and decoder.pt2 (z to the mean image).
+    `torch.export.load` runs them without this library."""
+    o.check_output("--out", out)
+    vae, _ = o.opened(run, "cpu", 0, trust)
+    vae.export(out)
+    console.print(f"{out / 'encoder.pt2'} and {out / 'decoder.pt2'}", soft_wrap=True)
+
+
+def card(
+    run: o.Run,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            parser=place,
+            help="What `evaluate --json` printed for this run. The card then has its numbers.",
+        ),
+    ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Replace a README.md that somebody wrote or changed."),
+    ] = False,
+    trust: o.Trust = False,
+) -> None:
+    """Write README.md into a run folder: parts, data, numbers, pictures, how to load it."""
+    from ..runs import card as cards
+    from ..runs.folder import METRICS, load_run, read_history
+
+    permit(run, trust)
+    vae, config = load_run(run, trust=trust)
+    found = None if results is None else cards.read_results(results, run)
+    history = read_history(run) if (run / METRICS).is_file() else []
+    cards.write_card(run, cards.card_of(run, vae, config, history, found), replace)
+    console.print(f"the card of the run in {run / cards.NAME}", soft_wrap=True)
+
+
+def push(
+    run: o.Run,
+    name: Name,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private.")
+    ] = False,
+    trust: o.Trust = False,
+) -> None:
+    """Send a run to the Hugging Face hub, with its card and without the optimizer's state."""
+    from ..runs import hub
+
+    permit(run, trust)
+    console.print(hub.push(run, name, private=private, trust=trust), soft_wrap=True)
+
+
+def pull(
+    name: Name,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", parser=place, help="The folder to make.")],
+    trust: o.Trust = False,
+) -> None:
+    """Get a run from the Hugging Face hub into a new folder, and check it."""
+    from ..runs import hub
+
+    o.check_output("--out", out)
+    hub.pull(name, out, trust=trust)
+    console.print(f"the run {name} in {out}", soft_wrap=True)
+
+
+def permit(run: Path, trust: bool) -> None:
+    """Let a trusted run name a class in the current folder."""
+    from ..runs.config import specs
+    from ..runs.folder import read_config
+
+    if trust:
+        o.allow_own_modules(specs(read_config(run)))

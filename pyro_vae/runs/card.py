@@ -1,0 +1,216 @@
+"""The card of a run: a ``README.md`` for people who find the run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..history import Epoch
+from ..storage.writing import written
+from ..vae import VAE
+from .config import read_bytes, read_object
+
+NAME = "README.md"
+MARK = re.compile(r"<!-- pyro-vae card ([0-9a-f]{16}) -->\n")
+FRONT = """---
+library_name: pyro-vae
+pipeline_tag: unconditional-image-generation
+tags:
+- variational-autoencoder
+- pyro
+# license: name a license here, such as apache-2.0
+---
+"""
+"""What the Hugging Face hub reads. Only the owner can choose a license."""
+
+
+def card_of(
+    folder: Path,
+    vae: VAE,
+    config: Mapping[str, Any],
+    history: list[Epoch],
+    results: Mapping[str, Any] | None = None,
+) -> str:
+    """The text of a run's card, in Markdown.
+
+    Args:
+        folder: the run folder; its name is the title.
+        vae: the VAE of the run.
+        config: its config.
+        history: the numbers of its epochs.
+        results: what ``pyro-vae evaluate --json`` printed, if it was run.
+    """
+    weights = sum(p.numel() for p in vae.parameters())
+    parts = {key: value for key, value in config["vae"].items() if key != "standardize"}
+    parts["shape"] = " x ".join(map(str, vae.shape))
+    lines = [
+        f"# {plain(folder.resolve().name)}",
+        "",
+        f"A variational autoencoder with {weights:,} weights, made with pyro_vae. Images are "
+        "channels x height x width.",
+        "",
+        "## Parts",
+        "",
+        *table({key.replace("_", " "): code(value) for key, value in parts.items()}),
+        "",
+        "## Data and training",
+        "",
+        *protocol(config, len(history)),
+        "",
+        *numbers(history, results),
+        *(f"![{plain(name)}]({name})\n" for name in pictures(folder)),
+        "## Use",
+        "",
+        "```python",
+        "import pyro_vae",
+        "",
+        'vae = pyro_vae.load("FOLDER")  # this folder',
+        "vae.encode(image)  # q(z | x) of a PIL image or an array",
+        "vae.sample(16)  # mean images",
+        "```",
+        "",
+        "## Versions",
+        "",
+        *table({plain(name): code(value) for name, value in config["versions"].items()}),
+    ]
+    text = "\n".join(lines) + "\n"
+    return f"{FRONT}<!-- pyro-vae card {digest(FRONT + text)} -->\n{text}"
+
+
+def protocol(config: Mapping[str, Any], epochs: int) -> list[str]:
+    """The lines about data and training."""
+    if "data" not in config:
+        return ["The VAE was saved from Python. The folder does not say what it was trained on."]
+    data = {**config["data"], "name": Path(config["data"]["name"]).name}
+    rows = {f"data: {key}": code(value) for key, value in data.items()}
+    rows |= {key.replace("_", " "): code(value) for key, value in config["training"].items()}
+    return table({**rows, "epochs": f"{epochs} of {config['training']['epochs']}"})
+
+
+def numbers(history: list[Epoch], results: Mapping[str, Any] | None) -> Iterator[str]:
+    """The lines with the numbers of the run; none if there are none."""
+    if not history and results is None:
+        return
+    yield "## Numbers\n"
+    if history:
+        last = history[-1]
+        yield "In nats per image. The ELBO is the reconstruction term minus the KL.\n"
+        yield from table(
+            {
+                "test ELBO": f"{last.test_elbo:.2f}",
+                "reconstruction": f"{last.test_reconstruction:.2f}",
+                "KL": f"{last.test_kl:.2f}",
+            }
+        )
+        yield f"\nAfter epoch {last.epoch}. No standard errors are recorded while a run trains.\n"
+    if results is not None:
+        yield "Measured by `pyro-vae evaluate`, in nats per image, ± one standard error:\n"
+        yield from table(measured(results))
+        yield (
+            f"\nMeans over {results['images']} {plain(results['split'])} images of "
+            f"{code(Path(results['data']).name)}, {plain(results['binarize'])} binarisation, seed "
+            f"{plain(results['seed'])}."
+            + (f" Not comparable: {plain(results['mark'])}." if "mark" in results else "")
+            + "\n"
+        )
+
+
+def measured(results: Mapping[str, Any]) -> dict[str, str]:
+    """The rows of the numbers with errors."""
+    rows = {}
+    for way, words in (("monte_carlo", "Monte Carlo KL"), ("analytic", "analytic KL")):
+        if values := results[way]:
+            for key, name in (("elbo", "ELBO"), ("reconstruction", "reconstruction"), ("kl", "KL")):
+                error = values[f"{key}_error"]
+                rows[f"{name}, {words}"] = f"{values[key]:.2f} ± {error:.2f}"
+    log_p = results["log_p"]
+    if "mean" in log_p:
+        error = "" if log_p["error"] is None else f" ± {log_p['error']:.2f}"
+        rows[f"log p(x), {results['samples']} draws"] = f"{log_p['mean']:.2f}{error}"
+    return rows
+
+
+def pictures(folder: Path) -> list[str]:
+    """The names of the pictures that a card shows: curves, and the last of the others."""
+    names = [name for name in ("training.png", "kl.png") if (folder / name).is_file()]
+    for kind in ("reconstructions", "samples"):
+        found = [p for p in folder.glob(f"{kind}/epoch_*.png") if is_picture(f"{kind}/{p.name}")]
+        if found:
+            last = max(found, key=lambda path: int(path.stem.removeprefix("epoch_")))
+            names.append(f"{kind}/{last.name}")
+    return names
+
+
+def is_picture(name: str) -> bool:
+    """Whether a run names one of its pictures so."""
+    kinds = r"training\.png|kl\.png|(reconstructions|samples)/epoch_[0-9]{4,9}\.png"
+    return re.fullmatch(kinds, name) is not None
+
+
+def read_results(path: Path, folder: Path) -> dict[str, Any]:
+    """What ``pyro-vae evaluate --json`` printed for the run in ``folder``.
+
+    Raises:
+        InputError: the file is something else, or is of another run.
+    """
+    try:
+        results = read_object(read_bytes(path))
+        measured(results)
+        texts = [results[key] for key in ("run", "data", "split", "binarize")]
+        counts = [results[key] for key in ("images", "seed")]
+        if not all(type(n) is int for n in counts) or not all(type(t) is str for t in texts):
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{str(path)!r} is not what `pyro-vae evaluate --json` prints") from None
+    if Path(results["run"]).resolve().name != folder.resolve().name:
+        raise InputError(
+            f"{str(path)!r} has the numbers of the run {results['run']!r:.100}, and the card is of "
+            f"{str(folder)!r}"
+        )
+    return results
+
+
+def write_card(folder: Path, text: str, replace: bool) -> None:
+    """Write ``README.md`` into a run folder.
+
+    Raises:
+        InputError: a README.md that is not an unchanged card is there, and ``replace`` is False.
+    """
+    path = folder / NAME
+    if path.is_symlink() or path.is_dir():
+        raise InputError(f"{str(path)!r} is a link or a folder; move it away")
+    if path.is_file() and not replace and not unchanged(path):
+        raise InputError(
+            f"{str(path)!r} was written or changed by somebody; move it away, or give --replace"
+        )
+    with written(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def unchanged(path: Path) -> bool:
+    """Whether a file is a card as it was written."""
+    text = read_bytes(path).decode("utf-8", "replace")
+    mark = MARK.search(text)
+    return mark is not None and digest(text.replace(mark[0], "", 1)) == mark[1]
+
+
+def digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def table(rows: Mapping[str, str]) -> list[str]:
+    return ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())]
+
+
+def plain(text: Any) -> str:
+    """A text of a stranger without the signs that Markdown and HTML read."""
+    return re.sub(r"[^\w .,:=()+-]", " ", str(text))[:200]
+
+
+def code(value: Any) -> str:
+    """A value as code in a cell of a table."""
+    return "`" + re.sub(r"[`|\s]", " ", str(value))[:300] + "`"

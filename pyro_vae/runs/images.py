@@ -1,0 +1,118 @@
+"""The images that a command on a run works on."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..contracts import Likelihood
+from ..data import DATASETS, Data, Images, load_data
+from ..errors import InputError
+from ..registry import lookup
+from ..settings import READING
+
+
+def unnamed_data(likelihood: Any) -> dict[str, Any]:
+    """The entry ``data`` for a VAE that was saved from Python, whose folder names no data.
+
+    The binarisation is the one that the likelihood needs.
+    """
+    binary = Likelihood.of(likelihood).binary
+    return {"name": None, "binarize": "dynamic" if binary else "none"}
+
+
+def name_of(data: str) -> str:
+    """A data set's name, or the absolute path of the user's own images."""
+    return data if data in DATASETS else str(Path(os.path.expanduser(data)).resolve())
+
+
+def own_folder(data: str) -> Path | None:
+    """The user's own folder of images that ``data`` names; None for a named set or a file."""
+    path = Path(data).expanduser()
+    return path if data not in DATASETS and path.is_dir() else None
+
+
+def check_source(name: str) -> None:
+    """Refuse a word in a config that is not a data set. A run stores other data by a whole path."""
+    if not os.path.isabs(name):
+        lookup("data set", name, DATASETS)
+
+
+def same_data(data: Data, checksum: str) -> bool:
+    """Whether data has a checksum. "" stands for one that is not known.
+
+    Args:
+        data: as :func:`images_of` loads it; without a split if all images are wanted.
+        checksum: that of the data with its split.
+    """
+    if len(data.test) == 0 and len(data.train) > 1:
+        if data.train.binarize == "static":  # its draws depend on the split
+            return True
+        train, test = data.train.split(0.2, seed=0)
+        data = replace(data, train=train, test=test)
+    return checksum in ("", data.checksum())
+
+
+def images_of(
+    config: dict[str, Any],
+    name: str | None,
+    split: str,
+    data_dir: Path | None,
+    say: Callable[[str], None] = warnings.warn,
+) -> Images:
+    """The images that a command on a run works on, with the run's own binarisation.
+
+    Args:
+        config: the run's config. It may have the ``checksum`` of the data. The name of the data is
+            None for a VAE that was saved from Python.
+        name: another data set than the run's own; None for its own.
+        split: ``train``, ``test``, ``validation`` or ``all``, which is ``train`` and ``test``.
+        data_dir: folder of downloaded data sets.
+        say: is called with a sentence if the run's own data has changed.
+
+    Raises:
+        InputError: images of another shape than the run's, or an empty split.
+    """
+    source = dict(config["data"])
+    if source["name"] is None:
+        if name is None:
+            raise InputError(
+                "the VAE was saved from Python, and its folder names no data; give --data"
+            )
+        if source["binarize"] != "none":
+            say(
+                "The folder does not say how the training images were binarised. Those of --data "
+                f"are binarised by {source['binarize']}, because the likelihood scores 0 and 1."
+            )
+    if name is None:
+        check_source(source["name"])
+    else:
+        source["name"] = name_of(name)
+        if own_folder(name) is None:  # load_data() changes only the images of a folder
+            source = {key: value for key, value in source.items() if key not in READING}
+    whole = split == "all" and source["name"] not in DATASETS
+    data = load_data(**source, data_dir=data_dir, test_fraction=0.0 if whole else 0.2)
+    if list(data.shape) != config["vae"]["shape"]:
+        raise InputError(
+            f"the run was trained on images of shape {config['vae']['shape']}, and those of "
+            f"{source['name']!r} have {list(data.shape)}"
+        )
+    if name is None and not same_data(data, config.get("checksum", "")):
+        say(
+            f"The images of {source['name']!r}, their labels or their split are not those that the "
+            "run was trained on, so it may have been trained on some of the test images."
+        )
+    splits = {"train": data.train, "test": data.test, "validation": data.validation}
+    chosen = data.train.joined(data.test) if split == "all" else splits[split]
+    if chosen is None:
+        raise InputError(
+            f"there are no validation images in {source['name']!r}; a folder of images holds them "
+            "in its sub-folder 'val', next to 'train' and 'test'"
+        )
+    if len(chosen) == 0:
+        raise InputError(f"there are no {split} images in {source['name']!r}")
+    return chosen
