@@ -15,7 +15,7 @@ from .compiling import HANDLERS
 from .contracts import NOTHING, ContractError, Guide, Likelihood, Part, Prior
 from .data.images import Images
 from .errors import InputError
-from .latents import Sites, in_support, infer, is_latent
+from .latents import Sites, in_support, infer, innermost, is_latent
 from .modules import mode
 from .parts import check_distribution
 from .registry import parse
@@ -152,12 +152,9 @@ def check_sites(q_sites: Sites, p_sites: Sites, guide: Guide, prior: Prior) -> N
 def measure_of(fn: Any) -> str:
     """What a density of ``fn`` is a density on. Only densities on the same can be compared."""
     try:
-        support = fn.support
+        support = innermost(fn.support)
     except NotImplementedError:
         return "real"
-    # torch's constraints wrap each other; only some of them have a base.
-    while isinstance(inner := getattr(support, "base_constraint", None), constraints.Constraint):
-        support = inner
     if isinstance(support, type(constraints.simplex)):
         return "simplex"
     return "values" if support.is_discrete else "real"
