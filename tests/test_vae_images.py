@@ -53,11 +53,25 @@ def test_arrays_in_each_layout_are_the_tensors_that_they_hold(shape, given, layo
     assert got.shape == (len(x), *shape)
 
 
-def test_an_array_of_bools_or_of_ones_is_black_and_white():
+def test_an_array_of_bools_is_black_and_white():
     vae, array = small(), pixels(6, 5) > 127
     x = torch.from_numpy(array)[None, None].float()
     torch.testing.assert_close(mean_of(vae, array), mean_of(vae, x))
-    torch.testing.assert_close(mean_of(vae, array.astype(np.uint8)), mean_of(vae, x))
+
+
+def test_the_scale_of_bytes_does_not_depend_on_the_other_images_of_a_call():
+    vae, dark, bright = small(), pixels(6, 5) % 2, pixels(6, 5)
+    both = mean_of(vae, np.stack([dark, bright]))
+    torch.testing.assert_close(mean_of(vae, dark), both[:1])
+    torch.testing.assert_close(mean_of(vae, Image.fromarray(dark)), both[:1])
+    x = torch.from_numpy(dark)[None, None] / 255
+    torch.testing.assert_close(mean_of(vae, dark), mean_of(vae, x))
+
+
+def test_a_grey_pil_image_that_is_stored_as_colour_is_grey():
+    vae, array = small(), pixels(6, 5)
+    image = Image.fromarray(array).convert("RGB")
+    torch.testing.assert_close(mean_of(vae, image), mean_of(vae, array))
 
 
 def test_a_pil_image_is_what_load_data_reads_from_its_file(tmp_path):

@@ -12,7 +12,7 @@ from ..likelihoods.located import Located
 from ..priors import NormalPrior, StandardNormal
 from ..programs import ModelProgram
 
-POOR = {"total": 1.0, "unit": 0.5}
+POOR = {"total": 2.0, "unit": 0.5}
 """From these distances between encoded images and prior, in nats, samples are poor: the sum over
 all units, and one unit."""
 
@@ -40,13 +40,12 @@ def prior_gap(
         table["warning"] = (
             f"the means and variances of the encoded images and of the prior differ by "
             f"{table[site]:.2f} nats in {site}, the most in unit {unit} ({most:.2f} nats), so "
-            f"sampled images will be worse than reconstructions. {' or '.join(remedies(model))} "
-            "can help"
+            f"sampled images will be worse than reconstructions. {remedies(model)} can help"
         )
     return table
 
 
-def remedies(model: Any) -> list[str]:
+def remedies(model: Any) -> str:
     """What can bring the encoded images and the prior together, and the model does not have."""
     found = []
     if isinstance(model, ModelProgram):
@@ -56,5 +55,5 @@ def remedies(model: Any) -> list[str]:
             found.append("a likelihood with bounded means (bounded=True)")
         if isinstance(model.likelihood, Normal):
             found.append("a likelihood that learns its scale (normal-learned)")
-    found += ["more training", "fewer latent dimensions"]
-    return [found[0][0].upper() + found[0][1:], *found[1:]]
+    words = ", ".join([*found, "more training"]) + " or fewer latent dimensions"
+    return words[0].upper() + words[1:]
