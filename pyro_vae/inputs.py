@@ -59,6 +59,21 @@ def as_tensor(x: Any, shape: Shape, module: nn.Module) -> Tensor:
     return Images(pixels).batch(slice(None)).to(device)
 
 
+def one_image(x: Any, shape: Shape, module: nn.Module) -> Tensor:
+    """One image as a batch of one, ``[1, C, H, W]``; as :func:`as_tensor`.
+
+    Raises:
+        InputError: several images, or one of another shape.
+    """
+    x = as_tensor(x, shape, module)
+    if x.shape != (1, *shape):
+        raise InputError(
+            f"expected one image of shape {list(shape)}, not {list(x.shape)}; give one image of a "
+            "batch, such as x[0]"
+        )
+    return x
+
+
 def from_pil(image: Image.Image, channels: int) -> Any:
     """The pixels of a PIL image as ``load_data`` reads them from a file, as a NumPy array."""
     if image.mode.startswith(("I", "F")):

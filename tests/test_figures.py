@@ -167,3 +167,13 @@ def test_epochs_below_the_axis_are_mentioned():
     history = [of_training(i, -1000.0 if i == 1 else -20.0 + i / 10, 20.0) for i in range(1, 31)]
     left = training_curves(history).axes[0]
     assert left.get_title() == "ELBO (the first epochs are below)"
+
+
+def test_a_grid_takes_arrays_and_refuses_what_is_not_images(tmp_path):
+    x = np.random.RandomState(0).rand(4, 1, 6, 5).astype(np.float32)
+    save_grid(x, tmp_path / "a.png")
+    save_grid(torch.from_numpy(x), tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    for wrong in (x[0], x.repeat(2, 1), [1.0]):
+        with pytest.raises(InputError, match=r"images \[N, C, H, W\] of 1 or 3 channels, not a"):
+            save_grid(wrong, tmp_path / "c.png")

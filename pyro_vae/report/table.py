@@ -39,7 +39,7 @@ def evaluate(
     annealed_images: int = 0,
     temperatures: int = 500,
     seed: int = 0,
-    figures: Path | None = None,
+    figures: str | Path | None = None,
     title: str = "",
     progress: Report = silent,
 ) -> Table:
@@ -134,7 +134,7 @@ def evaluate(
         curve = shown if isinstance(shown, AnnealedEstimate) else None
         bars = lost if isinstance(lost, Gaps) else None
         draw = drawings(vae, images, estimate, curve, bars, units, seed, title)
-        table |= save_figures(figures, draw)
+        table |= save_figures(Path(figures), draw)
     return table
 
 
