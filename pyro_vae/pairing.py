@@ -19,6 +19,7 @@ from .latents import Sites, in_support, infer, innermost, is_latent
 from .modules import mode
 from .parts import check_distribution
 from .registry import parse
+from .words import counted
 
 
 def fitting_likelihood(images: Images) -> tuple[str, str]:
@@ -33,7 +34,10 @@ def fitting_likelihood(images: Images) -> tuple[str, str]:
         return "bernoulli", "the pixels are 0 or 1"
     if images.pixels.dtype == torch.uint8:
         colour = "grey" if images.shape[0] == 1 else "brightness in each channel"
-        return "discretized-logistic", f"the pixels have {images.levels()} levels of {colour}"
+        return (
+            "discretized-logistic",
+            f"the pixels have {counted(images.levels(), 'level')} of {colour}",
+        )
     return "normal-learned", "the pixels are real numbers in [0, 1]"
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import sys
 
+import numpy as np
 import pytest
 from rich.console import Console
 from support.commands import TINY, picture, typed
@@ -26,6 +27,19 @@ def test_compare_leaves_a_table_and_a_figure(tmp_path):
     assert "approximation gap" in table
     assert json.loads((out / "protocol.json").read_text())["seeds"] == 2
     assert picture(out / "comparison.png").shape[1] > 500
+
+
+def test_binary_pixels_are_one_protocol_and_auto_tells_what_it_took(tmp_path):
+    images = (np.random.RandomState(0).rand(20, 4, 4) > 0.5) * np.uint8(255)
+    np.save(tmp_path / "masks.npy", images)
+    fixed = ["--data", tmp_path / "masks.npy", "--hidden", "4", "--latent", "2", "--no-compile"]
+    ask = ["compare", "--likelihoods", "bernoulli,auto", "--epochs", "1", "--seeds", "1"]
+    out = tmp_path / "comparison"
+    assert typed([*ask, *fixed, "--samples", "2", "--out", out]) == 0
+    table = (out / "comparison.md").read_text()
+    assert table.count("| --- |") == 1
+    assert "masks.npy, pixels of 0 and 1, probabilities" in table
+    assert "| auto (bernoulli) |" in table
 
 
 @pytest.mark.parametrize(

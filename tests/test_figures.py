@@ -10,6 +10,7 @@ from pyro_vae import VAE, InputError
 from pyro_vae.data.images import Images
 from pyro_vae.figures import (
     kl_curves,
+    latent_names,
     pairs,
     save_grid,
     save_reconstructions,
@@ -167,6 +168,10 @@ def test_epochs_below_the_axis_are_mentioned():
     history = [of_training(i, -1000.0 if i == 1 else -20.0 + i / 10, 20.0) for i in range(1, 31)]
     left = training_curves(history).axes[0]
     assert left.get_title() == "ELBO (the first epochs are below)"
+
+
+def test_the_first_name_is_the_top_layer(vae):
+    assert latent_names(vae) == ["z_3", "z_2", "z_1"]
 
 
 def test_a_grid_takes_arrays_and_refuses_what_is_not_images(tmp_path):

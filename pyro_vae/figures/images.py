@@ -157,6 +157,13 @@ def walk(vae: Any, side: int = 15) -> Tensor:
     return vae.decode(z)
 
 
+def latent_names(vae: Any) -> list[str]:
+    """The names of a VAE's latent sites in the model's order: the top layer comes first."""
+    with torch.no_grad():
+        sites: Any = poutine.trace(vae.model).get_trace(None, n=1).nodes
+    return [name for name, node in sites.items() if is_latent(node) and name != "x"]
+
+
 def vary(vae: Any, site: str, rows: int = 6, columns: int = COLUMNS) -> Tensor:
     """Mean images of p(x | z) that differ in one layer of a hierarchy; ``[N, C, H, W]``.
 
