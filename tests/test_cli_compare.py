@@ -11,6 +11,7 @@ from rich.console import Console
 from support.commands import TINY, picture, typed
 
 from pyro_vae.comparison import figure, markdown, tables
+from pyro_vae.comparison import figure
 
 
 def test_compare_leaves_a_table_and_a_figure(tmp_path):
@@ -40,6 +41,18 @@ def test_binary_pixels_are_one_protocol_and_auto_tells_what_it_took(tmp_path):
     assert table.count("| --- |") == 1
     assert "masks.npy, pixels of 0 and 1, probabilities" in table
     assert "| auto (bernoulli) |" in table
+
+
+def test_the_points_of_one_row_are_inside_the_frame():
+    row = {"name": "a", "seed": 0, "observation_space": "here", "elbo": -2.0, "log_p": -1.0}
+    row |= {"elbo_error": 0.1, "log_p_error": 0.1}
+    sheet = figure([row])
+    (axes,) = sheet.axes
+    bottom, top = axes.get_ylim()
+    for line in axes.lines:
+        assert all(top + 0.3 < y < bottom - 0.3 for y in line.get_ydata())
+    assert axes.get_legend() is None
+    assert [t.get_text() for t in sheet.legends[0].get_texts()] == ["test ELBO", "log p̂(x)"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from PIL import Image
 from pyro_vae import VAE, InputError
 from pyro_vae.data.images import Images
 from pyro_vae.figures import (
+    grid,
     kl_curves,
     latent_names,
     pairs,
@@ -90,6 +91,21 @@ def test_the_curves_are_the_history_and_the_units_are_sorted_by_their_end():
     assert drawn == {"z_1": [3.0, 1.4], "z_2": [1.5, 2.25]}
     assert one.images[0].get_array().tolist() == [[3.0, 1.0], [0.0, 0.5], [0.0, 0.0]]
     assert two.images[0].get_array().tolist() == [[0.5, 2.0], [1.0, 0.25]]
+    assert [text.get_text() for text in one.get_yticklabels()] == ["2", "0", "1"]
+    assert [axes.get_title() for axes in (one, two)] == ["z_1: 3 units", "z_2: 2 units"]
+
+
+def test_a_layer_of_many_units_names_at_most_twenty():
+    (_, axes, _) = kl_curves([epoch(1, {"z": list(range(50))})]).axes
+    assert [text.get_text() for text in axes.get_yticklabels()][:3] == ["49", "46", "43"]
+    assert len(axes.get_yticklabels()) <= 20
+
+
+def test_images_of_few_pixels_are_apart():
+    for side, gap in ((3, 6), (8, 2), (28, 2)):
+        picture = grid(torch.zeros(2, 1, side, side), 2)[0]
+        line = picture[picture.shape[0] // 2]
+        assert (line == 0.5).sum() == 3 * gap
 
 
 def test_units_without_a_kl_of_their_own_are_refused():

@@ -46,7 +46,8 @@ def grid(images: Any, columns: int = COLUMNS) -> Tensor:
         )
     times = zoom(images.shape[-1])
     large = images.clamp(0, 1).repeat_interleave(times, -2).repeat_interleave(times, -1)
-    return make_grid(large, nrow=columns, padding=2, pad_value=0.5)
+    # A third of an enlarged pixel, so that images of few pixels are seen to be apart.
+    return make_grid(large, nrow=columns, padding=max(2, times // 3), pad_value=0.5)
 
 
 def save_grid(images: Any, path: str | Path, columns: int = COLUMNS, caption: str = "") -> None:
