@@ -121,7 +121,12 @@ def latents_of(
         numbers, layout = tensor_of(value), layers.get(name, (size,))
         if numbers is not None and len(layout) == 3 and tuple(numbers.shape[-3:]) == layout:
             numbers = numbers.flatten(-3)
-        if numbers is None or numbers.dim() not in (1, 2) or numbers.shape[-1] != size:
+        if (
+            numbers is None
+            or not numbers.numel()
+            or numbers.dim() not in (1, 2)
+            or numbers.shape[-1] != size
+        ):
             also = f" (or [n, {', '.join(map(str, layout))}])" if len(layout) == 3 else ""
             raise InputError(
                 f"the latents of {name!r} are a tensor [n, {size}] or [{size}]{also}, not "

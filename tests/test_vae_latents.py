@@ -40,6 +40,7 @@ def test_layers_that_are_not_given_are_drawn_from_the_prior():
         ([0.0, 0.0], "not a list"),
         ([[0.0], [0.0, 1.0]], "not a list"),
         ("abc", "not a str"),
+        (Z[:0], r"not a Tensor of shape \[0, 3\]"),
         (Z * float("nan"), "NaN or infinite"),
         (Z / 0, "NaN or infinite"),
         ({"z_1": torch.zeros(4, 3)}, "sites z, and no 'z_1'"),
