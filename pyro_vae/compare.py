@@ -26,8 +26,8 @@ from .history import Callback, CollapseWarning, Position, collapsed
 from .options import at_least_one
 from .processes import side_by_side
 from .runs.setup import prepare
-from .storage.checkpoint import first_line
 from .settings import Settings
+from .storage.checkpoint import first_line
 from .training import fit
 
 Result = dict[str, Any]

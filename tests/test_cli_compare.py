@@ -11,7 +11,6 @@ from rich.console import Console
 from support.commands import TINY, picture, typed
 
 from pyro_vae.comparison import figure, markdown, tables
-from pyro_vae.comparison import figure
 
 
 def test_compare_leaves_a_table_and_a_figure(tmp_path):
