@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
 from statistics import median, stdev
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from .contracts import Likelihood
+from .data.images import Images
 from .errors import InputError, TrainingError
 from .evaluation import elbo
 from .evaluation.gaps import gaps
@@ -25,6 +26,7 @@ from .history import Callback, CollapseWarning, Position, collapsed
 from .options import at_least_one
 from .processes import side_by_side
 from .runs.setup import prepare
+from .settings import Settings
 from .storage.checkpoint import first_line
 from .training import fit
 
@@ -79,10 +81,11 @@ class Training:
         bound = elbo(model, guide, test, seed=self.seed)
         log_p = importance(model, guide, test, samples=self.samples, seed=self.seed)
         seconds = [e.seconds for e in history]
+        taken = f" ({run.vae.config['likelihood']})" if self.name == Settings.likelihood else ""
         result = {
-            "name": self.name,
+            "name": self.name + taken,
             "seed": self.seed,
-            "observation_space": observation_space(run.vae, run.source),
+            "observation_space": observation_space(run.vae, run.source, run.data.train),
             "elbo": bound.elbo,
             "elbo_error": bound.errors["elbo"],
             "log_p": log_p.mean,
@@ -179,13 +182,21 @@ class Steps(Callback):
         self.call(images)
 
 
-def observation_space(vae: Any, source: Mapping[str, Any]) -> str:
+def observation_space(vae: Any, source: Mapping[str, Any], images: Images) -> str:
     """The data, the pixels, and whether p(x | z) is a probability or a density.
 
-    Nats can be compared only if all three are equal.
+    Nats can be compared only if all three are equal. To draw pixels that are 0 or 1 changes
+    nothing, so these are the same pixels with and without ``dynamic``.
+
+    Args:
+        vae: the VAE.
+        source: the settings of the data.
+        images: the training images.
     """
     likelihood = Likelihood.of(vae.model.likelihood)
     discrete = likelihood.binary or likelihood.levels is not None
     pixels = {"none": "grey pixels"}.get(source["binarize"], f"{source['binarize']} binarisation")
+    if source["binarize"] in ("none", "dynamic") and replace(images, binarize="none").is_binary:
+        pixels = "pixels of 0 and 1"
     kind = "probabilities" if discrete else "densities on [0, 1]"
     return f"{Path(source['name']).name}, {pixels}, {kind}"

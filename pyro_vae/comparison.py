@@ -125,7 +125,7 @@ def figure(results: Sequence[Result]) -> Any:
     with_gaps = "approximation_gap" in results[0]
     groups = grouped(results)
     names = max(len(rows) for rows in groups.values())
-    size = (5 + 4.5 * with_gaps, 0.9 + (0.9 + 0.45 * names) * len(groups))
+    size = (5 + 4.5 * with_gaps, 1.2 + (1.0 + 0.45 * names) * len(groups))
     sheet = Figure(figsize=size, layout="constrained")
     panels = sheet.subplots(len(groups), 1 + with_gaps, squeeze=False)
     for (title, rows), panel in zip(groups.items(), panels, strict=True):
@@ -142,7 +142,6 @@ def figure(results: Sequence[Result]) -> Any:
             )
         bounds.set(title=title, xlabel="nats per image")
         bounds.title.set_fontsize("medium")
-        bounds.legend(frameon=False, fontsize="small")
         if with_gaps:
             left = [0.0] * len(rows)
             for column, colour in (("approximation_gap", "C2"), ("amortization_gap", "C3")):
@@ -162,11 +161,17 @@ def figure(results: Sequence[Result]) -> Any:
                 )
                 left = [a + b for a, b in zip(left, widths, strict=True)]
             panel[1].set(title="log p̂(x) - ELBO", xlabel="nats per image")
-            panel[1].legend(frameon=False, fontsize="small")
         for axes in panel:
             axes.set_yticks(list(places), list(rows))
-            axes.invert_yaxis()
+            axes.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
+            axes.margins(x=0.08)
             axes.spines[["top", "right"]].set_visible(False)
+    # Below the panels, where no point is.
+    drawn = [axes.get_legend_handles_labels() for axes in panels[0]]
+    handles, labels = ([each for pair in drawn for each in pair[i]] for i in (0, 1))
+    sheet.legend(
+        handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small"
+    )
     return sheet
 
 

@@ -55,9 +55,9 @@ def collapsed(epoch: Epoch, below: float = 0.01) -> list[str]:
         name: (epoch.kl_of_sites[name] / len(kl), len(kl)) for name, kl in epoch.kl_of_units.items()
     }
     return [
-        f"the latent layer {name} has collapsed: {each:.4f} nats of KL in each of its {units} units"
-        f" on average, below {below}; annealed or free-bits as objective, or batch normalization,"
-        " may help"
+        f"the latent layer {name} has collapsed: {max(each, 0):.4f} nats of KL in each of its "
+        f"{units} units on average, below {below}; annealed or free-bits as objective, or batch "
+        "normalization, may help"
         for name, (each, units) in sites.items()
         if each < below
     ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .data import Images
 from .data.arrays import to_pixels
-from .data.imagefiles import flatten
+from .data.imagefiles import flatten, is_grey
 from .errors import InputError
 from .latents import Shape
 
@@ -20,10 +20,11 @@ from .latents import Shape
 def as_tensor(x: Any, shape: Shape, module: nn.Module) -> Tensor:
     """An array or a PIL image as a tensor on the module's device.
 
-    A tensor is returned unchanged: it stays on its own device, and its shape is not checked.
-    A NumPy array has the values that :func:`~pyro_vae.data.load_data` takes (uint8, bool, float in
-    [0, 1]) and the layout ``[B, C, H, W]``, ``[B, H, W, C]`` or, of grey images, ``[B, H, W]``. One
-    image, a tensor or an array without the first axis or a PIL image, becomes a batch of one.
+    A tensor is returned unchanged: it holds x itself, it stays on its own device, and its shape is
+    not checked. A NumPy array holds uint8 (x = k / 255), bool (0 or 1) or float in [0, 1], whatever
+    the other images of the call are. Its layout is ``[B, C, H, W]``, ``[B, H, W, C]`` or, of grey
+    images, ``[B, H, W]``. One image, a tensor or an array without the first axis or a PIL image,
+    becomes a batch of one.
 
     Args:
         x: the images.
@@ -58,6 +59,21 @@ def as_tensor(x: Any, shape: Shape, module: nn.Module) -> Tensor:
     return Images(pixels).batch(slice(None)).to(device)
 
 
+def one_image(x: Any, shape: Shape, module: nn.Module) -> Tensor:
+    """One image as a batch of one, ``[1, C, H, W]``; as :func:`as_tensor`.
+
+    Raises:
+        InputError: several images, or one of another shape.
+    """
+    x = as_tensor(x, shape, module)
+    if x.shape != (1, *shape):
+        raise InputError(
+            f"expected one image of shape {list(shape)}, not {list(x.shape)}; give one image of a "
+            "batch, such as x[0]"
+        )
+    return x
+
+
 def from_pil(image: Image.Image, channels: int) -> Any:
     """The pixels of a PIL image as ``load_data`` reads them from a file, as a NumPy array."""
     if image.mode.startswith(("I", "F")):
@@ -66,4 +82,5 @@ def from_pil(image: Image.Image, channels: int) -> Any:
             "8 bits, grey or colour, or an array of floats in [0, 1]"
         )
     image = flatten(ImageOps.exif_transpose(image))
-    return np.asarray(image.convert("RGB") if channels == 3 else image)
+    pixels = np.asarray(image.convert("RGB") if channels == 3 else image)
+    return pixels[..., 0] if channels == 1 and is_grey(pixels) and pixels.ndim == 3 else pixels

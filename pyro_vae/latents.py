@@ -112,23 +112,36 @@ def in_support(fn: Any, z: Tensor) -> bool:
         return True
 
 
+def exact_moments(q: Any) -> tuple[Tensor, Tensor] | None:
+    """Mean and variance of each dimension under ``q``; None if they have no closed form."""
+    try:
+        return q.mean, q.variance
+    except NotImplementedError:
+        return None
+
+
 def moments(q: Any, draws: int = 1000) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each dimension of z under ``q``, ``[B, Z]`` each.
 
     Both are exact if the distribution gives them in closed form. Otherwise, for instance for flows,
     they are estimated from ``draws`` draws.
     """
-    try:
-        return q.mean, q.stddev
-    except NotImplementedError:
-        with torch.no_grad():
-            z = q.sample((draws,))  # [draws, B, Z]
-        return z.mean(0), z.std(0)
+    exact = exact_moments(q)
+    if exact is not None:
+        return exact[0], exact[1].sqrt()
+    with torch.no_grad():
+        z = q.sample((draws,))  # [draws, B, Z]
+    return z.mean(0), z.std(0)
 
 
 def is_real(fn: Any) -> bool:
     """Whether ``fn`` is a distribution over real numbers or vectors, without constraints."""
-    support = fn.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support is constraints.real
+    return innermost(fn.support) is constraints.real
+
+
+def innermost(support: Any) -> Any:
+    """The constraint inside those that wrap it, for instance that of a mixture's components."""
+    # Only some of torch's constraints wrap another one.
+    while isinstance(inner := getattr(support, "base_constraint", None), constraints.Constraint):
+        support = inner
+    return support

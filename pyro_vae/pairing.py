@@ -15,10 +15,11 @@ from .compiling import HANDLERS
 from .contracts import NOTHING, ContractError, Guide, Likelihood, Part, Prior
 from .data.images import Images
 from .errors import InputError
-from .latents import Sites, in_support, infer, is_latent
+from .latents import Sites, in_support, infer, innermost, is_latent
 from .modules import mode
 from .parts import check_distribution
 from .registry import parse
+from .words import counted
 
 
 def fitting_likelihood(images: Images) -> tuple[str, str]:
@@ -33,7 +34,10 @@ def fitting_likelihood(images: Images) -> tuple[str, str]:
         return "bernoulli", "the pixels are 0 or 1"
     if images.pixels.dtype == torch.uint8:
         colour = "grey" if images.shape[0] == 1 else "brightness in each channel"
-        return "discretized-logistic", f"the pixels have {images.levels()} levels of {colour}"
+        return (
+            "discretized-logistic",
+            f"the pixels have {counted(images.levels(), 'level')} of {colour}",
+        )
     return "normal-learned", "the pixels are real numbers in [0, 1]"
 
 
@@ -152,12 +156,9 @@ def check_sites(q_sites: Sites, p_sites: Sites, guide: Guide, prior: Prior) -> N
 def measure_of(fn: Any) -> str:
     """What a density of ``fn`` is a density on. Only densities on the same can be compared."""
     try:
-        support = fn.support
+        support = innermost(fn.support)
     except NotImplementedError:
         return "real"
-    # torch's constraints wrap each other; only some of them have a base.
-    while isinstance(inner := getattr(support, "base_constraint", None), constraints.Constraint):
-        support = inner
     if isinstance(support, type(constraints.simplex)):
         return "simplex"
     return "values" if support.is_discrete else "real"

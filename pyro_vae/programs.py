@@ -219,7 +219,7 @@ def expect_context(context: Any, n: int | None, taken: bool) -> int:
             "likelihood nor of the guide has an argument 'context'"
         )
     if n is not None and len(context) != n:
-        raise InputError(f"the context has {len(context)} rows, and there are {n} images")
+        raise InputError(f"the context has {len(context)} rows, and the number of images is {n}")
     return len(context)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -16,12 +16,12 @@ from .compiling import HANDLERS
 from .data import Images
 from .errors import InputError
 from .evaluation.importance import Importance, importance
-from .inputs import as_tensor
-from .latents import LatentSize, Shape, is_real, moments
+from .inputs import as_tensor, one_image
+from .latents import LatentSize, Shape, is_real, layouts, moments, site_names
 from .modules import mode
-from .options import is_whole
+from .options import is_whole, number
 from .pairing import latent_sites
-from .programs import GuideProgram, ModelProgram, expect_count, mean_image
+from .programs import GuideProgram, ModelProgram, expect_context, expect_count, mean_image
 
 
 class Usage(nn.Module):
@@ -37,7 +37,8 @@ class Usage(nn.Module):
         """The posterior q(z | x) of the images ``x``: a distribution, batch ``[B]``, event ``[Z]``.
 
         If there are several latent sites, a dict of distributions by name. Each is given a draw of
-        the sites that it depends on. The VAE's own mode decides about batch normalization.
+        the sites that it depends on. It is computed in evaluation mode, so it does not depend on
+        the other images of the batch. Gradients reach the weights and the images.
 
         Args:
             x: a tensor ``[B, C, H, W]``, a NumPy array or a PIL image, see
@@ -45,7 +46,7 @@ class Usage(nn.Module):
             context: labels or covariates, ``[B, ...]``, for a guide that takes them.
         """
         x = as_tensor(x, self.shape, self)
-        with HANDLERS:
+        with HANDLERS, mode(False, self):
             sites = latent_sites(lambda: self.guide(x, context))
         q = {name: site["fn"] for name, site in sites.items()}
         return q["z"] if q.keys() == {"z"} else q
@@ -84,27 +85,37 @@ class Usage(nn.Module):
         with self.in_use():
             return mean_image(self.model, n, context)
 
-    def decode(self, z: Tensor | Mapping[str, Tensor], context: Tensor | None = None) -> Tensor:
+    def decode(self, z: Any, context: Tensor | None = None) -> Tensor:
         """The mean images of p(x | z) for given latents; ``[n, C, H, W]``.
 
         Args:
-            z: the latents of the site "z", ``[n, Z]`` or ``[Z]``. For several layers of latents, a
-                dict by site; a layer that is missing is drawn from the prior.
+            z: the latents of the site "z", ``[n, Z]`` or ``[Z]``: a tensor, a NumPy array or a
+                list. For several layers of latents, a dict by site; a layer that is missing is
+                drawn from the prior. A layer with the layout of an image may be ``[n, c, h, w]``.
             context: labels or covariates, ``[n, ...]``.
 
         Raises:
-            InputError: latents of another shape, or sites that the prior does not have.
+            InputError: latents of another shape, latents that the prior cannot have, or sites that
+                it does not have.
         """
         weight = next(chain(self.parameters(), self.buffers()), torch.zeros(()))
         with self.in_use():
             few = None if context is None else context[:1]
             sites = latent_sites(lambda: self.model(None, few, n=1))
             sites.pop("x")  # without x, it is drawn like a latent site
-            data, n = latents_of(z, sites, weight)
+            layers = layouts(self.latent_size)
+            named = dict(zip(site_names(len(layers)), layers, strict=True))
+            data, n = latents_of(z, sites, named, weight)
             return mean_image(poutine.condition(self.model, data=data), n, context)
 
     def traverse(
-        self, x: Any, unit: int | None = None, *, steps: int = 11, reach: float = 3.0
+        self,
+        x: Any,
+        unit: int | None = None,
+        *,
+        steps: int = 11,
+        reach: float = 3.0,
+        context: Tensor | None = None,
     ) -> Tensor:
         """Mean images of p(x | z) along one latent unit, or along each of them.
 
@@ -117,13 +128,14 @@ class Usage(nn.Module):
             unit: the number of the unit, from 0; None for all of them.
             steps: images along a unit.
             reach: standard deviations of the prior.
+            context: labels or covariates of the image, ``[1, ...]``.
 
         Returns:
             ``[steps, C, H, W]`` for one unit, ``[Z, steps, C, H, W]`` for all.
 
         Raises:
-            InputError: several layers of latents, latents that are not real numbers, or no such
-                unit.
+            InputError: several images, several latent sites, latents that are not real numbers, or
+                no such unit.
 
         Paper: Higgins et al. 2017, beta-VAE.
 
@@ -137,15 +149,24 @@ class Usage(nn.Module):
                 f"traversals need one latent vector, and the latent sizes are {self.latent_size}; "
                 "pyro_vae.figures.vary() shows one layer of several"
             )
+        number("reach", reach, above=0)
+        x = one_image(x, self.shape, self)
         with self.in_use():
-            prior = latent_sites(lambda: self.model(None, n=1))["z"]["fn"]
+            sites = latent_sites(lambda: self.model(None, context, n=1))
+            sites.pop("x")  # without x, it is drawn like a latent site
+            if len(sites) > 1:
+                raise InputError(
+                    f"traversals need one latent vector, and there are the sites {', '.join(sites)}"
+                )
+            ((_, site),) = sites.items()
+            prior = site["fn"]
             if not is_real(prior):
                 raise InputError(
                     f"traversals need latents that are real numbers, and the prior is a "
                     f"{type(prior).__name__} on {prior.support}"
                 )
             centre, sigma = (moment.reshape(-1) for moment in moments(prior))  # each [Z]
-            mean = moments(self.encode(x))[0]  # [1, Z]
+            mean = moments(self.encode(x, context))[0]  # [1, Z]
             size = mean.shape[-1]
             if unit is not None and not (is_whole(unit) and 0 <= unit < size):
                 raise InputError(f"there are the units 0 to {size - 1}, and no unit {unit}")
@@ -154,27 +175,37 @@ class Usage(nn.Module):
             path = torch.linspace(-reach, reach, steps, dtype=mean.dtype, device=mean.device)
             z = mean.expand(len(units), steps, -1).clone()
             z[row, :, units] = centre[units, None] + sigma[units, None] * path
-            images = self.decode(z.flatten(0, 1)).unflatten(0, (len(units), steps))
+            rows = (
+                None if context is None else context.expand(len(units) * steps, *context.shape[1:])
+            )
+            images = self.decode(z.flatten(0, 1), rows).unflatten(0, (len(units), steps))
         return images if unit is None else images[0]
 
-    def interpolate(self, a: Tensor, b: Tensor, steps: int = 12) -> Tensor:
+    def interpolate(self, a: Any, b: Any, steps: int = 12, context: Tensor | None = None) -> Tensor:
         """Mean images along the straight line from a draw of z for ``a`` to a draw for ``b``.
 
         Args:
-            a, b: two images, ``[C, H, W]``.
+            a, b: two images, each as for :meth:`traverse`.
             steps: images along the line, both ends included.
+            context: labels or covariates of all images of the path, ``[1, ...]``.
 
         Returns:
             ``[steps, C, H, W]``.
         """
         expect_count("the number of steps of a path", steps, least=2)
+        ends = torch.cat([one_image(each, self.shape, self) for each in (a, b)])
+        if context is not None:
+            expect_context(context, 1, self.guide.context_taken)
+        both, rows = (
+            None if context is None else context.expand(n, *context.shape[1:]) for n in (2, steps)
+        )
         with self.in_use():
             line = {}
-            for name, site in latent_sites(lambda: self.guide(torch.stack([a, b]))).items():
+            for name, site in latent_sites(lambda: self.guide(ends, both)).items():
                 start, end = site["value"]  # each [Z]
                 t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
                 line[name] = torch.lerp(start, end, t[:, None])  # [steps, Z]
-            return mean_image(poutine.condition(self.model, data=line), steps)
+            return mean_image(poutine.condition(self.model, data=line), steps, rows)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

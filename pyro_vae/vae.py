@@ -25,9 +25,16 @@ from typing import Any, Self
 import torch
 
 from . import guides, likelihoods, networks, priors, scales  # noqa: F401  (they fill the tables)
-from .building import likelihood_of, moments_of, network_of, statistics
+from .building import (
+    check_training,
+    likelihood_of,
+    moments_of,
+    network_of,
+    start_likelihood,
+    statistics,
+)
 from .contracts import Guide, Likelihood, Network, Prior
-from .data import Images
+from .data import Data, Images
 from .errors import InputError
 from .exporting import export
 from .latents import LatentSize, check_layouts, layouts
@@ -92,6 +99,11 @@ class VAE(Usage):
             raise InputError(f"an image's shape is (C, H, W), not {shape}")
         c, h, w = shape
         self.shape = (c, h, w)
+        if likelihood == Settings.likelihood:
+            raise InputError(
+                "the likelihood 'auto' is the one that fits the images, and a VAE made of a shape "
+                "has none; give VAE.for_data(images), or name a likelihood such as bernoulli"
+            )
         layers = layouts(latent_size)
         check_layouts(self.shape, layers)
         one_vector = len(layers) == len(layers[0]) == 1
@@ -143,7 +155,7 @@ class VAE(Usage):
 
     @classmethod
     def for_data(
-        cls, images: Images, latent_size: LatentSize = Settings.latent, **parts: Any
+        cls, images: Images | Data, latent_size: LatentSize = Settings.latent, **parts: Any
     ) -> Self:
         """A VAE that starts from what the training images are.
 
@@ -152,13 +164,13 @@ class VAE(Usage):
         so). Training then begins where a plain ``VAE(images.shape)`` needs epochs to arrive.
 
         Args:
-            images: the training images, already binarised.
+            images: the training images, already binarised, or a Data with them.
             latent_size: as in the class.
             parts: the other arguments of the class. Without ``likelihood``, or if it is "auto", it
                 is the one of :func:`~pyro_vae.pairing.fitting_likelihood`.
 
         Raises:
-            InputError: as the class; or no images.
+            InputError: as the class; no images, or pixels that are not numbers in [0, 1].
 
         Paper: Burda, Grosse & Salakhutdinov 2016, https://arxiv.org/abs/1509.00519.
 
@@ -168,13 +180,17 @@ class VAE(Usage):
             >>> vae.config["likelihood"]
             'discretized-logistic'
         """
-        if len(images) == 0:
-            raise InputError("a VAE for data needs at least one training image, and there are none")
+        images = check_training(images)
+        if "standardize" in parts:
+            raise InputError(
+                "VAE.for_data measures the means and standard deviations of the images itself; "
+                "standardize is an argument of VAE(shape)"
+            )
         if parts.get("likelihood", Settings.likelihood) == Settings.likelihood:
             parts["likelihood"] = fitting_likelihood(images)[0]
         mean, standardize = statistics(images)
         vae = cls(images.shape, latent_size, standardize=standardize, **parts)
-        Likelihood.of(vae.model.likelihood).start(mean)
+        start_likelihood(vae.model.likelihood, mean)
         return vae
 
     def save(self, folder: str | Path) -> None:

@@ -25,6 +25,25 @@ def test_the_estimate_and_its_standard_errors_are_right(latents):
     assert 0.90 <= (away.abs() < 1.96).double().mean() <= 0.99
 
 
+def test_a_mixture_prior_is_annealed_to_the_log_evidence_of_quadrature():
+    loc, scale = torch.tensor([[-2.0], [1.0]]).double(), torch.tensor([[0.5], [1.0]]).double()
+    each = dist.Normal(loc, scale).to_event(1)
+    prior = dist.MixtureSameFamily(dist.Categorical(torch.tensor([0.3, 0.7]).double()), each)
+
+    def model(x):
+        with pyro.plate("images", len(x), dim=-1):
+            z = pyro.sample("z", prior)
+            pyro.sample("x", dist.Normal(z[..., None, None], 0.5).to_event(3), obs=x)
+
+    x = torch.linspace(-3, 3, 20).double().view(-1, 1, 1, 1)
+    line = torch.linspace(-12, 12, 20_001).double()
+    joint = prior.log_prob(line[:, None]) + dist.Normal(line, 0.5).log_prob(x.view(-1, 1))
+    truth = joint.logsumexp(1) + torch.tensor(24 / 20_000).log()
+    result = annealed(model, Images(x), temperatures=60, chains=100, leapfrogs=5)
+    assert ((result.log_p - truth).abs() < 4 * result.errors).all()
+    assert result.errors.max() < 0.2
+
+
 def test_the_steps_are_adapted_to_each_image():
     exact = LinearGaussian(4, (2,), scale=0.1)
     x = torch.cat([exact.images(3), 30 * torch.ones(1, 1, 1, 4).double()])  # one is far away

@@ -35,7 +35,6 @@ def saved(tmp_path: Path, array: np.ndarray) -> Path:
         (COLOURS[..., :3], COLOURS[..., :3]),  # both axes could be: channels first
         (GREYS[:, :3, :], GREYS[:, None, :3, :]),
         (GREYS > 99, (GREYS > 99)[:, None] * np.uint8(255)),
-        ((GREYS > 99).astype(np.uint8), (GREYS > 99)[:, None] * np.uint8(255)),
         (np.asfortranarray(GREYS), GREYS[:, None]),
     ],
 )
@@ -44,6 +43,16 @@ def test_array_layouts(tmp_path, array, expected):
     assert pixels.dtype == torch.uint8
     assert pixels.is_contiguous()
     np.testing.assert_array_equal(pixels.numpy(), expected)
+
+
+def test_bytes_of_0_and_1_in_a_whole_array_are_masks_and_are_told(tmp_path):
+    masks = (GREYS > 99).astype(np.uint8)
+    with pytest.warns(UserWarning, match=r"array.npy' has 8 bits and only the values 0 and 1"):
+        images = only(saved(tmp_path, masks))
+    assert (images.pixels[:, 0].numpy() == masks * 255).all()
+    masks[0, 0, 0] = 2  # one value more, and all are grey
+    assert (only(saved(tmp_path, masks)).pixels[:, 0].numpy() == masks).all()
+    assert (only(saved(tmp_path, masks * 0)).pixels == 0).all()  # black, without a warning
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])

@@ -5,6 +5,7 @@ import io
 import json
 import sys
 
+import numpy as np
 import pytest
 from rich.console import Console
 from support.commands import TINY, picture, typed
@@ -26,6 +27,31 @@ def test_compare_leaves_a_table_and_a_figure(tmp_path):
     assert "approximation gap" in table
     assert json.loads((out / "protocol.json").read_text())["seeds"] == 2
     assert picture(out / "comparison.png").shape[1] > 500
+
+
+def test_binary_pixels_are_one_protocol_and_auto_tells_what_it_took(tmp_path):
+    images = (np.random.RandomState(0).rand(20, 4, 4) > 0.5) * np.uint8(255)
+    np.save(tmp_path / "masks.npy", images)
+    fixed = ["--data", tmp_path / "masks.npy", "--hidden", "4", "--latent", "2", "--no-compile"]
+    ask = ["compare", "--likelihoods", "bernoulli,auto", "--epochs", "1", "--seeds", "1"]
+    out = tmp_path / "comparison"
+    assert typed([*ask, *fixed, "--samples", "2", "--out", out]) == 0
+    table = (out / "comparison.md").read_text()
+    assert table.count("| --- |") == 1
+    assert "masks.npy, pixels of 0 and 1, probabilities" in table
+    assert "| auto (bernoulli) |" in table
+
+
+def test_the_points_of_one_row_are_inside_the_frame():
+    row = {"name": "a", "seed": 0, "observation_space": "here", "elbo": -2.0, "log_p": -1.0}
+    row |= {"elbo_error": 0.1, "log_p_error": 0.1}
+    sheet = figure([row])
+    (axes,) = sheet.axes
+    bottom, top = axes.get_ylim()
+    for line in axes.lines:
+        assert all(top + 0.3 < y < bottom - 0.3 for y in line.get_ydata())
+    assert axes.get_legend() is None
+    assert [t.get_text() for t in sheet.legends[0].get_texts()] == ["test ELBO", "log p̂(x)"]
 
 
 @pytest.mark.parametrize(

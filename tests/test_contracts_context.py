@@ -110,6 +110,21 @@ def test_a_context_reaches_what_is_drawn_and_reconstructed():
         assert x[1].max() < 0.001
 
 
+def test_a_context_reaches_a_traversal_and_an_interpolation():
+    module, x = vae(prior=PriorAtContext, likelihood=Shifted), digits(2)
+    with torch.no_grad():
+        module.model.likelihood.decoder[-2].weight.zero_()
+    for sign in (1, -1):
+        context = sign * torch.tensor([[8.0, 9.0]])
+        for images in (
+            module.traverse(x[0], steps=3, context=context),
+            module.interpolate(x[0], x[1], 3, context),
+        ):
+            assert ((images > 0.999) if sign > 0 else (images < 0.001)).all()
+    with pytest.raises(InputError, match="2 rows, and the number of images is 1"):
+        module.interpolate(x[0], x[1], 3, torch.zeros(2, 2))
+
+
 def test_a_context_that_no_part_takes_is_refused():
     module, x = vae(), digits(2)
     with pytest.raises(InputError, match="a context was given, and no part takes one"):
@@ -144,9 +159,9 @@ def test_a_context_that_would_be_ignored_is_refused(parts, message):
 def test_contexts_of_another_length_are_refused():
     module, x = vae(likelihood=Shifted), digits(4)
     for rows in (1, 3):
-        with pytest.raises(InputError, match=f"the context has {rows} rows, and there are 4 image"):
+        with pytest.raises(InputError, match=f"context has {rows} rows, and .* images is 4"):
             Trace_ELBO().loss(module.model, module.guide, x, torch.ones(rows, 2))
-    with pytest.raises(InputError, match="the context has 5 rows, and there are 3 images"):
+    with pytest.raises(InputError, match="the context has 5 rows, and the number of images is 3"):
         module.sample(3, torch.ones(5, 2))
     assert module.sample(context=torch.ones(5, 2)).shape == (5, *SHAPE)
     with pytest.raises(InputError, match="one row for each image"):

@@ -61,10 +61,17 @@ def test_the_bars_are_the_gaps(images):
     assert high[1].get_height() == pytest.approx(result.amortization.mean().item())
 
 
-def test_the_units_are_sorted():
-    (axes,) = unit_bars({"z_2": torch.tensor([0.5, 3.0]), "z_1": torch.tensor([0.0, 1.0])}).axes
-    assert [bar.get_height() for bar in axes.patches] == [1.0, 0.0, 3.0, 0.5]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["z_1", "z_2"]
+def test_the_units_are_sorted_in_a_panel_for_each_layer():
+    kl = {"z_2": torch.tensor([0.5, 3.0]), "z_1": torch.tensor([0.0, 1.0, 0.5])}
+    one, two = unit_bars(kl).axes
+    assert [bar.get_height() for bar in one.patches] == [1.0, 0.5, 0.0]
+    assert [bar.get_height() for bar in two.patches] == [3.0, 0.5]
+    assert (one.get_xlabel(), two.get_xlabel()) == (
+        "rank of the unit in z_1",
+        "rank of the unit in z_2",
+    )
+    assert [bar.get_x() + bar.get_width() / 2 for bar in two.patches] == [1, 2]
+    assert one.get_ylim() == two.get_ylim()
 
 
 @pytest.mark.parametrize("latent", [2, 4])

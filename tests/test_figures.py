@@ -9,7 +9,9 @@ from PIL import Image
 from pyro_vae import VAE, InputError
 from pyro_vae.data.images import Images
 from pyro_vae.figures import (
+    grid,
     kl_curves,
+    latent_names,
     pairs,
     save_grid,
     save_reconstructions,
@@ -89,6 +91,21 @@ def test_the_curves_are_the_history_and_the_units_are_sorted_by_their_end():
     assert drawn == {"z_1": [3.0, 1.4], "z_2": [1.5, 2.25]}
     assert one.images[0].get_array().tolist() == [[3.0, 1.0], [0.0, 0.5], [0.0, 0.0]]
     assert two.images[0].get_array().tolist() == [[0.5, 2.0], [1.0, 0.25]]
+    assert [text.get_text() for text in one.get_yticklabels()] == ["2", "0", "1"]
+    assert [axes.get_title() for axes in (one, two)] == ["z_1: 3 units", "z_2: 2 units"]
+
+
+def test_a_layer_of_many_units_names_at_most_twenty():
+    (_, axes, _) = kl_curves([epoch(1, {"z": list(range(50))})]).axes
+    assert [text.get_text() for text in axes.get_yticklabels()][:3] == ["49", "46", "43"]
+    assert len(axes.get_yticklabels()) <= 20
+
+
+def test_images_of_few_pixels_are_apart():
+    for side, gap in ((3, 6), (8, 2), (28, 2)):
+        picture = grid(torch.zeros(2, 1, side, side), 2)[0]
+        line = picture[picture.shape[0] // 2]
+        assert (line == 0.5).sum() == 3 * gap
 
 
 def test_units_without_a_kl_of_their_own_are_refused():
@@ -167,3 +184,17 @@ def test_epochs_below_the_axis_are_mentioned():
     history = [of_training(i, -1000.0 if i == 1 else -20.0 + i / 10, 20.0) for i in range(1, 31)]
     left = training_curves(history).axes[0]
     assert left.get_title() == "ELBO (the first epochs are below)"
+
+
+def test_the_first_name_is_the_top_layer(vae):
+    assert latent_names(vae) == ["z_3", "z_2", "z_1"]
+
+
+def test_a_grid_takes_arrays_and_refuses_what_is_not_images(tmp_path):
+    x = np.random.RandomState(0).rand(4, 1, 6, 5).astype(np.float32)
+    save_grid(x, tmp_path / "a.png")
+    save_grid(torch.from_numpy(x), tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    for wrong in (x[0], x.repeat(2, 1), [1.0]):
+        with pytest.raises(InputError, match=r"images \[N, C, H, W\] of 1 or 3 channels, not a"):
+            save_grid(wrong, tmp_path / "c.png")

@@ -27,6 +27,29 @@ def test_colour_is_three_channels_and_grey_beside_it_too(tmp_path):
     assert (images.pixels[1].numpy() == GREYS[0]).all()
 
 
+def test_files_of_0_and_1_are_masks_if_all_are(tmp_path):
+    masks = (GREYS[:2] > 99).astype(np.uint8)
+    for name, mask in zip("ab", masks, strict=True):
+        save(tmp_path / f"{name}.png", mask)
+    with pytest.warns(UserWarning, match="only the values 0 and 1; it is read as masks"):
+        assert (only(tmp_path).pixels[:, 0].numpy() == masks * 255).all()
+    save(tmp_path / "c.png", GREYS[0])
+    assert (only(tmp_path).pixels[:2, 0].numpy() == masks).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_grey_files_that_are_stored_as_colour_are_grey_if_all_are(tmp_path, suffix):
+    options = {"lossless": True} if suffix == "webp" else {}
+    for name, grey in zip("ab", GREYS, strict=False):
+        save(tmp_path / f"{name}.{suffix}", Image.fromarray(grey).convert("RGB"), **options)
+    with pytest.warns(UserWarning, match=r"stored as colour .* as --grey does"):
+        assert (only(tmp_path).pixels[:, 0].numpy() == GREYS[:2]).all()
+    save(tmp_path / "c.png", COLOURS[0].transpose(1, 2, 0).copy())
+    images = only(tmp_path)
+    assert images.shape[0] == 3
+    assert (images.pixels[0].numpy() == GREYS[0]).all()
+
+
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
 def test_transparent_pixels_are_over_black(tmp_path, mode):
     grey, alpha = GREYS[0], GREYS[1].copy()
@@ -39,7 +62,7 @@ def test_transparent_pixels_are_over_black(tmp_path, mode):
         save(tmp_path / "a.png", Image.fromarray(np.dstack(channels), mode=mode))
     with pytest.warns(UserWarning, match="transparent pixels, which are read as if over black"):
         images = only(tmp_path)
-    assert len(images.pixels[0]) == (3 if mode == "RGBA" else 1)
+    assert len(images.pixels[0]) == 1
     expected = grey.astype(float) * alpha / 255
     for channel in images.pixels[0].numpy():
         np.testing.assert_allclose(channel, expected, atol=0.51)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -15,8 +17,10 @@ from support.objectives import (
     objective,
     small,
 )
+from support.small import SHAPE, stripes
 from torch import nn
 
+from pyro_vae import InputError, fit
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.vae import VAE
 
@@ -113,3 +117,36 @@ def test_elbo_gives_the_plain_elbo_for_every_objective(name):
     pyro.set_rng_seed(0)
     close(-found.sum().item(), plain.loss(vae.model, vae.guide, x))
     assert found.shape == (6,)
+
+
+class FixedRank:
+    """A network whose decoder counts dimensions from the front."""
+
+    def __init__(self, shape):
+        self.pixels = prod(shape)
+
+    def encoder(self):
+        layers = nn.Sequential(nn.Flatten(1), nn.Linear(self.pixels, 8))
+        layers.out_features = 8
+        return layers
+
+    def decoder(self, latent_size, outputs):
+        return nn.Sequential(nn.Linear(latent_size, self.pixels), nn.Unflatten(1, SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("guide", "objective"),
+    [("mean-field", "iwae"), ("mean-field", "analytic(num_particles=3)"), ("categorical", None)],
+)
+def test_a_decoder_of_fixed_rank_is_told_where_several_draws_are_made(guide, objective):
+    vae, data = VAE(SHAPE, 3, network=FixedRank, guide=guide), stripes(8, 4)
+    with pytest.raises(InputError, match=r"takes only \[B, Z\] .* such as nn.Unflatten\(1"):
+        fit(vae, data, objective=objective, epochs=1, compiled=False)
+    fit(vae, data, objective="monte-carlo", epochs=1, compiled=False)  # one draw is enough
+
+
+def test_another_error_of_a_part_is_not_called_a_question_of_draws():
+    vae = VAE(SHAPE, 3, network=FixedRank)
+    vae.model.likelihood.decoder[1] = nn.Unflatten(1, (1, 1))  # wrong for one draw, too
+    with pytest.raises(RuntimeError, match="unflatten"):
+        OBJECTIVES.build("iwae", data_size=8).loss(vae.model, vae.guide, torch.ones(2, *SHAPE))

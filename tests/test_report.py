@@ -21,6 +21,7 @@ from pyro_vae.evaluation.importance import importance
 from pyro_vae.evaluation.scores import auroc, write_scores
 from pyro_vae.guides import GUIDES
 from pyro_vae.report import table as report
+from pyro_vae.report.samples import remedies
 from pyro_vae.report.table import choose_binarization, evaluate
 from pyro_vae.vae import VAE
 
@@ -63,11 +64,29 @@ def test_the_table_agrees_with_a_known_model_and_is_json():
 def test_a_posterior_far_from_the_prior_is_a_warning_that_names_priors():
     vae = VAE((1, 3, 4), 2, hidden=(8,))
     assert "warning" not in evaluate(vae, binary(200), samples=2)["prior_gap"]
-    vae.guide.posterior.head.bias.data[:2] += 2  # the means
+    vae.guide.posterior.head.bias.data[1] += 2  # a mean
     gap = evaluate(vae, binary(200), samples=2)["prior_gap"]
-    assert gap["z"] > 1
-    assert f"differ by {gap['z']:.2f} nats per unit of z" in gap["warning"]
+    assert gap["z"] == pytest.approx(2, abs=0.5)
+    assert f"differ by {gap['z']:.2f} nats in z, the most in unit 1" in gap["warning"]
     assert "vamp, flow, mixture" in gap["warning"]
+
+
+def test_the_advice_does_not_name_what_the_run_has():
+    told = {}
+    for prior, likelihood in (("vamp", "normal"), ("standard-normal", "normal(bounded=False)")):
+        vae = VAE((1, 3, 4), 2, prior=prior, likelihood=likelihood, hidden=(8,))
+        told[prior] = remedies(vae.model)
+    assert "vamp" not in told["vamp"]
+    assert "bounded" not in told["vamp"]
+    assert "vamp" in told["standard-normal"]
+    assert "bounded means" in told["standard-normal"]
+
+
+@pytest.mark.parametrize("guide", ["categorical", "gumbel-softmax", "joint(categories=3)"])
+def test_one_of_k_latents_are_not_compared_with_a_normal(guide):
+    gap = evaluate(VAE((1, 3, 4), 5, hidden=(8,), guide=guide), binary(3), samples=2)["prior_gap"]
+    assert "warning" not in gap
+    assert "real numbers" in (gap["c"]["why"] if guide.startswith("joint") else gap["why"])
 
 
 def test_bits_per_dimension_and_accuracy():

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.commands import typed
+from support.pictures import GREYS, save
 
 from pyro_vae import InputError, load_run
 from pyro_vae.budget import Budget
@@ -466,3 +467,12 @@ def test_a_matplotlibrc_in_the_current_folder_is_not_read(tmp_path):
     )
     env = {**os.environ, "PYTHONPATH": str(OLD.parents[3])}
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env).returncode == 0
+
+
+def test_grey_images_fit_a_run_of_colour_images(tmp_path):
+    save(tmp_path / "a.png", GREYS[0])
+    save(tmp_path / "b.png", GREYS[1])
+    config = {"data": {"name": "digits", "binarize": "none"}, "vae": {"shape": [3, 6, 5]}}
+    images = images_of(config, str(tmp_path), "all", None)
+    assert (images.pixels.numpy() == GREYS[:2, None]).all()
+    assert images.shape == (3, 6, 5)

@@ -1,6 +1,7 @@
 """The VAE goes wherever Pyro takes a model and a guide, and its weights are its own."""
 
 import copy
+from functools import partial
 
 import pyro
 import pytest
@@ -10,7 +11,9 @@ from pyro.infer import SVI, Predictive, Trace_ELBO
 from support.small import SHAPE, binary, small, weights
 
 from pyro_vae import VAE, InputError
-from pyro_vae.likelihoods import LIKELIHOODS
+from pyro_vae.building import statistics
+from pyro_vae.data import Data, Images
+from pyro_vae.likelihoods import LIKELIHOODS, Bernoulli
 
 
 def moved(before: dict[str, torch.Tensor], vae: torch.nn.Module) -> set[str]:
@@ -157,6 +160,87 @@ def test_reconstruct_goes_through_the_guide_and_does_not_hand_back_what_it_saw()
         expected = torch.sigmoid(vae.model.likelihood.decoder(z))
     torch.testing.assert_close(got, expected)
     assert not torch.equal(got, x)
+
+
+def grey(n=20, shape=SHAPE):
+    generator = torch.Generator().manual_seed(0)
+    return Images(torch.randint(256, (n, *shape), generator=generator, dtype=torch.uint8))
+
+
+def test_a_vae_for_data_takes_the_training_images_of_a_data():
+    data = Data("grey", grey(), grey(3))
+    for given in (data, data.train):
+        mean, scale = VAE.for_data(given, 2, hidden=(8,)).config["standardize"]
+        x = data.train.pixels.double() / 255
+        assert mean == pytest.approx([x.mean().item()])
+        assert scale == pytest.approx([x.std(correction=0).item()])
+
+
+def test_a_channel_that_hardly_changes_is_only_centred():
+    images = grey(1000, (2, 4, 4))
+    images.pixels[:, 1] = 100
+    images.pixels[0, 1, 0, 0] = 101
+    assert statistics(images)[1][1][1] == 1
+
+
+FLOATS = torch.rand(5, 1, 4, 4)
+WRONG = {
+    "a tensor": (FLOATS, {}, "as Images, such as"),
+    "NaN": (Images(FLOATS * float("nan")), {}, "reach from nan to nan"),
+    "0 to 255": (Images(FLOATS * 255), {}, "divide them by 255"),
+    "int64": (Images((FLOATS * 255).long()), {}, "and not int64"),
+    "no channels": (Images(FLOATS[:, 0]), {}, r"\[N, C, H, W\], not a Tensor of shape \[5, 4, 4\]"),
+    "standardize": (Images(FLOATS), {"standardize": [[0.0], [1.0]]}, "measures the means"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_data_that_does_not_fit_is_refused_in_a_sentence(case):
+    images, options, words = WRONG[case]
+    with pytest.raises(InputError, match=words):
+        VAE.for_data(images, 2, hidden=(8,), **options)
+
+
+def test_images_of_bytes_0_and_1_are_told():
+    with pytest.warns(UserWarning, match="if 1 is white, give pixels"):
+        VAE.for_data(Images(grey().pixels % 2), 2, hidden=(8,))
+
+
+def test_the_likelihood_auto_needs_images():
+    with pytest.raises(InputError, match="give VAE"):
+        VAE(SHAPE, 2, likelihood="auto")
+
+
+def test_weights_come_with_the_standardisation_that_they_were_trained_on():
+    dark, bright = grey(), grey()
+    dark.pixels.div_(4, rounding_mode="floor")
+    one, two = (VAE.for_data(images, 2, hidden=(8,)) for images in (dark, bright))
+    two.load_state_dict(one.state_dict())
+    x = bright.batch(slice(None))
+    torch.testing.assert_close(two.encode(x).mean, one.encode(x).mean)
+    old = {k: v for k, v in one.state_dict().items() if not k.endswith(("r.mean", "r.scale"))}
+    assert len(old) == len(one.state_dict()) - 2
+    three = VAE(**one.config)
+    three.load_state_dict(old)  # as saved before the two were weights
+    torch.testing.assert_close(three.encode(x).mean, one.encode(x).mean)
+
+
+def test_the_start_of_a_likelihood_is_checked():
+    class Wrong(Bernoulli):
+        def start(self):
+            pass
+
+    with pytest.raises(InputError, match=r"method start of Wrong takes the mean"):
+        VAE.for_data(grey(), 2, hidden=(8,), likelihood=Wrong)
+
+
+def test_a_decoder_whose_last_layer_has_no_bias_keeps_its_start():
+    class NoBias(Bernoulli):
+        def __init__(self, decoder):
+            super().__init__(decoder)
+            decoder[-2].bias = None
+
+    VAE.for_data(grey(), 2, hidden=(8,), likelihood=partial(NoBias))
 
 
 def test_samples_are_the_mean_images_of_draws_from_the_prior():

@@ -53,11 +53,25 @@ def test_arrays_in_each_layout_are_the_tensors_that_they_hold(shape, given, layo
     assert got.shape == (len(x), *shape)
 
 
-def test_an_array_of_bools_or_of_ones_is_black_and_white():
+def test_an_array_of_bools_is_black_and_white():
     vae, array = small(), pixels(6, 5) > 127
     x = torch.from_numpy(array)[None, None].float()
     torch.testing.assert_close(mean_of(vae, array), mean_of(vae, x))
-    torch.testing.assert_close(mean_of(vae, array.astype(np.uint8)), mean_of(vae, x))
+
+
+def test_the_scale_of_bytes_does_not_depend_on_the_other_images_of_a_call():
+    vae, dark, bright = small(), pixels(6, 5) % 2, pixels(6, 5)
+    both = mean_of(vae, np.stack([dark, bright]))
+    torch.testing.assert_close(mean_of(vae, dark), both[:1])
+    torch.testing.assert_close(mean_of(vae, Image.fromarray(dark)), both[:1])
+    x = torch.from_numpy(dark)[None, None] / 255
+    torch.testing.assert_close(mean_of(vae, dark), mean_of(vae, x))
+
+
+def test_a_grey_pil_image_that_is_stored_as_colour_is_grey():
+    vae, array = small(), pixels(6, 5)
+    image = Image.fromarray(array).convert("RGB")
+    torch.testing.assert_close(mean_of(vae, image), mean_of(vae, array))
 
 
 def test_a_pil_image_is_what_load_data_reads_from_its_file(tmp_path):
@@ -179,14 +193,25 @@ def test_gradients_reach_the_images():
     assert (x.grad != 0).any()
 
 
+def test_a_path_between_arrays_or_pil_images_is_that_of_tensors():
+    vae, (a, b) = small(), pixels(2, 6, 5)
+    paths = []
+    for make in (lambda i: torch.from_numpy(i)[None] / 255, lambda i: i, Image.fromarray):
+        torch.manual_seed(0)
+        paths.append(vae.interpolate(make(a), make(b), 3))
+    torch.testing.assert_close(paths[1], paths[0])
+    torch.testing.assert_close(paths[2], paths[0])
+
+
 def test_the_use_of_a_vae_leaves_its_statistics_and_its_mode():
     vae = small(network="mlp(batch_norm=True)")
     x = (torch.rand(4, *GREY) > 0.5).float()
     frozen = next(m for m in vae.modules() if isinstance(m, nn.BatchNorm1d)).eval()
     before = {name: value.clone() for name, value in vae.state_dict().items()}
-    vae.sample(1), vae.reconstruct(x[:1]), vae.interpolate(x[0], x[1], 3)
+    vae.sample(1), vae.reconstruct(x[:1]), vae.interpolate(x[0], x[1], 3), vae.encode(x)
     assert all(torch.equal(before[name], value) for name, value in vae.state_dict().items())
     assert [m for m in vae.modules() if not m.training] == [frozen]
+    torch.testing.assert_close(vae.encode(x[0]).mean, vae.encode(x).mean[:1])
     torch.manual_seed(0)
     training = vae.reconstruct(x)
     torch.manual_seed(0)

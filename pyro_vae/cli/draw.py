@@ -12,6 +12,7 @@ import typer
 from ..errors import InputError
 from ..memory import check_memory
 from ..storage.writing import written
+from ..words import counted
 from . import options as o
 from .options import console
 from .values import place
@@ -48,12 +49,18 @@ def sample(
     columns = min(n, figures.COLUMNS)
     rows = n // columns
     if vary is None:
-        images, said = vae.sample(n), f"{n} samples in {out}"
+        images, said = vae.sample(n), f"{counted(n, 'sample')} in {out}"
         caption = "means of p(x | z), z from the prior"
     else:
         images = figures.vary(vae, vary, rows, columns)
-        said = f"{rows} rows of {columns} samples that differ in {vary}, in {out}"
-        caption = f"each row has one draw of the layers above {vary}; {vary} varies"
+        shown = f"{counted(rows, 'row')} of {counted(columns, 'sample')}"
+        said = f"{shown} that differ in {vary}, in {out}"
+        top = vary == figures.latent_names(vae)[0]
+        caption = (
+            f"draws of {vary}, the top layer"
+            if top
+            else f"each row has one draw of the layers above {vary}; {vary} varies"
+        )
     save(images, out, columns, caption)
     console.print(said)
 
@@ -79,7 +86,7 @@ def reconstruct(
     check_grid("--n", 3 * len(images), vae.shape)
     with picture(out) as part:
         save_reconstructions(vae, images, part, seed=seed)
-    console.print(f"{len(images)} images above their reconstructions in {out}")
+    console.print(f"{counted(len(images), 'image')} above the reconstructions in {out}")
 
 
 def interpolate(
@@ -105,7 +112,7 @@ def interpolate(
             raise InputError(f"{option} is an index from 0 to {len(images) - 1}, not {index}")
     a, b = batch(images, max(first, last) + 1, seed)[[first, last]]
     save(vae.interpolate(a, b, steps), out, steps, f"from image {first} to image {last}")
-    console.print(f"{steps} steps from image {first} to image {last} in {out}")
+    console.print(f"{counted(steps, 'step')} from image {first} to image {last} in {out}")
 
 
 def batch(images: Images, n: int, seed: int) -> torch.Tensor:
@@ -122,7 +129,7 @@ def check_grid(option: str, n: int, shape: tuple[int, int, int]) -> None:
 
     _, height, width = shape
     size = 4 * n * 3 * height * width * zoom(width) ** 2
-    check_memory(size, f"a picture of {n} images ({option})")
+    check_memory(size, f"a picture of {counted(n, 'image')} ({option})")
 
 
 def save(images: torch.Tensor, path: Path, columns: int, caption: str) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ..errors import InputError
 from ..storage.writing import written
+from ..words import counted, plus_minus
 from . import options as o
 from .draw import batch
 from .options import console
@@ -43,7 +44,7 @@ def encode(
     arrays: dict[str, Any] = encode_images(vae, images, seed)
     with written(out) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    console.print(f"μ and σ of {len(images)} images in {out}")
+    console.print(f"μ and σ of {counted(len(images), 'image')} in {out}")
 
 
 def evaluate(
@@ -136,7 +137,7 @@ def evaluate(
     two = Table("nats per image", "Monte Carlo", "analytic KL", box=None, header_style="bold")
     for name in ("elbo", "reconstruction", "kl"):
         ways = [result[way] for way in ("monte_carlo", "analytic")]
-        cells = [f"{w[name]:.2f} ± {w[f'{name}_error']:.2f}" if w else "none" for w in ways]
+        cells = [plus_minus(w[name], w[f"{name}_error"]) if w else "none" for w in ways]
         two.add_row(name, *cells)
     console.print(two)
     rest = Table(box=None, show_header=False)
@@ -144,9 +145,9 @@ def evaluate(
         rest.add_row(*line)
     console.print(rest)
     console.print(
-        f"means over {len(images)} {split.value} images of {source['data']}, {used} binarisation, "
-        f"± one standard error; log p(x) is estimated with {samples} draws "
-        "of z"
+        f"means over {counted(len(images), f'{split.value} image')} of {source['data']}, {used} "
+        f"binarisation, ± one standard error; log p(x) is estimated with "
+        f"{counted(samples, 'draw')} of z"
     )
     if warning := result["prior_gap"].get("warning"):
         o.warn(f"Warning: {warning}.")
@@ -177,8 +178,7 @@ def lines(result: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]
         if isinstance(value, dict) and "why" in value:
             yield name, f"undefined: {value['why']}"
         elif isinstance(value, dict) and "mean" in value:
-            error = value["error"]
-            yield name, f"{value['mean']:.3f}" + ("" if error is None else f" ± {error:.3f}")
+            yield name, plus_minus(value["mean"], value["error"], 3)
         elif isinstance(value, dict) and "count" in value:
             yield name, f"{value['count']} of {value['of']}"
         elif key in NESTED:
@@ -241,7 +241,7 @@ def score(
     with written(out) as part:
         write_scores(part, images, result)
     console.print(
-        f"estimated log p(x) of {len(images)} images in {out}: mean {result.mean:.2f} ± "
-        f"{result.standard_error:.2f} nats; {result.untrusted_share:.1%} of the estimates are "
-        "unreliable (column `trusted`)"
+        f"estimated log p(x) of {counted(len(images), 'image')} in {out}: mean "
+        f"{plus_minus(result.mean, result.standard_error)} nats; {result.untrusted_share:.1%} of "
+        "the estimates are unreliable (column `trusted`)"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import IO
 from zipfile import ZipFile, ZipInfo
@@ -38,7 +39,7 @@ def read_array(path: Path) -> Images:
             f"the array file {str(path)!r} is unreadable: it is damaged, has another format, "
             "or holds objects instead of numbers"
         ) from None
-    pixels = to_pixels(array, str(path))
+    pixels = masks_as_pixels(to_pixels(array, str(path)), f"the array in {str(path)!r}")
     if labels is None:
         return Images(pixels)
     if labels.shape != (len(pixels),):
@@ -140,8 +141,7 @@ def to_pixels(array: NDArray, name: str) -> torch.Tensor:
     axis of size 1 or 3 holds the channels; if two axes could, the second axis does.
 
     Values are uint8, bool, or float in [0, 1]. Floats that are all multiples of 1/255 become uint8,
-    other floats become float32. A uint8 array without values above 1 is black and white: 1 is
-    white.
+    other floats become float32.
 
     Args:
         array: the images.
@@ -166,7 +166,7 @@ def to_pixels(array: NDArray, name: str) -> torch.Tensor:
                 "axis ([N, C, H, W]) or the last one ([N, H, W, C])"
             )
         array = array.transpose(0, 3, 1, 2)  # [N, C, H, W]
-    if array.dtype == np.bool_ or (array.dtype == np.uint8 and array.max() <= 1):
+    if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif np.issubdtype(array.dtype, np.floating):
         array = convert_floats(array, name)
@@ -176,6 +176,25 @@ def to_pixels(array: NDArray, name: str) -> torch.Tensor:
             "allowed are uint8, bool, and float in [0, 1]"
         )
     return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def masks_as_pixels(pixels: torch.Tensor, name: str) -> torch.Tensor:
+    """The pixels of a whole set, with 255 for 1 if the set is of masks: 8 bits, only 0 and 1.
+
+    Read as grey, all of its images would be black. A warning tells that they are read as masks.
+
+    Args:
+        pixels: the pixels of all images of the set.
+        name: what the warning calls the set.
+    """
+    if pixels.dtype != torch.uint8 or pixels.max() != 1:
+        return pixels
+    warnings.warn(
+        f"{name} has 8 bits and only the values 0 and 1; it is read as masks, 1 is white (and not "
+        "as grey of 1/255)",
+        stacklevel=3,
+    )
+    return pixels * 255
 
 
 def convert_floats(array: NDArray, name: str) -> NDArray:

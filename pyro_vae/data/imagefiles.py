@@ -12,6 +12,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from ..errors import InputError
 from ..memory import check_memory
+from .arrays import masks_as_pixels
 from .images import Images
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -27,6 +28,9 @@ def read_files(
     grey: bool = False,
 ) -> Images:
     """Decode image files. Grey images get three channels if any image has colour.
+
+    If all images are grey, those that store it as colour (R = G = B) are read as one channel. If
+    all have only the values 0 and 1, they are masks and 1 is white. A warning tells both.
 
     Args:
         root: the folder that the names of the files start from.
@@ -55,6 +59,13 @@ def read_files(
                 "and crop give them"
             )
         arrays.append(array)
+    if any(array.ndim == 3 for array in arrays) and all(map(is_grey, arrays)):
+        warnings.warn(
+            f"the images of {str(root)!r} are grey and stored as colour (R = G = B); they are read "
+            "as one channel, as --grey does",
+            stacklevel=2,
+        )
+        arrays = [array[..., 0] if array.ndim == 3 else array for array in arrays]
     channels = 3 if any(array.ndim == 3 for array in arrays) else 1
     pixels = np.empty((len(files), channels, *arrays[0].shape[:2]), dtype=np.uint8)
     for image, array in zip(pixels, arrays, strict=True):
@@ -64,11 +75,16 @@ def read_files(
     number = {name: i for i, name in enumerate(classes)}
     labelled = len(names) == len(files)
     return Images(
-        torch.from_numpy(pixels),
+        masks_as_pixels(torch.from_numpy(pixels), f"the set of images in {str(root)!r}"),
         torch.tensor([number[name] for name in names]) if labelled else None,
         classes if labelled else (),
         tuple(file.relative_to(root).as_posix() for file, _ in files),
     )
+
+
+def is_grey(array: NDArray[np.uint8]) -> bool:
+    """Whether the pixels ``[H, W]`` or ``[H, W, 3]`` have no colour."""
+    return array.ndim == 2 or bool((array == array[..., :1]).all())
 
 
 def decode(

@@ -56,6 +56,8 @@ class Images:
     @property
     def shape(self) -> tuple[int, int, int]:
         """``(C, H, W)`` of one image."""
+        if self.pixels.dim() != 4:
+            raise InputError(f"pixels are a tensor [N, C, H, W], not {describe(self.pixels)}")
         channels, height, width = self.pixels.shape[1:]
         return channels, height, width
 

@@ -92,11 +92,14 @@ def load_data(
     The user's own images are a folder of image files, a ``.npy`` file or a ``.npz`` file:
 
     - A folder holds image files, or one sub-folder of image files for each class. Grey images get
-      three channels if other images of the folder have colour.
+      three channels if other images of the folder have colour. If all are grey, colour files
+      (R = G = B) are read as one channel, and a warning tells it.
     - A folder that holds the folders ``train`` and ``test``, and perhaps ``val``, is split already.
       Each of them is a folder as above. Their names may be written in any case; ``training``,
       ``testing``, ``valid`` and ``validation`` mean the same. The images have labels only if all of
       them, in every part, are in sub-folders.
+    - Pixels of 8 bits are k / 255. If all images of a folder or of an array have only the values 0
+      and 1, they are masks: 1 is white, and a warning tells it.
     - A ``.npz`` file holds the array ``images`` and, if the classes are known, ``labels``.
 
     Results under different binarisations are not comparable, so a result must name its own:

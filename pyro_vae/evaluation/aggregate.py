@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 
 from ..data.images import Images
 from ..errors import InputError
 from .bound import standard_error
 from .latents import posterior_marginals, prior_marginals
-from .scoring import blocks, measuring, run_guide, run_model, run_prior, values
+from .scoring import blocks, measuring, run_guide, run_model, values
 
 
 @dataclass(frozen=True)
@@ -86,50 +86,6 @@ def aggregate(model: Any, guide: Any, images: Images, *, seed: int = 0) -> Aggre
         {k: (v.mean().item(), standard_error(v)) for k, v in each.items()},
         f"one z for each of {len(z)} images, q(z) the mixture over all of them",
     )
-
-
-def moment_gap(model: Any, guide: Any, images: Images, *, seed: int = 0) -> dict[str, Tensor]:
-    """How far the aggregate posterior is from the prior, by latent site and unit, in nats.
-
-    Equation: KL(N(m_q, s_q²) || N(m_p, s_p²)), with the moments of draws from q(z) and from p(z).
-
-    It says whether samples of the prior lie where the decoder was trained. Unlike the terms of
-    :func:`aggregate`, it is defined for any latent sites, and few images are enough: independent
-    draws of N images from equal distributions give 2/N nats on average.
-
-    Args:
-        model, guide: Pyro programs that meet :mod:`.scoring`.
-        images: the images to evaluate on.
-        seed: of the draws.
-
-    Returns:
-        for each site, ``[Z]``.
-
-    Raises:
-        InputError: no images.
-
-    Example:
-        >>> from pyro_vae.evaluation.aggregate import moment_gap
-        >>> data = load_data("digits", binarize="threshold")
-        >>> vae = VAE(data.shape, latent_size=2)
-        >>> moment_gap(vae.model, vae.guide, data.test)["z"].shape
-        torch.Size([2])
-    """
-    drawn: list[dict[str, Tensor]] = []
-    expected: list[dict[str, Tensor]] = []
-    with measuring(model, guide, seed=seed, device=images.pixels.device):
-        for x in blocks(images, 500, seed, model, guide):
-            drawn.append(values(run_guide(guide, x, 1)))
-            expected.append(values(run_prior(model, x, 1)))
-    gaps = {}
-    for name in drawn[0]:
-        q, p = (torch.cat([part[name][0] for part in parts]) for parts in (drawn, expected))
-        normals = [
-            Normal(z.flatten(1).mean(0), z.flatten(1).var(0, correction=0).clamp(1e-8).sqrt())
-            for z in (q, p)
-        ]
-        gaps[name] = kl_divergence(*normals)
-    return gaps
 
 
 def marginals_of(name: str, sites: list[tuple[Any, Any]]) -> tuple[list[Normal], Normal] | None:

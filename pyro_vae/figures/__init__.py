@@ -8,6 +8,7 @@ from .curves import kl_curves, training_curves
 from .images import (
     COLUMNS,
     grid,
+    latent_names,
     pairs,
     reconstructions,
     save_grid,
@@ -21,6 +22,7 @@ __all__ = [
     "COLUMNS",
     "grid",
     "kl_curves",
+    "latent_names",
     "pairs",
     "reconstructions",
     "save_grid",

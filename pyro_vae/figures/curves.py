@@ -9,12 +9,14 @@ import torch
 
 from ..errors import InputError
 from ..history import Epoch
+from ..words import counted
 
 
 def kl_curves(history: Sequence[Epoch]) -> Any:
     """The KL of each latent layer and of each unit over the epochs; a matplotlib figure.
 
-    Units are sorted by their KL after the last epoch, the largest on top.
+    Units are sorted by their KL after the last epoch, the largest on top. The numbers beside a map
+    are those of the units; a layer of many units shows some of them.
 
     Raises:
         InputError: a history without the KL of units, because the units of the guide are dependent.
@@ -27,7 +29,7 @@ def kl_curves(history: Sequence[Epoch]) -> Any:
             "the units of these latents are dependent, so the KL of a single unit is not defined"
         )
     epochs = [e.epoch for e in history]
-    figure = Figure(figsize=(4.5 + 2.3 * len(names), 3.6), layout="constrained")
+    figure = Figure(figsize=(4.5 + 2.6 * len(names), 3.6), layout="constrained")
     curves, *maps = figure.subplots(
         1, 1 + len(names), width_ratios=[2, *[1] * len(names)], squeeze=False
     )[0]
@@ -50,11 +52,16 @@ def kl_curves(history: Sequence[Epoch]) -> Any:
             vmax=most,
             extent=(epochs[0] - 0.5, epochs[-1] + 0.5, len(kl), 0),
         )
-        axes.set(title=f"KL of the {len(kl)} units of {name}", yticks=[])
+        axes.set(title=f"{name}: {counted(len(kl), 'unit')}")
+        labelled = range(0, len(kl), -(-len(kl) // 20))  # at most 20 labels have room
+        numbers = [str(order[place].item()) for place in labelled]
+        axes.set_yticks([place + 0.5 for place in labelled], numbers, fontsize="x-small")
+        axes.tick_params(axis="y", length=0)
     for axes in (curves, *maps):
         axes.set_xlabel("epoch")
         whole_ticks(axes)
-    figure.colorbar(shown, ax=maps, label="nats per image")
+    maps[0].set_ylabel("unit, the largest KL on top")
+    figure.colorbar(shown, ax=maps, label="KL of a unit, nats per image")
     return figure
 
 

@@ -12,7 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..data.images import Images
+from ..data.images import Images, describe
 from ..errors import InputError
 from ..latents import is_latent
 from ..programs import AtMean, mean_image
@@ -27,20 +27,30 @@ def zoom(width: int) -> int:
     return max(1, round(56 / width))
 
 
-def grid(images: Tensor, columns: int = COLUMNS) -> Tensor:
+def grid(images: Any, columns: int = COLUMNS) -> Tensor:
     """One picture of many images, ``columns`` in a row; ``[C, H', W']``. Small images are enlarged.
 
     Args:
-        images: ``[N, C, H, W]`` in [0, 1]; values outside are clamped.
+        images: a tensor or a NumPy array ``[N, C, H, W]`` in [0, 1]; values outside are clamped.
+
+    Raises:
+        InputError: something else.
     """
     from torchvision.utils import make_grid
 
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(images)
+    if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] not in (1, 3):
+        raise InputError(
+            f"a grid shows images [N, C, H, W] of 1 or 3 channels, not {describe(images)}"
+        )
     times = zoom(images.shape[-1])
     large = images.clamp(0, 1).repeat_interleave(times, -2).repeat_interleave(times, -1)
-    return make_grid(large, nrow=columns, padding=2, pad_value=0.5)
+    # A third of an enlarged pixel, so that images of few pixels are seen to be apart.
+    return make_grid(large, nrow=columns, padding=max(2, times // 3), pad_value=0.5)
 
 
-def save_grid(images: Tensor, path: str | Path, columns: int = COLUMNS, caption: str = "") -> None:
+def save_grid(images: Any, path: str | Path, columns: int = COLUMNS, caption: str = "") -> None:
     """Write :func:`grid` as a picture, with ``caption`` above it.
 
     Args:
@@ -146,6 +156,13 @@ def walk(vae: Any, side: int = 15) -> Tensor:
     points = torch.distributions.Normal(0.0, 1.0).icdf(q)
     z = torch.cartesian_prod(points.flip(0), points).flip(-1)  # [side², 2], z_2 upwards
     return vae.decode(z)
+
+
+def latent_names(vae: Any) -> list[str]:
+    """The names of a VAE's latent sites in the model's order: the top layer comes first."""
+    with torch.no_grad():
+        sites: Any = poutine.trace(vae.model).get_trace(None, n=1).nodes
+    return [name for name, node in sites.items() if is_latent(node) and name != "x"]
 
 
 def vary(vae: Any, site: str, rows: int = 6, columns: int = COLUMNS) -> Tensor:

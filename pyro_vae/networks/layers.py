@@ -51,7 +51,8 @@ def start_at(
     """Set the last bias of a decoder so that its first C channels start near ``link(mean)``.
 
     A decoder's weights start small, so the bias is near the mean of its output. A decoder that is
-    not one of :class:`Layers` is left as it is, because nothing says which bias is its last.
+    not one of :class:`Layers` is left as it is, because nothing says which bias is its last. So is
+    one whose last layer has no bias.
 
     Args:
         decoder: network to ``[*, outputs·C, H, W]``.
@@ -63,6 +64,8 @@ def start_at(
         return
     affine = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
     bias: Any = [layer for layer in decoder.modules() if isinstance(layer, affine)][-1].bias
+    if bias is None:
+        return
     each = mean.flatten(1)  # [C, H·W]
     with torch.no_grad():
         places = bias.view(outputs * len(mean), -1)[: len(mean)]  # those with a bias of their own
@@ -86,12 +89,18 @@ class Standardized(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.out_features, self.out_layout = features(encoder), layout(encoder)
-        # They are settings of the VAE and not learned, so they are not saved with the weights.
+        # They are saved with the weights, because weights fit only what they were trained on.
         for name, values in (("mean", mean), ("scale", scale)):
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.encoder((x - self.mean) / self.scale)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Run folders of before have the two in their config only, so that they are set already."""
+        for name, buffer in self.named_buffers(recurse=False):
+            state_dict.setdefault(prefix + name, buffer)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class BatchNorm(nn.BatchNorm1d):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
@@ -51,6 +53,39 @@ def check_sides(model: Trace, guide: Trace) -> None:
                 "and log q of its KL cover different images; put the same poutine.mask around "
                 "both programs"
             )
+
+
+@contextmanager
+def leading_told(model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[None]:
+    """Tell the error of a program that cannot run for several draws of z at once as an InputError.
+
+    Several particles and a sum over values add dimensions in front of the batch. That they are the
+    cause is known if the programs run with one draw.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:
+        if not is_validation_enabled():
+            raise
+        try:
+            with torch.random.fork_rng(), torch.no_grad(), poutine.block():
+                q = poutine.trace(guide).get_trace(*args, **kwargs)
+                poutine.trace(poutine.replay(model, trace=q)).get_trace(*args, **kwargs)
+        except Exception:
+            raise error from None
+        raise InputError(
+            f"this objective runs the model with several z for each image, [*, B, Z], and a part "
+            f"takes only [B, Z] ({first_line(error)}); a layer that counts dimensions from the "
+            "front, such as nn.Unflatten(1, ...), needs z.reshape(-1, Z) before it and "
+            "x.reshape(*z.shape[:-1], C, H, W) after the decoder"
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, at most 200 characters."""
+    return str(error).strip().partition("\n")[0][:200]
 
 
 def check_order(q: Mapping[str, Any], p: Mapping[str, Any]) -> None:

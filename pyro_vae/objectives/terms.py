@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..latents import infer, is_latent
 from ..options import at_least_one
 from ..registry import lookup
-from .checks import PLAIN, check_order, check_sides, plates
+from .checks import PLAIN, check_order, check_sides, leading_told, plates
 from .divergences import KLS, family, monte_carlo
 
 
@@ -54,6 +54,10 @@ class Checked(Objective):
         sites = [s for s in (*q.nodes.values(), *p.nodes.values()) if s["type"] == "sample"]
         deepest = max((-dim for site in sites for dim in plates(site)), default=0)
         self.max_plate_nesting = deepest + self.vectorize_particles
+
+    def _get_traces(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        with leading_told(model, guide, args, kwargs):
+            yield from super()._get_traces(model, guide, args, kwargs)
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         traces = super()._get_trace(model, guide, args, kwargs)  # type: ignore[safe-super]

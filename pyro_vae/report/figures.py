@@ -113,23 +113,25 @@ def gap_bars(results: Mapping[str, Gaps], *, title: str = "") -> Any:
 
 
 def unit_bars(kl: Mapping[str, Tensor], *, title: str = "") -> Any:
-    """The KL of each latent unit, the largest first, with a colour for each latent site.
+    """The KL of each latent unit, the largest first, with a panel for each latent site.
 
     Args:
         kl: nats of each unit by latent site, each ``[Z]``.
         title: what the picture says about the data.
     """
-    figure, axes = blank()
-    start = 1
-    for name, each in sorted(kl.items()):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.5 + 3 * len(kl), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(kl), sharey=True, squeeze=False)[0]
+    for axes, (name, each) in zip(panels, sorted(kl.items()), strict=True):
         ordered = each.sort(descending=True).values.tolist()
-        axes.bar(range(start, start + len(ordered)), ordered, width=0.8, label=name)
-        start += len(ordered)
-    axes.set(xlabel="rank of the latent unit", ylabel="KL, nats per image")
-    whole_ticks(axes)
-    set_title(axes, title, "KL of each latent unit, the largest first")
-    if len(kl) > 1:
-        axes.legend(frameon=False)
+        axes.bar(range(1, 1 + len(ordered)), ordered, width=0.8)
+        axes.set(xlabel=f"rank of the unit in {name}")
+        axes.spines[["top", "right"]].set_visible(False)
+        whole_ticks(axes)
+    panels[0].set(ylabel="KL, nats per image")
+    words = [title, "KL of each latent unit, the largest first"]
+    figure.suptitle("\n".join(filter(None, words)), fontsize="medium")
     return figure
 
 
@@ -143,6 +145,8 @@ def latent_map(guide: Any, images: Images, *, seed: int = 0, title: str = "") ->
     Raises:
         InputError: one image with more than two units, because PCA needs at least two images.
     """
+    from matplotlib.ticker import MaxNLocator
+
     points = joined_sites(posterior_means(guide, images, seed=seed)).cpu()  # [N, Z]
     count, units = points.shape
     what, names = f"posterior means of {images_of(count)}", ["unit 0", "unit 1"]
@@ -167,11 +171,13 @@ def latent_map(guide: Any, images: Images, *, seed: int = 0, title: str = "") ->
     if units == 1:
         parts = [group[:, 0].numpy() for group in groups.values()]
         axes.hist(parts, bins=40, stacked=True, label=list(groups))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         names[1] = "number of images"
     else:
         for name, group in groups.items():
             axes.scatter(*group.T, s=6, label=name)
     axes.set(xlabel=names[0], ylabel=names[1])
+    axes.xaxis.set_major_locator(MaxNLocator(5))  # more labels of several digits would touch
     if images.labels is not None:
         scale = {} if units == 1 else {"markerscale": 3}
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), **scale)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..contracts import Likelihood
 from ..data.images import Images
 from ..errors import InputError
-from ..evaluation.aggregate import aggregate, moment_gap
+from ..evaluation.aggregate import aggregate
 from ..evaluation.annealing import AnnealedEstimate, annealed, sandwich
 from ..evaluation.bound import elbo, standard_error
 from ..evaluation.gaps import Gaps, gaps
@@ -24,10 +24,9 @@ from ..programs import ModelProgram
 from ..progress import Report, silent
 from ..vae import VAE
 from . import figures as show
+from .samples import prior_gap
 
 Table = dict[str, Any]
-POOR = 0.1
-"""From this distance between encoded images and prior, in nats per unit, samples are poor."""
 
 
 def evaluate(
@@ -40,7 +39,7 @@ def evaluate(
     annealed_images: int = 0,
     temperatures: int = 500,
     seed: int = 0,
-    figures: Path | None = None,
+    figures: str | Path | None = None,
     title: str = "",
     progress: Report = silent,
 ) -> Table:
@@ -103,7 +102,7 @@ def evaluate(
             lambda: {k: v.tolist() for k, v in unit_kl(model, guide, images, seed=seed).items()}
         ),
         "aggregate": attempt(lambda: aggregate_terms(model, guide, images, seed)),
-        "prior_gap": attempt(lambda: prior_gap(model, guide, images, seed)),
+        "prior_gap": attempt(lambda: prior_gap(model, guide, images, bound.kl_of_sites, seed)),
     }
     if train is not None:
         table["accuracy"] = attempt(
@@ -135,7 +134,7 @@ def evaluate(
         curve = shown if isinstance(shown, AnnealedEstimate) else None
         bars = lost if isinstance(lost, Gaps) else None
         draw = drawings(vae, images, estimate, curve, bars, units, seed, title)
-        table |= save_figures(figures, draw)
+        table |= save_figures(Path(figures), draw)
     return table
 
 
@@ -269,25 +268,6 @@ def aggregate_terms(model: Any, guide: Any, images: Images, seed: int) -> Table:
             f"N = {len(some)} images; more images are needed"
         }
     return table | {"estimator": result.estimator}
-
-
-def prior_gap(model: Any, guide: Any, images: Images, seed: int) -> Table:
-    """The distance of the encoded images from the prior, in nats per unit, by latent site.
-
-    If it is so large that samples will be poor, the entry ``warning`` says so in a sentence.
-    """
-    some = images.first(2000)
-    each = moment_gap(model, guide, some, seed=seed)
-    table: Table = {name: gap.mean().item() for name, gap in each.items()}
-    site = max(table, key=lambda name: table[name])
-    if table[site] > POOR + 2 / len(some):  # 2/N is what N draws give by chance
-        table["warning"] = (
-            f"the encoded images and the prior differ by {table[site]:.2f} nats per unit of {site} "
-            f"(more than {POOR}), so sampled images will be worse than reconstructions. A prior "
-            "that learns from the images (vamp, flow, mixture), a likelihood with bounded means, "
-            "more training or fewer latent dimensions can help"
-        )
-    return table
 
 
 def width(model: Any, shape: tuple[int, ...], temperatures: int, told: Table) -> Table:

@@ -57,6 +57,18 @@ def same_data(data: Data, checksum: str) -> bool:
     return checksum in ("", data.checksum())
 
 
+def in_colour(data: Data) -> Data:
+    """Grey images for a run of colour images: the three channels are equal."""
+
+    def repeated(images: Images) -> Images:
+        return replace(images, pixels=images.pixels.repeat(1, 3, 1, 1))
+
+    validation = None if data.validation is None else repeated(data.validation)
+    return replace(
+        data, train=repeated(data.train), test=repeated(data.test), validation=validation
+    )
+
+
 def images_of(
     config: dict[str, Any],
     name: str | None,
@@ -96,6 +108,8 @@ def images_of(
             source = {key: value for key, value in source.items() if key not in READING}
     whole = split == "all" and source["name"] not in DATASETS
     data = load_data(**source, data_dir=data_dir, test_fraction=0.0 if whole else 0.2)
+    if data.shape[0] == 1 and config["vae"]["shape"][0] == 3:
+        data = in_colour(data)
     if list(data.shape) != config["vae"]["shape"]:
         raise InputError(
             f"the run was trained on images of shape {config['vae']['shape']}, and those of "

@@ -32,6 +32,7 @@ from ..settings import READING, TRAINING, Settings, check_numbers
 from ..storage.checkpoint import first_line
 from ..training import adam
 from ..vae import VAE
+from ..words import counted
 from .images import name_of
 
 DRAWN_NOTE = (
@@ -123,9 +124,9 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
     binary = Likelihood.of(vae.model.likelihood).binary
     if binary and not data.train.is_binary:
         raise InputError(
-            f"--binarize {protocol} leaves {data.train.levels()} levels of grey, and the "
-            f"{vae.config['likelihood']} likelihood scores pixels that are 0 or 1; take --binarize "
-            "dynamic, static or threshold, or --likelihood continuous-bernoulli"
+            f"--binarize {protocol} leaves {counted(data.train.levels(), 'level')} of grey, and "
+            f"the {vae.config['likelihood']} likelihood scores pixels that are 0 or 1; take "
+            "--binarize dynamic, static or threshold, or --likelihood continuous-bernoulli"
         )
     few = data.train.batch(slice(0, 2))
     training["objective"] = training["objective"] or fitting_objective(vae, few)

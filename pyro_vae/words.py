@@ -1,0 +1,16 @@
+"""Numbers in sentences."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things: ``1 image``, ``2 images``."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def plus_minus(mean: float, error: float | None, digits: int = 2) -> str:
+    """A mean with its standard error, if there is one: a single image has none."""
+    known = error is not None and isfinite(error)
+    return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if known else "")
