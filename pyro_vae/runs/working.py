@@ -20,6 +20,7 @@ from ..storage import checkpoint
 from ..storage.writing import remove_leftovers, written
 from ..trackers import Tracker
 from ..training import adam, fit
+from ..words import counted
 from . import folder as files
 from . import older
 from .config import refuse_links
@@ -173,7 +174,7 @@ def train(
     save_pictures(run, folder, last.epoch)
     console.print(
         f"test ELBO {last.test_elbo:.2f} nats per image (reconstruction "
-        f"{last.test_reconstruction:.2f}, KL {last.test_kl:.2f}) after {last.epoch} epochs in "
+        f"{last.test_reconstruction:.2f}, KL {last.test_kl:.2f}) after {counted(last.epoch, 'epoch')} in "
         f"{sum(e.seconds for e in history):.0f} s{keeper.compile_time()}"
     )
     for sentence in collapsed(last):
