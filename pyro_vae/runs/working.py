@@ -174,8 +174,8 @@ def train(
     save_pictures(run, folder, last.epoch)
     console.print(
         f"test ELBO {last.test_elbo:.2f} nats per image (reconstruction "
-        f"{last.test_reconstruction:.2f}, KL {last.test_kl:.2f}) after {counted(last.epoch, 'epoch')} in "
-        f"{sum(e.seconds for e in history):.0f} s{keeper.compile_time()}"
+        f"{last.test_reconstruction:.2f}, KL {last.test_kl:.2f}) after "
+        f"{counted(last.epoch, 'epoch')} in {sum(e.seconds for e in history):.0f} s{keeper.compile_time()}"
     )
     for sentence in collapsed(last):
         console.print(sentence, style="yellow")
