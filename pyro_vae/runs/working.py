@@ -175,7 +175,8 @@ def train(
     console.print(
         f"test ELBO {last.test_elbo:.2f} nats per image (reconstruction "
         f"{last.test_reconstruction:.2f}, KL {last.test_kl:.2f}) after "
-        f"{counted(last.epoch, 'epoch')} in {sum(e.seconds for e in history):.0f} s{keeper.compile_time()}"
+        f"{counted(last.epoch, 'epoch')} in {sum(e.seconds for e in history):.0f} s"
+        f"{keeper.compile_time()}"
     )
     for sentence in collapsed(last):
         console.print(sentence, style="yellow")
