@@ -1,6 +1,7 @@
 """The VAE goes wherever Pyro takes a model and a guide, and its weights are its own."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import pyro
@@ -174,6 +175,11 @@ def test_a_vae_for_data_takes_the_training_images_of_a_data():
         x = data.train.pixels.double() / 255
         assert mean == pytest.approx([x.mean().item()])
         assert scale == pytest.approx([x.std(correction=0).item()])
+
+
+def test_pixels_of_0_and_1_are_not_standardised():
+    for images in (replace(grey(), binarize="dynamic"), Images(grey().pixels // 128 * 255)):
+        assert VAE.for_data(images, 2, hidden=(8,)).config["standardize"] is None
 
 
 def test_a_channel_that_hardly_changes_is_only_centred():
