@@ -109,7 +109,7 @@ def test_layers_that_do_not_fit_are_refused_before_training(options, message, tm
 def test_a_picture_that_does_not_fit_into_memory_is_refused(trained, tmp_path, capsys):
     for ask in (["sample", trained, "--n"], ["interpolate", trained, "--steps"]):
         assert typed([*ask, "1000000000", "--out", tmp_path / "a.png"]) == 2
-        assert "a picture of 1000000000 images" in capsys.readouterr().err
+        assert "a picture of 1,000,000,000 images" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
