@@ -18,11 +18,9 @@ from .data.arrays import ROUNDING, suggest_scaling
 from .data.images import describe
 from .errors import InputError
 from .latents import Layout, in_support, innermost
+from .likelihoods.located import HALF_A_LEVEL
 from .options import at_least_one, is_number
 from .registry import NETWORKS, Choice, unwrapped
-
-HALF_A_LEVEL = 0.5 / 255
-"""Half the distance of two levels of grey, in units of the pixel's range [0, 1]."""
 
 
 def check_training(images: Any) -> Images:
@@ -82,8 +80,9 @@ def start_likelihood(part: Any, mean: Tensor) -> None:
 def statistics(images: Images) -> tuple[Tensor, list[list[float]]]:
     """The mean image ``[C, H, W]``, and the channels' means and standard deviations.
 
-    A standard deviation is at least half a grey level. A channel that changes less is only centred,
-    because divided by its own it would be noise, and a new image would be far outside.
+    The standard deviation of a channel that changes by less than half a grey level is given as 1,
+    so that the channel is only centred. Divided by its own, it would be noise, and a new image
+    would be far outside.
     """
     first, second = images.moments()
     mean = first.mean((1, 2))  # [C]
@@ -202,19 +201,25 @@ def likelihood_of(choice: Choice, net: Network, latent_size: int, handed: dict[s
     A likelihood says how many outputs it needs once it is made, because the number can depend on
     its options. So trials are made until one has the number that it needs. They do not change the
     state of the random numbers. The likelihood is made anew after them.
+
+    Raises:
+        InputError: the number that it needs changes with the number that it was given.
     """
     if choice.built:
         return choice.make()
-    outputs, part = own_outputs(choice.part), None
-    while part is None:
+    outputs = own_outputs(choice.part)
+    for _ in range(3):  # a class of the user may not say its number, and may correct it once
         with torch.random.fork_rng(devices=[]):
             trial = choice.make(decoder=net.decoder(latent_size, outputs), **handed)
         needed = Likelihood.of(trial).outputs
         at_least_one(f"outputs of {choice.name}", needed)
         if needed == outputs:
-            part = choice.make(decoder=net.decoder(latent_size, outputs), **handed)
+            return choice.make(decoder=net.decoder(latent_size, outputs), **handed)
         outputs = needed
-    return part
+    raise InputError(
+        f"the likelihood {choice.name} needs another number of outputs each time it is built, "
+        f"now {outputs}; its attribute outputs must not depend on the decoder"
+    )
 
 
 def own_outputs(factory: Any) -> int:

@@ -13,7 +13,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from .data import Data
-from .errors import InputError
+from .errors import InputError, broken_distribution
 from .evaluation.scoring import Programs
 from .history import Callback
 
@@ -144,11 +144,11 @@ def parameters_told() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if not str(error).startswith(("Expected parameter", "Expected value")):  # torch's checks
+        if not (reason := broken_distribution(error)):
             raise
         raise InputError(
-            "the weights give a distribution invalid parameters "
-            f"({str(error).partition(' (Tensor')[0]}); weights as large as these cannot be used"
+            f"the weights give a distribution invalid parameters ({reason}); weights as large as "
+            "these cannot be used"
         ) from None
 
 

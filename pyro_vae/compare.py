@@ -27,8 +27,8 @@ from .options import at_least_one
 from .processes import side_by_side
 from .runs.setup import prepare
 from .settings import Settings
-from .storage.checkpoint import first_line
 from .training import fit
+from .words import first_line
 
 Result = dict[str, Any]
 """One trained VAE: ``name``, ``seed``, ``observation_space``, the columns of

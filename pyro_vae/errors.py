@@ -21,3 +21,11 @@ class TrainingError(Exception):
     def __init__(self, message: str, epoch: int, step: int, images: list[int]) -> None:
         super().__init__(message)
         self.epoch, self.step, self.images = epoch, step, images
+
+
+def broken_distribution(error: ValueError) -> str:
+    """What torch says of a distribution with invalid parameters or values; "" for another error."""
+    text = str(error)
+    if not text.startswith(("Expected parameter", "Expected value")):
+        return ""
+    return text.partition(" (Tensor")[0]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from .contracts import NOTHING, Guide, Likelihood
 from .errors import InputError
-from .storage.checkpoint import first_line
 from .storage.writing import check_utf8, written
 from .usage import Usage
+from .words import first_line
 
 ENCODER, DECODER = "encoder.pt2", "decoder.pt2"
 

@@ -20,8 +20,8 @@ from .latents import Shape
 def as_tensor(x: Any, shape: Shape, module: nn.Module) -> Tensor:
     """An array or a PIL image as a tensor on the module's device.
 
-    A tensor is returned unchanged: it holds x itself, it stays on its own device, and its shape is
-    not checked. A NumPy array holds uint8 (x = k / 255), bool (0 or 1) or float in [0, 1], whatever
+    The values of a tensor are x itself. It stays on its own device, and the VAE's programs check
+    its shape. A NumPy array holds uint8 (x = k / 255), bool (0 or 1) or float in [0, 1], whatever
     the other images of the call are. Its layout is ``[B, C, H, W]``, ``[B, H, W, C]`` or, of grey
     images, ``[B, H, W]``. One image, a tensor or an array without the first axis or a PIL image,
     becomes a batch of one.

@@ -20,7 +20,7 @@ from . import checks, objectives  # noqa: F401  (objectives fills the table)
 from .compiling import HANDLERS, CompiledSVI
 from .contracts import Objective
 from .data import Data
-from .errors import InputError, TrainingError
+from .errors import InputError, TrainingError, broken_distribution
 from .evaluation import elbo
 from .history import Callback, Epoch, Position
 from .modules import buffers_restored, mode
@@ -80,10 +80,12 @@ class Loop:
             InputError: parts that do not fit the data, a batch of one image for a part that needs
                 two, or more steps of an epoch than there are.
         """
-        if not isinstance(start, Position) or len(start.losses) > self.steps_per_epoch:
+        if not isinstance(start, Position):
+            raise InputError(f"start is a pyro_vae.Position, not {start!r:.100}")
+        if len(start.losses) > self.steps_per_epoch:
             raise InputError(
-                "start is a Position (pyro_vae.Position) with at most the "
-                f"{self.steps_per_epoch} steps of an epoch, not {start!r}"
+                f"start has {len(start.losses)} steps after epoch {start.epoch}, and an epoch of "
+                f"these images has {self.steps_per_epoch}"
             )
         for p in (*self.vae.parameters(), *checks.held_by(self.optimizer).values()):
             p.grad = None  # a gradient from before would be added to that of the first step
@@ -104,7 +106,7 @@ class Loop:
                 self.elbo.loss(self.vae.model, self.vae.guide, x)
         except ValueError as error:
             # The weights of a training that goes on may be lost in its next step, which says so.
-            if begins or not str(error).startswith(("Expected parameter", "Expected value")):
+            if begins or not broken_distribution(error):
                 raise
         checks.check_parameters(self.vae, used.trace)
 
@@ -244,12 +246,9 @@ class Loop:
             test = elbo(model, guide, self.data.test, seed=self.seed)
             train = elbo(model, guide, self.shown, seed=self.seed)
         except ValueError as error:
-            if not str(error).startswith(
-                ("Expected parameter", "Expected value")
-            ):  # torch's checks
+            if not (reason := broken_distribution(error)):
                 raise
-            what = f"a distribution has invalid parameters ({str(error).partition(' (Tensor')[0]})"
-            self.stop(what, self.steps_per_epoch)
+            self.stop(f"a distribution has invalid parameters ({reason})", self.steps_per_epoch)
         if not math.isfinite(test.elbo + train.elbo):
             self.stop("the ELBO became NaN or infinite", self.steps_per_epoch)
         return Epoch(

@@ -1,4 +1,4 @@
-"""Numbers in sentences."""
+"""Numbers and errors in sentences."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ def plus_minus(mean: float, error: float | None, digits: int = 2) -> str:
     """A mean with its standard error, if there is one: a single image has none."""
     known = error is not None and isfinite(error)
     return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if known else "")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message. Some messages of torch and Pyro are whole tables."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")

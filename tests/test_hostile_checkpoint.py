@@ -205,3 +205,15 @@ def test_the_checkpoint_of_these_tests_is_good(run):
     spoil(run)
     load(run)
     assert checkpoint.read(run).position.epoch == 2
+
+
+def test_losses_of_a_type_without_arithmetic_are_refused_before_training(run, capsys):
+    content = (run / NAME).read_bytes()
+    size = struct.unpack("<Q", content[:8])[0]
+    facts = json.loads(content[8 : 8 + size])
+    facts["losses"]["dtype"] = "F4"
+    (run / NAME).write_bytes(header(json.dumps(facts).encode()) + content[8 + size :])
+    assert typed(["train", "--resume", run, "--epochs", "9", "--no-compile"]) == 2
+    said = capsys.readouterr().err
+    assert "checkpoint.safetensors" in said
+    assert len(said.splitlines()) == 1

@@ -118,9 +118,15 @@ def test_training_that_stops_anywhere_and_goes_on_ends_in_the_same_bits(
         assert torch.equal(value, parts.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("start", [2, Position(0, torch.zeros(6))])
-def test_a_start_that_does_not_fit_is_refused(data, start):
-    with pytest.raises(InputError, match="at most the 5 steps of an epoch, not"):
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (2, r"start is a pyro_vae\.Position, not 2"),
+        (Position(0, torch.zeros(6)), "6 steps after epoch 0, and an epoch of these images has 5"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(data, start, message):
+    with pytest.raises(InputError, match=message):
         fit(small(), data, batch_size=32, start=start)
 
 

@@ -261,7 +261,7 @@ HOSTILE = {
     ),
     "a weight that is not the VAE's": (
         spoil_weights(lambda w: w.update(more=torch.zeros(1))),
-        "which the VAE has not",
+        "which the VAE does not have",
     ),
     "a weight that is missing": (spoil_weights(lambda w: w.pop(next(iter(w)))), "do not fit"),
     "no JSON": (write("config.json", b"{"), "it is not JSON"),

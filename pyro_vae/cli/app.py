@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError, TrainingError
+from ..errors import InputError, TrainingError, broken_distribution
 from . import draw, listing, many, share, train, use
 from .options import stderr, warn
 
@@ -87,9 +87,8 @@ def run() -> int:
     except OSError as error:
         code = tell(about(error), 1)
     except ValueError as error:
-        if not str(error).startswith(("Expected parameter", "Expected value")):  # torch's checks
+        if not (reason := broken_distribution(error)):
             raise
-        reason = str(error).partition(" (Tensor")[0]
         code = tell(f"the weights give a distribution invalid parameters ({reason})", 1)
     except (MemoryError, RuntimeError) as error:
         # torch raises a RuntimeError with one of these words if memory is full.

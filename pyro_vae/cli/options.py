@@ -191,6 +191,20 @@ def allow_own_modules(specs: list[Any]) -> None:
         sys.path.append(os.getcwd())
 
 
+def allow_classes_of(run: Path, trust: bool) -> None:
+    """As :func:`allow_own_modules`, for the classes that a run names, if the user trusts it.
+
+    Raises:
+        InputError: there is no run folder, or its config cannot be read.
+    """
+    from ..runs.config import specs
+    from ..runs.folder import read_config
+
+    config = read_config(run)
+    if trust:
+        allow_own_modules(specs(config))
+
+
 def warn(sentence: str) -> None:
     """Print a sentence on stderr."""
     stderr.print(sentence, soft_wrap=True)
@@ -277,13 +291,11 @@ def opened(run: Path, device: str, seed: int, trust: bool) -> tuple[VAE, dict[st
     """
     import torch
 
-    from ..runs.config import specs
-    from ..runs.folder import load_run, read_config
+    from ..runs.folder import load_run
     from ..runs.images import unnamed_data
     from ..storage import checkpoint
 
-    if trust:
-        allow_own_modules(specs(read_config(run)))
+    allow_classes_of(run, trust)
     torch.manual_seed(seed)
     vae, config = load_run(run, pick(device), trust=trust)
     state = checkpoint.read(run)

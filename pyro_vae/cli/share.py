@@ -54,7 +54,7 @@ def card(
     from ..runs import card as cards
     from ..runs.folder import METRICS, load_run, read_history
 
-    permit(run, trust)
+    o.allow_classes_of(run, trust)
     vae, config = load_run(run, trust=trust)
     found = None if results is None else cards.read_results(results, run)
     history = read_history(run) if (run / METRICS).is_file() else []
@@ -73,7 +73,7 @@ def push(
     """Send a run to the Hugging Face hub, with its card and without the optimizer's state."""
     from ..runs import hub
 
-    permit(run, trust)
+    o.allow_classes_of(run, trust)
     console.print(hub.push(run, name, private=private, trust=trust), soft_wrap=True)
 
 
@@ -88,12 +88,3 @@ def pull(
     o.check_output("--out", out)
     hub.pull(name, out, trust=trust)
     console.print(f"the run {name} in {out}", soft_wrap=True)
-
-
-def permit(run: Path, trust: bool) -> None:
-    """Let a trusted run name a class in the current folder."""
-    from ..runs.config import specs
-    from ..runs.folder import read_config
-
-    if trust:
-        o.allow_own_modules(specs(read_config(run)))

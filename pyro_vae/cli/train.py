@@ -97,7 +97,6 @@ def train(
     from ..runs import failing, setup, working
     from ..runs import folder as files
     from ..runs import replay as replaying
-    from ..runs.config import specs
     from ..runs.locking import locked
     from ..storage.creating import check_vacant
 
@@ -109,8 +108,7 @@ def train(
     named = {**given, **({"out": out} if out else {})}
     if replay is not None:
         refuse_settings("--replay", [*named, *(["resume"] if resume else [])])
-        if trust:
-            o.allow_own_modules(specs(files.read_config(replay)))
+        o.allow_classes_of(replay, trust)
         failure = failing.read_failure(replay)
         run = working.resume(replay, None, o.pick(device), data_dir, trust, compiled=compiled)
         for sentence in replaying.replay(run, failure):
@@ -123,9 +121,7 @@ def train(
         try:
             if resume is not None:
                 refuse_settings("--resume", [key for key in named if key != "epochs"])
-                config = files.read_config(folder)  # before the lock would make the folder
-                if trust:
-                    o.allow_own_modules(specs(config))
+                o.allow_classes_of(folder, trust)  # before the lock would make the folder
                 o.check_output("--resume", folder)
                 with locked(folder):
                     run = working.resume(

@@ -8,6 +8,9 @@ from ..contracts import Likelihood
 from ..networks.layers import start_at
 from ..options import flag
 
+HALF_A_LEVEL = 0.5 / 255
+"""Half the distance of two levels of grey, in units of the pixel's range [0, 1]."""
+
 
 class Located(Likelihood):
     """A likelihood around an image μ(z), which the decoder's first C channels give.
@@ -43,4 +46,4 @@ def identity(mean: Tensor) -> Tensor:
 
 def inside(mean: Tensor) -> Tensor:
     """``mean``, at least half a grey level away from 0 and 1."""
-    return mean.clamp(0.5 / 255, 254.5 / 255)
+    return mean.clamp(HALF_A_LEVEL, 1 - HALF_A_LEVEL)

@@ -96,12 +96,6 @@ class Standardized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.encoder((x - self.mean) / self.scale)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        """Run folders of before have the two in their config only, so that they are set already."""
-        for name, buffer in self.named_buffers(recurse=False):
-            state_dict.setdefault(prefix + name, buffer)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
 
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalization of features ``[*, F]``, over all leading dimensions."""

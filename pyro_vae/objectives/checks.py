@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..latents import infer, is_latent
+from ..words import first_line
 
 PARTICLES = "num_particles_vectorized"  # Pyro's name for its plate of draws
 PLAIN = "take the monte-carlo objective, or kl='monte-carlo'"
@@ -77,15 +78,10 @@ def leading_told(model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[Non
             raise error from None
         raise InputError(
             f"this objective runs the model with several z for each image, [*, B, Z], and a part "
-            f"takes only [B, Z] ({first_line(error)}); a layer that counts dimensions from the "
-            "front, such as nn.Unflatten(1, ...), needs z.reshape(-1, Z) before it and "
+            f"takes only [B, Z] ({first_line(error):.200}); a layer that counts dimensions from "
+            "the front, such as nn.Unflatten(1, ...), needs z.reshape(-1, Z) before it and "
             "x.reshape(*z.shape[:-1], C, H, W) after the decoder"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, at most 200 characters."""
-    return str(error).strip().partition("\n")[0][:200]
 
 
 def check_order(q: Mapping[str, Any], p: Mapping[str, Any]) -> None:

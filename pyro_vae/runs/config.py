@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..history import Epoch
+from ..options import is_number, is_whole
 from ..registry import own_classes
 from ..settings import LARGEST_SEED
 
@@ -28,11 +29,7 @@ Kind = tuple[str, Callable[[Any], bool]]
 
 def is_size(value: Any) -> bool:
     """Whether ``value`` is a whole number above 0. True and False are not."""
-    return type(value) is int and value > 0
-
-
-def is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+    return is_whole(value) and value > 0
 
 
 def are_sizes(value: Any, count: int | None = None) -> bool:
@@ -107,7 +104,7 @@ def read_object(text: bytes) -> dict[str, Any]:
     try:
         result = json.loads(
             text.decode("utf-8"),
-            object_pairs_hook=unlike,
+            object_pairs_hook=no_name_twice,
             parse_int=short,
             parse_float=finite,
             parse_constant=finite,
@@ -119,7 +116,7 @@ def read_object(text: bytes) -> dict[str, Any]:
     return result
 
 
-def unlike(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The pairs as a dict; a ValueError if a name is there twice, because one would be ignored."""
     result = dict(pairs)
     if len(result) < len(pairs):

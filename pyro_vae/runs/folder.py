@@ -30,11 +30,12 @@ from ..history import Epoch
 from ..memory import check_memory
 from ..settings import READING, TRAINING, Settings
 from ..storage import checkpoint, creating
-from ..storage.checkpoint import FORMAT, Checkpoint, check_format, first_line
+from ..storage.checkpoint import FORMAT, Checkpoint, check_format
 from ..storage.creating import CONFIG, write_config
 from ..storage.tensors import check_finite, check_shapes
 from ..storage.writing import check_utf8, written
 from ..vae import VAE
+from ..words import first_line
 from . import older
 from .config import (
     ADDED,
@@ -206,7 +207,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         check_format(path, config.get("format", 1))
         trained = ("data", "training") if config.keys() & {"data", "training"} else ()
         check_keys(path, config, ("vae", *trained, "versions"), ("format",))
-        check_keys(path, config["versions"], (), config["versions"])
+        check_keys(path, config["versions"], (), config["versions"])  # an object, of any keys
         check_keys(path, config["vae"], FIELDS["vae"].keys() - set(ADDED), ADDED)
         if trained:
             check_keys(path, config["data"], ("name", "binarize"), READING)

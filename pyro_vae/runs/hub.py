@@ -14,9 +14,9 @@ from typing import Any
 
 from ..errors import InputError
 from ..storage import checkpoint
-from ..storage.checkpoint import first_line
 from ..storage.creating import CONFIG, write_config
 from ..storage.writing import written
+from ..words import first_line
 from . import card, older
 from .folder import METRICS, load_run, read_history
 
@@ -121,7 +121,8 @@ def library() -> Any:
         import huggingface_hub.errors
     except ModuleNotFoundError:
         raise InputError(
-            "push and pull need the package huggingface_hub: pip install 'pyro-vae[hub]'"
+            "push and pull need a package that is not installed; install it with: pip install "
+            "huggingface_hub"
         ) from None
     huggingface_hub.logging.set_verbosity_error()  # an error is told in one sentence
     return huggingface_hub

@@ -20,8 +20,9 @@ from ..evaluation import elbo
 from ..history import Epoch, Position
 from ..loop import steps_of_epoch
 from ..registry import parse, spec
-from ..storage.checkpoint import Checkpoint, first_line
+from ..storage.checkpoint import Checkpoint
 from ..storage.tensors import check_shapes, state_of_adam
+from ..words import first_line
 
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 

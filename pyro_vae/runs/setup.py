@@ -29,10 +29,9 @@ from ..recipes import RECIPES
 from ..registry import OBJECTIVES, lookup, own_classes, parse, spec
 from ..schedules import Steering
 from ..settings import READING, TRAINING, Settings, check_numbers
-from ..storage.checkpoint import first_line
 from ..training import adam
 from ..vae import VAE
-from ..words import counted
+from ..words import counted, first_line
 from .images import name_of
 
 DRAWN_NOTE = (
@@ -203,8 +202,8 @@ def built_objective(training: Mapping[str, Any], train: Images) -> Any:
         train: the training images.
 
     Raises:
-        InputError: a step with its draws does not fit into memory, or the precision is none in
-            which Pyro sums out latents.
+        InputError: a step with its draws does not fit into memory, or Pyro cannot sum out latents
+            in this precision.
     """
     objective = OBJECTIVES.build(training["objective"], data_size=len(train))
     if isinstance(objective, TraceEnum_ELBO) and training["precision"] != "float32":

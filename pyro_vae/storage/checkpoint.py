@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..history import Position
+from ..words import first_line
 from .tensors import state_of_adam
 from .writing import written
 
@@ -135,7 +136,15 @@ def read(folder: Path) -> Checkpoint | None:
         good = good and losses.is_floating_point() and bool(losses.isfinite().all())
         if not (good and isinstance(data, str) and compiled in (None, True, False)):
             raise ValueError("its epoch or its losses are of a wrong type or value")
-    except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
+    # A type of numbers that torch has no arithmetic for is a NotImplementedError.
+    except (
+        SafetensorError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RecursionError,
+        NotImplementedError,
+    ) as error:
         raise InputError(
             f"{str(path)!r} is damaged or is not a run's checkpoint ({first_line(error)})"
         ) from None
@@ -195,8 +204,3 @@ def impossible(key: str, value: Tensor) -> bool:
     squares = key == "exp_avg_sq"
     wrong = value.isnan() | (value < 0 if squares else value.isinf())
     return bool(wrong.any())
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message. Some messages of torch and Pyro are whole tables."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")

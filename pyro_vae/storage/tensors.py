@@ -23,11 +23,13 @@ def check_shapes(path: Path, wanted: Mapping[str, Tensor | None]) -> None:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  (the object is no dict)
+            for name in file.keys():  # noqa: SIM118  (it is not a dict)
                 stored = file.get_slice(name)
                 shape, kind = stored.get_shape(), stored.get_dtype()
                 if name not in wanted:
-                    raise InputError(f"{str(path)!r} holds {name!r:.60}, which the VAE has not")
+                    raise InputError(
+                        f"{str(path)!r} holds {name!r:.60}, which the VAE does not have"
+                    )
                 here = wanted[name]
                 if here is None:  # of any shape
                     continue

@@ -17,6 +17,7 @@ from ..data import Images
 from ..errors import InputError
 from ..history import Callback, Epoch
 from ..vae import VAE
+from ..words import first_line
 
 
 class Tracker(Callback):
@@ -137,7 +138,7 @@ class Tracker(Callback):
 
 def brief(error: Exception) -> str:
     """The kind and the first line of an error."""
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def numbers_of(record: Epoch) -> dict[str, float]:
