@@ -105,10 +105,9 @@ class Step(Schedule):
 
 
 class Burda(Schedule):
-    """The schedule of the IWAE paper: eight stages of 1, 3, 9, … parts, each rate 10^(-1/7) of
-    the one before.
+    """The schedule of the IWAE paper: eight stages, each three times as long as the one before.
 
-    Equation: 10^(-i/7) in stage i = 0 … 7, which has 3^i of the 3,280 parts of the training.
+    Equation: the rate is 10^(-i/7) in stage i = 0 … 7, which has 3^i of the training's 3,280 parts.
 
     Paper: Burda, Grosse & Salakhutdinov 2016, https://arxiv.org/abs/1509.00519. They train for
     3,280 epochs.

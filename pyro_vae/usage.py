@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
+from math import prod
 from typing import Any
 
 import torch
@@ -18,10 +19,12 @@ from .errors import InputError
 from .evaluation.importance import Importance, importance
 from .inputs import as_tensor, one_image
 from .latents import LatentSize, Shape, is_real, layouts, moments, site_names
+from .memory import check_memory
 from .modules import mode
 from .options import is_whole, number
 from .pairing import latent_sites
 from .programs import GuideProgram, ModelProgram, expect_context, expect_count, mean_image
+from .words import counted
 
 
 class Usage(nn.Module):
@@ -82,6 +85,8 @@ class Usage(nn.Module):
 
         ``n`` is 1 by default, or with a context the number of its rows.
         """
+        if is_whole(n):
+            check_memory(4 * n * prod(self.shape), counted(n, "image"))
         with self.in_use():
             return mean_image(self.model, n, context)
 

@@ -42,6 +42,14 @@ def test_list_names_every_part(capsys):
     assert "did you mean guides" in capsys.readouterr().err
 
 
+def test_no_list_is_empty_in_a_process_that_imports_nothing_else():
+    ask = (
+        "from pyro_vae.cli.listing import tables; print([k for k, v in tables().items() if not v])"
+    )
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_a_recipe_sets_what_is_not_given(tmp_path):
     run = tmp_path / "run"
     assert typed([*TINY, "--recipe", "beta-vae", "--epochs", "1", "--out", run]) == 0

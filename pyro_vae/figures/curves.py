@@ -90,15 +90,14 @@ def training_curves(history: Sequence[Epoch]) -> Any:
         color="C1",
         fontsize="small",
     )
-    test = sorted(e.test_elbo for e in history)
-    lowest, best = test[len(history) // 10], test[-1]
+    both = sorted(min(e.test_elbo, e.train_elbo) for e in history)
+    lowest, best = both[len(history) // 10], max(max(e.test_elbo, e.train_elbo) for e in history)
     title = "ELBO"
     if lowest < best:
         bottom = lowest - 0.1 * (best - lowest)
         left.set_ylim(bottom=bottom)
-        title += " (the first epochs are below)" if test[0] < bottom else ""
+        title += " (the first epochs are below)" if both[0] < bottom else ""
     left.set(title=title, xlabel="epoch", ylabel="nats per image")
-    left.legend(frameon=False, loc="lower right")
     distortions = [-e.test_reconstruction for e in history]
     kls = [e.test_kl for e in history]
     right.plot(epochs, distortions, label="distortion, -E[log p(x | z)]", **style)
@@ -106,8 +105,9 @@ def training_curves(history: Sequence[Epoch]) -> Any:
     right.set(title="Distortion and rate of the test images", xlabel="epoch")
     if min(*distortions, *kls) >= 0:  # a density can be above 1, so that -log p is negative
         right.set_ylim(bottom=0)
-    right.legend(frameon=False)
     for axes in (left, right):
+        # Below the axes, where no curve can be.
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
         axes.spines[["top", "right"]].set_visible(False)
         whole_ticks(axes)
     return figure

@@ -214,7 +214,7 @@ def built_objective(training: Mapping[str, Any], train: Images) -> Any:
     images = min(training["batch_size"], len(train))
     check_memory(
         4 * objective.num_particles * images * math.prod(train.shape),
-        f"a step on {images} images with {objective.num_particles:.6g} draws of z each",
+        f"a step on {images} images with {objective.num_particles:,} draws of z each",
     )
     return objective
 
