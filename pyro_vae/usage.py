@@ -37,14 +37,14 @@ class Usage(nn.Module):
     guide: GuideProgram
 
     def encode(self, x: Any, context: Tensor | None = None) -> Any:
-        """The posterior q(z | x) of the images ``x``: a distribution, batch ``[B]``, event ``[Z]``.
+        """The posterior q(z | x) of observations: a distribution, batch ``[B]``, event ``[Z]``.
 
         If there are several latent sites, a dict of distributions by name. Each is given a draw of
         the sites that it depends on. It is computed in evaluation mode, so it does not depend on
         the other images of the batch. Gradients reach the weights and the images.
 
         Args:
-            x: a tensor ``[B, C, H, W]``, a NumPy array or a PIL image, see
+            x: a tensor ``[B, *shape]``, a NumPy array or a PIL image, see
                 :func:`~pyro_vae.inputs.as_tensor`.
             context: labels or covariates, ``[B, ...]``, for a guide that takes them.
         """
@@ -55,7 +55,7 @@ class Usage(nn.Module):
         return q["z"] if q.keys() == {"z"} else q
 
     def reconstruct(self, x: Any, context: Tensor | None = None) -> Tensor:
-        """The mean image of p(x | z), with z drawn from the guide at ``x``; ``[B, C, H, W]``.
+        """The mean image of p(x | z), with z drawn from the guide at ``x``; ``[B, *shape]``.
 
         ``x`` is a tensor, a NumPy array or a PIL image, as for :meth:`encode`.
         """
@@ -81,7 +81,7 @@ class Usage(nn.Module):
         return importance(self.model, self.guide, images, samples=samples, seed=seed)
 
     def sample(self, n: int | None = None, context: Tensor | None = None) -> Tensor:
-        """The mean images of p(x | z) for ``n`` draws of z from the prior; ``[n, C, H, W]``.
+        """The mean images of p(x | z) for ``n`` draws of z from the prior; ``[n, *shape]``.
 
         ``n`` is 1 by default, or with a context the number of its rows.
         """
@@ -91,12 +91,12 @@ class Usage(nn.Module):
             return mean_image(self.model, n, context)
 
     def decode(self, z: Any, context: Tensor | None = None) -> Tensor:
-        """The mean images of p(x | z) for given latents; ``[n, C, H, W]``.
+        """The mean images of p(x | z) for given latents; ``[n, *shape]``.
 
         Args:
             z: the latents of the site "z", ``[n, Z]`` or ``[Z]``: a tensor, a NumPy array or a
                 list. For several layers of latents, a dict by site; a layer that is missing is
-                drawn from the prior. A layer with the layout of an image may be ``[n, c, h, w]``.
+                drawn from the prior. A layer with places may be ``[n, c, h, w]``.
             context: labels or covariates, ``[n, ...]``.
 
         Raises:
@@ -136,7 +136,7 @@ class Usage(nn.Module):
             context: labels or covariates of the image, ``[1, ...]``.
 
         Returns:
-            ``[steps, C, H, W]`` for one unit, ``[Z, steps, C, H, W]`` for all.
+            ``[steps, *shape]`` for one unit, ``[Z, steps, *shape]`` for all.
 
         Raises:
             InputError: several images, several latent sites, latents that are not real numbers, or
@@ -195,7 +195,7 @@ class Usage(nn.Module):
             context: labels or covariates of all images of the path, ``[1, ...]``.
 
         Returns:
-            ``[steps, C, H, W]``.
+            ``[steps, *shape]``.
         """
         expect_count("the number of steps of a path", steps, least=2)
         ends = torch.cat([one_image(each, self.shape, self) for each in (a, b)])

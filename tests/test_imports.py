@@ -16,7 +16,7 @@ PACKAGE = ROOT / "pyro_vae"
 
 ROOMS = [
     {"errors", "memory", "noise", "words", "processes"},
-    {"budget", "options", "registry", "latents", "settings", "compiling", "modules"},
+    {"budget", "options", "registry", "latents", "settings", "compiling", "modules", "supports"},
     {"contracts", "parts", "distributions", "scales", "data", "history", "progress", "schedules"},
     {"networks"},
     {"storage", "priors"},

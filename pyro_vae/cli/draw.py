@@ -123,7 +123,7 @@ def batch(images: Images, n: int, seed: int) -> torch.Tensor:
     return images.batch(slice(0, n), generator)
 
 
-def check_grid(option: str, n: int, shape: tuple[int, int, int]) -> None:
+def check_grid(option: str, n: int, shape: tuple[int, ...]) -> None:
     """Refuse a picture of more images than memory can hold."""
     from ..figures.images import zoom
 
