@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from pyro_vae.history import measured
 from pyro_vae.runs.setup import prepare
 from pyro_vae.training import fit
 
@@ -39,7 +40,7 @@ def measure(data: str, epochs: int, seed: int, options: dict[str, Any]) -> dict[
     history = fit(
         run.vae, run.data, **run.training, optimizer=run.optimizer, compiled=False, progress=False
     )
-    late = [record.train_elbo for record in history[epochs // 2 :]]
+    late = [measured(record.train_elbo) for record in history[epochs // 2 :]]
     return {
         "seed": seed,
         "largest_fall": max(before - after for before, after in pairwise(late)),

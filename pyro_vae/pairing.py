@@ -63,7 +63,15 @@ def fitting_objective(vae: Any, x: Tensor) -> str:
         x: one image or more, ``[B, *shape]``.
     """
     with HANDLERS, mode(False, vae), torch.random.fork_rng():
-        sites = latent_sites(lambda: vae.guide(x))
+        return objective_of(latent_sites(lambda: vae.guide(x)))
+
+
+def objective_of(sites: Sites) -> str:
+    """The name of the objective that fits latent sites: ``enumerate`` if one is to be summed out.
+
+    Args:
+        sites: the latent sites of the guide, or of both programs.
+    """
     discrete = any(infer(site, "enumerate") for site in sites.values())
     return "enumerate" if discrete else "monte-carlo"
 

@@ -12,8 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pyro.optim import PyroLRScheduler
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from .compiling import FusedOptim
 from .errors import InputError
 from .options import is_number, number
 from .registry import SCHEDULES
@@ -194,3 +197,17 @@ class Steering:
         if self.clip is not None:
             held = [p for group in optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(held, self.clip * self.images)
+
+
+def step_scheduler(optimizer: Any, loss: float) -> None:
+    """Move the scheduler of an optimizer of Pyro after an epoch; others have none.
+
+    Args:
+        optimizer: any optimizer.
+        loss: the loss of the epoch, which ``ReduceLROnPlateau`` needs.
+    """
+    if isinstance(optimizer, PyroLRScheduler):
+        needs_loss = optimizer.pt_scheduler_constructor is ReduceLROnPlateau
+        optimizer.step(*([loss] if needs_loss else []))
+    elif isinstance(optimizer, FusedOptim):
+        optimizer.step()

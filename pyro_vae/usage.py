@@ -85,7 +85,7 @@ class Usage(nn.Module):
 
         ``n`` is 1 by default, or with a context the number of its rows.
         """
-        if is_whole(n):
+        if n is not None and is_whole(n):
             check_memory(4 * n * prod(self.shape), counted(n, "image"))
         with self.in_use():
             return mean_image(self.model, n, context)

@@ -16,8 +16,10 @@ PACKAGE = ROOT / "pyro_vae"
 
 ROOMS = [
     {"errors", "memory", "noise", "words", "processes"},
-    {"budget", "options", "registry", "latents", "settings", "compiling", "modules", "supports"},
+    {"budget", "options", "registry", "latents", "settings", "compiling", "modules", "supports"}
+    | {"batch"},
     {"contracts", "parts", "distributions", "scales", "data", "history", "progress", "schedules"},
+    {"sources", "streams", "pair"},
     {"networks"},
     {"storage", "priors"},
     {"likelihoods", "guides"},
@@ -29,7 +31,7 @@ ROOMS = [
     {"usage", "exporting"},
     {"vae"},
     {"figures"},
-    {"audit", "checks", "interrupt", "report"},
+    {"audit", "checks", "interrupt", "measures", "report"},
     {"loop"},
     {"training"},
     {"recipes"},

@@ -21,7 +21,8 @@ from ..errors import InputError
 from ..latents import moments
 from ..objectives.divergences import family
 from .moments import site_moments, total_moments
-from .scoring import blocks, measuring, run_guide, run_model, values
+from .rows import blocks
+from .scoring import measuring, run_guide, run_model, values
 
 
 def encode_images(vae: Any, images: Images, seed: int) -> dict[str, np.ndarray]:

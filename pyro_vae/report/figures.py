@@ -15,7 +15,8 @@ from ..evaluation.bound import elbo, standard_error
 from ..evaluation.gaps import Gaps
 from ..evaluation.importance import Importance
 from ..evaluation.latents import joined_sites, posterior_means
-from ..evaluation.scoring import blocks, measuring
+from ..evaluation.rows import blocks
+from ..evaluation.scoring import measuring
 from ..figures import grid, reconstructions, stack_rows
 
 

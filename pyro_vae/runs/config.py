@@ -218,7 +218,8 @@ def epoch_of(line: bytes) -> Epoch:
         epoch = Epoch(**read_object(line))
     except TypeError as error:
         raise ValueError(str(error)) from None
-    numbers = [value for value in vars(epoch).values() if not isinstance(value, dict)]
+    measured = {**vars(epoch), "test_loss": epoch.test_loss or 0.0}  # a run measures the ELBO
+    numbers = [value for value in measured.values() if not isinstance(value, dict)]
     sites, units = epoch.kl_of_sites, epoch.kl_of_units
     if not isinstance(sites, dict) or not isinstance(units, dict):
         raise ValueError("a value has another type")
