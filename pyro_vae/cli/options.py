@@ -53,7 +53,7 @@ Compile = Annotated[
     bool | None,
     typer.Option(
         "--compile/--no-compile",
-        help="Compile the training step. Default: where it saves time.",
+        help="Compile the step. Default: where it saves time.",
         rich_help_panel="Run",
     ),
 ]
@@ -64,7 +64,7 @@ Trust = Annotated[
     bool,
     typer.Option(
         "--trust",
-        help="Import a class module:Class that the run names. This runs its code.",
+        help="Import a class `module:Class` of the run. This runs its code.",
         rich_help_panel="Run",
     ),
 ]
@@ -73,7 +73,7 @@ DataDir = Annotated[
     typer.Option(
         metavar="FOLDER",
         parser=place,
-        help="Folder of downloaded data sets. Default: $PYRO_VAE_DATA_DIR, else a cache folder.",
+        help="Downloaded data sets. Default: $PYRO_VAE_DATA_DIR, else a cache folder.",
         rich_help_panel="Run",
     ),
 ]
@@ -81,19 +81,36 @@ OtherData = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="Use other images: a name, a folder or an array file. Default: those of the run.",
+        metavar="NAME",
+        help="Other images: a name, a folder or an array file. Default: those of the run.",
         callback=filled("--data"),
+        rich_help_panel="Images",
     ),
 ]
 Which = Annotated[
-    Split, typer.Option("--split", help="Which images to use. `all` is train and test.")
+    Split,
+    typer.Option(
+        "--split",
+        metavar="SPLIT",
+        help="train, test, validation or all, which is train and test.",
+        rich_help_panel="Images",
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of all random numbers.", callback=seed_in_range)]
+Seed = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Seed of all random numbers.",
+        callback=seed_in_range,
+        rich_help_panel="Run",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="cpu, cuda, cuda:1, … `auto` takes a GPU if the machine has one.",
+        help="cpu, cuda, cuda:1, … Default: a GPU if there is one.",
+        show_default=False,
         rich_help_panel="Run",
     ),
 ]
@@ -160,7 +177,7 @@ RECIPE = keyword(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="A model of the literature (`pyro-vae list recipes`). Other options override it.",
+            help="A model of the literature; the other options override it.",
             rich_help_panel="Parts",
         ),
     ],
