@@ -51,7 +51,7 @@ class Settings:
 
     data: str = option(
         "mnist-5k",
-        "A data set, a folder of images, or a .npy or .npz file.",
+        "A data set, a folder, or a .npy or .npz file.",
         "Data",
     )
     binarize: str | None = option(

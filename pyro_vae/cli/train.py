@@ -14,6 +14,7 @@ from ..runs.stopping import Signals, Stopped
 from ..settings import Settings
 from . import options as o
 from .options import console
+from .outputs import check_output, check_outside
 from .values import place
 
 PICTURES, MINUTES = 10, 10.0
@@ -124,7 +125,7 @@ def train(
             if resume is not None:
                 refuse_settings("--resume", [key for key in named if key != "epochs"])
                 o.allow_classes_of(folder, trust)  # before the lock would make the folder
-                o.check_output("--resume", folder)
+                check_output("--resume", folder)
                 with locked(folder):
                     run = working.resume(
                         folder,
@@ -137,8 +138,8 @@ def train(
                     )
                     working.train(run, folder, pictures, minutes, console, signals, tracked)
             else:
-                o.check_outside(folder, str(given.get("data", Settings.data)))
-                o.check_output("--out", folder)
+                check_outside(folder, str(given.get("data", Settings.data)))
+                check_output("--out", folder)
                 check_vacant(folder)
                 run = setup.prepare(given, o.pick(device), data_dir)
                 if "recipe" in given:
