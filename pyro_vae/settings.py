@@ -51,19 +51,18 @@ class Setup:
 
     data: str = option(
         "mnist-5k",
-        "A data set of `pyro-vae list data`, a folder of images, or a .npy or .npz file.",
+        "A data set, a folder, or a .npy or .npz file.",
         "Data",
     )
     binarize: str | None = option(
         None,
-        "How grey pixels become 0 or 1: dynamic, static, threshold or none. Default: dynamic for "
-        "the Bernoulli likelihood and for digits and letters, else none.",
+        "How grey becomes 0 or 1: dynamic, static, threshold or none.",
         "Data",
         shown="",
     )
     size: Any = option(
         None,
-        "Resize the images of a folder to HxW pixels, such as 64 or 48x64.",
+        "Resize the images of a folder, to 64 or 48x64 pixels.",
         "Data",
         value="HxW",
         shown="",
@@ -77,19 +76,17 @@ class Setup:
     prior: Any = option(None, "p(z).", "Parts", shown="the prior that fits the guide")
     likelihood: Any = option("auto", "p(x | z).", "Parts", shown="auto, the one that fits the data")
     guide: Any = option("mean-field", "q(z | x).", "Parts")
-    scale: str | None = option(
-        None, "How the guide computes σ from its raw output.", "Parts", shown="log-variance"
-    )
+    scale: str | None = option(None, "How the guide computes σ.", "Parts", shown="log-variance")
     latent: Any = option(
         20,
-        "Latent dimensions. One size for each layer, z_1 first: 64,32,16 or 8x14x14,8x7x7,32.",
+        "Latent dimensions; 64,32,16 are three layers.",
         "Parts",
         value="SIZES",
     )
     network: Any = option("mlp", "The kind of encoder and decoder.", "Parts")
     hidden: Any = option(
         None,
-        "Units (mlp) or channels (conv, residual) of the network's layers, such as 400,200.",
+        "Units or channels of the network's layers, such as 400,200.",
         "Parts",
         value="SIZES",
         shown="",
@@ -124,24 +121,20 @@ class TrainingOptions:
     """
 
     objective: Any = option(
-        None, "The loss that training minimises.", "Parts", shown="the one that fits the guide"
+        None, "The loss to minimise.", "Parts", shown="the one that fits the guide"
     )
     epochs: int = option(200, "Passes over the training images.", "Training", value="N", least=1)
     batch_size: int = option(128, "Images in a step.", "Training", value="N", least=1)
     lr: float = option(1e-3, "Learning rate of Adam.", "Training", value="X")
-    schedule: Any = option(
-        "constant", "How the learning rate changes: cosine, step, iwae, …", "Training"
-    )
+    schedule: Any = option("constant", "How the learning rate changes: cosine, step.", "Training")
     clip: float | None = option(
         None,
-        "The largest norm of a step's gradient, of the loss per image. Default: no limit.",
+        "Largest norm of the gradient, per image. Default: no limit.",
         "Training",
         value="X",
         shown="",
     )
-    precision: str = option(
-        "float32", "float32, or bfloat16 for faster, less exact matrix products.", "Training"
-    )
+    precision: str = option("float32", "float32, or bfloat16, which is faster.", "Training")
     seed: int = option(0, "Seed of all random numbers.", "Training", value="N")
 
     def __post_init__(self) -> None:

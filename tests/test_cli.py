@@ -4,9 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from support.commands import TINY, typed
 
+from pyro_vae.cli.app import app
 from pyro_vae.runs.folder import load_run
 
 
@@ -27,6 +29,21 @@ def test_the_installed_command_and_the_module_are_the_same():
         done = subprocess.run([*command, "sample", "nowhere"], capture_output=True, text=True)
         assert done.returncode == 2
         assert done.stderr.strip() == "Error: there is no run folder 'nowhere'"
+
+
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_puts_every_option_into_a_group(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert typed([command, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("╭─ Options "))
+    assert "--help" in lines[start + 1]
+    assert lines[start + 2].startswith("╰")  # nothing else is in the group without a name
+    if command == "train":
+        assert len(lines) <= 60
 
 
 def test_list_names_every_part(capsys):

@@ -35,7 +35,7 @@ ROOMS = [
     {"loop"},
     {"training"},
     {"recipes"},
-    {"trackers"},
+    {"trackers", "sklearn"},
     {"runs"},
     {"compare", "log_variance_study"},
     {"comparison"},
