@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
@@ -183,8 +184,16 @@ def expect(program: Program, x: Tensor) -> Tensor:
     if x.dim() < 2 or tuple(x.shape[1:]) != program.shape:
         raise InputError(f"expected {what} of shape {shape}, not {list(x.shape)}")
     expect_count("the number of images", len(x), least=1)
+    if x.is_complex() or x.layout is not torch.strided:
+        given = "complex numbers" if x.is_complex() else "a sparse tensor"
+        raise InputError(f"expected a dense tensor of real numbers, not {given}")
     weight = next(program.parameters(), None)
     if weight is not None:
+        if x.device != weight.device:
+            raise InputError(
+                f"the {what} are on the device {x.device}, and the VAE is on {weight.device}; call "
+                f"x.to({str(weight.device)!r})"
+            )
         x = x.to(weight.dtype)
     return within(x, *program.bounds) if is_validation_enabled() else x
 
