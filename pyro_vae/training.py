@@ -161,7 +161,7 @@ def fit(
         ...         pyro.sample("y", dist.Normal(x @ w, 0.1), obs=y)
         >>> guide = pyro.infer.autoguide.AutoNormal(model)
         >>> x = torch.randn(50, 2)
-        >>> history = fit(model, guide, (x, x @ torch.tensor([1.0, -2.0])), epochs=3)
+        >>> history = fit(model, guide, (x, x @ torch.tensor([1.0, -2.0])), epochs=50, lr=0.05)
         >>> history[-1].loss < history[0].loss
         True
     """
