@@ -244,6 +244,7 @@ def begun(
     name = objective_of(sites) if options.objective is None else options.objective
     objective = OBJECTIVES.build(name, data_size=source.rows)
     checks.try_step(pair, objective, source, batch, start, options.seed)
+    pair.refuse_outside()
     checks.check_trainable(pair)
     optimizer = adam(pair.parameters(), options.lr) if optimizer is None else optimizer
     checks.check_optimizer(pair, optimizer)
