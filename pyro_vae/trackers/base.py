@@ -142,10 +142,10 @@ def brief(error: Exception) -> str:
 
 
 def numbers_of(record: Epoch) -> dict[str, float]:
-    """The numbers of an epoch by name; the KL of a latent site is ``kl/SITE``."""
-    names = ("loss", "train_elbo", "test_elbo", "test_reconstruction", "test_kl", "seconds")
+    """The numbers of an epoch by name, if they were measured; the KL of a site is ``kl/SITE``."""
     sites = {f"kl/{site}": kl for site, kl in record.kl_of_sites.items()}
-    return {name: getattr(record, name) for name in names} | sites
+    numbers = {k: v for k, v in vars(record).items() if isinstance(v, float)}
+    return numbers | sites
 
 
 def flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
