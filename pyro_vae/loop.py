@@ -26,6 +26,9 @@ from .history import Callback, Epoch, Position
 from .modules import buffers_restored, mode
 from .noise import EPOCH, STEP, seed_noise
 from .pairing import fitting_objective
+from .ranks import Ranks
+from .ranks.exchange import Share, exchanging
+from .ranks.refusing import checked, refuse, shared
 from .registry import OBJECTIVES, lookup
 from .schedules import Steering
 
@@ -47,6 +50,7 @@ class Loop:
         schedule: Any,
         clip: float | None,
         epochs: int,
+        ranks: Ranks,
     ) -> None:
         weight = next(vae.parameters())
         data = data.to(weight.device)
@@ -68,6 +72,19 @@ class Loop:
             # One place in memory for the pixels of all epochs, as a CUDA graph needs it.
             self.pixels = train.drawn().pixels
         self.steering = Steering(optimizer, schedule, clip)
+        self.ranks, self.loss = ranks, self.elbo
+        if ranks.size > 1:
+            refuse(ranks, vae, self.elbo, optimizer, min(batch_size, len(train)))
+            ranks.check_equal(
+                {
+                    "images": data.checksum(),
+                    "batch size": batch_size,
+                    "epochs": epochs,
+                    "seed": seed,
+                }
+            )
+            ranks.follow_first((*vae.parameters(), *vae.buffers()))
+            self.loss = Share(self.elbo, ranks)
         self.whole = whole_batches(len(train), batch_size)
         self.steps_per_epoch = steps_of_epoch(len(train), batch_size)
         self.steps = epochs * self.steps_per_epoch
@@ -91,7 +108,8 @@ class Loop:
             p.grad = None  # a gradient from before would be added to that of the first step
         if self.advance is not None:
             self.advance(self.epochs_done(start))
-        x, begins = self.prepare(self.pixels[: self.batch_size]), self.epochs_done(start) == 0
+        images = min(self.batch_size, len(self.pixels))
+        x, begins = self.prepare(self.pixels[self.ranks.begin(images)]), self.epochs_done(start) == 0
         try:
             with (
                 checks.one_image_told(len(x), self.batch_size),
@@ -101,9 +119,13 @@ class Loop:
                 pyro.validation_enabled(),
                 mode(True, self.vae),
                 buffers_restored(self.vae),
+                shared(self.ranks, self.vae, self.elbo),
                 poutine.trace(param_only=True) as used,
             ):
-                self.elbo.loss(self.vae.model, self.vae.guide, x)
+                self.loss.loss(self.vae.model, self.vae.guide, x)
+                if self.ranks.size > 1:
+                    with checked(self.ranks, self.vae):
+                        self.loss.loss(self.vae.model, self.vae.guide, x)
         except ValueError as error:
             # The weights of a training that goes on may be lost in its next step, which says so.
             if begins or not broken_distribution(error):
@@ -117,17 +139,18 @@ class Loop:
         self.step: Callable[[Tensor], Tensor] = self.eager_step
         if compiled and self.whole > 0:
             svi = CompiledSVI(
-                *programs, self.optimizer, self.elbo, self.prepare, before_step=self.before_step
+                *programs, self.optimizer, self.loss, self.prepare, before_step=self.before_step
             )
             callback.on_compile()
             with self.stepping(), buffers_restored(self.vae):
                 # Before training, so that all its steps are compiled, wherever it starts.
-                svi.compile(self.pixels, torch.arange(self.batch_size, device=self.pixels.device))
+                rows = torch.arange(self.batch_size, device=self.pixels.device)
+                svi.compile(self.pixels, rows[self.ranks.begin(self.batch_size)])
             # A schedule moves at each step; without one, many steps are one call.
             self.together = 32 if self.advance is None else 1
             self.step = lambda rows: (
                 # A batch of another size would need its own graph, which does not pay.
-                svi.epoch(self.pixels, rows)
+                svi.epoch(self.pixels, rows[:, self.ranks.begin(self.batch_size)])
                 if rows.shape[1] == self.batch_size
                 else self.eager_step(rows)
             )
@@ -136,14 +159,17 @@ class Loop:
         """One step on the images ``rows`` ``[1, B]``; the loss, summed over the batch, ``[1]``."""
         programs = (self.vae.model, self.vae.guide)
         self.before_step(rows.shape[1])
-        x = self.prepare(self.pixels.index_select(0, rows[0]))
+        mine = rows[0, self.ranks.begin(rows.shape[1])]
+        x = self.prepare(self.pixels.index_select(0, mine))
         with HANDLERS:
             if isinstance(self.optimizer, PyroOptim):
                 loss = SVI(*programs, self.optimizer, self.elbo).step(x)
             else:
-                loss = self.elbo.loss_and_grads(*programs, x)
+                loss = self.loss.loss_and_grads(*programs, x) if len(mine) else 0.0
                 self.optimizer.step()
                 self.optimizer.zero_grad()
+        if not self.ranks.split:
+            self.ranks.follow_first(self.vae.buffers())  # only one process has seen images
         return torch.as_tensor(loss)[None]
 
     def before_step(self, images: int | None = None) -> None:
@@ -172,6 +198,7 @@ class Loop:
                     enabled=bool(self.dtype),
                     cache_enabled=False,
                 ),
+                shared(self.ranks, self.vae, self.elbo),
             ):
                 yield
         finally:
@@ -199,12 +226,12 @@ class Loop:
         done = len(position.losses)
         position = Position(position.epoch, position.losses.to(self.pixels.device))
         self.number = position.epoch * self.steps_per_epoch + done
-        with self.stepping(), self.steering.on():
+        with self.stepping(), exchanging(self.ranks, self.optimizer), self.steering.on():
             self.draw(position.epoch + 1)
             for rows in batches(self.order, self.batch_size, self.together, done):
                 if self.advance is not None:
                     self.advance(self.epochs_done(position))
-                now = self.step(rows).to(position.losses)
+                now = self.ranks.total(self.step(rows).to(position.losses))
                 position = Position(position.epoch, torch.cat([position.losses, now]))
                 if not now.isfinite().all():
                     step = int(position.losses.isfinite().long().argmin())
@@ -241,6 +268,13 @@ class Loop:
         Raises:
             TrainingError: the weights give a distribution invalid parameters, such as σ = 0.
         """
+        found = self.ranks.from_first(lambda: self.measured(epoch, loss, began))
+        if isinstance(found, str):
+            self.stop(found, self.steps_per_epoch)
+        return found
+
+    def measured(self, epoch: int, loss: float, began: float) -> Epoch | str:
+        """As :meth:`measure`; where it raises, the sentence."""
         model, guide = self.vae.model, self.vae.guide
         try:
             test = elbo(model, guide, self.data.test, seed=self.seed)
@@ -248,9 +282,9 @@ class Loop:
         except ValueError as error:
             if not (reason := broken_distribution(error)):
                 raise
-            self.stop(f"a distribution has invalid parameters ({reason})", self.steps_per_epoch)
+            return f"a distribution has invalid parameters ({reason})"
         if not math.isfinite(test.elbo + train.elbo):
-            self.stop("the ELBO became NaN or infinite", self.steps_per_epoch)
+            return "the ELBO became NaN or infinite"
         return Epoch(
             epoch,
             loss,

@@ -18,6 +18,7 @@ from .history import Callback, Callbacks, CollapseWarning, Epoch, Position, coll
 from .interrupt import Interrupt, Interrupted
 from .loop import Loop
 from .progress import Bar, watched
+from .ranks import current
 from .settings import Settings, check_numbers
 
 SAVED, COMPILING = 0.003, 20.0
@@ -54,6 +55,10 @@ def fit(
     stops after any step and goes on (``start``, with the same ``optimizer``) ends with the same
     weights and numbers, to the bit on the same machine. This holds for compiled steps too. Random
     numbers that a part draws without torch are not seeded.
+
+    Where ``torch.distributed`` is initialised, all its processes call this function and train
+    together: see :mod:`~pyro_vae.ranks`. Each is given all images, and takes the steps that one
+    process would take.
 
     Args:
         vae: a module with ``model`` and ``guide``, Pyro programs that take a batch of images.
@@ -105,8 +110,9 @@ def fit(
     optimizer = adam(vae, lr) if optimizer is None else optimizer
     checks.check_optimizer(vae, optimizer)
     start, several = start or Position(), checks.check_callbacks(callback)
+    ranks = current()
     loop = Loop(
-        vae, data, objective, optimizer, batch_size, precision, seed, schedule, clip, epochs
+        vae, data, objective, optimizer, batch_size, precision, seed, schedule, clip, epochs, ranks
     )
     loop.check(start)
     if start.epoch >= epochs:
@@ -116,10 +122,10 @@ def fit(
     # By the steps of all epochs, so that a run that goes on decides as it did when it began.
     steps = loop.steps_per_epoch * epochs
     console = Console(stderr=True)
-    if watched(console) if progress is None else progress:
+    if ranks.first and (watched(console) if progress is None else progress):
         several.append(Bar(console, epochs, len(data.train), batch_size, start))
     history: list[Epoch] = []
-    with Interrupt() as interrupt, ExitStack() as stack:
+    with Interrupt(ranks) as interrupt, ExitStack() as stack:
         told = Callbacks([*several, interrupt])
         stack.callback(lambda: told.on_end(len(history) == epochs - start.epoch))
         loop.choose_step(pays(steps) if compiled is None else compiled, told)

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "pyro_vae"
 
 ROOMS = [
     {"errors", "memory", "noise", "words", "processes"},
-    {"budget", "options", "registry", "latents", "settings", "compiling", "modules"},
+    {"batch", "budget", "options", "registry", "latents", "settings", "compiling", "modules"},
     {"contracts", "parts", "distributions", "scales", "data", "history", "progress", "schedules"},
     {"networks"},
     {"storage", "priors"},
@@ -29,7 +29,7 @@ ROOMS = [
     {"usage", "exporting"},
     {"vae"},
     {"figures"},
-    {"audit", "checks", "interrupt", "report"},
+    {"audit", "checks", "interrupt", "ranks", "report"},
     {"loop"},
     {"training"},
     {"recipes"},

@@ -5,12 +5,13 @@
 
 from ..registry import NETWORKS
 from .conv import Conv
-from .layers import ACTIVATIONS, Layers, PlaceByPlace, Sum, features, head, layout
+from .layers import ACTIVATIONS, BatchNorm, Layers, PlaceByPlace, Sum, features, head, layout
 from .mlp import MLP
 from .residual import Residual
 
 __all__ = [
     "ACTIVATIONS",
+    "BatchNorm",
     "MLP",
     "NETWORKS",
     "Conv",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..batch import WHOLE, Batch
 from ..errors import InputError
 from ..latents import Layout, Shape
 from ..registry import lookup
@@ -100,8 +101,31 @@ class Standardized(nn.Module):
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalization of features ``[*, F]``, over all leading dimensions."""
 
+    batch: Batch = WHOLE
+    """Where the images of a batch are; :func:`~pyro_vae.ranks.refusing.shared` sets it."""
+
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.reshape(-1, x.shape[-1])).view_as(x)
+        rows = x.reshape(-1, x.shape[-1])
+        if self.training and self.batch.split:
+            return self.over_processes(rows).view_as(x)
+        return super().forward(rows).view_as(x)
+
+    def over_processes(self, rows: Tensor) -> Tensor:
+        """As torch's batch normalization, with the moments of the rows of all processes.
+
+        Args:
+            rows: those of this process, ``[N, F]``.
+        """
+        count = self.batch.count(len(rows))
+        mean = self.batch.sum(rows.sum(0)) / count  # [F]
+        centred = rows - mean
+        variance = self.batch.sum(centred.square().sum(0)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            share = self.momentum or 1 / self.num_batches_tracked
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(variance * count / (count - 1), share)
+        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 
 def dense(sizes: Sequence[int], activation: str, last: bool, batch_norm: bool = False) -> Layers:
