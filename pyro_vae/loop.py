@@ -109,7 +109,10 @@ class Loop:
         if self.advance is not None:
             self.advance(self.epochs_done(start))
         images = min(self.batch_size, len(self.pixels))
-        x, begins = self.prepare(self.pixels[self.ranks.begin(images)]), self.epochs_done(start) == 0
+        x, begins = (
+            self.prepare(self.pixels[self.ranks.begin(images)]),
+            self.epochs_done(start) == 0,
+        )
         try:
             with (
                 checks.one_image_told(len(x), self.batch_size),

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pyro_vae"
 
 ROOMS = [
-    {"errors", "memory", "noise", "words", "processes"},
+    {"errors", "launch", "memory", "noise", "words", "processes"},
     {"batch", "budget", "options", "registry", "latents", "settings", "compiling", "modules"},
     {"contracts", "parts", "distributions", "scales", "data", "history", "progress", "schedules"},
     {"networks"},

@@ -11,9 +11,9 @@ from .residual import Residual
 
 __all__ = [
     "ACTIVATIONS",
-    "BatchNorm",
     "MLP",
     "NETWORKS",
+    "BatchNorm",
     "Conv",
     "Layers",
     "PlaceByPlace",

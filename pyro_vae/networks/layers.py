@@ -120,11 +120,11 @@ class BatchNorm(nn.BatchNorm1d):
         mean = self.batch.sum(rows.sum(0)) / count  # [F]
         centred = rows - mean
         variance = self.batch.sum(centred.square().sum(0)) / count
+        kept: Any = self
         with torch.no_grad():
-            self.num_batches_tracked += 1
-            share = self.momentum or 1 / self.num_batches_tracked
-            self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(variance * count / (count - 1), share)
+            kept.num_batches_tracked += 1
+            kept.running_mean.lerp_(mean, self.momentum)
+            kept.running_var.lerp_(variance * count / (count - 1), self.momentum)
         return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 

@@ -15,8 +15,7 @@ each batch, and a step is the step that one process takes with the whole batch:
 :func:`.fit` does so wherever ``torch.distributed`` is initialised; :func:`joined` initialises it.
 """
 
-from .alive import RankError
 from .group import Ranks, current
 from .joining import joined
 
-__all__ = ["RankError", "Ranks", "current", "joined"]
+__all__ = ["Ranks", "current", "joined"]

@@ -20,10 +20,6 @@ BEAT, FEW = 1.0, 5.0
 """The seconds between two signs of life, and those after which a missing one is remarkable."""
 
 
-class RankError(Exception):
-    """A process of the training ended, or cannot be reached."""
-
-
 class Watch:
     """The signs of life of all processes. As a context, it gives its own and waits for the others'.
 

@@ -1,9 +1,9 @@
 """The step that several processes take together: their share of the loss, and their gradients.
 
 One flat all-reduce adds up all gradients between ``backward`` and the optimizer. It is a hook of
-the optimizer, so eager and compiled steps do the same. torch's ``DistributedDataParallel`` was tried
-(``benchmarks/ranks.py``): it needs the backward pass of one module's ``forward``, which a compiled
-step does not have, and it was not faster.
+the optimizer, so eager and compiled steps do the same. torch's ``DistributedDataParallel`` was
+tried (``benchmarks/ranks.py``): it needs the backward pass of one module's ``forward``, which a
+compiled step does not have, and it was not faster.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def sum_gradients(optimizer: Optimizer, ranks: Ranks) -> None:
             "is accepted, or draws with other generators than torch's; take another part, or "
             "train in one process"
         )
-    for p, gradient, count in zip(held, flat.split([p.numel() for p in held] + [len(told)]), has):
+    *sums, _ = flat.split([*(p.numel() for p in held), len(told)])
+    for p, gradient, count in zip(held, sums, has, strict=True):
         p.grad = as_gradient(gradient, p) if count else None
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..errors import InputError
-from .alive import RankError, Watch
+from ..errors import InputError, RankError
+from ..launch import launched, local_rank
+from .alive import Watch
 from .group import Ranks
 
 COMING = timedelta(minutes=5)
@@ -23,12 +24,6 @@ LONGEST = timedelta(hours=12)
 and the others may wait long for the process 0, which measures and draws."""
 
 
-def launched() -> bool:
-    """Whether torchrun, or a launcher that sets the same variables, started this process as one of
-    several."""
-    return os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ
-
-
 def local_device(device: str) -> str:
     """The device of this process: with one GPU for each process of a host, the GPU of its number.
 
@@ -36,7 +31,7 @@ def local_device(device: str) -> str:
         device: what the user named: ``auto``, ``cuda``, or a device.
     """
     if launched() and device in ("auto", "cuda") and torch.cuda.is_available():
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        return f"cuda:{local_rank()}"
     return device
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..data import load_data
 from ..errors import InputError, TrainingError
 from ..history import Callback, CollapseWarning, Epoch, Position, collapsed
 from ..progress import Bar
+from ..ranks import Ranks
 from ..storage import checkpoint
 from ..storage.writing import remove_leftovers, written
 from ..trackers import Tracker
@@ -28,16 +30,17 @@ from .failing import note_failure, remove_failure
 from .images import check_source
 from .resuming import check_sites, check_steps, refuse_other_data
 from .setup import Run, built_objective
-from .stopping import Signals
+from .stopping import Signals, Stopped
 
 
-def begin(run: Run, folder: Path, compiled: bool | None = None) -> None:
+def begin(run: Run, folder: Path, compiled: bool | None = None, ranks: Ranks | None = None) -> None:
     """Make a run's folder. After this call the run can be loaded and resumed.
 
     Args:
         run: a run that has not been trained.
         folder: the folder to make.
         compiled: whether steps are compiled; None leaves it to ``fit``.
+        ranks: the processes of the training. The first one makes the folder.
 
     Raises:
         InputError: a folder that cannot be used, no test images, or no C++ compiler.
@@ -46,8 +49,27 @@ def begin(run: Run, folder: Path, compiled: bool | None = None) -> None:
     if compiled:
         checks.check_compiler(next(run.vae.parameters()).device)
     run.checksum, run.compiled = run.data.checksum(), compiled
-    config = {"vae": run.vae.config, "data": run.source, "training": run.training}
-    files.create(folder, config, state_at(run, run.start))
+    if ranks is None or ranks.first:
+        files.create(folder, config_of(run), state_at(run, run.start))
+
+
+def config_of(run: Run) -> dict[str, Any]:
+    """What a run's folder holds of its settings."""
+    return {"vae": run.vae.config, "data": run.source, "training": run.training}
+
+
+def check_begun(run: Run, folder: Path) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` unless a folder holds a run like ``run``.
+
+    It is then the run that torchrun began before it started the processes again. An equal run of
+    somebody else ends in the same weights.
+    """
+    found = files.read_config(folder)
+    wanted = json.loads(json.dumps(config_of(run)))
+    if other := next((key for key in wanted if found.get(key) != wanted[key]), None):
+        raise InputError(
+            f"{str(folder)!r} holds a run with other settings ({other}); name another folder"
+        )
 
 
 def state_at(run: Run, position: Position) -> checkpoint.Checkpoint:
@@ -131,22 +153,28 @@ def train(
     console: Console,
     signals: Signals,
     track: Sequence[type[Tracker]] = (),
+    ranks: Ranks | None = None,
 ) -> list[Epoch]:
     """Train to the end and show the progress.
 
     A checkpoint is written after each epoch, after every ``minutes`` minutes, and when a signal
     comes; pictures after every ``pictures`` epochs and after the last one. ``track`` are the
-    trackers that are told.
+    trackers that are told. Of several processes, ``ranks``, only the first writes and shows.
 
     Raises:
         Stopped: a signal came. The checkpoint is that of the last step.
         TrainingError: the loss or a weight became NaN or infinite. The checkpoint is the last one
             before, and ``failed.json`` names the step.
     """
-    remove_leftovers(folder)
+    ranks = Ranks() if ranks is None else ranks
     keeper = Keeper(run, folder, pictures, minutes, signals)
-    epochs, batch_size = run.training["epochs"], run.training["batch_size"]
-    bar = Bar(console, epochs, len(run.data.train), batch_size, run.start)
+    told: list[Callback] = [Follower(signals)]
+    if ranks.first:
+        remove_leftovers(folder)
+        epochs, batch_size = run.training["epochs"], run.training["batch_size"]
+        bar = Bar(console, epochs, len(run.data.train), batch_size, run.start)
+        told = [keeper, *trackers_of(run, folder, pictures, track), bar]
+    signals.largest = ranks.largest
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CollapseWarning)  # printed below, after the bar
@@ -158,15 +186,19 @@ def train(
                 compiled=run.compiled,
                 optimizer=run.optimizer,
                 start=run.start,
-                callback=[keeper, *trackers_of(run, folder, pictures, track), bar],
+                callback=told,
                 progress=False,  # the bar above is on the console of the command
             )
     except TrainingError as error:
-        note_failure(folder, error, run.training["seed"])
+        if ranks.first:
+            note_failure(folder, error, run.training["seed"])
         raise
     finally:
         signals.waiting = False
+        signals.largest = int
     signals.check()
+    if not ranks.first:
+        return []
     # Before anything is printed, so that a broken terminal or pipe does not lose them.
     history = files.read_history(folder)
     made = save_curves(history, folder)
@@ -221,6 +253,22 @@ def save_curves(history: list[Epoch], folder: Path) -> list[str]:
     return list(curves)
 
 
+class Follower(Callback):
+    """What all processes but the first do between steps: they end when a signal has come."""
+
+    def __init__(self, signals: Signals) -> None:
+        self.signals = signals
+
+    def on_start(self) -> None:
+        self.signals.waiting = True
+
+    def on_step(self, images: int, position: Position) -> None:
+        self.signals.check()
+
+    def on_epoch(self, record: Epoch) -> None:
+        self.signals.check()
+
+
 class Keeper(Callback):
     """Writes a run's checkpoints, metrics and pictures while it trains.
 
@@ -248,9 +296,11 @@ class Keeper(Callback):
         self.signals.waiting = True
 
     def on_step(self, images: int, position: Position) -> None:
-        if self.signals.number or monotonic() - self.saved > 60 * self.minutes:
+        signal = self.signals.due()
+        if signal or monotonic() - self.saved > 60 * self.minutes:
             self.save(position)
-        self.signals.check()
+        if signal:
+            raise Stopped(signal)
 
     def on_epoch(self, record: Epoch) -> None:
         files.append(self.folder, record)
