@@ -64,8 +64,8 @@ class Watch:
             try:
                 self.store.set(f"beat/{self.rank}", str(count))
                 signs = self.store.multi_get(keys)
-            except RuntimeError:
-                continue
+            except RuntimeError:  # the store is gone, and with it all that could be heard
+                return
             for (rank, (last, _)), sign in zip([*self.heard.items()], signs, strict=True):
                 if sign != last:
                     self.heard[rank] = sign, monotonic()

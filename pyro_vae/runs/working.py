@@ -194,8 +194,8 @@ def train(
             note_failure(folder, error, run.training["seed"])
         raise
     finally:
-        signals.waiting = False
         signals.largest = int
+    signals.waiting = False
     signals.check()
     if not ranks.first:
         return []
