@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ..errors import InputError, RankError
-from ..launch import launched, local_rank
+from ..launch import launched, local_rank, restarts
 from .alive import Watch
 from .group import Ranks
 
@@ -61,21 +61,15 @@ def joined(device: str | torch.device = "cpu") -> Iterator[Ranks]:
         return
     store, rank, size = met()
     watch = Watch(store.clone(), rank, introduced(store, rank, size))
+    watch.start()
+    ranks = Ranks(rank, size)
+    ranks.watch = watch
     backend = "gloo"
     if torch.device(device).type == "cuda":
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"  # not run on GPUs yet
-    dist.init_process_group(
-        backend,
-        store=dist.PrefixStore("group", store),
-        rank=rank,
-        world_size=size,
-        timeout=LONGEST,
-    )
-    watch.start()
-    ranks = Ranks(rank, size)
-    ranks.watch = watch
     try:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST)
         yield ranks
     except RuntimeError as error:
         if not broken(error):
@@ -95,16 +89,20 @@ def joined(device: str | torch.device = "cpu") -> Iterator[Ranks]:
 
 
 def met() -> tuple[Any, int, int]:
-    """torch's store, the number of this process and the number of processes."""
+    """torch's store, the number of this process and the number of processes.
+
+    torchrun keeps the store when it starts the processes again, so each start has its own keys.
+    """
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        return next(dist.rendezvous("env://", timeout=COMING))
+        store, rank, size = next(dist.rendezvous("env://", timeout=COMING))
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"the processes of this training cannot meet at {where} "
             f"({str(error).partition(chr(10))[0]:.200}); name another place by torchrun's "
             "--master-addr and --master-port, or another --rdzv-endpoint"
         ) from None
+    return dist.PrefixStore(f"start {restarts()[0]}", store), rank, size
 
 
 def introduced(store: Any, rank: int, size: int) -> list[str]:
