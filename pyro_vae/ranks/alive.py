@@ -16,7 +16,7 @@ from typing import Any
 PATIENCE = 40.0
 """After so many seconds without a sign of life, a process is taken for dead."""
 
-BEAT, FEW = 1.0, 5.0
+BEAT, FEW = 1.0, 3.0
 """The seconds between two signs of life, and those after which a missing one is remarkable."""
 
 
