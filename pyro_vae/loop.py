@@ -81,6 +81,7 @@ class Loop:
                     "batch size": batch_size,
                     "epochs": epochs,
                     "seed": seed,
+                    "weights": [(name, list(p.shape)) for name, p in vae.named_parameters()],
                 }
             )
             ranks.follow_first((*vae.parameters(), *vae.buffers()))

@@ -144,8 +144,8 @@ class Ranks(Batch):
                 if other[name] != others[0][name]:
                     raise InputError(
                         f"all processes train with the same {name}, and process 0 has "
-                        f"{others[0][name]} and process {rank} has {other[name]}; start them with "
-                        "the same command, on the same data"
+                        f"{others[0][name]!r:.100} and process {rank} has {other[name]!r:.100}; "
+                        "start them with the same command, on the same data"
                     )
 
 

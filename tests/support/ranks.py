@@ -111,3 +111,23 @@ def train_all(cases: dict[str, Case]) -> dict[str, Any]:
     """Train all cases, one after the other, together with the other processes."""
     with joined():
         return {name: case.train() for name, case in cases.items()}
+
+
+def refusals(makers: list[Callable[[], Any]]) -> list[str]:
+    """What ``fit`` says to each training, together with the other processes.
+
+    Args:
+        makers: each gives the arguments of ``fit``: a list of those by place and a dict.
+    """
+    said = []
+    with joined():
+        for make in makers:
+            pyro.clear_param_store()
+            torch.manual_seed(0)
+            args, kwargs = make()
+            try:
+                fit(*args, **{"epochs": 1, "batch_size": 8, "compiled": False} | kwargs)
+                said.append("")
+            except InputError as error:
+                said.append(str(error))
+    return said
