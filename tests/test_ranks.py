@@ -13,7 +13,9 @@ FIFTY = {"images": 29, "epochs": 10}  # five steps each, the last one on five im
 
 def rows() -> dict[str, Case]:
     """A few steps for each part and each objective of the tables, and for their options."""
-    found = {f"{kind} {name}": Case({kind: name} | NEEDS[kind].get(name, {})) for kind, name in ROWS}
+    found = {
+        f"{kind} {name}": Case({kind: name} | NEEDS[kind].get(name, {})) for kind, name in ROWS
+    }
     for name in OBJECTIVES:
         vae = {"guide": "categorical"} if name == "enumerate" else {}
         found[f"objective {name}"] = Case(vae, objective=name)

@@ -12,12 +12,12 @@ from typing import Any
 
 import pyro
 import torch
-from support.commands import typed
 
 from pyro_vae import VAE, InputError, fit
 from pyro_vae.contracts import Likelihood
 from pyro_vae.data import Data, Images
 from pyro_vae.ranks import joined
+from support.commands import typed
 
 SHAPE = (1, 4, 4)
 
