@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,8 +124,8 @@ def child_of_rank(parent, rank):
     for folder in os.listdir("/proc"):
         if folder.isdigit():
             try:
-                status = open(f"/proc/{folder}/stat").read().rpartition(")")[2].split()
-                told = open(f"/proc/{folder}/environ", "rb").read().split(b"\0")
+                status = Path(f"/proc/{folder}/stat").read_text().rpartition(")")[2].split()
+                told = Path(f"/proc/{folder}/environ").read_bytes().split(b"\0")
             except OSError:
                 continue
             if int(status[1]) == parent and f"RANK={rank}".encode() in told:
@@ -136,7 +138,7 @@ def test_torchrun_starts_again_from_the_last_checkpoint(tmp_path):
     """A rank is killed; the other one names it, and all go on with the run."""
     run, log = tmp_path / "run", tmp_path / "log"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    torchrun += ["--max-restarts", "1", "--master-port", "0"]
+    torchrun += ["--max-restarts", "1", "--standalone"]
     epochs = 40
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -155,8 +157,6 @@ def test_torchrun_starts_again_from_the_last_checkpoint(tmp_path):
     said = log.read_text()
     assert "process 1 (host" in said
     assert "ended or cannot be reached" in said
-    numbers = [
-        int(line.split()[1].split("/")[0]) for line in said.splitlines() if line[:6] == "epoch "
-    ]
+    numbers = [int(number) for number in re.findall(r"^epoch (\d+)/", said, re.MULTILINE)]
     assert numbers == [*range(1, epochs + 1)]  # none twice, none left out
     assert len(metrics(run)) == epochs
