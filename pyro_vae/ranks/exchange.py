@@ -1,9 +1,9 @@
 """The step that several processes take together: their share of the loss, and their gradients.
 
 One flat all-reduce adds up all gradients between ``backward`` and the optimizer. It is a hook of
-the optimizer, so eager and compiled steps do the same. torch's ``DistributedDataParallel`` was
-tried (``benchmarks/ranks.py``): it needs the backward pass of one module's ``forward``, which a
-compiled step does not have, and it was not faster.
+the optimizer, so eager and compiled steps do the same. torch's ``DistributedDataParallel`` hooks
+into the backward pass of one module's ``forward``. A compiled step has no backward pass, so it
+could serve eager steps only. ``benchmarks/ranks.py`` measures both.
 """
 
 from __future__ import annotations
