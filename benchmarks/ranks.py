@@ -40,11 +40,7 @@ from pyro_vae.ranks.exchange import Share, exchanging, sum_gradients
 from pyro_vae.training import adam
 
 RESULTS = Path(__file__).parent / "results" / "ranks"
-NETWORKS = {
-    "mlp": {"network": "mlp", "hidden": (400, 200)},
-    "conv": {"network": "conv"},
-    "residual": {"network": "residual"},
-}
+NETWORKS = ("mlp", "conv", "residual")
 IMAGES = 1024
 
 
@@ -146,7 +142,7 @@ def work(rank: int, size: int, port: int, network: str, options: argparse.Namesp
     with joined() as ranks:
 
         def vae() -> VAE:
-            return VAE((1, 28, 28), 20, **NETWORKS[network]).train()
+            return VAE((1, 28, 28), 20, network=network).train()
 
         many = {f"2 processes, {how}": Turn(vae(), ranks, options.batch, how) for how in kinds}
         many["2 processes, DistributedDataParallel"] = Turn(vae(), ranks, options.batch, "ddp")
