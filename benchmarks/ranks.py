@@ -85,7 +85,7 @@ class Turn:
             )
             self.svi.compile(self.pixels, self.order[0])
         if how == "ddp":
-            self.module = DistributedDataParallel(Bound(vae, self.loss))
+            self.module = DistributedDataParallel(Bound(vae, Share(MonteCarlo(), ranks)))
 
     def __call__(self, steps: int) -> float:
         """The seconds of some steps."""

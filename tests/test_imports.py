@@ -16,7 +16,7 @@ PACKAGE = ROOT / "pyro_vae"
 
 ROOMS = [
     {"errors", "launch", "memory", "noise", "words", "processes"},
-    {"batch", "budget", "options", "registry", "latents", "settings", "compiling", "modules"},
+    {"budget", "options", "registry", "latents", "settings", "compiling", "modules", "sharing"},
     {"contracts", "parts", "distributions", "scales", "data", "history", "progress", "schedules"},
     {"networks"},
     {"storage", "priors"},

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batch import WHOLE, Batch
 from ..errors import InputError
 from ..latents import Layout, Shape
 from ..registry import lookup
+from ..sharing import WHOLE, Batch
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

@@ -16,12 +16,12 @@ from pyro.infer import Trace_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ..batch import WHOLE, Batch
 from ..contracts import Objective
 from ..errors import InputError
 from ..latents import infer, is_latent
 from ..options import at_least_one
 from ..registry import lookup
+from ..sharing import WHOLE, Batch
 from .checks import PLAIN, check_order, check_sides, leading_told, plates
 from .divergences import KLS, family, monte_carlo
 

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..batch import Batch
 from ..errors import InputError
+from ..sharing import Batch
 from .alive import Watch
 from .draws import draw
 
