@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: train test check docs notebooks clean
+.PHONY: train test check docs notebooks lab clean
 
 train: $(READY)  ## train on the embedded digits, about a minute on two cores
 	$(BIN)/pyro-vae train
@@ -19,6 +19,9 @@ check: $(READY)  ## style and types
 docs: $(READY)  ## the documentation, docs/_build/html/index.html
 	rm -rf docs/_api docs/_build
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+lab: $(READY)  ## open the notebooks in the browser
+	$(BIN)/jupyter lab notebooks
 
 notebooks: $(READY)  ## run all notebooks and store what they print
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb

@@ -33,9 +33,9 @@ from pyro_vae.data import Data, load_data
 from pyro_vae.evaluation import elbo
 from pyro_vae.evaluation.importance import importance
 from pyro_vae.evaluation.latents import active_units
-from pyro_vae.history import Callback, Epoch
-from pyro_vae.loop import as_float
+from pyro_vae.history import Callback, Epoch, measured
 from pyro_vae.objectives import OBJECTIVES
+from pyro_vae.sources import as_float
 from pyro_vae.training import adam, fit
 from pyro_vae.vae import VAE
 
@@ -148,7 +148,7 @@ def train(name: str, seed: int, data: Data, epochs: int, samples: int, weights: 
         "kl_of_sites_by_epoch": [
             {k: round(v, 3) for k, v in record.kl_of_sites.items()} for record in history
         ],
-        "test_elbo_by_epoch": [round(record.test_elbo, 2) for record in history],
+        "test_elbo_by_epoch": [round(measured(record.test_elbo), 2) for record in history],
         "versions": {n: version(n) for n in ("pyro-vae", "pyro-ppl", "torch", "numpy")},
         "machine": f"{platform.machine()}, {platform.python_version()}",
     }

@@ -32,11 +32,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_vae import VAE
 from pyro_vae.compiling import CompiledSVI
-from pyro_vae.loop import as_float
 from pyro_vae.noise import STEP, seed_noise
 from pyro_vae.objectives import MonteCarlo
 from pyro_vae.ranks import Ranks, joined
 from pyro_vae.ranks.exchange import Share, exchanging, sum_gradients
+from pyro_vae.sources import as_float
 from pyro_vae.training import adam
 
 RESULTS = Path(__file__).parent / "results" / "ranks"

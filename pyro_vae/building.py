@@ -11,23 +11,28 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from .contracts import Likelihood, Network
 from .data import Data, Images
-from .data.arrays import ROUNDING, suggest_scaling
 from .data.images import describe
 from .errors import InputError
-from .latents import Layout, in_support, innermost
+from .latents import Layout, Shape, in_support, innermost
 from .likelihoods.located import HALF_A_LEVEL
+from .networks.layers import by_channel
 from .options import at_least_one, is_number
 from .registry import NETWORKS, Choice, unwrapped
+from .supports import bounds, refuse_outside
+
+Moments = Sequence[Sequence[float]]
+"""The means of the channels of x, and their standard deviations."""
 
 
 def check_training(images: Any) -> Images:
     """The training images in ``images``: the Images themselves, or those of a Data.
 
     Raises:
-        InputError: something else, no images, or pixels that are not numbers in [0, 1].
+        InputError: something else, no images, or NaN or infinite numbers.
     """
     images = images.train if isinstance(images, Data) else images
     if not isinstance(images, Images):
@@ -38,26 +43,27 @@ def check_training(images: Any) -> Images:
         )
     if len(images) == 0:
         raise InputError("a VAE for data needs at least one training image, and there are none")
-    pixels, kind = images.pixels, images.pixels.dtype
-    if kind == torch.uint8 and pixels.max() == 1:
+    pixels = images.pixels
+    if pixels.dtype == torch.uint8 and pixels.max() == 1:
         warnings.warn(
             "the pixels have 8 bits and only the values 0 and 1, which are grey of 0 and 1/255; if "
             "1 is white, give pixels * 255",
             stacklevel=3,
         )
-    if kind in (torch.uint8, torch.bool):
-        return images
-    if not kind.is_floating_point:
-        raise InputError(
-            f"pixels are uint8, or floats in [0, 1], and not {str(kind).removeprefix('torch.')}"
-        )
-    low, high = pixels.min().item(), pixels.max().item()
-    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # "not", because NaN compares False
-        raise InputError(
-            f"the pixels of the training images reach from {low:.7g} to {high:.7g}, and pixels "
-            f"are numbers in [0, 1]{suggest_scaling(low, high)}"
-        )
+    if pixels.is_floating_point():
+        refuse_outside(pixels, constraints.real, "a VAE")
     return images
+
+
+def refuse_data(images: Images, likelihood: Any) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` if a likelihood does not score some of the
+    training data. Grey pixels of 0 to 1 pass, because they can still be drawn as 0 or 1."""
+    if images.in_unit_interval and bounds(Likelihood.of(likelihood).support) == (0.0, 1.0):
+        return
+    # The draws of pixels leave the global random numbers as they are.
+    generator = torch.Generator(images.pixels.device).manual_seed(0)
+    for x in images.batches(1000, generator):
+        Likelihood.of(likelihood).check(x)
 
 
 def start_likelihood(part: Any, mean: Tensor) -> None:
@@ -71,23 +77,26 @@ def start_likelihood(part: Any, mean: Tensor) -> None:
         inspect.signature(start).bind(mean)
     except TypeError:
         raise InputError(
-            f"the method start of {type(part).__name__} takes the mean of the training images, "
+            f"the method start of {type(part).__name__} takes the mean of the training data, "
             "start(self, mean)"
         ) from None
     start(mean)
 
 
 def statistics(images: Images) -> tuple[Tensor, list[list[float]]]:
-    """The mean image ``[C, H, W]``, and the channels' means and standard deviations.
+    """The mean of the observations, and the channels' means and standard deviations.
 
-    The standard deviation of a channel that changes by less than half a grey level is given as 1,
-    so that the channel is only centred. Divided by its own, it would be noise, and a new image
-    would be far outside.
+    The standard deviation of a channel that does not change is given as 1, so that the channel is
+    only centred. Divided by its own, it would be noise, and a new observation would be far outside.
+    A channel of pixels does not change if it does by less than half a grey level; one of other
+    numbers, if it does by less than float32 resolves.
     """
     first, second = images.moments()
-    mean = first.mean((1, 2))  # [C]
-    variance = second.mean((1, 2)) - mean.square()
-    scale = torch.where(variance > HALF_A_LEVEL**2, variance, 1).sqrt()
+    each = first.reshape(len(first), -1)  # [C, places]
+    mean = each.mean(1)
+    variance = second.reshape(each.shape).mean(1) - mean.square()
+    least = HALF_A_LEVEL**2 if images.in_unit_interval else (mean.abs() * 1e-6).square()
+    scale = torch.where(variance > least, variance, 1).sqrt()
     return first, [mean.tolist(), scale.tolist()]
 
 
@@ -118,15 +127,16 @@ def latents_of(
             )
         fn, size = sites[name]["fn"], sites[name]["value"].shape[-1]
         numbers, layout = tensor_of(value), layers.get(name, (size,))
-        if numbers is not None and len(layout) == 3 and tuple(numbers.shape[-3:]) == layout:
-            numbers = numbers.flatten(-3)
+        rank = len(layout)
+        if numbers is not None and rank > 1 and tuple(numbers.shape[-rank:]) == layout:
+            numbers = numbers.flatten(-rank)
         if (
             numbers is None
             or not numbers.numel()
             or numbers.dim() not in (1, 2)
             or numbers.shape[-1] != size
         ):
-            also = f" (or [n, {', '.join(map(str, layout))}])" if len(layout) == 3 else ""
+            also = f" (or [n, {', '.join(map(str, layout))}])" if rank > 1 else ""
             raise InputError(
                 f"the latents of {name!r} are a tensor [n, {size}] or [{size}]{also}, not "
                 f"{describe(value)}"
@@ -157,24 +167,32 @@ def tensor_of(value: Any) -> Tensor | None:
         return None
 
 
-def moments_of(standardize: Any, channels: int) -> Any:
-    """``standardize`` if it is means and positive standard deviations of all channels.
+def moments_of(option: str, moments: Any, channels: int) -> Any:
+    """``moments`` if it is means and positive standard deviations of all channels.
 
     Raises:
         InputError: something else.
     """
-    listed = isinstance(standardize, Sequence) and all(isinstance(m, Sequence) for m in standardize)
+    listed = isinstance(moments, Sequence) and all(isinstance(m, Sequence) for m in moments)
     if (
         not listed
-        or [len(m) for m in standardize] != [channels, channels]
-        or not all(is_number(n) for m in standardize for n in m)
-        or not all(n > 0 for n in standardize[1])
+        or [len(m) for m in moments] != [channels, channels]
+        or not all(is_number(n) for m in moments for n in m)
+        or not all(n > 0 for n in moments[1])
     ):
         raise InputError(
-            f"standardize is two lists of {channels} numbers, the channels' means and their "
-            f"standard deviations above 0, not {standardize!r}"
+            f"{option} is two lists of {channels} numbers, the channels' means and their "
+            f"standard deviations above 0, not {moments!r}"
         )
-    return standardize
+    return moments
+
+
+def scaling_of(scaling: Any, shape: Shape) -> tuple[Tensor, Tensor] | None:
+    """What parts are handed as ``scaling``: two tensors that broadcast over x, or None."""
+    if scaling is None:
+        return None
+    mean, scale = moments_of("scaling", scaling, shape[0])
+    return by_channel(mean, shape), by_channel(scale, shape)
 
 
 def network_of(spec: Any, hidden: Sequence[int] | None, handed: dict[str, Any]) -> Any:

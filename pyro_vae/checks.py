@@ -5,40 +5,34 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import pyro
 import torch
 from pyro.optim import PyroOptim
-from torch import Tensor, nn
+from torch import Tensor
 
+from .batch import Batch
+from .contracts import Objective
 from .data import Data
 from .errors import InputError, broken_distribution
-from .evaluation.scoring import Programs
-from .history import Callback
+from .history import Callback, Position
+from .latents import Sites
+from .pair import Pair
+from .sources import Source, epochs_done
 
 
-def check_data(data: Any) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` unless ``data`` is a Data with images."""
-    if not isinstance(data, Data):
-        raise InputError(
-            "fit takes a Data with training and test images, which load_data gives (a tensor of "
-            "pixels becomes one by Data('name', Images(train), Images(test)) of pyro_vae.data), "
-            f"not a {type(data).__name__}"
-        )
+def check_data(data: Data) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` unless ``data`` has training and test images."""
     for part, images in (("training", data.train), ("test", data.test)):
         if len(images) == 0:
             raise InputError(f"the data set {data.name!r} has no {part} images; fit needs both")
 
 
-def check_vae(vae: Any) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` unless ``vae`` has programs and can be trained."""
-    if not (isinstance(vae, nn.Module) and isinstance(vae, Programs)):
-        raise InputError(
-            "fit takes a VAE, or a torch module with the Pyro programs model and guide, not a "
-            f"{type(vae).__name__}"
-        )
-    for name, p in vae.named_parameters():
+def check_weights(pair: Pair) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a parameter that cannot be trained."""
+    for name, p in pair.named_parameters():
         if p.dtype in (torch.float16, torch.bfloat16):
             raise InputError(
                 f"the weight {name} has the type {str(p.dtype).removeprefix('torch.')}, which is "
@@ -50,35 +44,50 @@ def check_vae(vae: Any) -> None:
                 f"the weight {name} was made in torch.inference_mode and can have no gradient; "
                 "make the VAE outside of it"
             )
-    if not any(p.requires_grad for p in vae.parameters()):
+
+
+def check_trainable(pair: Pair) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` if no parameter can be trained."""
+    if not any(p.requires_grad for p in pair.parameters()):
         raise InputError("there is nothing to train: no parameter of this VAE requires a gradient")
 
 
-def check_optimizer(vae: nn.Module, optimizer: Any) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` unless ``optimizer`` trains the VAE in single
+def check_start(start: Any, source: Source) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a start that does not fit the data."""
+    if not isinstance(start, Position):
+        raise InputError(f"start is a pyro_vae.Position, not {start!r:.100}")
+    if source.steps is not None and len(start.losses) > source.steps:
+        raise InputError(
+            f"start has {len(start.losses)} steps after epoch {start.epoch}, and an epoch of "
+            f"these images has {source.steps}"
+        )
+
+
+def check_optimizer(pair: Pair, optimizer: Any) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` unless ``optimizer`` trains the pair in single
     steps. An optimizer that holds only some of its parameters is told in a warning."""
-    if isinstance(optimizer, PyroOptim):  # it takes the parameters that a step uses
-        return
-    if not isinstance(optimizer, torch.optim.Optimizer):
+    own = isinstance(optimizer, PyroOptim)
+    if not own and not isinstance(optimizer, torch.optim.Optimizer):
         raise InputError(
             "the optimizer is a torch optimizer over the VAE's parameters or one of pyro.optim, "
             f"not a {type(optimizer).__name__}"
         )
-    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    closure = None if own else inspect.signature(type(optimizer).step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise InputError(
             f"fit computes the loss once for each step, and {type(optimizer).__name__} needs a "
             "closure that computes it again; take an optimizer such as Adam"
         )
-    held = held_by(optimizer)
-    missing = [name for name, p in vae.named_parameters() if p.requires_grad and id(p) not in held]
-    if len(missing) == sum(p.requires_grad for p in vae.parameters()):
+    # An optimizer of Pyro takes the parameters that a step uses and that Pyro knows.
+    held = pair.used if own else held_by(optimizer).keys()
+    missing = [name for name, p in pair.named_parameters() if p.requires_grad and id(p) not in held]
+    if len(missing) == sum(p.requires_grad for p in pair.parameters()):
         raise InputError("there is nothing to train: the optimizer holds no parameter of this VAE")
     if missing:
         warnings.warn(
             f"the optimizer does not hold {missing[0]} and {len(missing) - 1} other parameters of "
             "this VAE that require a gradient; they stay as they are",
-            stacklevel=4,  # 1 is this function, 2 fit, 3 its decorator
+            stacklevel=5,  # 1 is this function, 2 begun, 3 fit, 4 its decorator
         )
 
 
@@ -96,21 +105,60 @@ def check_callbacks(callback: Any) -> list[Callback]:
     return list(several)
 
 
-def check_parameters(vae: nn.Module, trace: Any) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` for a parameter that belongs to no module.
+def try_programs(pair: Pair, batch: Batch, begins: bool, seed: int) -> Sites:
+    """Run both programs once, so that all their parameters are there; their latent sites.
 
-    Args:
-        vae: the VAE.
-        trace: a Pyro trace of the parameters that a step uses.
+    The arguments are those of :meth:`Pair.tried() <pyro_vae.pair.Pair.tried>`.
+
+    Raises:
+        InputError: parameters that are missing or belong to another module, or invalid parameters
+            of a distribution.
     """
-    own = {id(p) for p in vae.parameters()}
-    for name, site in trace.nodes.items():
-        if site["type"] == "param" and id(site["value"].unconstrained()) not in own:
-            raise InputError(
-                f"the parameter {name!r} of pyro.param belongs to no module of this VAE, so it "
-                "would not be trained or saved; make it an nn.Parameter of a part, or train with "
-                "pyro.infer.SVI"
-            )
+    try:
+        with (
+            parameters_told() if begins else nullcontext(),
+            torch.no_grad(),
+            pair.tried(False, begins, batch, seed),
+        ):
+            return pair.sites(batch)
+    except ValueError as error:
+        if begins or not broken_distribution(error):
+            raise
+        return {}
+
+
+def try_step(
+    pair: Pair, objective: Any, source: Source, batch: Batch, start: Position, seed: int
+) -> None:
+    """Compute the loss of a batch once, with all of Pyro's checks. Random numbers and buffers are
+    afterwards as before. The parameters that the programs make are there.
+
+    Raises:
+        InputError: programs that do not fit the data or each other, or a batch of one row for a
+            part that needs two.
+    """
+    advance, done = Objective.schedule_of(objective), epochs_done(source, start)
+    if advance is not None:
+        advance(done)
+    begins = done == 0
+    try:
+        with (
+            one_image_told(len(batch), source.batch_size),
+            parameters_told() if begins else nullcontext(),
+            pyro.validation_enabled(),
+            pair.tried(True, begins, batch, seed),
+        ):
+            loss: Any = objective.loss(pair.model, pair.guide, *batch.args, **batch.named)
+    except ValueError as error:
+        # The weights of a training that goes on may be lost in its next step, which says so.
+        if begins or not broken_distribution(error):
+            raise
+        return
+    if isinstance(loss, tuple):
+        raise InputError(
+            f"the loss of {type(objective).__name__} is {len(loss)} numbers, and fit minimises "
+            "one; train with pyro.infer.SVI, or compile it with CompiledSVI"
+        )
 
 
 def held_by(optimizer: Any) -> dict[int, Tensor]:

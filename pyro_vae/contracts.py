@@ -16,10 +16,14 @@ network       ``shape``, ``latent_layers``
 likelihood    ``shape``, ``latent_size`` or ``latent_layers``, ``decoder``, ``network``
 guide         ``shape``, ``latent_size`` or ``latent_layers``, ``encoder``, ``network``
 prior         ``shape``, ``latent_size`` or ``latent_layers``, ``network``, ``posterior``
+all of these  ``scaling``
 objective     ``data_size``
 ============  ============================================================================
 
-- ``shape``: the shape of one observation x, for images ``(C, H, W)``.
+- ``shape``: the shape of one observation x: ``(D,)`` of a vector, ``(C, L)`` of a signal,
+  ``(C, H, W)`` of an image, ``(C, D, H, W)`` of a volume.
+- ``scaling``: the mean and the standard deviation of each channel of the data, two tensors that
+  broadcast over x; None where they are not known, and for images in [0, 1].
 - ``latent_size``: the number of latent dimensions Z. A part that asks for it serves one latent
   vector, and is refused where the VAE has several layers of latents.
 - ``latent_layers``: the layers of latents, z_1 first, each ``(n,)`` or ``(c, h, w)``. A part that
@@ -44,6 +48,7 @@ from typing import Any
 from pyro.distributions import Distribution
 from pyro.infer import ELBO
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from .errors import InputError
 from .latents import Layout, sample_site
@@ -58,6 +63,7 @@ from .parts import (
     refuse_ignored,
 )
 from .registry import GUIDES, LIKELIHOODS, OBJECTIVES, PRIORS
+from .supports import is_boolean, place, refuse_outside
 
 __all__ = [
     "ATTACHED",
@@ -160,19 +166,21 @@ class Likelihood(Part):
     """A likelihood p(x | z).
 
     ``forward(z)`` takes latents ``[*, Z]`` and gives a Pyro distribution over observations with
-    batch shape ``[*]`` and event shape ``shape``, so that its ``log_prob`` is in nats per image.
+    batch shape ``[*]`` and event shape ``shape``, so that its ``log_prob`` is in nats per
+    observation (per image).
 
     Args:
         decoder: network from ``[*, Z]`` to ``outputs`` numbers for each entry of x, for images
             ``[*, outputs·C, H, W]``.
     """
 
-    optional = ("outputs", "binary", "levels", "check", "start")
+    optional = ("outputs", "support", "binary", "levels", "check", "start")
 
     outputs: int = 1
     """How many numbers the decoder gives for each entry of x."""
-    binary: bool = False
-    """Whether each entry of x must be 0 or 1. Otherwise it is a real number in [0, 1]."""
+    support: Any = constraints.real
+    """The values that an entry of x can have, a constraint of ``torch.distributions``. The default
+    leaves it to the support of the distribution that ``forward`` gives."""
     levels: int | None = None
     """The number of values that an entry of x can have, if ``log_prob`` is the probability of a
     value; None if it is a density."""
@@ -182,31 +190,51 @@ class Likelihood(Part):
         if decoder is not None:
             self.decoder = decoder
 
-    def check(self, x: Tensor) -> None:
-        """Raise :class:`~pyro_vae.errors.InputError` if ``x``, numbers in [0, 1], cannot be scored.
+    @property
+    def binary(self) -> bool:
+        """Whether each entry of x must be 0 or 1."""
+        return is_boolean(self.support)
 
-        The default checks ``binary`` and ``levels``. Pyro's validation switches the check on.
+    def raw(self, z: Tensor) -> tuple[Tensor, ...]:
+        """The decoder's output at ``z`` ``[*, Z]``, in ``outputs`` parts ``[*, *shape]``."""
+        raw = self.decoder(z)
+        first = z.dim() - 1  # the axis of the channels
+        return raw.chunk(self.outputs, first)
+
+    def event(self, fn: Any, z: Tensor) -> Distribution:
+        """A distribution of entries ``[*, *shape]`` as one of observations, with batch ``[*]`` as
+        ``z`` has it. The entries are independent given z."""
+        return fn.to_event(len(fn.batch_shape) - z.dim() + 1)
+
+    def check(self, x: Tensor) -> None:
+        """Raise :class:`~pyro_vae.errors.InputError` if ``x`` ``[B, *shape]`` cannot be scored.
+
+        The default checks ``support`` and ``levels``. Pyro's validation switches the check on.
         """
         name = self.name()
-        if self.binary and not ((x == 0) | (x == 1)).all():
-            raise InputError(
-                f"the {name} likelihood scores pixels that are 0 or 1, and the given pixels have "
-                "values between; binarize them (dynamic, static or threshold) or take the "
-                "continuous-bernoulli likelihood"
-            )
-        if self.levels is not None:
+        if self.binary:
+            ok = (x == 0) | (x == 1)
+            if not ok.all():
+                raise InputError(
+                    f"the {name} likelihood scores pixels that are 0 or 1, and {place(ok, x)}; "
+                    "binarize them (dynamic, static or threshold) or take another likelihood, such "
+                    "as continuous-bernoulli for numbers in [0, 1]"
+                )
+        elif self.levels is not None:
             top = self.levels - 1
-            if not ((top * x - (top * x).round()).abs() < 1e-3).all():
+            ok = (top * x - (top * x).round()).abs() < 1e-3
+            if not ok.all():
                 raise InputError(
                     f"the {name} likelihood scores pixels of {self.levels} levels, k/{top}, and "
-                    "the given pixels have values between; take the continuous-bernoulli or a "
-                    "normal likelihood"
+                    f"{place(ok, x)}; take the continuous-bernoulli or a normal likelihood"
                 )
+        else:
+            refuse_outside(x, self.support, f"the {name} likelihood")
 
     def start(self, mean: Tensor) -> None:
-        """Set the decoder so that the mean of p(x | z) starts near ``mean``, ``[C, H, W]``.
+        """Set the decoder so that the mean of p(x | z) starts near ``mean``, of the shape of x.
 
-        :meth:`~pyro_vae.vae.VAE.for_data` calls it with the mean of the training images. The
+        :meth:`~pyro_vae.vae.VAE.for_data` calls it with the mean of the training data. The
         default leaves the decoder as it is.
         """
 
@@ -243,7 +271,7 @@ class Network:
         """A module from x ``[*, *shape]`` to features ``[*, F]``.
 
         The module says F in an attribute ``out_features``, as ``nn.Linear`` does. If the features
-        have the layout of an image, an attribute ``out_layout`` says ``(c, h, w)``.
+        have places, as those of an image, an attribute ``out_layout`` says ``(c, h, w)``.
         """
         raise InputError(f"the network {self.name()} has no method encoder()")
 
@@ -257,7 +285,7 @@ class Network:
         features ``[*, F]`` from which one layer of latents is computed.
 
         Args:
-            sources: the layout of each vector, ``(n,)`` or ``(c, h, w)``.
+            sources: the layout of each vector, ``(n,)`` or, for images, ``(c, h, w)``.
             target: the layout of the layer of latents.
         """
         raise InputError(

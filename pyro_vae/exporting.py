@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .contracts import NOTHING, Guide, Likelihood
 from .errors import InputError
+from .programs import typical
 from .storage.writing import check_utf8, written
 from .usage import Usage
 from .words import first_line
@@ -20,7 +21,7 @@ ENCODER, DECODER = "encoder.pt2", "decoder.pt2"
 
 
 class Encoder(nn.Module):
-    """From x ``[B, C, H, W]`` to the mean and the standard deviation of q(z | x), ``[B, Z]`` each.
+    """From x ``[B, *shape]`` to the mean and the standard deviation of q(z | x), ``[B, Z]`` each.
 
     Args:
         posterior: the guide's part, of one latent site.
@@ -36,7 +37,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From z ``[B, Z]`` to the mean image of p(x | z), ``[B, C, H, W]``."""
+    """From z ``[B, Z]`` to the mean of p(x | z), ``[B, *shape]``."""
 
     def __init__(self, likelihood: nn.Module) -> None:
         super().__init__()
@@ -44,7 +45,7 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         fn: Any = Likelihood.of(self.likelihood).run(z, given=NOTHING)
-        return fn.mean
+        return typical(fn)
 
 
 def export(vae: Usage, folder: str | Path) -> None:
@@ -53,10 +54,10 @@ def export(vae: Usage, folder: str | Path) -> None:
     ``torch.export.load(file).module()`` gives them back where only torch is installed. They run on
     the CPU, in evaluation mode, on a batch of any size.
 
-    - ``encoder.pt2`` takes x, ``[B, C, H, W]``, and gives the mean and the standard deviation of
+    - ``encoder.pt2`` takes x, ``[B, *shape]``, and gives the mean and the standard deviation of
       q(z | x), ``[B, Z]`` each. x must be in the VAE's own units, floats in [0, 1]. It is not
       checked, and not binarised.
-    - ``decoder.pt2`` takes z, ``[B, Z]``, and gives the mean image of p(x | z), ``[B, C, H, W]``.
+    - ``decoder.pt2`` takes z, ``[B, Z]``, and gives the mean of p(x | z), ``[B, *shape]``.
 
     Args:
         vae: the VAE, which is not changed.

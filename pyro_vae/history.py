@@ -9,27 +9,51 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .errors import InputError
+
 
 @dataclass(frozen=True)
 class Epoch:
-    """The numbers of one epoch. All but ``epoch`` and ``seconds`` are in nats per image.
+    """The numbers of one epoch. All but ``epoch`` and ``seconds`` are in nats per image, or per row
+    of data that is not images.
 
-    ``loss`` is the objective's own loss over the training batches of the epoch. All other numbers
-    are those of the plain ELBO with β = 1, so that training and test images, and runs with
-    different objectives, can be compared. ``elbo`` = ``reconstruction`` - ``kl``. The KL of the
-    test images is also given by latent site and, if a site's units are independent, by unit
-    ``[Z]``.
+    ``loss`` is the objective's own loss, summed over the training batches of the epoch, over the
+    number of their rows. What a program multiplies by a scale, such as a subsampled plate, is
+    multiplied in it. All other numbers but ``test_loss`` are those of the plain ELBO with β = 1, so
+    that training and test images, and runs with different objectives, can be compared. ``elbo`` =
+    ``reconstruction`` - ``kl``. The KL of the test images is also given by latent site and, if a
+    site's units are independent, by unit ``[Z]``.
+
+    None stands for what was not measured. Without test data only ``loss`` is measured. Programs
+    whose ELBO is not a sum over rows, for instance because of a global latent, have no ELBO of test
+    data. ``test_loss``, the objective's loss on the test data, is then measured instead.
+    ``train_elbo`` needs training data in memory.
     """
 
     epoch: int
     loss: float
-    train_elbo: float
-    test_elbo: float
-    test_reconstruction: float
-    test_kl: float
-    seconds: float
+    train_elbo: float | None = None
+    test_elbo: float | None = None
+    test_reconstruction: float | None = None
+    test_kl: float | None = None
+    seconds: float = 0.0
     kl_of_sites: dict[str, float] = field(default_factory=dict)
     kl_of_units: dict[str, list[float]] = field(default_factory=dict)
+    test_loss: float | None = None
+
+
+def measured(number: float | None) -> float:
+    """A number of an epoch.
+
+    Raises:
+        InputError: the number is None.
+    """
+    if number is None:
+        raise InputError(
+            "an epoch has no ELBO of test data: there was no test data, or the ELBO of its "
+            "programs is not a sum over rows; plot loss and test_loss instead"
+        )
+    return number
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""What users hand to a VAE as images: tensors, NumPy arrays and PIL images."""
+"""What users hand to a VAE: tensors, NumPy arrays and PIL images."""
 
 from __future__ import annotations
 
@@ -8,40 +8,47 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor, nn
+from torch import Tensor
 
 from .data import Images
 from .data.arrays import to_pixels
 from .data.imagefiles import flatten, is_grey
 from .errors import InputError
-from .latents import Shape
+from .latents import Shape, kind_of
 
 
-def as_tensor(x: Any, shape: Shape, module: nn.Module) -> Tensor:
+def as_tensor(x: Any, shape: Shape, module: Any) -> Tensor:
     """An array or a PIL image as a tensor on the module's device.
 
     The values of a tensor are x itself. It stays on its own device, and the VAE's programs check
-    its shape. A NumPy array holds uint8 (x = k / 255), bool (0 or 1) or float in [0, 1], whatever
+    its shape. So are the values of a NumPy array ``[B, *shape]``, if it holds no pixels.
+
+    A NumPy array of pixels holds uint8 (x = k / 255), bool (0 or 1) or float in [0, 1], whatever
     the other images of the call are. Its layout is ``[B, C, H, W]``, ``[B, H, W, C]`` or, of grey
-    images, ``[B, H, W]``. One image, a tensor or an array without the first axis or a PIL image,
-    becomes a batch of one.
+    images, ``[B, H, W]``. One observation, a tensor or an array without the first axis or a PIL
+    image, becomes a batch of one.
 
     Args:
-        x: the images.
-        shape: ``(C, H, W)`` of one image.
-        module: the module that takes them.
+        x: the observations.
+        shape: the shape of one observation.
+        module: the module that takes them, with the VAE's program ``guide``.
 
     Raises:
         InputError: something else, or an array or a PIL image of another shape.
     """
     if isinstance(x, Tensor):
         return x[None] if x.shape == shape else x  # the VAE's programs check a batch
-    if isinstance(x, Image.Image):
+    device = next(chain(module.parameters(), module.buffers()), torch.zeros(())).device
+    if isinstance(x, np.ndarray) and not holds_pixels(x, shape, module.guide.bounds):
+        return numbers(x, shape).to(device)
+    if isinstance(x, Image.Image) and len(shape) == 3:
         x = from_pil(x, shape[0])
     if not isinstance(x, np.ndarray):
         raise InputError(
             "images are a tensor [B, C, H, W], a NumPy array or a PIL image, not a "
             f"{type(x).__name__}"
+            if len(shape) == 3
+            else f"observations are a tensor or a NumPy array [B, *shape], not a {type(x).__name__}"
         )
     c, h, w = shape
     last = x.shape[1:]
@@ -55,21 +62,47 @@ def as_tensor(x: Any, shape: Shape, module: nn.Module) -> Tensor:
     if last != shape and len(last) == 3:
         x = x.transpose(0, 3, 1, 2)  # [B, C, H, W]
     pixels = to_pixels(x.copy(), "x")  # torch does not take arrays that are read-only
-    device = next(chain(module.parameters(), module.buffers()), torch.zeros(())).device
     return Images(pixels).batch(slice(None)).to(device)
 
 
-def one_image(x: Any, shape: Shape, module: nn.Module) -> Tensor:
-    """One image as a batch of one, ``[1, C, H, W]``; as :func:`as_tensor`.
+def holds_pixels(x: np.ndarray, shape: Shape, bounds: tuple[float, float]) -> bool:
+    """Whether an array holds pixels, and not other numbers.
+
+    Args:
+        x: the array.
+        shape: the shape of one observation.
+        bounds: of the numbers that the VAE's likelihood scores.
+    """
+    if len(shape) != 3:
+        return False
+    if bounds == (0.0, 1.0) or x.dtype in (np.uint8, np.bool_):
+        return True
+    return x.size > 0 and shape[0] in (1, 3) and bool(x.min() >= 0 and x.max() <= 1)
+
+
+def numbers(x: np.ndarray, shape: Shape) -> Tensor:
+    """An array ``[B, *shape]``, or of one observation, as a tensor of float32 or float64."""
+    if x.dtype.kind not in "biuf" or x.shape[-len(shape) :] != shape or x.ndim > len(shape) + 1:
+        raise InputError(
+            f"expected numbers of shape [B, {', '.join(map(str, shape))}], not an array of type "
+            f"{x.dtype} and shape {list(x.shape)}"
+        )
+    kind = x.dtype if x.dtype in (np.float32, np.float64) else np.float32
+    return torch.from_numpy(x.astype(kind).reshape(-1, *shape))
+
+
+def one_image(x: Any, shape: Shape, module: Any) -> Tensor:
+    """One observation as a batch of one, ``[1, *shape]``; as :func:`as_tensor`.
 
     Raises:
-        InputError: several images, or one of another shape.
+        InputError: several observations, or one of another shape.
     """
     x = as_tensor(x, shape, module)
     if x.shape != (1, *shape):
+        what = kind_of(shape)
         raise InputError(
-            f"expected one image of shape {list(shape)}, not {list(x.shape)}; give one image of a "
-            "batch, such as x[0]"
+            f"expected one {what} of shape {list(shape)}, not {list(x.shape)}; give one {what} of "
+            "a batch, such as x[0]"
         )
     return x
 

@@ -12,12 +12,15 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .errors import InputError
+from .words import counted
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
+"""The shape of one observation: ``(D,)`` of a vector, ``(C, L)`` of a signal, ``(C, H, W)`` of an
+image, ``(C, D, H, W)`` of a volume."""
 LatentSize = int | Sequence[int | Sequence[int]]
 Layout = tuple[int, ...]
-"""The layout of a layer of latents or of features: ``(n,)`` numbers, or ``(c, h, w)`` like an
-image. The value itself is always a flat vector."""
+"""The layout of a layer of latents or of features: ``(n,)`` numbers, or channels and sides like an
+observation, such as ``(c, h, w)``. The value itself is always a flat vector."""
 Latents = dict[str, Tensor]
 """The values of the latent sites by name."""
 Sites = dict[str, Any]
@@ -27,7 +30,8 @@ Sites = dict[str, Any]
 def layouts(latent_size: LatentSize) -> tuple[Layout, ...]:
     """The layers of latents that ``latent_size`` names, z_1 first.
 
-    ``20`` is one layer, ``(64, 32)`` are two, ``((8, 14, 14), (8, 7, 7), 32)`` are three.
+    ``20`` is one layer, ``(64, 32)`` are two, ``((8, 14, 14), (8, 7, 7), 32)`` are three. A layer
+    with places has as many sides as x.
 
     Raises:
         InputError: no layer, or something else than whole numbers above 0.
@@ -38,12 +42,10 @@ def layouts(latent_size: LatentSize) -> tuple[Layout, ...]:
     """
     each = latent_size if isinstance(latent_size, Sequence) else (latent_size,)
     result = tuple(tuple(z) if isinstance(z, Sequence) else (z,) for z in each)
-    if not result or not all(
-        len(z) in (1, 3) and all(type(n) is int and n > 0 for n in z) for z in result
-    ):
+    if not result or not all(z and all(type(n) is int and n > 0 for n in z) for z in result):
         raise InputError(
             "the latent size is a whole number above 0, or one for each layer such as (64, 32, "
-            f"16), or channels, height and width of a layer such as (8, 7, 7), not {latent_size!r}"
+            f"16), or channels and sides of a layer such as (8, 7, 7), not {latent_size!r}"
         )
     return result
 
@@ -51,21 +53,40 @@ def layouts(latent_size: LatentSize) -> tuple[Layout, ...]:
 def check_layouts(shape: Shape, latents: Sequence[Layout]) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` unless the layers fit on top of each other.
 
-    The height and the width of a layer ``(c, h, w)`` must divide those of the layer below it by
-    the same number.
+    A layer with places has as many sides as x. They must divide those of the layer below it by the
+    same number.
     """
-    below, (height, width) = "the image", shape[1:]
+    below, sides = f"the {kind_of(shape)}", shape[1:]
     for i, each in enumerate(latents, start=1):
         if len(each) == 1:
             continue
-        h, w = each[1:]
-        if height % h or width % w or height // h != width // w:
+        if len(each) != len(shape):
             raise InputError(
-                f"layer {i} of the latents has {h}x{w} places, and {below} has {height}x{width}, "
-                "which is not a whole multiple of that; give sides such as "
-                + " or ".join(f"{height // n}x{width // n}" for n in divisors(height, width)[:3])
+                f"layer {i} of the latents has the layout {list(each)}, and x has the shape "
+                f"{list(shape)}; give one number, or channels and "
+                f"{counted(len(shape) - 1, 'side')}"
             )
-        below, (height, width) = f"layer {i}", each[1:]
+        ratios = {
+            side // own if side % own == 0 else 0 for side, own in zip(sides, each[1:], strict=True)
+        }
+        if 0 in ratios or len(ratios) > 1:
+            smaller = (tuple(side // n for side in sides) for n in divisors(*sides)[:3])
+            raise InputError(
+                f"layer {i} of the latents has {by(each[1:])} places, and {below} has {by(sides)}, "
+                "which is not a whole multiple of that; give sides such as "
+                + " or ".join(map(by, smaller))
+            )
+        below, sides = f"layer {i}", each[1:]
+
+
+def by(sides: Sequence[int]) -> str:
+    """Sides in words: ``14x14``."""
+    return "x".join(map(str, sides))
+
+
+def kind_of(shape: Shape) -> str:
+    """What an observation of this shape is called: a vector, a signal, an image or a volume."""
+    return {1: "vector", 2: "signal", 3: "image", 4: "volume"}.get(len(shape), "array")
 
 
 def divisors(*numbers: int) -> list[int]:

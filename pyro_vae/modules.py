@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -41,3 +44,22 @@ def drop_weakrefs(module: nn.Module) -> None:
     """
     for parameter in module.parameters():
         vars(parameter).pop("unconstrained", None)
+
+
+def module_of(program: Any) -> nn.Module | None:
+    """The module that a program is, or that it is a method of; None for other functions.
+
+    A ``functools.partial`` is looked into, and so is a program inside one of Pyro's handlers, such
+    as ``poutine.scale(model, scale=2.0)``, because Pyro makes a ``partial`` of it.
+    """
+    if isinstance(program, partial):
+        parts = (program.func, *program.args)
+        return next((m for m in map(module_of, parts) if m is not None), None)
+    owner = program.__self__ if inspect.ismethod(program) else program
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def modules_of(programs: Iterable[Any]) -> list[nn.Module]:
+    """The modules that the programs are, or are methods of, each once."""
+    found = [module for program in programs if (module := module_of(program)) is not None]
+    return list(dict.fromkeys(found))

@@ -15,7 +15,7 @@ from .compiling import HANDLERS
 from .contracts import NOTHING, ContractError, Guide, Likelihood, Part, Prior
 from .data.images import Images
 from .errors import InputError
-from .latents import Sites, in_support, infer, innermost, is_latent
+from .latents import Sites, in_support, infer, innermost, is_latent, kind_of
 from .modules import mode
 from .parts import check_distribution
 from .registry import parse
@@ -23,22 +23,31 @@ from .words import counted
 
 
 def fitting_likelihood(images: Images) -> tuple[str, str]:
-    """The name of the likelihood that fits images, and why, as the end of a sentence.
+    """The name of the likelihood that fits data, and why, as the end of a sentence.
 
     Args:
-        images: the training images, after their binarisation.
+        images: the training images or other observations, after their binarisation.
     """
     if images.binarize == "dynamic":
         return "bernoulli", "the pixels are drawn as 0 or 1"
     if images.is_binary:
-        return "bernoulli", "the pixels are 0 or 1"
+        return "bernoulli", f"the {entries(images)} are 0 or 1"
     if images.pixels.dtype == torch.uint8:
         colour = "grey" if images.shape[0] == 1 else "brightness in each channel"
         return (
             "discretized-logistic",
             f"the pixels have {counted(images.levels(), 'level')} of {colour}",
         )
-    return "normal-learned", "the pixels are real numbers in [0, 1]"
+    if images.in_unit_interval:
+        return "normal-learned", f"the {entries(images)} are real numbers in [0, 1]"
+    if images.is_counts:
+        return "negative-binomial", f"the {entries(images)} are counts, whole numbers of at least 0"
+    return "student-t", f"the {entries(images)} are real numbers"
+
+
+def entries(images: Images) -> str:
+    """What the entries of observations are called: pixels in images."""
+    return "pixels" if kind_of(images.shape) == "image" else "entries"
 
 
 @torch.no_grad()
@@ -54,7 +63,15 @@ def fitting_objective(vae: Any, x: Tensor) -> str:
         x: one image or more, ``[B, *shape]``.
     """
     with HANDLERS, mode(False, vae), torch.random.fork_rng():
-        sites = latent_sites(lambda: vae.guide(x))
+        return objective_of(latent_sites(lambda: vae.guide(x)))
+
+
+def objective_of(sites: Sites) -> str:
+    """The name of the objective that fits latent sites: ``enumerate`` if one is to be summed out.
+
+    Args:
+        sites: the latent sites of the guide, or of both programs.
+    """
     discrete = any(infer(site, "enumerate") for site in sites.values())
     return "enumerate" if discrete else "monte-carlo"
 

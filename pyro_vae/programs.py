@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from itertools import count
+from math import inf
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import pyro
+import pyro.distributions as dist
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.distributions import Independent, constraints
 
 from .contracts import Given, Guide, Likelihood, Prior
-from .data.arrays import ROUNDING, suggest_scaling
 from .errors import InputError
-from .latents import Shape
+from .latents import Shape, innermost, kind_of
 from .modules import drop_weakrefs
 from .options import is_whole
+from .supports import refuse_outside, within
 
 _names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _numbers = count(1)
@@ -82,6 +86,7 @@ class Program(nn.Module):
         super().__init__()
         self.shape = tuple(shape)
         self.context_taken = False  # whether a part of the VAE takes a context; the VAE sets it
+        self.bounds = -inf, inf  # of the numbers in x, by the likelihood; the VAE sets it
 
     def __getstate__(self) -> dict[str, Any]:
         drop_weakrefs(self)
@@ -89,10 +94,10 @@ class Program(nn.Module):
 
 
 class ModelProgram(Program):
-    """The generative program: z ~ p(z), x ~ p(x | z), independently for each image.
+    """The generative program: z ~ p(z), x ~ p(x | z), independently for each observation.
 
     Args:
-        shape: the shape of one observation, ``(C, H, W)``.
+        shape: the shape of one observation.
         prior: a module that meets the contract :class:`~pyro_vae.contracts.Prior`.
         likelihood: a module that meets the contract :class:`~pyro_vae.contracts.Likelihood`.
     """
@@ -105,13 +110,13 @@ class ModelProgram(Program):
     def forward(
         self, x: Tensor | None = None, context: Tensor | None = None, *, n: int | None = None
     ) -> Tensor:
-        """Score the images ``x`` ``[B, C, H, W]``, or draw new images if ``x`` is None.
+        """Score the observations ``x`` ``[B, *shape]``, or draw new ones if ``x`` is None.
 
         Args:
-            x: the images to score.
+            x: the observations to score.
             context: labels or covariates, ``[B, ...]``, for the parts that take them.
-            n: how many images to draw if ``x`` is None; None for 1, or for one for each row of
-                the context.
+            n: how many observations to draw if ``x`` is None; None for 1, or for one for each row
+                of the context.
         """
         register(self, "model")
         prior, likelihood = Prior.of(self.prior), Likelihood.of(self.likelihood)
@@ -127,14 +132,17 @@ class ModelProgram(Program):
         expect_count("the number of images", n, least=1)
         with pyro.plate("data", n, dim=-1):
             z = prior.sample_sites(given)  # [*, B, Z]
-            return pyro.sample("x", likelihood.run(z, given=given), obs=x)  # [*, B, C, H, W]
+            p = likelihood.run(z, given=given)
+            if x is not None and is_validation_enabled():
+                refuse_unscored(likelihood, p, x)
+            return pyro.sample("x", p, obs=x)  # [*, B, *shape]
 
 
 class GuideProgram(Program):
-    """The inference program: z ~ q(z | x), independently for each image.
+    """The inference program: z ~ q(z | x), independently for each observation.
 
     Args:
-        shape: the shape of one observation, ``(C, H, W)``.
+        shape: the shape of one observation.
         posterior: a module that meets the contract :class:`~pyro_vae.contracts.Guide`.
     """
 
@@ -143,10 +151,10 @@ class GuideProgram(Program):
         self.posterior = posterior
 
     def forward(self, x: Tensor, context: Tensor | None = None, *, n: int = 1) -> Any:
-        """Draw z for the images ``x`` ``[B, C, H, W]``.
+        """Draw z for the observations ``x`` ``[B, *shape]``.
 
         Args:
-            x: the images.
+            x: the observations.
             context: labels or covariates, ``[B, ...]``, for a guide that takes them.
             n: ignored; it matches the model's signature.
         """
@@ -160,34 +168,33 @@ class GuideProgram(Program):
 
 
 def expect(program: Program, x: Tensor) -> Tensor:
-    """The batch of images ``x`` in the type of the program's weights.
+    """The batch of observations ``x`` in the type of the program's weights.
 
-    Under Pyro's validation the pixels are then in [0, 1]: those that rounding took out are clipped.
-    Without it they are not looked at.
+    Under Pyro's validation the numbers are then in the bounds of the likelihood's support: those
+    that rounding took out are clipped. Without it they are not looked at.
 
     Raises:
-        InputError: images of another shape, an empty batch or, under Pyro's validation, pixels
-            out of range.
+        InputError: observations of another shape, an empty batch or, under Pyro's validation,
+            numbers out of bounds.
     """
-    shape = f"[B, {', '.join(map(str, program.shape))}]"
+    shape, what = f"[B, {', '.join(map(str, program.shape))}]", f"{kind_of(program.shape)}s"
     if not isinstance(x, Tensor):
-        raise InputError(f"expected a tensor of images {shape}, not a {type(x).__name__}")
+        raise InputError(f"expected a tensor of {what} {shape}, not a {type(x).__name__}")
     if x.dim() < 2 or tuple(x.shape[1:]) != program.shape:
-        raise InputError(f"expected images of shape {shape}, not {list(x.shape)}")
+        raise InputError(f"expected {what} of shape {shape}, not {list(x.shape)}")
     expect_count("the number of images", len(x), least=1)
     weight = next(program.parameters(), None)
     if weight is not None:
         x = x.to(weight.dtype)
-    if is_validation_enabled():
-        low, high = x.min().item(), x.max().item()
-        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # "not", because NaN compares False
-            raise InputError(
-                f"the given pixels reach from {low:.7g} to {high:.7g}, and pixels are numbers in "
-                f"[0, 1]{suggest_scaling(low, high)}"
-            )
-        if low < 0 or high > 1:
-            x = x.clamp(0, 1)
-    return x
+    return within(x, *program.bounds) if is_validation_enabled() else x
+
+
+def refuse_unscored(likelihood: Likelihood, p: Any, x: Tensor) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` if ``x`` is outside the support of a distribution
+    ``p`` whose likelihood states no support of its own."""
+    if likelihood.support is constraints.real:
+        with suppress(NotImplementedError):  # the user's own distribution may state none
+            refuse_outside(x, innermost(p.support), f"the {likelihood.name()} likelihood")
 
 
 def expect_count(what: str, n: Any, least: int) -> None:
@@ -223,8 +230,16 @@ def expect_context(context: Any, n: int | None, taken: bool) -> int:
     return len(context)
 
 
+def typical(fn: Any) -> Tensor:
+    """The mean of a distribution; of categories without an order, which have no mean, the most
+    probable one."""
+    entries = fn.base_dist if isinstance(fn, Independent) else fn
+    return fn.mode if type(entries) is dist.Categorical else fn.mean
+
+
 class AtMean(Messenger):
-    """A Pyro handler that gives each named site the mean of its distribution, without a draw."""
+    """A Pyro handler that gives each named site the mean of its distribution, without a draw; see
+    :func:`typical`."""
 
     def __init__(self, *sites: str) -> None:
         super().__init__()
@@ -232,10 +247,10 @@ class AtMean(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.sites:
-            msg["value"] = msg["fn"].mean
+            msg["value"] = typical(msg["fn"])
 
 
 def mean_image(model: Any, n: int | None, context: Tensor | None = None) -> Tensor:
-    """Run a model for ``n`` images and give the mean of its site "x"; ``[n, C, H, W]``."""
+    """Run a model for ``n`` observations and give the mean of its site "x"; ``[n, *shape]``."""
     with AtMean("x"):
         return poutine.trace(model).get_trace(None, context, n=n).nodes["x"]["value"]

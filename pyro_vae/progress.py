@@ -69,18 +69,28 @@ class Bar(Callback):
     Args:
         console: where it is shown.
         epochs: the number of epochs, with those before ``start``.
-        images: the number of training images.
-        batch_size: images in a step.
+        rows: the rows of the training data, or its images; None if their number is not known.
+        batch_size: rows in a step.
         start: where training begins.
+        unit: what a row is, for the lines.
     """
 
     def __init__(
-        self, console: Console, epochs: int, images: int, batch_size: int, start: Position
+        self,
+        console: Console,
+        epochs: int,
+        rows: int | None,
+        batch_size: int,
+        start: Position,
+        unit: str = "image",
     ) -> None:
-        self.console, self.epochs, self.start = console, epochs, start
+        self.console, self.epochs, self.start, self.unit = console, epochs, start, unit
         self.progress = progress_bar(console)
-        done = start.epoch * images + min(len(start.losses) * batch_size, images)
-        self.task = self.progress.add_task("", total=epochs * images, completed=done)
+        total, done = None, 0
+        if rows is not None:
+            done = start.epoch * rows + min(len(start.losses) * batch_size, rows)
+            total = epochs * rows
+        self.task = self.progress.add_task("", total=total, completed=done)
         self.output: Any = None  # where a notebook shows the bar
         self.drawn = 0.0
 
@@ -121,10 +131,11 @@ class Bar(Callback):
             self.draw()
 
     def on_epoch(self, record: Epoch) -> None:
-        self.line(
-            f"epoch {record.epoch}/{self.epochs}, nats per image: "
-            f"train {record.train_elbo:.2f}, test {record.test_elbo:.2f}"
-        )
+        numbers = {"train": record.train_elbo, "test": record.test_elbo}
+        if record.test_elbo is None:
+            numbers = {"loss": record.loss, "test loss": record.test_loss}
+        shown = (f"{name} {value:.2f}" for name, value in numbers.items() if value is not None)
+        self.line(f"epoch {record.epoch}/{self.epochs}, nats per {self.unit}: {', '.join(shown)}")
 
     def on_end(self, completed: bool) -> None:
         if self.progress.live.is_started:

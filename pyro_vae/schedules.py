@@ -12,8 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pyro.optim import PyroLRScheduler
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from .compiling import FusedOptim
 from .errors import InputError
 from .options import is_number, number
 from .registry import SCHEDULES
@@ -105,10 +108,9 @@ class Step(Schedule):
 
 
 class Burda(Schedule):
-    """The schedule of the IWAE paper: eight stages of 1, 3, 9, … parts, each rate 10^(-1/7) of
-    the one before.
+    """The schedule of the IWAE paper: eight stages, each three times as long as the one before.
 
-    Equation: 10^(-i/7) in stage i = 0 … 7, which has 3^i of the 3,280 parts of the training.
+    Equation: the rate is 10^(-i/7) in stage i = 0 … 7, which has 3^i of the training's 3,280 parts.
 
     Paper: Burda, Grosse & Salakhutdinov 2016, https://arxiv.org/abs/1509.00519. They train for
     3,280 epochs.
@@ -195,3 +197,17 @@ class Steering:
         if self.clip is not None:
             held = [p for group in optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(held, self.clip * self.images)
+
+
+def step_scheduler(optimizer: Any, loss: float) -> None:
+    """Move the scheduler of an optimizer of Pyro after an epoch; others have none.
+
+    Args:
+        optimizer: any optimizer.
+        loss: the loss of the epoch, which ``ReduceLROnPlateau`` needs.
+    """
+    if isinstance(optimizer, PyroLRScheduler):
+        needs_loss = optimizer.pt_scheduler_constructor is ReduceLROnPlateau
+        optimizer.step(*([loss] if needs_loss else []))
+    elif isinstance(optimizer, FusedOptim):
+        optimizer.step()

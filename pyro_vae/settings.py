@@ -7,8 +7,8 @@ The defaults of :class:`~pyro_vae.vae.VAE` and :func:`~pyro_vae.training.fit`, t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypedDict
 
 from .errors import InputError
 from .options import at_least_one, is_whole, number
@@ -46,24 +46,23 @@ def option(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What a run is trained on, what its VAE is made of, and how it is trained."""
+class Setup:
+    """What a run is trained on, and what its VAE is made of."""
 
     data: str = option(
         "mnist-5k",
-        "A data set of `pyro-vae list data`, a folder of images, or a .npy or .npz file.",
+        "A data set, a folder, or a .npy or .npz file.",
         "Data",
     )
     binarize: str | None = option(
         None,
-        "How grey pixels become 0 or 1: dynamic, static, threshold or none. Default: dynamic for "
-        "the Bernoulli likelihood and for digits and letters, else none.",
+        "How grey becomes 0 or 1: dynamic, static, threshold or none.",
         "Data",
         shown="",
     )
     size: Any = option(
         None,
-        "Resize the images of a folder to HxW pixels, such as 64 or 48x64.",
+        "Resize the images of a folder, to 64 or 48x64 pixels.",
         "Data",
         value="HxW",
         shown="",
@@ -77,46 +76,96 @@ class Settings:
     prior: Any = option(None, "p(z).", "Parts", shown="the prior that fits the guide")
     likelihood: Any = option("auto", "p(x | z).", "Parts", shown="auto, the one that fits the data")
     guide: Any = option("mean-field", "q(z | x).", "Parts")
-    scale: str | None = option(
-        None, "How the guide computes σ from its raw output.", "Parts", shown="log-variance"
-    )
-    objective: Any = option(
-        None, "The loss that training minimises.", "Parts", shown="the one that fits the guide"
-    )
+    scale: str | None = option(None, "How the guide computes σ.", "Parts", shown="log-variance")
     latent: Any = option(
         20,
-        "Latent dimensions. One size for each layer, z_1 first: 64,32,16 or 8x14x14,8x7x7,32.",
+        "Latent dimensions; 64,32,16 are three layers.",
         "Parts",
         value="SIZES",
     )
     network: Any = option("mlp", "The kind of encoder and decoder.", "Parts")
     hidden: Any = option(
         None,
-        "Units (mlp) or channels (conv, residual) of the network's layers, such as 400,200.",
+        "Units or channels of the network's layers, such as 400,200.",
         "Parts",
         value="SIZES",
         shown="",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How :func:`~pyro_vae.training.fit` trains. Each is an argument of ``fit``.
+
+    Args:
+        objective: a name of :data:`~pyro_vae.registry.OBJECTIVES`, or any Pyro ELBO. None takes
+            the objective that fits the guide.
+        epochs: passes over the training data, with those before ``start``.
+        batch_size: rows in a step. If the last batch would have one row, this row is added to the
+            batch before it. A ``DataLoader`` has a batch size of its own.
+        lr: learning rate of Adam.
+        schedule: how the learning rate changes, a name of :data:`~pyro_vae.registry.SCHEDULES`. It
+            is a function of the share of ``epochs`` that is done.
+        clip: the largest norm of a step's gradient, of the loss per row; None for no limit.
+        precision: ``float32``, or ``bfloat16`` for the matrix products, by torch's autocast.
+            Under ``float32`` the numbers have the type of the data and the weights.
+        seed: of the order of the rows and of all random numbers.
+
+    Raises:
+        InputError: a number out of range.
+
+    Example:
+        >>> from pyro_vae.settings import TrainingOptions
+        >>> TrainingOptions(epochs=5).batch_size
+        128
+    """
+
+    objective: Any = option(
+        None, "The loss to minimise.", "Parts", shown="the one that fits the guide"
+    )
     epochs: int = option(200, "Passes over the training images.", "Training", value="N", least=1)
     batch_size: int = option(128, "Images in a step.", "Training", value="N", least=1)
     lr: float = option(1e-3, "Learning rate of Adam.", "Training", value="X")
-    schedule: Any = option(
-        "constant", "How the learning rate changes: cosine, step, iwae, …", "Training"
-    )
+    schedule: Any = option("constant", "How the learning rate changes: cosine, step.", "Training")
     clip: float | None = option(
         None,
-        "The largest norm of a step's gradient, of the loss per image. Default: no limit.",
+        "Largest norm of the gradient, per image. Default: no limit.",
         "Training",
         value="X",
         shown="",
     )
-    precision: str = option(
-        "float32", "float32, or bfloat16 for faster, less exact matrix products.", "Training"
-    )
+    precision: str = option("float32", "float32, or bfloat16, which is faster.", "Training")
     seed: int = option(0, "Seed of all random numbers.", "Training", value="N")
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            at_least_one(name, value)
+            if value > MOST:
+                raise InputError(f"{name} is a whole number from 1 to {MOST:,}, not {value}")
+        number("lr", self.lr, above=0)
+        check_seed(self.seed)
 
-TRAINING = ("objective", "epochs", "batch_size", "lr", "schedule", "clip", "precision", "seed")
+
+class TrainingArguments(TypedDict, total=False):
+    """The fields of :class:`TrainingOptions`, as type checkers see them in a call of ``fit``."""
+
+    objective: Any
+    epochs: int
+    batch_size: int
+    lr: float
+    schedule: Any
+    clip: float | None
+    precision: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(TrainingOptions, Setup):
+    """What a run is trained on, what its VAE is made of, and how it is trained."""
+
+
+TRAINING = tuple(each.name for each in fields(TrainingOptions))
 """The settings that :func:`~pyro_vae.training.fit` takes."""
 
 READING = ("size", "crop", "grey")
@@ -127,16 +176,6 @@ MOST = 10**9
 
 LARGEST_SEED = 2**32 - 1
 """numpy and scikit-learn accept seeds from 0 to this number."""
-
-
-def check_numbers(epochs: Any, batch_size: Any, lr: Any, seed: Any) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` for a number that ``fit`` cannot train with."""
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        at_least_one(name, value)
-        if value > MOST:
-            raise InputError(f"{name} is a whole number from 1 to {MOST:,}, not {value}")
-    number("lr", lr, above=0)
-    check_seed(seed)
 
 
 def check_seed(seed: Any) -> None:

@@ -1,4 +1,4 @@
-"""The batch of a step, for the parts that look across its images."""
+"""The rows of a batch, for the parts that look across them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 
-class Batch:
-    """A batch whose images are all in this process.
+class Rows:
+    """The rows of a batch, one for each image, which are all in this process.
 
     Batch normalization and the objectives with a term for the whole batch compute through these
     methods. :class:`~pyro_vae.ranks.Ranks` overrides them where several processes share a batch.
@@ -45,4 +45,4 @@ class Batch:
         return fn()
 
 
-WHOLE = Batch()
+WHOLE = Rows()

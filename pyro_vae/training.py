@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, Unpack, overload
 
 import torch
 from pyro.optim import PyroOptim
 from rich.console import Console
+from torch.utils.data import DataLoader
 
-from . import checks
-from .data import Data
+from . import checks, objectives  # noqa: F401  (objectives fills the table)
+from .batch import Batch
+from .data import Data, Images
+from .errors import InputError
 from .history import Callback, Callbacks, CollapseWarning, Epoch, Position, collapsed
 from .interrupt import Interrupt, Interrupted
 from .loop import Loop
+from .measures import Measures, shown_of
+from .pair import WHAT, Pair
+from .pairing import objective_of
 from .progress import Bar, watched
 from .ranks import current
-from .settings import Settings, check_numbers
+from .ranks.refusing import refuse, try_share
+from .registry import OBJECTIVES, lookup
+from .settings import TrainingArguments, TrainingOptions
+from .sources import ImagesInMemory, InMemory
+from .streams import source_of
 
 SAVED, COMPILING = 0.003, 20.0
 """The seconds that compiling saves in each step, and the seconds that it takes.
@@ -28,57 +39,100 @@ Measured on one core: compiling saves 3 to 6 ms a step for any network, because 
 own work, and takes 18 to 26 s with an empty cache.
 """
 
+Optimizer = torch.optim.Optimizer | PyroOptim
+
+
+@overload
+def fit(
+    vae: Any,
+    data: Any,
+    /,
+    *,
+    options: TrainingOptions | None = ...,
+    test: Any = ...,
+    kwargs: Mapping[str, Any] | None = ...,
+    optimizer: Optimizer | None = ...,
+    compiled: bool | None = ...,
+    start: Position | None = ...,
+    callback: Callback | Sequence[Callback] | None = ...,
+    progress: bool | None = ...,
+    **given: Unpack[TrainingArguments],
+) -> list[Epoch]: ...
+
+
+@overload
+def fit(
+    model: Any,
+    guide: Any,
+    data: Any,
+    /,
+    *,
+    options: TrainingOptions | None = ...,
+    test: Any = ...,
+    kwargs: Mapping[str, Any] | None = ...,
+    optimizer: Optimizer | None = ...,
+    compiled: bool | None = ...,
+    start: Position | None = ...,
+    callback: Callback | Sequence[Callback] | None = ...,
+    progress: bool | None = ...,
+    **given: Unpack[TrainingArguments],
+) -> list[Epoch]: ...
+
 
 @torch.inference_mode(False)
 def fit(
-    vae: Any,
-    data: Data,
-    *,
-    objective: Any = Settings.objective,
-    epochs: int = Settings.epochs,
-    batch_size: int = Settings.batch_size,
-    lr: float = Settings.lr,
-    schedule: Any = Settings.schedule,
-    clip: float | None = Settings.clip,
-    precision: str = Settings.precision,
-    seed: int = Settings.seed,
-    optimizer: torch.optim.Optimizer | PyroOptim | None = None,
+    *programs_and_data: Any,
+    options: TrainingOptions | None = None,
+    test: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    optimizer: Optimizer | None = None,
     compiled: bool | None = None,
     start: Position | None = None,
     callback: Callback | Sequence[Callback] | None = None,
     progress: bool | None = None,
+    **given: Any,
 ) -> list[Epoch]:
-    """Train with Adam, ``epochs`` times over the whole training set.
+    """Train any Pyro model and guide: ``fit(vae, data)`` or ``fit(model, guide, data)``.
+
+    The programs are functions, modules, methods of modules or autoguides of Pyro. What is trained
+    are the parameters of these modules, and those that the programs make or register by
+    ``pyro.param`` and ``pyro.module``. A step is that of ``pyro.infer.SVI``.
+
+    The data is a ``Data`` with training and test images, or ``Images``; a tensor; a tuple or a dict
+    of tensors; a torch ``Dataset``, map-style or iterable; or a ``DataLoader``. A batch becomes the
+    arguments of both programs: a tensor is ``model(x)``, a tuple or a list is ``model(*batch)``, a
+    dict is ``model(**batch)``. The first dimension of each tensor counts the rows. What belongs to
+    a row, such as its label, stands in the data. What is the same for all rows, such as a weight of
+    the KL, stands in ``kwargs``: ``svi.step(x, y, beta=0.5)`` is ``fit(model, guide, (x, y),
+    kwargs={"beta": 0.5})``. The rows are in random order. If one batch holds all rows, they keep
+    their order, except for images.
 
     The order and the drawn pixels of an epoch depend only on ``seed`` and on the number of the
     epoch, and the noise of a step only on ``seed`` and on the number of the step. So training that
     stops after any step and goes on (``start``, with the same ``optimizer``) ends with the same
-    weights and numbers, to the bit on the same machine. This holds for compiled steps too. Random
+    weights and numbers, to the bit on the same machine. This holds for compiled steps too, and for
+    data that is loaded in batches as far as :mod:`~pyro_vae.streams` says. Parameters of
+    ``pyro.param`` live in Pyro's store: to go on in another program, load the store first. Random
     numbers that a part draws without torch are not seeded.
 
-    Where ``torch.distributed`` is initialised, all its processes call this function and train
-    together: see :mod:`~pyro_vae.ranks`. Each is given all images, and takes the steps that one
-    process would take.
+    Where ``torch.distributed`` is initialised, all its processes call this function with the same
+    arguments and train together: see :mod:`~pyro_vae.ranks`. Each is given all data, and takes the
+    steps that one process would take.
 
     Args:
-        vae: a module with ``model`` and ``guide``, Pyro programs that take a batch of images.
-        data: training and test images. They are moved to the VAE's device.
-        objective: a name of :data:`~pyro_vae.registry.OBJECTIVES`, or any Pyro ELBO. None takes
-            the objective that fits the guide.
-        epochs: passes over the training images, with those before ``start``.
-        batch_size: images in a step. If the last batch would have one image, this image is added
-            to the batch before it.
-        lr: learning rate of Adam.
-        schedule: how the learning rate changes, a name of :data:`~pyro_vae.registry.SCHEDULES`. It
-            is a function of the share of ``epochs`` that is done.
-        clip: the largest norm of a step's gradient, of the loss per image; None for no limit.
-        precision: ``float32``, or ``bfloat16`` for the matrix products, by torch's autocast.
-        seed: of the order of the images and of all random numbers.
+        programs_and_data: a VAE, or any object with Pyro programs ``model`` and ``guide``, and the
+            data; or a model, a guide and the data. The data is moved to the programs' device.
+        options: the training options; the arguments in ``given`` change them.
+        given: the fields of :class:`~pyro_vae.settings.TrainingOptions`: objective, epochs,
+            batch_size, lr, schedule, clip, precision, seed.
+        test: test data, of any kind that ``data`` can be; a ``Data`` has its own.
+        kwargs: further arguments of both programs by name, the same for all rows. A value that
+            changes is a tensor that a callback fills in place.
         optimizer: your own optimizer in place of Adam, of torch or of ``pyro.optim``; ``lr`` is
-            then not used.
+            then not used. A scheduler of ``pyro.optim`` is moved after each epoch.
         compiled: whether steps are compiled (:class:`~pyro_vae.compiling.CompiledSVI`). None
-            decides by the number of steps, see :func:`pays`, and trains without compiling on a
-            machine that has no C++ compiler.
+            decides by the number of steps, see :func:`pays`, and trains without compiling, with a
+            warning, on a machine that has no C++ compiler and for programs that cannot be compiled.
         start: where to go on: the ``position`` that ``callback.on_step`` was given last, or
             ``Position(n)`` after n whole epochs. None is the beginning.
         callback: is called after steps and epochs; one or several.
@@ -90,9 +144,9 @@ def fit(
         The VAE then has the weights of this step. A second Ctrl-C raises KeyboardInterrupt at once.
 
     Raises:
-        InputError: an unknown objective, numbers out of range, parts that do not fit the data,
-            nothing to train, a ``start`` that does not fit, or ``compiled=True`` without a C++
-            compiler.
+        InputError: an unknown argument or objective, numbers out of range, programs that do not fit
+            the data, nothing to train, a ``start`` that does not fit, or ``compiled=True`` without
+            a C++ compiler.
         TrainingError: the loss or a weight became NaN or infinite.
 
     Warns:
@@ -103,32 +157,42 @@ def fit(
     Example:
         >>> data = load_data("digits", binarize="threshold")
         >>> history = fit(VAE(data.shape, 8), data, epochs=2)
+
+        Linear regression, with an automatic guide:
+
+        >>> import pyro.distributions as dist
+        >>> def model(x, y):
+        ...     w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        ...     with pyro.plate("rows", len(x)):
+        ...         pyro.sample("y", dist.Normal(x @ w, 0.1), obs=y)
+        >>> guide = pyro.infer.autoguide.AutoNormal(model)
+        >>> x = torch.randn(50, 2)
+        >>> history = fit(model, guide, (x, x @ torch.tensor([1.0, -2.0])), epochs=3)
+        >>> history[-1].loss < history[0].loss
+        True
     """
-    check_numbers(epochs, batch_size, lr, seed)
-    checks.check_data(data)
-    checks.check_vae(vae)
-    optimizer = adam(vae, lr) if optimizer is None else optimizer
-    checks.check_optimizer(vae, optimizer)
-    start, several = start or Position(), checks.check_callbacks(callback)
-    ranks = current()
-    loop = Loop(
-        vae, data, objective, optimizer, batch_size, precision, seed, schedule, clip, epochs, ranks
-    )
-    loop.check(start)
+    options = options_of(options, given)
+    if len(programs_and_data) not in (2, 3):
+        raise InputError(f"{WHAT}, and the data: fit(vae, data) or fit(model, guide, data)")
+    *programs, data = programs_and_data
+    pair, start = Pair.of(*programs), Position() if start is None else start
+    several = checks.check_callbacks(callback)
+    loop = begun(pair, data, options, optimizer, start, test, kwargs, "batch_size" in given)
+    epochs, source = options.epochs, loop.source
     if start.epoch >= epochs:
         return []
     if compiled:
-        checks.check_compiler(loop.pixels.device)
-    # By the steps of all epochs, so that a run that goes on decides as it did when it began.
-    steps = loop.steps_per_epoch * epochs
+        checks.check_compiler(loop.device)
     console = Console(stderr=True)
-    if ranks.first and (watched(console) if progress is None else progress):
-        several.append(Bar(console, epochs, len(data.train), batch_size, start))
+    if loop.ranks.first and (watched(console) if progress is None else progress):
+        unit = "image" if isinstance(data, Data | Images) else "row"
+        several.append(Bar(console, epochs, source.rows, source.batch_size, start, unit))
     history: list[Epoch] = []
-    with Interrupt(ranks) as interrupt, ExitStack() as stack:
+    with Interrupt(loop.ranks) as interrupt, ExitStack() as stack:
         told = Callbacks([*several, interrupt])
         stack.callback(lambda: told.on_end(len(history) == epochs - start.epoch))
-        loop.choose_step(pays(steps) if compiled is None else compiled, told)
+        # By the steps of all epochs, so that a run that goes on decides as it did when it began.
+        loop.choose_step(compiled, pays((source.steps or 0) * epochs), told)
         told.on_start()
         try:
             for epoch in range(start.epoch + 1, epochs + 1):
@@ -149,14 +213,86 @@ def fit(
     return history
 
 
+def begun(
+    pair: Pair,
+    data: Any,
+    options: TrainingOptions,
+    optimizer: Optimizer | None,
+    start: Position,
+    test: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    size_given: bool = False,
+) -> Loop:
+    """The loop of a training, after everything that can be refused was refused.
+
+    The arguments are those of :func:`fit`; ``size_given`` is whether the user gave ``batch_size``.
+    """
+    checks.check_weights(pair)
+    pair.warn_of_old()
+    images = isinstance(data, Data)
+    if images:
+        checks.check_data(data)
+    if images and test is not None:
+        raise InputError(f"the data {data.name!r} has test images of its own; leave test out")
+    further, weight = kwargs or {}, pair.first_weight()
+    device, dtype = (None, None) if weight is None else (weight.device, weight.dtype)
+    source = source_of(data.train if images else data, options.batch_size, device, dtype)
+    if size_given and isinstance(data, DataLoader) and source.batch_size != options.batch_size:
+        raise InputError(
+            f"the DataLoader has batches of {source.batch_size} rows, so it does not fit "
+            f"batch_size={options.batch_size}; leave batch_size out"
+        )
+    checks.check_start(start, source)
+    batch, begins = Batch.of(source.first(), further), not (start.epoch or len(start.losses))
+    sites = checks.try_programs(pair, batch, begins, options.seed)
+    pair.register()
+    pair.refuse_batches(len(batch), source.rows)
+    name = objective_of(sites) if options.objective is None else options.objective
+    objective = OBJECTIVES.build(name, data_size=source.rows)
+    checks.try_step(pair, objective, source, batch, start, options.seed)
+    checks.check_trainable(pair)
+    optimizer = adam(pair.parameters(), options.lr) if optimizer is None else optimizer
+    checks.check_optimizer(pair, optimizer)
+    for p in (*pair.parameters(), *checks.held_by(optimizer).values()):
+        p.grad = None  # a gradient from before would be added to that of the first step
+    test = data.test if images else test
+    train: Any = Batch.of(source.data) if isinstance(source, InMemory) else None
+    if isinstance(source, ImagesInMemory):
+        train = source.images
+    measures = Measures(
+        pair, objective, test, shown_of(train, test), source.batch_size, options.seed, further
+    )
+    measures.decide()
+    ranks = current()
+    if ranks.size > 1:
+        refuse(ranks, pair, source, objective, optimizer, options)
+        try_share(ranks, pair, objective, batch, begins, options.seed)
+    return Loop(pair, source, objective, optimizer, options, measures, further, ranks)
+
+
+def options_of(options: TrainingOptions | None, given: Mapping[str, Any]) -> TrainingOptions:
+    """The training options that ``fit`` was given.
+
+    Raises:
+        InputError: an unknown argument; the sentence has the nearest names.
+    """
+    known = [each.name for each in fields(TrainingOptions)]
+    own = ["options", "test", "kwargs", "optimizer", "compiled", "start", "callback", "progress"]
+    for name in given:
+        lookup("argument of fit", name, dict.fromkeys([*known, *own]))
+    if options is not None and not isinstance(options, TrainingOptions):
+        raise InputError(f"options is a TrainingOptions of pyro_vae.settings, not {options!r:.100}")
+    return replace(options or TrainingOptions(), **given)
+
+
 def pays(steps: int) -> bool:
     """Whether compiling so many steps saves time: :data:`SAVED` against :data:`COMPILING`."""
     return SAVED * steps > COMPILING
 
 
-def adam(vae: torch.nn.Module, lr: float) -> torch.optim.Adam:
-    """One fused Adam over all parameters. ``pyro.optim.Adam`` computes the same with one optimizer
-    for each parameter, which takes longer."""
-    parameters = list(vae.parameters())
+def adam(vae: torch.nn.Module | Sequence[torch.Tensor], lr: float) -> torch.optim.Adam:
+    """One fused Adam over all parameters, those of a module or those given. ``pyro.optim.Adam``
+    computes the same with one optimizer for each parameter, which takes longer."""
+    parameters = list(vae.parameters()) if isinstance(vae, torch.nn.Module) else list(vae)
     cuda = all(p.is_cuda for p in parameters)
     return torch.optim.Adam(parameters, lr=lr, fused=True, capturable=cuda)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
+from math import prod
 from typing import Any
 
 import torch
@@ -18,10 +19,12 @@ from .errors import InputError
 from .evaluation.importance import Importance, importance
 from .inputs import as_tensor, one_image
 from .latents import LatentSize, Shape, is_real, layouts, moments, site_names
+from .memory import check_memory
 from .modules import mode
 from .options import is_whole, number
 from .pairing import latent_sites
 from .programs import GuideProgram, ModelProgram, expect_context, expect_count, mean_image
+from .words import counted
 
 
 class Usage(nn.Module):
@@ -34,14 +37,14 @@ class Usage(nn.Module):
     guide: GuideProgram
 
     def encode(self, x: Any, context: Tensor | None = None) -> Any:
-        """The posterior q(z | x) of the images ``x``: a distribution, batch ``[B]``, event ``[Z]``.
+        """The posterior q(z | x) of observations: a distribution, batch ``[B]``, event ``[Z]``.
 
         If there are several latent sites, a dict of distributions by name. Each is given a draw of
         the sites that it depends on. It is computed in evaluation mode, so it does not depend on
         the other images of the batch. Gradients reach the weights and the images.
 
         Args:
-            x: a tensor ``[B, C, H, W]``, a NumPy array or a PIL image, see
+            x: a tensor ``[B, *shape]``, a NumPy array or a PIL image, see
                 :func:`~pyro_vae.inputs.as_tensor`.
             context: labels or covariates, ``[B, ...]``, for a guide that takes them.
         """
@@ -52,7 +55,7 @@ class Usage(nn.Module):
         return q["z"] if q.keys() == {"z"} else q
 
     def reconstruct(self, x: Any, context: Tensor | None = None) -> Tensor:
-        """The mean image of p(x | z), with z drawn from the guide at ``x``; ``[B, C, H, W]``.
+        """The mean image of p(x | z), with z drawn from the guide at ``x``; ``[B, *shape]``.
 
         ``x`` is a tensor, a NumPy array or a PIL image, as for :meth:`encode`.
         """
@@ -78,20 +81,22 @@ class Usage(nn.Module):
         return importance(self.model, self.guide, images, samples=samples, seed=seed)
 
     def sample(self, n: int | None = None, context: Tensor | None = None) -> Tensor:
-        """The mean images of p(x | z) for ``n`` draws of z from the prior; ``[n, C, H, W]``.
+        """The mean images of p(x | z) for ``n`` draws of z from the prior; ``[n, *shape]``.
 
         ``n`` is 1 by default, or with a context the number of its rows.
         """
+        if n is not None and is_whole(n):
+            check_memory(4 * n * prod(self.shape), counted(n, "image"))
         with self.in_use():
             return mean_image(self.model, n, context)
 
     def decode(self, z: Any, context: Tensor | None = None) -> Tensor:
-        """The mean images of p(x | z) for given latents; ``[n, C, H, W]``.
+        """The mean images of p(x | z) for given latents; ``[n, *shape]``.
 
         Args:
             z: the latents of the site "z", ``[n, Z]`` or ``[Z]``: a tensor, a NumPy array or a
                 list. For several layers of latents, a dict by site; a layer that is missing is
-                drawn from the prior. A layer with the layout of an image may be ``[n, c, h, w]``.
+                drawn from the prior. A layer with places may be ``[n, c, h, w]``.
             context: labels or covariates, ``[n, ...]``.
 
         Raises:
@@ -131,7 +136,7 @@ class Usage(nn.Module):
             context: labels or covariates of the image, ``[1, ...]``.
 
         Returns:
-            ``[steps, C, H, W]`` for one unit, ``[Z, steps, C, H, W]`` for all.
+            ``[steps, *shape]`` for one unit, ``[Z, steps, *shape]`` for all.
 
         Raises:
             InputError: several images, several latent sites, latents that are not real numbers, or
@@ -190,7 +195,7 @@ class Usage(nn.Module):
             context: labels or covariates of all images of the path, ``[1, ...]``.
 
         Returns:
-            ``[steps, C, H, W]``.
+            ``[steps, *shape]``.
         """
         expect_count("the number of steps of a path", steps, least=2)
         ends = torch.cat([one_image(each, self.shape, self) for each in (a, b)])

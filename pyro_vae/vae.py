@@ -26,10 +26,13 @@ import torch
 
 from . import guides, likelihoods, networks, priors, scales  # noqa: F401  (they fill the tables)
 from .building import (
+    Moments,
     check_training,
     likelihood_of,
     moments_of,
     network_of,
+    refuse_data,
+    scaling_of,
     start_likelihood,
     statistics,
 )
@@ -44,6 +47,7 @@ from .programs import GuideProgram, ModelProgram, unique_name
 from .registry import GUIDES, LIKELIHOODS, PRIORS, parse
 from .settings import Settings
 from .storage.creating import save_vae
+from .supports import bounds
 from .usage import Usage
 
 
@@ -53,7 +57,8 @@ class VAE(Usage):
     Equation: log p(x) ≥ E_q(z|x)[log p(x | z)] - KL(q(z | x) || p(z)).
 
     Args:
-        shape: ``(C, H, W)`` of an image.
+        shape: the shape of one observation: ``(D,)`` of a vector, ``(C, L)`` of a signal or a
+            spectrum, ``(C, H, W)`` of an image, ``(C, D, H, W)`` of a volume.
         latent_size: number of latent dimensions Z. For several layers of latents, a list with the
             size of each, z_1 first, as :mod:`~pyro_vae.priors.hierarchy` explains.
         prior, likelihood, guide: a name of :data:`~pyro_vae.registry.PRIORS`,
@@ -64,8 +69,11 @@ class VAE(Usage):
             :data:`~pyro_vae.registry.NETWORKS`.
         hidden: the network's layer sizes; None for the network's own default.
         standardize: means and standard deviations of the channels of x, two lists of C numbers.
-            The encoder then sees (x - mean) / standard deviation. None leaves x as it is.
-            :meth:`for_data` measures them.
+            The encoder then sees (x - mean) / standard deviation. None leaves x as it is. Each
+            entry of a vector is a channel of its own. :meth:`for_data` measures them.
+        scaling: the same for the parts that ask for them: the likelihoods of real numbers, whose
+            decoder then gives x in these units, and the VampPrior. None is 0 and 1. Densities are
+            those of x itself in any case.
 
     Attributes:
         model, guide: the two Pyro programs.
@@ -91,17 +99,20 @@ class VAE(Usage):
         guide: Any = Settings.guide,
         network: Any = Settings.network,
         hidden: Sequence[int] | None = Settings.hidden,
-        standardize: Sequence[Sequence[float]] | None = None,
+        standardize: Moments | None = None,
+        scaling: Moments | None = None,
     ) -> None:
         super().__init__()
         whole = isinstance(shape, Sequence) and all(type(n) is int and n > 0 for n in shape)
-        if not whole or len(shape) != 3:
-            raise InputError(f"an image's shape is (C, H, W), not {shape}")
-        c, h, w = shape
-        self.shape = (c, h, w)
+        if not whole or not shape:
+            raise InputError(
+                "the shape of an observation is whole numbers above 0, such as (7,) for vectors or "
+                f"(C, H, W) for images, not {shape!r}"
+            )
+        self.shape = tuple(shape)
         if likelihood == Settings.likelihood:
             raise InputError(
-                "the likelihood 'auto' is the one that fits the images, and a VAE made of a shape "
+                "the likelihood 'auto' is the one that fits the data, and a VAE made of a shape "
                 "has none; give VAE.for_data(images), or name a likelihood such as bernoulli"
             )
         layers = layouts(latent_size)
@@ -117,8 +128,13 @@ class VAE(Usage):
             "network": network,
             "hidden": list(hidden) if isinstance(hidden, Sequence) else hidden,
             "standardize": standardize,
+            "scaling": scaling,
         }
-        handed: dict[str, Any] = {"shape": self.shape, "latent_layers": layers}
+        handed: dict[str, Any] = {
+            "shape": self.shape,
+            "latent_layers": layers,
+            "scaling": scaling_of(scaling, self.shape),
+        }
         if one_vector:
             handed["latent_size"] = self.latent_size
         else:
@@ -132,7 +148,8 @@ class VAE(Usage):
         p_x = likelihood_of(LIKELIHOODS.choose(likelihood), net, prod(layers[0]), handed)
         encoder = net.encoder()
         if standardize is not None:
-            encoder = Standardized(encoder, *moments_of(standardize, c))
+            moments = moments_of("standardize", standardize, self.shape[0])
+            encoder = Standardized(encoder, self.shape, *moments)
         q_z = GUIDES.choose(guide).make(encoder=encoder, **handed)
         posterior = Guide.checked(q_z)
         fitting = posterior.default_prior
@@ -147,31 +164,35 @@ class VAE(Usage):
         self.model.context_taken = self.guide.context_taken = any(
             part.takes("context") for part in parts
         )
+        self.model.bounds = self.guide.bounds = bounds(parts[2].support)
         for program, label in ((self.model, "model"), (self.guide, "guide")):
             unique_name(program, label)  # before a PyroModule looks up its parameters
         posterior.attach(self.model)
         own = next(chain(q_z.parameters(), p_x.parameters()), torch.zeros(()))
-        refuse_misfits(own.new_zeros(2, c, h, w), q_z, p_z, p_x)
+        refuse_misfits(own.new_zeros(2, *self.shape), q_z, p_z, p_x)
 
     @classmethod
     def for_data(
         cls, images: Images | Data, latent_size: LatentSize = Settings.latent, **parts: Any
     ) -> Self:
-        """A VAE that starts from what the training images are.
+        """A VAE that starts from what the training data are.
 
-        The mean of its likelihood starts near the mean image, as the IWAE paper sets the decoder's
-        biases. Its encoder standardises each channel of grey and colour images by their mean and
-        standard deviation; pixels of 0 and 1 stay as they are. Training then begins where a plain
+        The mean of its likelihood starts near their mean, as the IWAE paper sets the decoder's
+        biases. Its encoder standardises each channel by their mean and standard deviation; entries
+        of 0 and 1 stay as they are. A likelihood of real numbers measures in these units, except
+        for numbers in [0, 1] such as pixels. Training then begins where a plain
         ``VAE(images.shape)`` needs epochs to arrive.
 
         Args:
-            images: the training images, already binarised, or a Data with them.
+            images: the training images or other observations, already binarised, or a Data with
+                them.
             latent_size: as in the class.
             parts: the other arguments of the class. Without ``likelihood``, or if it is "auto", it
                 is the one of :func:`~pyro_vae.pairing.fitting_likelihood`.
 
         Raises:
-            InputError: as the class; no images, or pixels that are not numbers in [0, 1].
+            InputError: as the class; no observations, or numbers that the likelihood does not
+                score.
 
         Paper: Burda, Grosse & Salakhutdinov 2016, https://arxiv.org/abs/1509.00519.
 
@@ -182,18 +203,21 @@ class VAE(Usage):
             'discretized-logistic'
         """
         images = check_training(images)
-        if "standardize" in parts:
-            raise InputError(
-                "VAE.for_data measures the means and standard deviations of the images itself; "
-                "standardize is an argument of VAE(shape)"
-            )
+        for name in ("standardize", "scaling"):
+            if name in parts:
+                raise InputError(
+                    "VAE.for_data measures the means and standard deviations of the images itself; "
+                    f"{name} is an argument of VAE(shape)"
+                )
         if parts.get("likelihood", Settings.likelihood) == Settings.likelihood:
             parts["likelihood"] = fitting_likelihood(images)[0]
         mean, moments = statistics(images)
         # Pixels of 0 and 1 need no other unit. Measured on mnist-5k: standardised, they end 0.4 to
         # 1.1 nats lower after 200 epochs.
         parts["standardize"] = None if images.is_binary else moments
+        parts["scaling"] = None if images.in_unit_interval else moments
         vae = cls(images.shape, latent_size, **parts)
+        refuse_data(images, vae.model.likelihood)
         start_likelihood(vae.model.likelihood, mean)
         return vae
 

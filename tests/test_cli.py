@@ -4,9 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from support.commands import TINY, typed
 
+from pyro_vae.cli.app import app
 from pyro_vae.runs.folder import load_run
 
 
@@ -29,6 +31,21 @@ def test_the_installed_command_and_the_module_are_the_same():
         assert done.stderr.strip() == "Error: there is no run folder 'nowhere'"
 
 
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_puts_every_option_into_a_group(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert typed([command, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("╭─ Options "))
+    assert "--help" in lines[start + 1]
+    assert lines[start + 2].startswith("╰")  # nothing else is in the group without a name
+    if command == "train":
+        assert len(lines) <= 60
+
+
 def test_list_names_every_part(capsys):
     from pyro_vae.cli.listing import tables
 
@@ -40,6 +57,14 @@ def test_list_names_every_part(capsys):
             assert line
     assert typed(["list", "guide"]) == 2
     assert "did you mean guides" in capsys.readouterr().err
+
+
+def test_no_list_is_empty_in_a_process_that_imports_nothing_else():
+    ask = (
+        "from pyro_vae.cli.listing import tables; print([k for k, v in tables().items() if not v])"
+    )
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_a_recipe_sets_what_is_not_given(tmp_path):

@@ -1,6 +1,8 @@
 """The commands that use a run: sample, reconstruct, interpolate, encode, evaluate, audit, score."""
 
+import csv
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -39,6 +41,7 @@ def test_encode_writes_the_posterior_of_each_image(trained, tmp_path):
     arrays = np.load(out)
     assert arrays["loc"].shape == arrays["scale"].shape == (359, 2)
     assert arrays["labels"].shape == (359,)
+    assert [int(name) for name in arrays["classes"]] == arrays["labels"].tolist()
     assert (arrays["scale"] > 0).all()
     out = tmp_path / "all.npz"
     assert typed(["encode", trained, "--out", out]) == 0
@@ -54,7 +57,7 @@ def test_a_posterior_without_moments_is_encoded_from_draws(recipe, names, tmp_pa
     assert typed([*TINY, "--latent", "12", "--recipe", recipe, "--epochs", "1", "--out", run]) == 0
     assert typed(["encode", run, "--split", "test", "--out", out]) == 0
     arrays = dict(np.load(out))
-    assert set(arrays) == names | {"labels"}
+    assert set(arrays) == names | {"labels", "classes"}
     assert all(np.isfinite(arrays[name]).all() for name in names)
     # The seed decides about all draws.
     for seed in ("0", "1"):
@@ -71,8 +74,12 @@ def test_evaluate_puts_the_two_kls_side_by_side(trained, capsys):
     assert one["elbo"] == pytest.approx(read_history(trained)[-1].test_elbo, abs=1e-4)
     assert one["elbo"] == pytest.approx(one["reconstruction"] - one["kl"], abs=1e-4)
     assert two["kl"] == pytest.approx(one["kl"], abs=4 * one["kl_error"])
-    assert typed(["evaluate", trained]) == 0
-    assert "Monte Carlo" in capsys.readouterr().out
+    assert typed(["evaluate", trained, "--samples", "20"]) == 0
+    printed = capsys.readouterr()
+    assert "Monte Carlo" in printed.out
+    assert "Can log p(x) be trusted?" in printed.out
+    # The command that is run next has the options of this one.
+    assert f"pyro-vae evaluate {trained} --samples 200" in printed.err.replace("\n", " ")
 
 
 def test_evaluate_measures_log_p_the_gaps_and_the_latents(trained, capsys):
@@ -121,7 +128,57 @@ def test_score_ranks_the_images_of_a_folder_by_name(trained, tmp_path):
     ask = ["score", trained, "--data", tmp_path, "--samples", "50", "--out", out]
     assert typed(ask) == 0
     rows = [line.split(",") for line in out.read_text().splitlines()]
-    assert rows[0][:3] == ["file", "log_p", "standard_error"]
+    assert rows[0][:4] == ["file", "split", "log_p", "standard_error"]
     assert {row[0] for row in rows[1:]} == {"0.png", "1.png", "2.png"}
-    scores = [float(row[1]) for row in rows[1:]]
+    assert {row[1] for row in rows[1:]} == {""}  # nobody has split these images
+    scores = [float(row[2]) for row in rows[1:]]
     assert scores == sorted(scores)
+
+
+def splits_in(path):
+    """The number of lines of each split in a file of scores."""
+    with path.open() as file:
+        return Counter(line["split"] for line in csv.DictReader(file))
+
+
+def test_score_leaves_training_images_out_unless_they_are_asked_for(trained, tmp_path, capsys):
+    out = tmp_path / "scores.csv"
+    ask = ["score", trained, "--samples", "2", "--out", out]
+    assert typed(ask) == 0
+    assert splits_in(out) == {"test": 359}
+    assert "The training images are left out; --split all takes them in." in capsys.readouterr().out
+    assert typed([*ask, "--split", "all"]) == 0
+    assert splits_in(out) == {"train": 1438, "test": 359}
+    assert typed([*ask, "--split", "train"]) == 0
+    assert splits_in(out) == {"train": 1438}
+
+
+def test_score_names_the_rows_of_an_array_that_was_split(tmp_path):
+    """One row is white and all others are black. Wherever the split puts it, it is named."""
+    run, array, out = tmp_path / "run", tmp_path / "grey.npy", tmp_path / "scores.csv"
+    pixels = np.zeros((20, 6, 5), dtype=np.uint8)
+    np.save(array, pixels)
+    ask = ["train", "--data", array, "--likelihood", "bernoulli", "--hidden", "8", "--epochs", "1"]
+    assert typed([*ask, "--out", run]) == 0
+    for white in (0, 7, 19):
+        np.save(array, np.where(np.arange(20)[:, None, None] == white, 255, pixels).astype("u1"))
+        assert typed(["score", run, "--split", "all", "--samples", "5", "--out", out]) == 0
+        with out.open() as file:
+            lines = list(csv.DictReader(file))
+        assert lines[0]["file"] == str(white)
+        assert sorted(int(line["file"]) for line in lines) == list(range(20))
+        assert splits_in(out) == {"train": 16, "test": 4}
+
+
+def test_score_of_a_folder_that_is_split_takes_test_and_validation(tmp_path):
+    run, folder, out = tmp_path / "run", tmp_path / "split", tmp_path / "scores.csv"
+    random = np.random.RandomState(0)
+    for part, count in (("train", 6), ("test", 3), ("val", 2)):
+        (folder / part).mkdir(parents=True)
+        for i in range(count):
+            pixels = random.randint(256, size=(6, 5), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / part / f"{i}.png")
+    ask = ["train", "--data", folder, "--hidden", "8", "--epochs", "1", "--out", run]
+    assert typed(ask) == 0
+    assert typed(["score", run, "--samples", "5", "--out", out]) == 0
+    assert splits_in(out) == {"test": 3, "validation": 2}

@@ -4,8 +4,9 @@ import pyro
 import pytest
 import torch
 from support.compiled import agree, take
+from support.rows import scored
 
-from pyro_vae import VAE
+from pyro_vae import VAE, Likelihood
 from pyro_vae.compiling import CompiledELBO
 from pyro_vae.guides import GUIDES
 from pyro_vae.likelihoods import LIKELIHOODS
@@ -35,7 +36,7 @@ def same_gradients(settings):
     torch.manual_seed(0)
     vae = VAE((1, 6, 5), **settings)
     elbo = OBJECTIVES.build(objective, data_size=100)
-    x = torch.rand(6, 1, 6, 5).round()
+    x = scored(Likelihood.of(vae.model.likelihood), torch.rand(6, 1, 6, 5).round())
     getattr(elbo, "advance", lambda epoch: None)(0.5)
     compiled = CompiledELBO(elbo, "eager")
     take(compiled, vae.model, vae.guide, (x,))

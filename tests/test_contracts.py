@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from functools import partial
+from typing import get_type_hints
 
 import pyro
 import pyro.distributions as dist
@@ -15,14 +16,14 @@ from support.density import SHAPE, digits
 from support.small import weights
 from torch import nn
 
-from pyro_vae import VAE, Guide, InputError, Likelihood, Objective, Prior, fit, loop
+from pyro_vae import VAE, Guide, InputError, Likelihood, Objective, Prior, fit, loop, training
 from pyro_vae.compiling import CompiledSVI
 from pyro_vae.contracts import Borrowed
 from pyro_vae.data import Data, Images
 from pyro_vae.guides import Ladder, MeanField
 from pyro_vae.likelihoods import NormalPerPixel
 from pyro_vae.networks import MLP, features
-from pyro_vae.settings import TRAINING, Settings
+from pyro_vae.settings import TRAINING, Settings, TrainingArguments, TrainingOptions
 
 
 def learns(vae, x, steps=40):
@@ -246,9 +247,9 @@ def test_an_elbo_with_a_schedule_that_would_be_ignored_is_refused():
 
 
 def test_python_and_the_command_line_have_the_same_defaults():
-    own = inspect.signature(fit).parameters
-    for name in TRAINING:
-        assert own[name].default == getattr(Settings, name)
+    assert Settings.epochs == TrainingOptions().epochs
+    assert get_type_hints(TrainingArguments).keys() == get_type_hints(TrainingOptions).keys()
+    assert tuple(get_type_hints(TrainingOptions)) == TRAINING
     parts = inspect.signature(VAE).parameters
     for name in ("prior", "guide", "network", "hidden"):
         assert parts[name].default == getattr(Settings, name)
@@ -257,14 +258,14 @@ def test_python_and_the_command_line_have_the_same_defaults():
 
 def test_fit_takes_the_objective_that_fits_the_guide(monkeypatch):
     built = []
-    table = loop.OBJECTIVES
+    table = training.OBJECTIVES
 
     class Watched(dict):
         def build(self, spec, **handed):
             built.append(spec)
             return table.build(spec, **handed)
 
-    monkeypatch.setattr(loop, "OBJECTIVES", Watched())
+    monkeypatch.setattr(training, "OBJECTIVES", Watched())
     data = tiny_data()
     fit(VAE(data.shape, 4, guide="categorical", hidden=(8,)), data, epochs=1)
     fit(VAE(data.shape, 4, hidden=(8,)), data, epochs=1)

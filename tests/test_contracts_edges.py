@@ -313,7 +313,7 @@ def test_a_guide_may_have_auxiliary_and_deterministic_sites():
             r"pixels of shape \[4, 1, 4, 4\]; training and test pixels are",
         ),
         (lambda n, f: (Images(torch.zeros(4, 8, 8)),) * 2, r"gives pixels of shape \[4, 8, 8\];"),
-        (lambda n, f: Images([[0.0]]), r"pixels are a tensor \[N, C, H, W\], not a list"),
+        (lambda n, f: Images([[0.0]]), r"pixels are a tensor \[N, \*shape\], not a list"),
         (
             lambda n, f: Images(torch.zeros(4, 1, 8, 8), torch.zeros(3)),
             r"labels are a tensor \[4\]",

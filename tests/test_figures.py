@@ -1,5 +1,7 @@
 """Grids of images and curves of a training show what the model and the history contain."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyro
 import pytest
@@ -178,6 +180,17 @@ def test_a_negative_distortion_is_not_cut_off():
     assert [tick for tick in right.get_xticks() if 1 <= tick <= 3] == [1, 2, 3]
     positive = [of_training(i, -10.0 / i, 20.0) for i in (1, 2, 3)]
     assert training_curves(positive).axes[1].get_ylim()[0] == 0
+
+
+@pytest.mark.parametrize("apart", [0.3, -0.3])
+def test_both_curves_of_the_elbo_are_inside_the_axes(apart):
+    history = [
+        replace(of_training(i, -20.0 + i / 50, 20.0), train_elbo=-20.0 + i / 50 + apart)
+        for i in (1, 2, 3)
+    ]
+    left = training_curves(history).axes[0]
+    low, high = left.get_ylim()
+    assert all(low < y < high for line in left.lines for y in line.get_ydata())
 
 
 def test_epochs_below_the_axis_are_mentioned():

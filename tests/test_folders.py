@@ -217,6 +217,7 @@ BAD = {
         layout("TrainSet/a.png", "02 Test-Set/a.png"),
         ["'02 Test-Set' and 'TrainSet'", "look like"],
     ),
+    "two letters": (layout("tr/a.png", "te/a.png"), ["'te' and 'tr'", "look like"]),
     "short words of a split": (layout("trn/a.png", "tst/a.png"), ["'trn' and 'tst'", "look like"]),
     "image beside train": (
         layout("train/a.png", "test/a.png", "b.png"),

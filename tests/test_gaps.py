@@ -7,6 +7,7 @@ import torch
 from support.exact import LinearGaussian
 from torch import nn
 
+from pyro_vae.batch import Batch
 from pyro_vae.data.images import Images
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo, standard_error
@@ -110,7 +111,7 @@ def test_a_layer_that_takes_a_draw_of_z_gets_no_bias():
     last = nn.Linear(2, 4)
     guide.of_z = nn.Sequential(nn.Unflatten(1, (1, 2)), nn.Flatten(1), last)
     with measuring(guide, seed=0, device=x.device):
-        assert not takes_all_draws(guide, x, {})
+        assert not takes_all_draws(guide, Batch.of(x), {})
         assert layers_of_the_image(guide, x) == [guide.of_x]
     with freed(guide, 5, [guide.of_x]) as biases:
         guide(x)

@@ -41,7 +41,7 @@ def built(guide, sizes):
         ({"latent_size": (2.5,)}, r"a whole number above 0, .*, not \(2.5,\)$"),
         ({"latent_size": "abc"}, "a whole number above 0, .*, not 'abc'$"),
         ({"latent_size": (True, 3)}, r"a whole number above 0, .*, not \(True, 3\)$"),
-        ({"latent_size": ((2, 4), 3)}, r"a whole number above 0, .*, not \(\(2, 4\), 3\)$"),
+        ({"latent_size": ((2, 4), 3)}, r"give one number, or channels and 2 sides$"),
         ({"guide": built(BottomUp, (4, 3, 2))}, "sites z_1, z_2, z_3, the prior has z_2, z_1; "),
         ({"guide": built(BottomUp, (4, 2))}, r"'z_2' has the shape \[2\] in the guide and \[3\]"),
         (

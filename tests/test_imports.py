@@ -16,8 +16,10 @@ PACKAGE = ROOT / "pyro_vae"
 
 ROOMS = [
     {"errors", "launch", "memory", "noise", "words", "processes"},
-    {"budget", "options", "registry", "latents", "settings", "compiling", "modules", "sharing"},
+    {"budget", "options", "registry", "latents", "settings", "compiling", "modules", "supports"}
+    | {"batch", "sharing"},
     {"contracts", "parts", "distributions", "scales", "data", "history", "progress", "schedules"},
+    {"sources", "streams", "pair"},
     {"networks"},
     {"storage", "priors"},
     {"likelihoods", "guides"},
@@ -29,11 +31,11 @@ ROOMS = [
     {"usage", "exporting"},
     {"vae"},
     {"figures"},
-    {"audit", "checks", "interrupt", "ranks", "report"},
+    {"audit", "checks", "interrupt", "measures", "ranks", "report"},
     {"loop"},
     {"training"},
     {"recipes"},
-    {"trackers"},
+    {"trackers", "sklearn"},
     {"runs"},
     {"compare", "log_variance_study"},
     {"comparison"},

@@ -1,22 +1,26 @@
 """Every row of LIKELIHOODS against a sum by hand, and the pixel distributions of our own."""
 
 from decimal import Decimal, getcontext
-from math import log, pi
+from math import isfinite, log, pi
 
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from scipy import stats
 from support.density import SHAPE
-from support.rows import images_for, row_vae
+from support.rows import images_for, row_vae, scored
 from torch import distributions as td
 from torch import nn
 from torch.nn.functional import softplus
 
 from pyro_vae import VAE, InputError, Likelihood
 from pyro_vae.data import Images
+from pyro_vae.latents import innermost
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.likelihoods.pixels import ContinuousBernoulli, DiscretizedLogistic
 from pyro_vae.networks import MLP
+from pyro_vae.supports import bounds
 
 
 def make(name, decoder=None):
@@ -24,7 +28,7 @@ def make(name, decoder=None):
         with torch.random.fork_rng():
             outputs = Likelihood.of(row_vae("likelihood", name).model.likelihood).outputs
         decoder = MLP(SHAPE, hidden=(8,)).decoder(2, outputs)
-    return LIKELIHOODS.build(name, decoder=decoder)
+    return LIKELIHOODS.build(name, decoder=decoder, shape=SHAPE)
 
 
 def vae(name, **settings):
@@ -68,7 +72,49 @@ REFERENCES = {
     "discretized-logistic": lambda x, raw, m: logistic_levels(
         x, raw[:, :1].sigmoid(), 0.1 * (0.5 * raw[:, 1:]).exp()
     ),
+    "student-t": lambda x, raw, m: scipys(
+        stats.t.logpdf, x, 2 + m.log_excess.exp(), raw, (0.5 * m.logvar).exp()
+    ),
+    "log-normal": lambda x, raw, m: scipys(
+        stats.lognorm.logpdf, x, (0.5 * m.logvar).exp(), torch.zeros(()), raw.exp()
+    ),
+    "gamma": lambda x, raw, m: scipys(
+        stats.gamma.logpdf, x, m.log_shape.exp(), torch.zeros(()), raw.exp() / m.log_shape.exp()
+    ),
+    "beta": lambda x, raw, m: scipys(
+        stats.beta.logpdf,
+        x,
+        m.log_precision.exp() * raw.sigmoid(),
+        m.log_precision.exp() * (-raw).sigmoid(),
+    ),
+    "poisson": lambda x, raw, m: scipys(stats.poisson.logpmf, x, raw.exp()),
+    "negative-binomial": lambda x, raw, m: negative_binomial(x, raw, m.log_inverse),
+    "zero-inflated-negative-binomial": lambda x, raw, m: (
+        raw[:, 1:].sigmoid() * (x == 0)
+        + (-raw[:, 1:]).sigmoid() * negative_binomial(x, raw[:, :1], m.log_inverse).exp()
+    ).log(),
+    "categorical": lambda x, raw, m: (
+        raw.gather(1, x.long()) - raw.logsumexp(1, keepdim=True)  # one channel, K outputs
+    ),
+    "ordered": lambda x, raw, m: pyros_ordered(x, raw, m),
 }
+
+
+def scipys(log_density, x, *parameters):
+    """A log density of scipy, elementwise."""
+    arrays = [p.detach().numpy() for p in (x, *parameters)]
+    return torch.from_numpy(log_density(*arrays))
+
+
+def negative_binomial(x, log_mean, log_inverse):
+    """scipy's n is θ, and its p is θ / (θ + μ)."""
+    theta = log_inverse.exp()
+    return scipys(stats.nbinom.logpmf, x, theta, theta / (theta + log_mean.exp()))
+
+
+def pyros_ordered(x, raw, m):
+    cuts = torch.cat([m.first, m.first + m.log_gaps.exp().cumsum(-1)], -1)
+    return dist.OrderedLogistic(raw, cuts).log_prob(x)
 
 
 def test_every_row_has_a_reference():
@@ -78,6 +124,8 @@ def test_every_row_has_a_reference():
 @pytest.mark.parametrize("name", REFERENCES)
 def test_log_prob_is_the_sum_over_pixels(name):
     likelihood = make(name).double()
+    for parameter in likelihood.parameters():  # those by channel start at simple values
+        parameter.data += 0.1 * torch.randn_like(parameter)
     z = 5 * torch.randn(16, 2).double()
     x = images(name, dtype=torch.float64)
     expected = REFERENCES[name](x, likelihood.decoder(z), likelihood).sum((-3, -2, -1))
@@ -109,10 +157,16 @@ def test_without_bounds_the_decoder_gives_the_mean_itself(name):
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_a_vae_for_data_starts_at_the_mean_image(name, network):
     """The decoder's weights are 0, so that only the bias is left. ``conv`` and ``residual`` have
-    one bias for a channel, which gives the mean over its places."""
+    one bias for a channel, which gives the mean over its places. A mean says nothing about the
+    probabilities of categories, which start as the decoder has them."""
     pixels = (torch.rand(50, 2, 8, 8) ** 3 * 255).byte()
     pixels[:, 0] //= 4
+    likelihood = Likelihood.of(vae(name).model.likelihood)
+    if type(likelihood).start is Likelihood.start:
+        return
     images = Images(pixels, binarize="dynamic" if name == "bernoulli" else "none")
+    if bounds(likelihood.support) != (0.0, 1.0) or name == "beta":
+        images = Images(scored(likelihood, pixels / 255))
     module = VAE.for_data(images, 3, likelihood=name, network=network)
     likelihood = Likelihood.of(module.model.likelihood)
     for name_of, weight in likelihood.decoder.named_parameters():
@@ -121,7 +175,7 @@ def test_a_vae_for_data_starts_at_the_mean_image(name, network):
     p = likelihood.double()(torch.zeros(1, 3).double())
     # The discretized logistic rounds and cuts its location, which moves its mean.
     mean = p.base_dist.loc if name == "discretized-logistic" else p.mean
-    expected = pixels.double().mean(0) / 255
+    expected = images.moments()[0]
     if network != "mlp":
         expected = expected.mean((1, 2), keepdim=True).expand_as(expected)
     torch.testing.assert_close(mean[0], expected, rtol=1e-4, atol=1e-6)
@@ -133,12 +187,19 @@ def test_the_probability_of_all_images_of_one_pixel_is_one(name):
     module = VAE((1, 1, 1), 2, likelihood=name, hidden=(8,)).double()
     likelihood = Likelihood.of(module.model.likelihood)
     p = module.model.likelihood(torch.randn(3, 2).double())
+    support = innermost(p.support)
+    low, high = bounds(support)
     if likelihood.binary or likelihood.levels:
         points = torch.linspace(0, 1, likelihood.levels or 2, dtype=torch.float64)
         weights = torch.ones_like(points)
+    elif support.is_discrete:
+        points = torch.arange(high + 1 if isfinite(high) else 5000, dtype=torch.float64)
+        weights = torch.ones_like(points)
+    elif (low, high) == (0.0, float("inf")):  # equal steps of log x
+        t = torch.linspace(-60, 60, 400_001, dtype=torch.float64)
+        points, weights = t.exp(), t.exp() * (t[1] - t[0])
     else:
-        real = bool(p.support.check(torch.full((3, 1, 1, 1), 1.5).double()).any())
-        low, high = (-60.0, 60.0) if real else (1e-6, 1 - 1e-6)
+        low, high = (low + 1e-6, high - 1e-6) if isfinite(low) else (-60.0, 60.0)
         points = torch.linspace(low, high, 400_001, dtype=torch.float64)
         weights = torch.full_like(points, points[1] - points[0])
         weights[[0, -1]] /= 2
@@ -150,10 +211,12 @@ def test_the_probability_of_all_images_of_one_pixel_is_one(name):
 def test_the_mean_is_that_of_the_draws(name):
     likelihood = make(name).double()
     p = likelihood(torch.randn(3, 2).double())
-    draws = p.sample((4000,))
+    draws, mean = p.sample((4000,)).double(), p.mean
+    assert mean.shape == (3, *SHAPE)
+    if name == "categorical":  # it has no mean; its first category has a share
+        draws, mean = (draws == 0).double(), p.base_dist.probs[..., 0]
     error = draws.std(0) / 4000**0.5
-    deviation = (draws.mean(0) - p.mean).abs() / (error + 1e-12)
-    assert p.mean.shape == (3, *SHAPE)
+    deviation = (draws.mean(0) - mean).abs() / (error + 1e-12)
     assert deviation.max() < 5
     assert deviation.square().mean() < 1.5
 
@@ -161,10 +224,11 @@ def test_the_mean_is_that_of_the_draws(name):
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_draws_are_scored(name):
     likelihood = make(name)
-    x = likelihood(torch.randn(3, 2)).sample()
+    p = likelihood(torch.randn(3, 2))
+    x, contract = p.sample(), Likelihood.of(likelihood)
     assert x.shape == (3, *SHAPE)
-    contract = Likelihood.of(likelihood)
-    if contract.binary or contract.levels:
+    # A Normal whose mean a sigmoid keeps in [0, 1] draws numbers beyond.
+    if bounds(innermost(p.support)) == bounds(contract.support):
         contract.check(x)
 
 

@@ -87,7 +87,7 @@ def test_a_latent_size_names_layers(given, read):
     assert layouts(given) == read
 
 
-@pytest.mark.parametrize("given", [(), 0, (4, -1), (4, (8, 7)), (4, (8, 7, 0)), (4.0,), ("4",)])
+@pytest.mark.parametrize("given", [(), 0, (4, -1), (4, ()), (4, (8, 7, 0)), (4.0,), ("4",)])
 def test_a_latent_size_that_names_none_is_refused(given):
     with pytest.raises(InputError, match="latent size is a whole number above 0, or one for each"):
         layouts(given)

@@ -21,6 +21,7 @@ TABLES = {t.kind: t for t in (PRIORS, LIKELIHOODS, GUIDES, NETWORKS, SCALES, OBJ
 HANDED = {
     *("shape", "latent_size", "latent_layers", "encoder", "decoder", "network", "posterior"),
     "data_size",
+    "scaling",
 }
 SPECS = {"scale", "layer", "continuous", "discrete"}
 WRONG = {

@@ -22,6 +22,7 @@ from pyro_vae.evaluation.scores import auroc, write_scores
 from pyro_vae.guides import GUIDES
 from pyro_vae.report import table as report
 from pyro_vae.report.samples import remedies
+from pyro_vae.report.sections import advice, sections
 from pyro_vae.report.table import choose_binarization, evaluate
 from pyro_vae.vae import VAE
 
@@ -213,13 +214,15 @@ def test_scores_are_written_with_the_file_s_name_and_the_least_likely_first(tmp_
     images = Images(binary(6).pixels, files=tuple(f"{c}.png" for c in "abcdef"))
     vae = VAE((1, 3, 4), 2, hidden=(8,))
     result = importance(vae.model, vae.guide, images, samples=100)
-    write_scores(tmp_path / "scores.csv", images, result)
+    splits = ["test", "validation"] * 3
+    write_scores(tmp_path / "scores.csv", images, splits, result)
     lines = list(csv.DictReader((tmp_path / "scores.csv").open()))
     assert sorted(line["file"] for line in lines) == list(images.files)
     values = [float(line["log_p"]) for line in lines]
     assert values == sorted(values)
     for line in lines:
         i = images.files.index(line["file"])
+        assert line["split"] == splits[i]
         assert float(line["log_p"]) == pytest.approx(result.log_p[i].item(), abs=1e-4)
         assert float(line["standard_error"]) == pytest.approx(result.errors[i].item(), abs=1e-4)
         assert line["trusted"] == str(bool(result.trusted[i])).lower()
@@ -240,3 +243,72 @@ def test_another_binarisation_is_refused_or_marked():
     used, mark = choose_binarization("dynamic", "static", anyway=True)
     assert used == "static"
     assert mark == "trained under dynamic binarisation, evaluated under static"
+
+
+def small_report(**other):
+    """What ``evaluate`` would give, for numbers that can be checked by hand."""
+    number = {"mean": -20.0, "error": 0.5}
+    return {
+        "images": 100,
+        "samples": 1000,
+        "log_p": number,
+        "elbo": number,
+        "rate": number,
+        "distortion": number,
+        "rate_of_sites": {"z": number},
+        "curve": {"1": number, "1000": number},
+        "trust": {
+            "effective_samples": 30.0,
+            "pareto_k": 0.3,
+            "limit": 0.667,
+            "untrusted_share": 0.36,
+        },
+        "bits_per_dimension": {"why": "there are no levels"},
+        "active_units": {"z": {"count": 3, "of": 4}},
+        "prior_gap": {"z": 0.1},
+        "aggregate": {"why": "there is one image"},
+        **other,
+    }
+
+
+def test_the_printed_report_has_each_number_with_its_error():
+    report = small_report(
+        gaps={"images": 7, "approximation_gap": {"mean": 0.25, "error": 0.125}},
+        figure_latents={"why": "nothing to draw"},
+    )
+    found = sections(report)
+    rows = {name: number for each in found.values() for name, number in each}
+    assert rows["importance sampling, 1,000 draws of z"] == "-20.00 ± 0.50"
+    assert rows["with 1 draw"] == "-20.00 ± 0.50"
+    assert "with 1,000 draws" not in rows  # it is the estimate itself
+    assert rows["bits per dimension"] == "undefined: there are no levels"
+    # The standard error of a share p of N images is √(p (1 - p) / N) = √(0.36 · 0.64 / 100).
+    assert rows["unreliable estimates"] == "36.0 ± 4.8 % of the images"
+    assert rows["active units of z"] == "3 of 4"
+    assert rows["approximation gap"] == "0.25 ± 0.12"
+    assert rows["aggregate posterior"] == "undefined: there is one image"
+    assert rows["latents"] == "undefined: nothing to draw"
+    assert "Where the bound is lost, 7 images" in found
+    assert "Labels predicted from the latents" not in found
+
+
+def test_advice_names_the_next_command_only_where_it_can_help():
+    assert advice(small_report())[1] == ["--annealed", "20"]
+    assert advice(small_report(samples=100))[1] == ["--samples", "1000"]
+    # Annealing moves real numbers only.
+    discrete = {"z": {"why": "its latents are not real numbers"}}
+    assert advice(small_report(prior_gap=discrete))[1] == ["--samples", "10000"]
+    assert advice(small_report(annealed={"why": "it failed"})) is None
+    good = small_report()["trust"] | {"untrusted_share": 0.05}
+    assert advice(small_report(trust=good)) is None
+
+
+@pytest.mark.parametrize("guide", ["categorical", "ladder"])
+def test_the_report_of_every_kind_of_latents_can_be_printed(guide):
+    sizes = (3, 2) if guide == "ladder" else 4
+    vae = VAE((1, 3, 4), sizes, guide=guide, hidden=(8,))
+    report = evaluate(vae, binary(6), samples=20, gap_images=2, annealed_images=2, temperatures=2)
+    rows = [row for each in sections(report).values() for row in each]
+    names = [name for name, _ in rows]
+    assert ("annealing" in names) == (guide == "categorical")  # which has none, and says why
+    assert ("rate of z_2" in names) == (guide == "ladder")

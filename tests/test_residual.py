@@ -138,7 +138,7 @@ def test_outputs_that_the_places_do_not_share_come_from_all_features():
 
 
 def test_a_deep_stack_starts_as_a_shallow_one():
-    block = Block(4, nn.ReLU)
+    (block,) = Residual((4, 6, 6)).stack(4)
     x = torch.randn(2, 4, 6, 6)
     assert torch.equal(block(x), x)
     network = Residual((8, 64, 64), hidden=(32,) * 6, blocks=4)
@@ -202,7 +202,12 @@ def test_freeing_the_encoder_finds_a_better_bound_for_each_image(programs):
         ((2, 12, 20), ((8, 6, 5), 4), SMALL, "6x5 places, .* 12x20 or 6x10 or 3x5"),
         ((1, 24, 24), ((8, 8, 8), 4), SMALL, "halves .* 12x12 or 6x6 .* layer 1 of them has 8x8"),
         ((1, 25, 25), ((8, 5, 5),), SMALL, "can have 25x25 or 1x1 places, .* has 5x5"),
-        ((1, 8, 8), ((8, 4), 4), SMALL, "or channels, height and width of a layer"),
+        (
+            (1, 8, 8),
+            ((8, 4), 4),
+            SMALL,
+            "x has .* .1, 8, 8.; give one number, or channels and 2 sides",
+        ),
         ((1, 8, 8), 4, "residual(units=0)", "units is a whole number above 0, not 0"),
         ((1, 8, 8), 4, "residual(blocks=0)", "blocks is a whole number above 0, not 0"),
         ((1, 8, 8), 4, "residual(hidden=[])", "hidden takes whole numbers above 0"),

@@ -7,19 +7,19 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from support.small import SHAPE, assert_equal_weights, small, stripes, weights
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_vae import VAE, InputError, fit
-from pyro_vae.data import Data, Images
+from pyro_vae.data import Data
 from pyro_vae.errors import TrainingError
-from pyro_vae.loop import batches
 from pyro_vae.noise import EPOCH, STEP, seed_noise
+from pyro_vae.sources import batches
 from pyro_vae.training import adam
 
 NORM = "mlp(batch_norm=True)"
@@ -290,13 +290,16 @@ def test_what_is_not_an_optimizer_is_refused(data, optimizer):
 @pytest.mark.parametrize(
     "given",
     [
-        torch.rand(8, *SHAPE),
-        DataLoader(TensorDataset(torch.rand(8, *SHAPE))),
-        Images(torch.zeros(8, *SHAPE, dtype=torch.uint8)),
+        np.zeros((8, *SHAPE), np.float32),
+        torch.tensor(1.0),
+        "digits",
+        (x for x in [torch.rand(8, *SHAPE)]),
+        (torch.rand(8, *SHAPE), "labels"),
+        [],
     ],
 )
-def test_what_is_not_a_data_set_is_refused_in_a_sentence(given):
-    with pytest.raises(InputError, match=r"fit takes a Data.*which load_data gives") as error:
+def test_what_is_not_data_is_refused_in_a_sentence(given):
+    with pytest.raises(InputError, match=r"fit takes data as a tensor.*which load_data") as error:
         fit(small(), given)
     assert "\n" not in str(error.value)
     assert str(error.value).endswith(f"not a {type(given).__name__}")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
+from support.rows import scored
 from support.small import SHAPE, binary, small, weights
 
 from pyro_vae import VAE, InputError, Likelihood
@@ -192,10 +193,11 @@ def test_a_channel_that_hardly_changes_is_only_centred():
 FLOATS = torch.rand(5, 1, 4, 4)
 WRONG = {
     "a tensor": (FLOATS, {}, "as Images, such as"),
-    "NaN": (Images(FLOATS * float("nan")), {}, "reach from nan to nan"),
-    "0 to 255": (Images(FLOATS * 255), {}, "divide them by 255"),
-    "int64": (Images((FLOATS * 255).long()), {}, "and not int64"),
-    "no channels": (Images(FLOATS[:, 0]), {}, r"\[N, C, H, W\], not a Tensor of shape \[5, 4, 4\]"),
+    "NaN": (Images(FLOATS * float("nan")), {}, r"x\[0, 0, 0, 0\] is nan, and a VAE scores finite"),
+    "0 to 255": (Images(FLOATS * 255), {"likelihood": "normal-learned"}, "divide them by 255"),
+    "negative": (Images(FLOATS - 1), {"likelihood": "poisson"}, "Poisson .* whole numbers of at"),
+    "no axis": (Images(FLOATS[:, 0, 0, 0]), {}, r"\[N, \*shape\], .* Tensor of shape \[5\]"),
+    "scaling": (Images(FLOATS), {"scaling": [[0.0], [1.0]]}, "measures the means"),
     "standardize": (Images(FLOATS), {"standardize": [[0.0], [1.0]]}, "measures the means"),
 }
 
@@ -290,7 +292,7 @@ def test_what_one_does_with_a_vae_needs_no_gradients():
 def test_every_shape_is_modelled_whole(likelihood, network, shape):
     hidden = (8,) if network == "mlp" else (4, 8)
     vae = VAE(shape, 2, likelihood=likelihood, network=network, hidden=hidden)
-    x = (torch.rand(3, *shape) > 0.5).float()
+    x = scored(vae.model.likelihood, (torch.rand(3, *shape) > 0.5).float())
     assert vae.reconstruct(x).shape == x.shape
     assert vae.sample(2).shape == (2, *shape)
     assert Trace_ELBO().loss(vae.model, vae.guide, x) > 0 or not vae.model.likelihood.binary
@@ -324,7 +326,7 @@ def test_the_module_moves_between_types_as_a_whole():
         (torch.full((4, 1, 6, 5), 0.5), "scores pixels that are 0 or 1"),
         (
             torch.full((4, 1, 6, 5), 255.0),
-            r"reach from 255 to 255, and pixels are numbers in \[0, 1\]; divide them by 255$",
+            r"x\[0, 0, 0, 0\] is 255, .* scores numbers in \[0, 1\]; divide them by 255$",
         ),
         (torch.full((4, 1, 6, 5), torch.nan), r"numbers in \[0, 1\]"),
     ],
@@ -340,7 +342,9 @@ def test_images_that_do_not_fit_are_refused_in_one_sentence(x, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"shape": (28, 28)}, r"shape is \(C, H, W\), not \(28, 28\)"),
+        ({"shape": ()}, r"shape of an observation is whole numbers above 0, .* not \(\)"),
+        ({"shape": (28, 0)}, r"not \(28, 0\)"),
+        ({"shape": (28,), "network": "conv"}, r"conv network is for signals .* is \(28,\)"),
         ({"latent_size": 0}, "latent size is a whole number above 0, .* not 0"),
         ({"prior": "standard"}, "unknown prior 'standard'; did you mean standard-normal"),
         ({"likelihood": "normal(scale=0)"}, "scale is a number above 0, not 0"),

@@ -164,12 +164,12 @@ def test_pixels_that_rounding_took_out_of_the_range_are_clipped(likelihood):
 @pytest.mark.parametrize(
     ("low", "high", "message"),
     [
-        (0.0, 1 + 10 * EPS, r"reach from 0 to 1\.000001, and pixels .* if an interpolation"),
-        (0.0, 255.0, r"reach from 0 to 255, .* \[0, 1\]; divide them by 255$"),
-        (-1.0, 1.0, r"reach from -1 to 1, .*scaled to \[-1, 1\]"),
-        (0.0, 3e4, r"reach from 0 to 30000, and pixels are numbers in \[0, 1\]$"),
-        (0.0, torch.inf, r"reach from 0 to inf, and pixels are numbers in \[0, 1\]$"),
-        (0.0, torch.nan, r"reach from nan to nan, and pixels are numbers in \[0, 1\]$"),
+        (0.0, 1 + 10 * EPS, r"is 1\.000001, and the likelihood .* if an interpolation"),
+        (0.0, 255.0, r"is 255, .* \[0, 1\]; divide them by 255$"),
+        (-1.0, 1.0, r"is -1, .*scaled to \[-1, 1\]"),
+        (0.0, 3e4, r"is 30000, .* scores numbers in \[0, 1\]; a likelihood of all real"),
+        (0.0, torch.inf, r"is inf, .* scores numbers in \[0, 1\]$"),
+        (0.0, torch.nan, r"is nan, .* scores numbers in \[0, 1\]$"),
     ],
 )
 def test_pixels_out_of_range_are_told_what_to_do(low, high, message):

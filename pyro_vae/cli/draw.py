@@ -15,6 +15,7 @@ from ..storage.writing import written
 from ..words import counted
 from . import options as o
 from .options import console
+from .outputs import check_output
 from .values import place
 
 if TYPE_CHECKING:
@@ -22,17 +23,27 @@ if TYPE_CHECKING:
 
     from ..data.images import Images
 
-Picture = Annotated[Path, typer.Option(metavar="FILE", parser=place, help="The picture to write.")]
+Picture = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE", parser=place, help="The picture to write.", rich_help_panel="Output"
+    ),
+]
+Count = Annotated[
+    int, typer.Option(metavar="N", help="Number of images.", min=1, rich_help_panel="Images")
+]
 
 
 def sample(
     run: o.Run,
-    n: Annotated[int, typer.Option(help="Number of images.", min=1)] = 144,
+    n: Count = 144,
     vary: Annotated[
         str | None,
         typer.Option(
+            metavar="NAME",
             help="Vary one latent layer, such as z_2: the images of a row share one draw of the "
             "layers above it, and the layers below are at their mean. Default: draw all layers.",
+            rich_help_panel="Images",
         ),
     ] = None,
     out: Picture = Path("samples.png"),
@@ -43,7 +54,7 @@ def sample(
     """Draw images from the prior: the decoder's mean for each draw of z."""
     from .. import figures
 
-    o.check_output("--out", out, o.PICTURES)
+    check_output("--out", out, o.PICTURES)
     vae, _ = o.opened(run, device, seed, trust)
     check_grid("--n", n, vae.shape)
     columns = min(n, figures.COLUMNS)
@@ -67,7 +78,7 @@ def sample(
 
 def reconstruct(
     run: o.Run,
-    n: Annotated[int, typer.Option(help="Number of images.", min=1)] = 48,
+    n: Count = 48,
     data: o.OtherData = None,
     split: o.Which = o.Split.test,
     out: Picture = Path("recon.png"),
@@ -79,7 +90,7 @@ def reconstruct(
     """Put images above their reconstructions, which go through the guide and the model."""
     from ..figures import save_reconstructions
 
-    o.check_output("--out", out, o.PICTURES)
+    check_output("--out", out, o.PICTURES)
     vae, config = o.opened(run, device, seed, trust)
     images = o.images_of(config, data, split, data_dir, device)
     images = images.first(n)
@@ -91,9 +102,24 @@ def reconstruct(
 
 def interpolate(
     run: o.Run,
-    first: Annotated[int, typer.Option(help="Index of the first image, from 0.")] = 0,
-    last: Annotated[int, typer.Option(help="Index of the last image, from 0.")] = 1,
-    steps: Annotated[int, typer.Option(help="Number of images, both ends included.")] = 12,
+    first: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Index of the first image, from 0.", rich_help_panel="Images"
+        ),
+    ] = 0,
+    last: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Index of the last image, from 0.", rich_help_panel="Images"
+        ),
+    ] = 1,
+    steps: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Number of images, both ends included.", rich_help_panel="Images"
+        ),
+    ] = 12,
     data: o.OtherData = None,
     split: o.Which = o.Split.test,
     out: Picture = Path("path.png"),
@@ -103,7 +129,7 @@ def interpolate(
     data_dir: o.DataDir = None,
 ) -> None:
     """Draw the images along a straight line in the latent space from one image to another."""
-    o.check_output("--out", out, o.PICTURES)
+    check_output("--out", out, o.PICTURES)
     vae, config = o.opened(run, device, seed, trust)
     check_grid("--steps", steps, vae.shape)
     images = o.images_of(config, data, split, data_dir, device)
@@ -123,7 +149,7 @@ def batch(images: Images, n: int, seed: int) -> torch.Tensor:
     return images.batch(slice(0, n), generator)
 
 
-def check_grid(option: str, n: int, shape: tuple[int, int, int]) -> None:
+def check_grid(option: str, n: int, shape: tuple[int, ...]) -> None:
     """Refuse a picture of more images than memory can hold."""
     from ..figures.images import zoom
 

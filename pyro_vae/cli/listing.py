@@ -32,7 +32,7 @@ def list_parts(
 
 def tables() -> dict[str, dict[str, str]]:
     """All names that a user can choose from, each with its line, by kind."""
-    from .. import objectives, vae  # noqa: F401  (they fill the tables)
+    from .. import objectives, schedules, vae  # noqa: F401  (they fill the tables)
     from .. import registry as r
     from ..data import BINARIZE, DATASETS
     from ..networks import ACTIVATIONS

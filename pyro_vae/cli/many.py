@@ -15,38 +15,46 @@ from ..registry import split_specs
 from ..settings import Settings
 from . import options as o
 from .options import console
+from .outputs import check_output, check_outside
 
 
 @o.with_settings("seed")
 def compare(
     given: dict[str, Any],
     guides: Annotated[
-        str | None, typer.Option(help="Guides, separated by commas.", rich_help_panel="Comparison")
+        str | None,
+        typer.Option(
+            metavar="NAMES", help="Guides, separated by commas.", rich_help_panel="Comparison"
+        ),
     ] = None,
     priors: Annotated[
-        str | None, typer.Option(help="Priors.", rich_help_panel="Comparison")
+        str | None, typer.Option(metavar="NAMES", help="Priors.", rich_help_panel="Comparison")
     ] = None,
     likelihoods: Annotated[
-        str | None, typer.Option(help="Likelihoods.", rich_help_panel="Comparison")
+        str | None, typer.Option(metavar="NAMES", help="Likelihoods.", rich_help_panel="Comparison")
     ] = None,
     objectives: Annotated[
-        str | None, typer.Option(help="Objectives.", rich_help_panel="Comparison")
+        str | None, typer.Option(metavar="NAMES", help="Objectives.", rich_help_panel="Comparison")
     ] = None,
     scales: Annotated[
-        str | None, typer.Option(help="Scales.", rich_help_panel="Comparison")
+        str | None, typer.Option(metavar="NAMES", help="Scales.", rich_help_panel="Comparison")
     ] = None,
     recipes: Annotated[
-        str | None, typer.Option(help="Recipes.", rich_help_panel="Comparison")
+        str | None, typer.Option(metavar="NAMES", help="Recipes.", rich_help_panel="Comparison")
     ] = None,
     seeds: Annotated[
         int,
         typer.Option(
-            help="Trainings of each VAE, with other seeds.", min=1, rich_help_panel="Comparison"
+            metavar="N",
+            help="Trainings of each VAE, with other seeds.",
+            min=1,
+            rich_help_panel="Comparison",
         ),
     ] = 3,
     samples: Annotated[
         int,
         typer.Option(
+            metavar="N",
             help="Draws of z for each image to estimate log p(x).",
             min=1,
             rich_help_panel="Comparison",
@@ -63,7 +71,10 @@ def compare(
     gap_images: Annotated[
         int,
         typer.Option(
-            help="Test images on which the gaps are measured.", min=1, rich_help_panel="Comparison"
+            metavar="N",
+            help="Test images on which the gaps are measured.",
+            min=1,
+            rich_help_panel="Comparison",
         ),
     ] = 200,
     out: Annotated[
@@ -109,8 +120,8 @@ def compare(
         raise InputError(f"--{key} and --{key}s cannot both be given")
     if os.path.lexists(out):
         raise InputError(f"--out {str(out)!r} already exists; name another folder")
-    o.check_outside(out, str(given.get("data", Settings.data)))
-    o.check_output("--out", out)
+    check_outside(out, str(given.get("data", Settings.data)))
+    check_output("--out", out)
     o.allow_own_modules(names)
 
     from .. import comparison
@@ -170,24 +181,44 @@ def compare(
 
 
 def scales(
-    seeds: Annotated[int, typer.Option(help="Repetitions, each with other seeds.", min=2)] = 5,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Repetitions, each with other seeds.",
+            min=2,
+            rich_help_panel="Experiments",
+        ),
+    ] = 5,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Take about a minute; the verdicts may be wrong.")
+        bool,
+        typer.Option(
+            "--quick",
+            help="Take about a minute; the verdicts may be wrong.",
+            rich_help_panel="Experiments",
+        ),
     ] = False,
     only: Annotated[
         str | None,
-        typer.Option(help="Names of experiments, separated by commas. Default: all nine."),
+        typer.Option(
+            metavar="NAMES",
+            help="Names of experiments, separated by commas. Default: all nine.",
+            rich_help_panel="Experiments",
+        ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", parser=o.place, help="The folder to write.")
+        Path,
+        typer.Option(
+            metavar="FOLDER", parser=o.place, help="The folder to write.", rich_help_panel="Output"
+        ),
     ] = Path("scales"),
 ) -> None:
-    """Why log-variance? Measure nine claims about σ; write verdicts, figures and numbers."""
+    """Measure nine claims about log-variance; write verdicts, figures and numbers."""
     from rich.progress import track
 
     from .. import log_variance_study
 
-    o.check_output("--out", out)
+    check_output("--out", out)
     chosen = () if only is None else split_specs(only)
     progress = partial(track, console=console)
     verdicts = log_variance_study.run(out, quick=quick, seeds=seeds, only=chosen, track=progress)

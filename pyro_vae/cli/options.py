@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import Field, fields
 from enum import StrEnum
 from functools import wraps
@@ -19,7 +18,6 @@ from rich.console import Console
 from ..errors import InputError
 from ..registry import own_classes
 from ..settings import Settings, check_seed
-from ..storage.writing import check_utf8, temporary_name
 from .values import filled, image_size, latent_sizes, place, sizes
 
 if TYPE_CHECKING:
@@ -53,7 +51,7 @@ Compile = Annotated[
     bool | None,
     typer.Option(
         "--compile/--no-compile",
-        help="Compile the training step. Default: where it saves time.",
+        help="Compile the step. Default: where it saves time.",
         rich_help_panel="Run",
     ),
 ]
@@ -64,7 +62,7 @@ Trust = Annotated[
     bool,
     typer.Option(
         "--trust",
-        help="Import a class module:Class that the run names. This runs its code.",
+        help="Import classes `module:Class` of the run. It runs their code.",
         rich_help_panel="Run",
     ),
 ]
@@ -73,7 +71,7 @@ DataDir = Annotated[
     typer.Option(
         metavar="FOLDER",
         parser=place,
-        help="Folder of downloaded data sets. Default: $PYRO_VAE_DATA_DIR, else a cache folder.",
+        help="Downloaded data sets. Default: $PYRO_VAE_DATA_DIR or a cache.",
         rich_help_panel="Run",
     ),
 ]
@@ -81,19 +79,36 @@ OtherData = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="Use other images: a name, a folder or an array file. Default: those of the run.",
+        metavar="NAME",
+        help="Other images: a name, a folder or an array file. Default: those of the run.",
         callback=filled("--data"),
+        rich_help_panel="Images",
     ),
 ]
 Which = Annotated[
-    Split, typer.Option("--split", help="Which images to use. `all` is train and test.")
+    Split,
+    typer.Option(
+        "--split",
+        metavar="SPLIT",
+        help="train, test, validation or all, which is train and test.",
+        rich_help_panel="Images",
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of all random numbers.", callback=seed_in_range)]
+Seed = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Seed of all random numbers.",
+        callback=seed_in_range,
+        rich_help_panel="Run",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="cpu, cuda, cuda:1, … `auto` takes a GPU if the machine has one.",
+        help="cpu, cuda, cuda:1, … Default: a GPU if there is one.",
+        show_default=False,
         rich_help_panel="Run",
     ),
 ]
@@ -160,7 +175,7 @@ RECIPE = keyword(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="A model of the literature (`pyro-vae list recipes`). Other options override it.",
+            help="A model of the literature; the other options override it.",
             rich_help_panel="Parts",
         ),
     ],
@@ -223,65 +238,6 @@ def pick(device: str) -> torch.device:
             f"--device {device!r} is not there; take auto, or cpu, which every machine has"
         ) from None
     return torch.device(device)
-
-
-def check_output(option: str, path: Path, endings: Collection[str] = ()) -> None:
-    """Refuse an output that cannot be written, before the work that makes it.
-
-    The missing folders and a test file are made and removed again.
-
-    Args:
-        option: the option that names the output, for the error message.
-        path: the file or folder to write.
-        endings: the endings of files that the writer can write; empty for a folder.
-
-    Raises:
-        InputError: the path has another ending, is not UTF-8, is a folder where a file is meant or
-            a file where a folder is meant, or cannot be written.
-    """
-    said = f"{option} {str(path)!r}"
-    check_utf8(said, path)
-    if endings and path.suffix.lower() not in endings:
-        raise InputError(f"{said} needs a name that ends in {' or '.join(endings)}")
-    if endings and os.path.isdir(path):
-        raise InputError(f"{said} is a folder; name a file")
-    if not os.path.realpath(path).strip(os.sep):
-        raise InputError(f"{said} is the root of the file system; name a folder in it")
-    if not endings and os.path.lexists(path) and not os.path.isdir(path):
-        raise InputError(f"{said} is a file; name a folder")
-    target = Path(os.path.realpath(path))
-    test = temporary_name(target / "test" if os.path.isdir(target) else target)
-    made = [folder for folder in test.parents if not os.path.lexists(folder)]
-    try:
-        test.parent.mkdir(parents=True, exist_ok=True)
-        test.touch(exist_ok=False)
-        test.unlink()
-        if os.path.isfile(target) and not os.access(target, os.W_OK):
-            raise InputError(f"{said} cannot be written (the file is read-only)")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{said} cannot be written ({reason}); name another place") from None
-    finally:
-        for folder in made:
-            with suppress(OSError):
-                folder.rmdir()
-
-
-def check_outside(path: Path, data: str) -> None:
-    """Refuse an output folder in the folder of the data, because its pictures would become data.
-
-    Args:
-        path: the folder to write, from --out.
-        data: a data set's name or the path of the user's own images, from --data.
-    """
-    from ..runs.images import own_folder
-
-    folder = own_folder(data)
-    if folder is not None and path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(
-            f"--out {str(path)!r} is in the data folder {data!r}, where its pictures would become "
-            "data; name a folder outside of it"
-        )
 
 
 def opened(run: Path, device: str, seed: int, trust: bool) -> tuple[VAE, dict[str, Any]]:

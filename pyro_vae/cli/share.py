@@ -9,6 +9,7 @@ import typer
 
 from . import options as o
 from .options import console
+from .outputs import check_output
 from .values import place
 
 Name = Annotated[
@@ -22,13 +23,19 @@ Name = Annotated[
 def export(
     run: o.Run,
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", parser=place, help="The folder to write.")
+        Path,
+        typer.Option(
+            metavar="FOLDER", parser=place, help="The folder to write.", rich_help_panel="Output"
+        ),
     ] = Path("exported"),
     trust: o.Trust = False,
 ) -> None:
-    """Write encoder.pt2 (x to the mean and scale of q) and decoder.pt2 (z to the mean image).
-    `torch.export.load` runs them without this library."""
-    o.check_output("--out", out)
+    """Write the encoder and the decoder as programs that run without this library.
+
+    encoder.pt2 gives the mean and the scale of q for x, decoder.pt2 the mean image for z.
+    `torch.export.load` reads them.
+    """
+    check_output("--out", out)
     vae, _ = o.opened(run, "cpu", 0, trust)
     vae.export(out)
     console.print(f"{out / 'encoder.pt2'} and {out / 'decoder.pt2'}", soft_wrap=True)
@@ -42,11 +49,16 @@ def card(
             metavar="FILE",
             parser=place,
             help="What `evaluate --json` printed for this run. The card then has its numbers.",
+            rich_help_panel="Card",
         ),
     ] = None,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="Replace a README.md that somebody wrote or changed."),
+        typer.Option(
+            "--replace",
+            help="Replace a README.md that somebody wrote or changed.",
+            rich_help_panel="Card",
+        ),
     ] = False,
     trust: o.Trust = False,
 ) -> None:
@@ -66,7 +78,10 @@ def push(
     run: o.Run,
     name: Name,
     private: Annotated[
-        bool, typer.Option("--private", help="Make a new repository private.")
+        bool,
+        typer.Option(
+            "--private", help="Make a new repository private.", rich_help_panel="Repository"
+        ),
     ] = False,
     trust: o.Trust = False,
 ) -> None:
@@ -79,12 +94,17 @@ def push(
 
 def pull(
     name: Name,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", parser=place, help="The folder to make.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER", parser=place, help="The folder to make.", rich_help_panel="Output"
+        ),
+    ],
     trust: o.Trust = False,
 ) -> None:
     """Get a run from the Hugging Face hub into a new folder, and check it."""
     from ..runs import hub
 
-    o.check_output("--out", out)
+    check_output("--out", out)
     hub.pull(name, out, trust=trust)
     console.print(f"the run {name} in {out}", soft_wrap=True)

@@ -16,6 +16,7 @@ from ..runs.stopping import Signals, Stopped
 from ..settings import Settings
 from . import options as o
 from .options import console
+from .outputs import check_output, check_outside
 from .values import place
 
 PICTURES, MINUTES = 10, 10.0
@@ -30,8 +31,8 @@ def train(
         typer.Option(
             metavar="FOLDER",
             parser=place,
-            help="The run folder to make. Default: runs/DATA-1, -2, …",
-            rich_help_panel="Run",
+            help="The folder to make. Default: runs/DATA-1, -2, …",
+            rich_help_panel="Run folder",
         ),
     ] = None,
     resume: Annotated[
@@ -40,16 +41,17 @@ def train(
             metavar="FOLDER",
             parser=place,
             help="Continue the run in this folder, to --epochs in total.",
-            rich_help_panel="Run",
+            rich_help_panel="Run folder",
         ),
     ] = None,
     pictures: Annotated[
         int,
         typer.Option(
             metavar="N",
-            help="Save pictures after every N epochs.",
+            help=f"Save pictures every N epochs. Default: {PICTURES}.",
+            show_default=False,
             min=1,
-            rich_help_panel="Run",
+            rich_help_panel="Run folder",
         ),
     ] = PICTURES,
     minutes: Annotated[
@@ -57,32 +59,33 @@ def train(
         typer.Option(
             "--checkpoint-minutes",
             metavar="X",
-            help="Save a checkpoint every X minutes, and after each epoch.",
-            rich_help_panel="Run",
+            help=f"Save within an epoch, too, every X minutes. Default: {MINUTES:g}.",
+            show_default=False,
+            rich_help_panel="Run folder",
         ),
     ] = MINUTES,
     track: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Also send numbers and pictures to tensorboard, mlflow or wandb. Can be repeated.",
-            rich_help_panel="Run",
+            help="Also send it to tensorboard, mlflow or wandb. Repeatable.",
+            rich_help_panel="Run folder",
         ),
     ] = None,
     other_data: Annotated[
         bool,
         typer.Option(
             "--other-data",
-            help="With --resume: go on although the images are not those of before.",
-            rich_help_panel="Run",
+            help="With --resume: accept images that have changed.",
+            rich_help_panel="Run folder",
         ),
     ] = False,
     replay: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Show which site and which parameter became NaN or infinite in this run.",
-            rich_help_panel="Run",
+            help="Show what became NaN or infinite in a run that failed.",
+            rich_help_panel="Run folder",
         ),
     ] = None,
     compiled: o.Compile = None,
@@ -92,8 +95,8 @@ def train(
 ) -> None:
     """Train a VAE and write a run folder: weights, config, metrics and pictures.
 
-    A part is a name of `pyro-vae list`, with options if it has any: "normal(scale=0.2)"; or your
-    own class: mymodule:MyPrior.
+    `pyro-vae list` lists the names. A part may have options, "normal(scale=0.2)", or be a class of
+    your own, mymodule:MyPrior.
 
     Several processes train one VAE together by torchrun --nproc-per-node 2 -m pyro_vae train …
     """
@@ -172,15 +175,15 @@ def train(
                     refuse_settings("--resume", [key for key in named if key != "epochs"])
                     o.allow_classes_of(folder, trust)  # before the lock would make the folder
                     if ranks.first:
-                        o.check_output("--resume", folder)
+                        check_output("--resume", folder)
                     with lock(folder):
                         train_on(go_on())
                     return
                 begun = restarted > 0 and (folder / files.CONFIG).is_file()
                 begun = ranks.from_first(lambda: begun)
                 if ranks.first and not begun:
-                    o.check_outside(folder, str(given.get("data", Settings.data)))
-                    o.check_output("--out", folder)
+                    check_outside(folder, str(given.get("data", Settings.data)))
+                    check_output("--out", folder)
                     check_vacant(folder)
                 run = setup.prepare(given, place, data_dir)
                 if begun:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shlex
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from ..words import counted, plus_minus
 from . import options as o
 from .draw import batch
 from .options import console
+from .outputs import check_output
 from .values import filled, place
 
 
@@ -25,20 +27,26 @@ def encode(
     data: o.OtherData = None,
     split: o.Which = o.Split.all,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", parser=place, help="The .npz file to write.")
+        Path,
+        typer.Option(
+            metavar="FILE", parser=place, help="The .npz file to write.", rich_help_panel="Output"
+        ),
     ] = Path("latents.npz"),
     seed: o.Seed = 0,
     device: o.Device = "auto",
     trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
-    """Write the posterior's μ and σ of each image: arrays `loc` and `scale`, [N, Z], and `labels`
-    and `files` if the images have them."""
+    """Write the posterior's μ and σ of each image.
+
+    The arrays are `loc` and `scale`, [N, Z]; and, if the images have them, `labels` (numbers),
+    `classes` (their names) and `files`, [N].
+    """
     import numpy as np
 
     from ..evaluation.latents import encode_images
 
-    o.check_output("--out", out, [".npz"])
+    check_output("--out", out, [".npz"])
     vae, config = o.opened(run, device, seed, trust)
     images = o.images_of(config, data, split, data_dir, device)
     arrays: dict[str, Any] = encode_images(vae, images, seed)
@@ -49,54 +57,90 @@ def encode(
 
 def evaluate(
     run: o.Run,
-    samples: Annotated[
-        int, typer.Option(help="Draws of z for each image to estimate log p(x).", min=1)
-    ] = 1000,
-    gaps: Annotated[
-        bool, typer.Option("--gaps", help="Measure the approximation and amortization gaps.")
-    ] = False,
-    gap_images: Annotated[
-        int, typer.Option(help="Images on which the gaps are measured.", min=1)
-    ] = 100,
-    annealed: Annotated[
-        int,
-        typer.Option(help="Images whose log p(x) is also estimated by annealing (slow).", min=0),
-    ] = 0,
-    probe: Annotated[
-        bool, typer.Option("--probe", help="Measure how well the latents predict the labels.")
-    ] = False,
+    data: o.OtherData = None,
+    split: o.Which = o.Split.test,
     binarize: Annotated[
         str | None,
         typer.Option(
-            help="Evaluate under another binarisation; needs --other-protocol. Default: the run's.",
+            metavar="NAME",
+            help="Another binarisation than the run's; needs --other-protocol.",
             callback=filled("--binarize"),
+            rich_help_panel="Images",
         ),
     ] = None,
     other_protocol: Annotated[
         bool,
-        typer.Option("--other-protocol", help="Accept another binarisation, and mark the result."),
+        typer.Option(
+            "--other-protocol",
+            help="Accept another binarisation, and mark the result.",
+            rich_help_panel="Images",
+        ),
     ] = False,
-    data: o.OtherData = None,
-    split: o.Which = o.Split.test,
+    samples: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Draws of z for each image to estimate log p(x).",
+            min=1,
+            rich_help_panel="Measures",
+        ),
+    ] = 1000,
+    gaps: Annotated[
+        bool,
+        typer.Option("--gaps", help="Measure where the bound is lost.", rich_help_panel="Measures"),
+    ] = False,
+    gap_images: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="With --gaps: on so many images, about 20 a second.",
+            min=1,
+            rich_help_panel="Measures",
+        ),
+    ] = 100,
+    annealed: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Also estimate log p(x) of N images by annealing, about a minute for 20.",
+            min=0,
+            rich_help_panel="Measures",
+        ),
+    ] = 0,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe", help="Predict the labels from the latents.", rich_help_panel="Measures"
+        ),
+    ] = False,
     pictures: Annotated[
         Path | None,
         typer.Option(
-            "--figures", metavar="FOLDER", parser=place, help="Also write figures to this folder."
+            "--figures",
+            metavar="FOLDER",
+            parser=place,
+            help="Also write figures to this folder.",
+            rich_help_panel="Output",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print JSON instead of tables.", rich_help_panel="Output"),
+    ] = False,
     seed: o.Seed = 0,
     device: o.Device = "auto",
     trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
-    """Measure a run, in nats per image: the ELBO with the Monte Carlo and with the analytic KL,
-    log p(x) by importance sampling, rate and distortion, and the information in the latents."""
+    """Measure a run on its test images, in nats per image.
+
+    The ELBO, log p(x) by importance sampling with a check of its trust, and what the latents hold.
+    """
     from ..progress import reporting
     from ..report import table as report
 
     if pictures is not None:
-        o.check_output("--figures", pictures)
+        check_output("--figures", pictures)
     vae, config = o.opened(run, device, seed, trust)
     trained = config["data"]["binarize"]
     if config["data"]["name"] is None:  # nobody knows the protocol of its training
@@ -134,71 +178,66 @@ def evaluate(
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))  # no line breaks by the console
         return
-    two = Table("nats per image", "Monte Carlo", "analytic KL", box=None, header_style="bold")
-    for name in ("elbo", "reconstruction", "kl"):
-        ways = [result[way] for way in ("monte_carlo", "analytic")]
-        cells = [plus_minus(w[name], w[f"{name}_error"]) if w else "none" for w in ways]
-        two.add_row(name, *cells)
-    console.print(two)
-    rest = Table(box=None, show_header=False)
-    for line in lines(result):
-        rest.add_row(*line)
-    console.print(rest)
     console.print(
-        f"means over {counted(len(images), f'{split.value} image')} of {source['data']}, {used} "
-        f"binarisation, ± one standard error; log p(x) is estimated with "
-        f"{counted(samples, 'draw')} of z"
+        f"{counted(len(images), f'{split.value} image')} of {source['data']}, {used} binarisation. "
+        "Numbers are means over images ± one standard error, in nats per image."
     )
-    if warning := result["prior_gap"].get("warning"):
-        o.warn(f"Warning: {warning}.")
+    again = {"--data": data, "--binarize": binarize, "--data-dir": data_dir}
+    words = [str(word) for pair in again.items() if pair[1] is not None for word in pair]
+    words += ["--split", split.value] if split is not o.Split.test else []
+    words += [w for w, on in (("--other-protocol", other_protocol), ("--trust", trust)) if on]
+    print_report(result, ["pyro-vae", "evaluate", str(run), *words])
     if mark is not None:
         console.print(f"not comparable: {mark}", style="bold")
 
 
-NESTED = (
-    "active_units",
-    "rate_of_sites",
-    "curve",
-    "trust",
-    "aggregate",
-    "prior_gap",
-    "accuracy",
-    "gaps",
-    "annealed",
-)
+def print_report(result: dict[str, Any], command: list[str]) -> None:
+    """Print the numbers under headings, and then what is not to be trusted and what to run next.
 
+    Args:
+        result: the report.
+        command: the command that made it, without the options that advice may add.
+    """
+    from ..report.sections import advice, sections
 
-def lines(result: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
-    """A row for each number of a report. A measure that is undefined says why."""
-    for key, value in result.items():
-        if key == "warning":  # printed as a sentence of its own
-            continue
-        site = within.startswith(("active units", "rate of sites", "prior gap"))
-        name = f"{within}{key if site else key.replace('_', ' ')}"
-        if isinstance(value, dict) and "why" in value:
-            yield name, f"undefined: {value['why']}"
-        elif isinstance(value, dict) and "mean" in value:
-            yield name, plus_minus(value["mean"], value["error"], 3)
-        elif isinstance(value, dict) and "count" in value:
-            yield name, f"{value['count']} of {value['of']}"
-        elif key in NESTED:
-            yield from lines(value, f"{name}: ")
-        elif within and value is not None:
-            yield name, f"{value:.3f}" if isinstance(value, float) else str(value)
+    two = Table("Bounds", "Monte Carlo", "analytic KL", box=None, header_style="bold")
+    for key, name in (("elbo", "ELBO"), ("reconstruction", "reconstruction"), ("kl", "KL")):
+        ways = [result[way] for way in ("monte_carlo", "analytic")]
+        two.add_row(name, *(plus_minus(w[key], w[f"{key}_error"]) if w else "none" for w in ways))
+    console.print()
+    console.print(two)
+    for heading, rows in sections(result).items():
+        console.print()
+        console.print(f" {heading}", style="bold")
+        table = Table(box=None, show_header=False)
+        table.add_column(min_width=34)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    if warning := result["prior_gap"].get("warning"):
+        o.warn(f"Warning: {warning}.")
+    if next_step := advice(result):
+        sentence, options = next_step
+        o.warn(f"Warning: {sentence}\n  {shlex.join([*command, *options])}")
 
 
 def audit(
     run: o.Run,
     data: o.OtherData = None,
     split: o.Which = o.Split.test,
-    n: Annotated[int, typer.Option(help="Number of images.", min=1)] = 100,
+    n: Annotated[
+        int, typer.Option(metavar="N", help="Number of images.", min=1, rich_help_panel="Images")
+    ] = 100,
     seed: o.Seed = 0,
     device: o.Device = "auto",
     trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
-    """Show every site of the model and the guide: distributions, shapes, log p, log q, the KL, and
-    whether this KL is analytic. A mistake that makes a bound wrong is an error."""
+    """Show every site of the model and the guide.
+
+    Its distribution, shape, log p, log q and KL, and whether this KL is analytic. A mistake that
+    makes a bound wrong is an error.
+    """
     from ..audit import audit as audited
     from ..audit import table
     from ..runs.setup import built_objective
@@ -215,33 +254,59 @@ def audit(
 def score(
     run: o.Run,
     data: o.OtherData = None,
-    split: o.Which = o.Split.all,
-    samples: Annotated[int, typer.Option(help="Draws of z for each image.", min=1)] = 1000,
+    split: Annotated[
+        o.Split | None,
+        typer.Option(
+            metavar="SPLIT",
+            help="train, test, validation or all, which is train and test. Default: all images but "
+            "those of train.",
+            rich_help_panel="Images",
+        ),
+    ] = None,
+    samples: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Draws of z for each image.", min=1, rich_help_panel="Measures"
+        ),
+    ] = 1000,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", parser=place, help="The .csv file to write.")
+        Path,
+        typer.Option(
+            metavar="FILE", parser=place, help="The .csv file to write.", rich_help_panel="Output"
+        ),
     ] = Path("scores.csv"),
     seed: o.Seed = 0,
     device: o.Device = "auto",
     trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
-    """Rank images by their estimated log p(x) in nats: one line each, the most unusual first, with
-    file name and standard error."""
+    """Rank images by their estimated log p(x) in nats, the most unusual first.
+
+    Each line has the file, its split, log p(x) and its standard error. Training images are left
+    out, because log p(x) of an image that was trained on is too high.
+    """
     from ..evaluation.importance import importance
     from ..evaluation.scores import write_scores
     from ..progress import reporting
+    from ..runs.images import scored_images
 
-    o.check_output("--out", out, [".csv"])
+    check_output("--out", out, [".csv"])
     vae, config = o.opened(run, device, seed, trust)
-    images = o.images_of(config, data, split, data_dir, device)
+    chosen = None if split is None else split.value
+    images, splits = scored_images(config, data, chosen, data_dir, say=o.warn)
+    images = images.to(o.pick(device))
     with reporting(o.stderr) as progress:
         result = importance(
             vae.model, vae.guide, images, samples=samples, seed=seed, progress=progress
         )
     with written(out) as part:
-        write_scores(part, images, result)
+        write_scores(part, images, splits, result)
+    parts = Counter(splits)
+    named = ", ".join(f"{count:,} {name}" for name, count in parts.items() if name)
     console.print(
-        f"estimated log p(x) of {counted(len(images), 'image')} in {out}: mean "
-        f"{plus_minus(result.mean, result.standard_error)} nats; {result.untrusted_share:.1%} of "
-        "the estimates are unreliable (column `trusted`)"
+        f"estimated log p(x) of {counted(len(images), 'image')}{f' ({named})' if named else ''} in "
+        f"{out}: mean {plus_minus(result.mean, result.standard_error)} nats; "
+        f"{result.untrusted_share:.1%} of the estimates are unreliable (column `trusted`)"
     )
+    if split is None and "test" in parts:
+        console.print("The training images are left out; --split all takes them in.")

@@ -5,10 +5,12 @@
 - :class:`CompileError`: raised for a program that one graph cannot represent.
 - :data:`HANDLERS`: the lock that a thread holds while Pyro's handlers run.
 - :class:`FusedOptim` and :func:`FusedAdam`: a single torch optimizer for all Pyro parameters.
+- :func:`arguments`: the arguments of the programs for a batch.
 
 The files, in the order in which a step passes through them:
 
 - ``svi``: the step with its optimizer, and CUDA graphs.
+- ``calls``: how a batch becomes the arguments of the programs.
 - ``elbo``: the ELBO; it finds the step that belongs to the programs and their arguments.
 - ``steps``: picks the graph that is still valid for a call, or makes a new one.
 - ``tracing``: runs a program once and records its tensor operations as a graph.
@@ -20,10 +22,19 @@ This package imports only ``errors`` from the rest of the library, so it can be 
 project together with that file.
 """
 
+from .calls import arguments
 from .elbo import CompiledELBO
 from .optim import FusedAdam, FusedOptim
 from .refusing import CompileError
 from .steps import LOCK as HANDLERS
 from .svi import CompiledSVI
 
-__all__ = ["HANDLERS", "CompileError", "CompiledELBO", "CompiledSVI", "FusedAdam", "FusedOptim"]
+__all__ = [
+    "HANDLERS",
+    "CompileError",
+    "CompiledELBO",
+    "CompiledSVI",
+    "FusedAdam",
+    "FusedOptim",
+    "arguments",
+]

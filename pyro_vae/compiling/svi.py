@@ -11,7 +11,9 @@ from pyro import poutine
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
+from .calls import arguments
 from .elbo import CompiledELBO
 from .optim import bare_adam, hooks_of, torch_optimizer
 from .steps import LOCK, BoundGraph, Step
@@ -36,8 +38,9 @@ class CompiledSVI:
         optim: a ``PyroOptim`` (:class:`FusedOptim` is the fastest), or a torch optimizer over the
             parameters of both programs.
         loss: an ELBO.
-        prepare: a function from a stored batch to the batch that the programs take. It becomes part
-            of the graph. It may draw random numbers with torch.
+        prepare: a function from a stored batch to the batch that the programs take, which are
+            called as in :func:`.calls.arguments`. It becomes part of the graph. It may draw random
+            numbers with torch.
         backend: ``"inductor"`` or ``"eager"``, as in :class:`CompiledELBO`.
         before_step: called before each step of :meth:`epoch`, for example to seed torch.
 
@@ -81,24 +84,25 @@ class CompiledSVI:
                 return self.run_eagerly(step, call, args, kwargs).tolist()
         return self.run_compiled(bound, inputs).tolist()
 
-    def epoch(self, data: Tensor, batches: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def epoch(self, data: Any, batches: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Take one step for each row of ``batches``.
 
         Args:
-            data: all images, ``[N, ...]``, in memory or on the device.
+            data: all observations, in memory or on the device: a tensor ``[N, ...]``, or a tuple or
+                a dict of such tensors. The programs are called as in :func:`.calls.arguments`.
             batches: indices into ``data``, int64 ``[S, B]``, on the same device.
-            args, kwargs: further arguments of the programs, after the images.
+            args, kwargs: further arguments of the programs, after the data.
 
         Returns:
             The losses in nats, ``[S]``, each summed over its batch.
         """
-        args = (data, batches[0], *args)
+        args = (batches[0], data, *args)
         with LOCK:
             step, inputs = self.step_of_epoch(args, kwargs)
         losses: list[Tensor] = []
         work: Callable[[list[Tensor]], Tensor] | None = None
         for index in batches.unbind():
-            inputs[1] = index
+            inputs[0] = index
             if self.before_step is not None:
                 self.before_step()
             # Between two steps of an epoch only this loop runs, so a valid graph stays valid.
@@ -106,15 +110,15 @@ class CompiledSVI:
                 with LOCK:
                     bound = step.find(inputs)
                     if bound is None:
-                        now = (data, index, *args[2:])
+                        now = (index, *args[1:])
                         losses.append(self.run_eagerly(step, self.on_batch, now, kwargs))
                         continue
-                work = self.replayed(bound, inputs)
+                work = self.replayed(bound, inputs, 1 + len(tree_leaves(data)))
                 step.calls += len(batches) - len(losses) - 1
             losses.append(work(inputs))
         return torch.stack(losses)
 
-    def compile(self, data: Tensor, index: Tensor, *args: Any, **kwargs: Any) -> None:
+    def compile(self, data: Any, index: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compile the step of :meth:`epoch` without taking one.
 
         Otherwise the first step of an epoch runs eagerly, because the programs may create things in
@@ -124,26 +128,39 @@ class CompiledSVI:
             data, args, kwargs: as in :meth:`epoch`.
             index: the indices of one batch, int64 ``[B]``.
         """
-        args = (data, index, *args)
+        args = (index, data, *args)
         with LOCK:
-            step, inputs = self.step_of_epoch(args, kwargs)
-            for _ in range(MOST_RUNS):
-                if step.find(inputs) is not None:
-                    break
-                _, params = self.gradients(self.on_batch, args, kwargs)
-                for p in params:
-                    p.grad = None
-                step.ran_eagerly()
+            self.run_until_compiled(*self.step_of_epoch(args, kwargs), self.on_batch, args, kwargs)
+
+    def compile_step(self, *args: Any, **kwargs: Any) -> None:
+        """Compile :meth:`step` for arguments of these shapes without taking a step."""
+        call = partial(self.elbo.elbo.loss_and_grads, self.model, self.guide)
+        with LOCK:
+            step, inputs = self.elbo.step_for(call, (self.model, self.guide), args, kwargs)
+            self.run_until_compiled(step, inputs, call, args, kwargs)
+
+    def run_until_compiled(
+        self, step: Step, inputs: list[Tensor], call: Any, args: Any, kwargs: Any
+    ) -> None:
+        """Run a call without updates until its graph is made."""
+        for _ in range(MOST_RUNS):
+            if step.find(inputs) is not None:
+                break
+            _, params = self.gradients(call, args, kwargs)
+            for p in params:
+                p.grad = None
+            step.ran_eagerly()
 
     def step_of_epoch(self, args: Any, kwargs: Any) -> tuple[Step, list[Tensor]]:
         """The step that :meth:`on_batch` with these arguments belongs to, and its tensors."""
         programs = (self.model, self.guide, self.prepare)
         return self.elbo.step_for(self.on_batch, programs, args, kwargs)
 
-    def on_batch(self, data: Tensor, index: Tensor, *args: Any, **kwargs: Any) -> Any:
-        batch = data.index_select(0, index)
-        x = batch if self.prepare is None else self.prepare(batch)
-        return self.elbo.elbo.loss_and_grads(self.model, self.guide, x, *args, **kwargs)
+    def on_batch(self, index: Tensor, data: Any, *args: Any, **kwargs: Any) -> Any:
+        batch = tree_map(lambda stored: stored.index_select(0, index), data)
+        first, named = arguments(batch if self.prepare is None else self.prepare(batch))
+        loss_and_grads = self.elbo.elbo.loss_and_grads
+        return loss_and_grads(self.model, self.guide, *first, *args, **named, **kwargs)
 
     def run_eagerly(self, step: Step, call: Any, args: Any, kwargs: Any) -> Tensor:
         loss, params = self.gradients(call, args, kwargs)
@@ -177,8 +194,13 @@ class CompiledSVI:
         for p in params:
             p.grad = None
 
-    def replayed(self, bound: BoundGraph, inputs: list[Tensor]) -> Callable[[list[Tensor]], Tensor]:
-        """The compiled step as a function of its inputs; on CUDA, its replay."""
+    def replayed(
+        self, bound: BoundGraph, inputs: list[Tensor], fixed_before: int
+    ) -> Callable[[list[Tensor]], Tensor]:
+        """The compiled step as a function of its inputs; on CUDA, its replay.
+
+        The inputs are the index, the data up to the place ``fixed_before``, and further arguments.
+        """
         adam = bare_adam(self.optim, bound.leaves(inputs))
         work = partial(self.run_compiled, bound, adam=adam)
         optimizer = torch_optimizer(self.optim)
@@ -188,13 +210,14 @@ class CompiledSVI:
         if not all(group.get("capturable") for group in optimizer.param_groups):
             return work
         # A CUDA graph stores the addresses of tensors and the values of Python numbers.
+        data = inputs[1:fixed_before]
         state = [s for p in optimizer.state.values() for s in p.values() if isinstance(s, Tensor)]
         fixed = (
-            [t.data_ptr() for t in (inputs[0], *bound.graph.captured, *state)],
+            [t.data_ptr() for t in (*data, *bound.graph.captured, *state)],
             [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups],
         )
         if bound.replay is None or bound.replay.fixed != fixed:
-            bound.replay = Replay(work, inputs, fixed)
+            bound.replay = Replay(work, inputs, fixed_before, fixed)
         return bound.replay
 
 
@@ -205,13 +228,16 @@ class Replay:
 
     Args:
         work: the step, a function of its inputs.
-        inputs: the data, whose address must not change, and the tensors that change at each step.
+        inputs: the index, the data, whose addresses must not change, and the further tensors.
+        fixed_before: the place in ``inputs`` at which the further tensors begin.
         fixed: addresses and numbers that the capture stores. If they change, a new replay is made.
     """
 
-    def __init__(self, work: Any, inputs: list[Tensor], fixed: Any) -> None:
+    def __init__(self, work: Any, inputs: list[Tensor], fixed_before: int, fixed: Any) -> None:
         self.work = work
-        self.inputs = [inputs[0], *(x.clone() for x in inputs[1:])]
+        # The index and the further tensors change at each step, so they are copied to one place.
+        self.changing = [0, *range(fixed_before, len(inputs))]
+        self.inputs = [x.clone() if i in self.changing else x for i, x in enumerate(inputs)]
         self.fixed = fixed
         self.warm = 0
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -220,8 +246,8 @@ class Replay:
         self.warm += 1
         if self.warm <= 3:
             return self.work(inputs)
-        for mine, given in zip(self.inputs[1:], inputs[1:], strict=True):
-            mine.copy_(given)
+        for i in self.changing:
+            self.inputs[i].copy_(inputs[i])
         if self.graph is None:
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):

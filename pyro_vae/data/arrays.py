@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..memory import check_memory
+from ..supports import ROUNDING, suggest_scaling
 from .images import Images
-
-ROUNDING = 8 * float(np.finfo(np.float32).eps)  # how far rounding takes a pixel out of [0, 1]
 
 
 def read_array(path: Path) -> Images:
@@ -217,14 +216,3 @@ def convert_floats(array: NDArray, name: str) -> NDArray:
     if np.all(np.abs(steps / 255 - array) <= np.finfo(array.dtype).eps):
         return steps.astype(np.uint8)
     return array.astype(np.float32)
-
-
-def suggest_scaling(low: float, high: float) -> str:
-    """The end of an error message: how pixels from ``low`` to ``high`` probably become [0, 1]."""
-    if low >= -ROUNDING and 2 < high <= 255 + 255 * ROUNDING:
-        return "; divide them by 255"
-    if low >= -1 - ROUNDING and high <= 1 + ROUNDING:
-        return "; if they were scaled to [-1, 1], add 1 and divide by 2"
-    if low >= -0.5 and high <= 1.5:
-        return "; if an interpolation overshot, clip them to it"
-    return ""

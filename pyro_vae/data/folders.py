@@ -37,7 +37,12 @@ SPLITS = {
     "testing": "test",
 }
 
-SPLIT_WORDS = {**SPLITS, "trn": "train", "dev": "validation", "tst": "test"}
+SPLIT_WORDS = {
+    **SPLITS,
+    **dict.fromkeys(["tr", "trn"], "train"),
+    "dev": "validation",
+    **dict.fromkeys(["te", "tst"], "test"),
+}
 """Words in other names of folders that tell of a split, as in ``images_train`` or ``val2017``."""
 
 MOST = 200_000

@@ -1,4 +1,7 @@
-"""Images in memory: pixels of 8 bits, and their batches of floats in [0, 1] after binarisation."""
+"""Images and other observations in memory, and their batches.
+
+Pixels of 8 bits become floats in [0, 1], after their binarisation. Other numbers stay as they are.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ import numpy as np
 import torch
 from numpy.random import PCG64, SFC64
 from torch import Tensor
+from torch.distributions import constraints
 
 from ..errors import InputError
+from ..supports import ROUNDING
 
 BINARIZE = {
     "none": "the grey pixels, unchanged",
@@ -24,15 +29,23 @@ BINARIZE = {
 
 @dataclass(frozen=True)
 class Images:
-    """Images with their labels and file names.
+    """Images, or other observations of one shape, with their labels and file names.
 
     Args:
-        pixels: ``[N, C, H, W]``, uint8; or float32 in [0, 1] when the user's array had values
-            that are not multiples of 1/255. Under ``static`` and ``threshold`` they are 0 or 255.
+        pixels: the observations, ``[N, *shape]``: images ``[N, C, H, W]``, vectors ``[N, D]``,
+            signals ``[N, C, L]``. uint8 are pixels of 8 bits, k / 255. Numbers of any other type
+            are themselves: floats in [0, 1] of images, real numbers, counts, numbers of categories.
+            Under ``static`` and ``threshold`` they are 0 or 255.
         labels: ``[N]`` int64, index into ``classes``; None when the classes are not known.
         classes: the names of the classes.
         files: the name of each image's file; None when the images are not from files.
-        binarize: the binarisation that :meth:`batch` applies, a name in :data:`BINARIZE`.
+        binarize: the binarisation that :meth:`batch` applies, a name in :data:`BINARIZE`. All but
+            ``none`` are for numbers in [0, 1].
+
+    Example:
+        >>> from pyro_vae.data import Images
+        >>> Images(torch.randn(100, 7)).shape
+        (7,)
     """
 
     pixels: Tensor
@@ -43,7 +56,7 @@ class Images:
 
     def __post_init__(self) -> None:
         if not isinstance(self.pixels, Tensor) or self.pixels.dim() == 0:
-            raise InputError(f"pixels are a tensor [N, C, H, W], not {describe(self.pixels)}")
+            raise InputError(f"pixels are a tensor [N, *shape], not {describe(self.pixels)}")
         if self.labels is not None and tuple(self.labels.shape) != (len(self.pixels),):
             raise InputError(
                 f"labels are a tensor [{len(self.pixels)}], one for each image, not "
@@ -54,12 +67,18 @@ class Images:
         return len(self.pixels)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` of one image."""
-        if self.pixels.dim() != 4:
-            raise InputError(f"pixels are a tensor [N, C, H, W], not {describe(self.pixels)}")
-        channels, height, width = self.pixels.shape[1:]
-        return channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one observation, ``(C, H, W)`` of an image.
+
+        Raises:
+            InputError: numbers instead of observations, ``[N]``.
+        """
+        if self.pixels.dim() < 2:
+            raise InputError(
+                f"observations are a tensor [N, *shape], such as vectors [N, D] or images "
+                f"[N, C, H, W], not {describe(self.pixels)}; one number each is [N, 1]"
+            )
+        return tuple(self.pixels.shape[1:])
 
     def to(self, device: str | torch.device) -> Images:
         """The same images on another device; their batches are on this device too."""
@@ -130,8 +149,16 @@ class Images:
         Args:
             protocol: the name of the protocol.
             random: the random numbers that ``static`` draws with.
+
+        Raises:
+            InputError: another protocol than ``none`` for numbers that are not in [0, 1].
         """
         pixels = self.pixels
+        if protocol != "none" and not self.in_unit_interval:
+            raise InputError(
+                f"the binarisation {protocol} is for pixels, numbers in [0, 1], and the data reach "
+                f"from {pixels.min().item():.7g} to {pixels.max().item():.7g}; take none"
+            )
         if protocol == "threshold":
             half = 128 if pixels.dtype == torch.uint8 else 0.5
             pixels = (pixels >= half).to(torch.uint8) * 255
@@ -147,7 +174,7 @@ class Images:
     def batch(
         self, index: Tensor | slice | Sequence[int], generator: torch.Generator | None = None
     ) -> Tensor:
-        """A batch of images: float32 ``[B, C, H, W]`` in [0, 1], binarised.
+        """A batch, float32 ``[B, *shape]``; pixels are in [0, 1] and binarised.
 
         Args:
             index: which images.
@@ -162,7 +189,9 @@ class Images:
         if self.binarize == "dynamic":
             # Through uint8, because bool to float takes six times as long.
             return bernoulli(pixels, generator).view(torch.uint8).float()
-        return pixels / 255 if pixels.dtype == torch.uint8 else pixels.clone()
+        if pixels.dtype == torch.uint8:
+            return pixels / 255
+        return pixels.clone() if pixels.is_floating_point() else pixels.float()
 
     def drawn(self, out: Tensor | None = None) -> Images:
         """All images after one ``dynamic`` draw; under the other protocols the images unchanged.
@@ -190,7 +219,7 @@ class Images:
             yield self.batch(cut if order is None else order[cut], generator)
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """E[x] and E[x²] of each entry of :meth:`batch` over all images, ``[C, H, W]`` each."""
+        """E[x] and E[x²] of each entry of :meth:`batch` over all observations, ``shape`` each."""
         first = second = torch.zeros(self.shape, dtype=torch.float64, device=self.pixels.device)
         for some in self.pixels.split(1000):  # so that the memory does not grow with the images
             x = some.double() / (255 if some.dtype == torch.uint8 else 1)
@@ -210,8 +239,23 @@ class Images:
         return min(256, few if few >= 256 else len(self.pixels.unique()))
 
     @property
+    def in_unit_interval(self) -> bool:
+        """Whether every number of :meth:`batch` is in [0, 1], as pixels are."""
+        if self.pixels.dtype in (torch.uint8, torch.bool) or len(self) == 0:
+            return True
+        low, high = self.pixels.min().item(), self.pixels.max().item()
+        return low >= -ROUNDING and high <= 1 + ROUNDING
+
+    @property
+    def is_counts(self) -> bool:
+        """Whether every number of :meth:`batch` is a whole number of at least 0."""
+        if self.pixels.dtype == torch.uint8 or self.binarize == "dynamic":
+            return self.is_binary
+        return bool(constraints.nonnegative_integer.check(self.pixels).all())
+
+    @property
     def is_binary(self) -> bool:
-        """Whether every pixel of :meth:`batch` is 0 or 1, which a Bernoulli likelihood needs."""
+        """Whether every number of :meth:`batch` is 0 or 1, which a Bernoulli likelihood needs."""
         if self.binarize == "dynamic":
             return True
         if self.pixels.dtype == torch.uint8:

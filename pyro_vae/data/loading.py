@@ -38,8 +38,8 @@ class Data:
     validation: Images | None = None
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` of one image."""
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one observation, ``(C, H, W)`` of an image."""
         return self.train.shape
 
     def checksum(self) -> str:

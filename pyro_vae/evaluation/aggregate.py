@@ -14,7 +14,8 @@ from ..data.images import Images
 from ..errors import InputError
 from .bound import standard_error
 from .latents import posterior_marginals, prior_marginals
-from .scoring import blocks, measuring, run_guide, run_model, values
+from .rows import blocks
+from .scoring import measuring, run_guide, run_model, values
 
 
 @dataclass(frozen=True)

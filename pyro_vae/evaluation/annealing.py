@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..data.images import Images
+from ..batch import Batch
 from ..errors import InputError
 from ..latents import Latents
 from ..options import at_least_one
@@ -18,12 +19,13 @@ from ..progress import Report, part, silent
 from .bound import standard_error
 from .chains import adapt_steps, anneal, draw_from_prior
 from .importance import Weights
-from .scoring import blocks, first_weight, measuring, run_prior, values
+from .rows import batches_of, device_of, first_weight, rows_of, share
+from .scoring import measuring, run_prior, values
 
 
 @dataclass(frozen=True)
 class AnnealedEstimate:
-    """log p(x) of each image by annealed importance sampling, in nats.
+    """log p(x) of each row of the data by annealed importance sampling, in nats.
 
     Args:
         log_p: log of the mean of the chains' weights, ``[N]``. Its expectation is a lower bound on
@@ -71,15 +73,16 @@ class Sandwich:
 
 def annealed(
     model: Any,
-    images: Images,
+    data: Any,
     *,
     temperatures: int = 500,
     chains: int = 16,
     leapfrogs: int = 10,
     seed: int = 0,
+    kwargs: Mapping[str, Any] | None = None,
     progress: Report = silent,
 ) -> AnnealedEstimate:
-    """log p(x) of each image by annealed importance sampling with Hamiltonian moves.
+    """log p(x) of each row of the data by annealed importance sampling with Hamiltonian moves.
 
     Equation: log p̂(x) = log mean_k Π_t p(x | z_{t-1})^(β_t - β_{t-1}). z_0 is a draw from the
     prior. z_t follows from z_{t-1} by a move that leaves p(z) p(x | z)^β_t invariant.
@@ -90,15 +93,18 @@ def annealed(
 
     Args:
         model: a Pyro program that meets :mod:`.scoring`, with real-valued latents.
-        images: the images to evaluate on. ``dynamic`` pixels are drawn once, with ``seed``.
+        data: the rows to evaluate on: Images, a tensor, a tuple or a dict of tensors, a torch
+            ``Dataset`` or ``DataLoader``, as for :func:`~pyro_vae.training.fit`. ``dynamic``
+            pixels are drawn once, with ``seed``.
         temperatures: number of steps T from β = 0 to β = 1. They are closest together at both ends.
         chains: chains for each image, K.
         leapfrogs: leapfrog steps of a move.
         seed: of the draws of pixels, latents and momenta.
+        kwargs: further arguments of both programs, the same for all rows.
         progress: is called with a description and the share that is done.
 
     Raises:
-        InputError: no images, a count below 1, a model that does not meet :mod:`.scoring`, or
+        InputError: no rows, a count below 1, a model that does not meet :mod:`.scoring`, or
             latents that are discrete or constrained.
 
     Paper: Neal 2001, Annealed importance sampling; Wu, Burda, Salakhutdinov & Grosse 2017, On the
@@ -114,10 +120,10 @@ def annealed(
     path = schedule(temperatures)
     at_least_one("chains", chains)
     at_least_one("leapfrogs", leapfrogs)
-    runs, done = [], 0
-    with measuring(model, seed=seed, device=images.pixels.device):
-        for x in blocks(images, 100, seed, model):
-            ends = [(done + len(x) * share) / len(images) for share in (0, 0.5, 1)]
+    runs, done, rows = [], 0, rows_of(data)
+    with measuring(model, seed=seed, device=device_of(data, model)):
+        for x in batches_of(data, 100, seed, kwargs, model):
+            ends = [share(done + len(x) * part_done, rows) for part_done in (0, 0.5, 1)]
             first, second = (part(progress, "annealing", *ends[i : i + 2]) for i in (0, 1))
             step = adapt_steps(model, x, path, min(chains, 4), leapfrogs, first)
             start = draw_from_prior(model, x, chains)
@@ -170,7 +176,7 @@ def sandwich(
     like = torch.empty(0) if weight is None else weight
     # Simulated pixels may be outside [0, 1], which validation would refuse.
     with measuring(model, seed=seed, device=like.device), pyro.validation_enabled(False):
-        x, z = simulate(model, like.new_zeros(n, *shape))
+        x, z = simulate(model, Batch.of(like.new_zeros(n, *shape)))
         thirds = [
             part(progress, "annealing simulated images", i / 3, (i + 1) / 3) for i in range(3)
         ]
@@ -179,7 +185,7 @@ def sandwich(
         there, _, _ = anneal(model, x, start, path, step, leapfrogs, thirds[1])
         end = {name: v.expand(chains, *v.shape[1:]) for name, v in z.items()}
         back, _, _ = anneal(model, x, end, path.flip(0), step.flip(0), leapfrogs, thirds[2])
-    return Sandwich(x, weights_of(there).log_mean(), -weights_of(back).log_mean())
+    return Sandwich(x.first_tensor(), weights_of(there).log_mean(), -weights_of(back).log_mean())
 
 
 def weights_of(log_w: Tensor) -> Weights:
@@ -196,18 +202,18 @@ def schedule(temperatures: int) -> Tensor:
     return (curve - curve[0]) / (curve[-1] - curve[0])
 
 
-def simulate(model: Any, x: Tensor) -> tuple[Tensor, Latents]:
+def simulate(model: Any, x: Batch) -> tuple[Batch, Latents]:
     """Draw images from the model, as many as ``x`` has.
 
     Returns:
-        the images ``[B, C, H, W]``, and the latents that generated them, each ``[1, B, *]``.
+        the images, and the latents that generated them, each ``[1, B, *]``.
     """
     sites = run_prior(poutine.uncondition(model), x, 1)
-    nodes = poutine.trace(model).get_trace(x).nodes
+    nodes = poutine.trace(model).get_trace(*x.args, **x.named).nodes
     images = [name for name in sites if name in nodes and nodes[name]["is_observed"]]
     if len(images) != 1:
         raise InputError(
             f"the model observes {len(images)} sites; images can be simulated for a model with one"
         )
     latents = values(sites)
-    return latents.pop(images[0])[0], latents
+    return Batch.of(latents.pop(images[0])[0]), latents

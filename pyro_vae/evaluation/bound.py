@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..data.images import Images
+from ..errors import InputError
 from ..objectives import AnalyticKL
 from ..objectives.checks import check_order
 from ..options import at_least_one
+from .draws import plates_of
+from .rows import batches_of, device_of
 from .scoring import (
-    blocks,
     log_ratio,
     measuring,
     pieces,
@@ -88,26 +90,30 @@ def standard_error(each: Tensor) -> float:
 def elbo(
     model: Any,
     guide: Any,
-    images: Images,
+    data: Any,
     *,
     samples: int = 1,
     seed: int = 0,
     analytic: bool = False,
+    kwargs: Mapping[str, Any] | None = None,
 ) -> Bound:
-    """The ELBO of each image.
+    """The ELBO of each row of the data: of each image, or of each observation of another kind.
 
     Equation: L(x) = E_q[log p(x | z)] - KL(q(z | x) || p(z)).
 
     Args:
         model, guide: Pyro programs that meet :mod:`.scoring`.
-        images: the images to evaluate on. ``dynamic`` pixels are drawn once, with ``seed``.
-        samples: draws of z for each image.
+        data: the rows to evaluate on: Images, a tensor, a tuple or a dict of tensors, a torch
+            ``Dataset`` or ``DataLoader``, as for :func:`~pyro_vae.training.fit`. ``dynamic``
+            pixels are drawn once, with ``seed``.
+        samples: draws of z for each row.
         seed: of the draws of pixels and of z. The global generators are not changed.
         analytic: compute each site's KL in closed form. By default it is the mean of
             log q(z) - log p(z) at the draws.
+        kwargs: further arguments of both programs, the same for all rows.
 
     Raises:
-        InputError: no images, ``samples`` below 1, programs that do not meet :mod:`.scoring`, or
+        InputError: no rows, ``samples`` below 1, programs that do not meet :mod:`.scoring`, or
             ``analytic`` for distributions without a closed-form KL.
 
     Paper: Kingma & Welling 2014, Auto-Encoding Variational Bayes.
@@ -125,9 +131,9 @@ def elbo(
     reconstructions: list[Tensor] = []
     kls: dict[str, list[Tensor]] = {}
     units: dict[str, Tensor] = {}
-    with measuring(model, guide, seed=seed, device=images.pixels.device):
-        for x in blocks(images, 500, seed, model, guide):
-            reconstruction = x.new_zeros(len(x))
+    with measuring(model, guide, seed=seed, device=device_of(data, model, guide)):
+        for x in batches_of(data, 500, seed, kwargs, model, guide):
+            reconstruction = x.zeros(len(x))
             kl: dict[str, Tensor] = {}
             for draws in pieces(samples, 10):
                 q = run_guide(guide, x, draws)
@@ -137,8 +143,10 @@ def elbo(
                     check_order(q, p)
                 for name, site in q.items():
                     if (unit := unit_log_ratio(site, p[name])) is not None:
-                        total = unit.expand(draws, len(x), -1).sum((0, 1)) / samples / len(images)
+                        total = unit.expand(draws, len(x), -1).sum((0, 1)) / samples
                         units[name] = units[name] + total if name in units else total
+                    if analytic:
+                        refuse_plates(name, site)
                     each = kl_of(name, p[name], site) if analytic else log_ratio(site, p[name])
                     each = each.expand(draws, -1).sum(0) / samples  # [B]
                     kl[name] = kl[name] + each if name in kl else each
@@ -146,4 +154,15 @@ def elbo(
             for name, each in kl.items():
                 kls.setdefault(name, []).append(each)
     sites = {name: torch.cat(each) for name, each in kls.items()}
-    return Bound(torch.cat(reconstructions), sites, units)
+    each_row = torch.cat(reconstructions)
+    return Bound(each_row, sites, {name: total / len(each_row) for name, total in units.items()})
+
+
+def refuse_plates(name: str, site: Any) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a latent site in a plate inside that of the
+    rows, whose closed-form KL would not be one number for each row."""
+    if len(plates_of(site)) > 1:
+        raise InputError(
+            f"site {name!r} is in several plates, and its KL in closed form is only known for one; "
+            "take analytic=False"
+        )

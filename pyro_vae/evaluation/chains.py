@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..batch import Batch
 from ..errors import InputError
 from ..latents import Latents, is_real
 from .scoring import run_model, run_prior, values
 
 
-def draw_from_prior(model: Any, x: Tensor, chains: int) -> Latents:
+def draw_from_prior(model: Any, x: Batch, chains: int) -> Latents:
     """Draw the latents of each chain and image from the prior."""
     latents = run_prior(model, x, chains)
     for name, site in latents.items():
@@ -22,12 +23,15 @@ def draw_from_prior(model: Any, x: Tensor, chains: int) -> Latents:
                 f"annealing needs real-valued latents, and site {name!r} is a "
                 f"{type(site['fn']).__name__} on {site['fn'].support}; use importance sampling"
             )
+        if site["value"].shape[1] != len(x):
+            raise InputError(
+                f"annealing needs the plate over the rows as the outermost one, and site {name!r} "
+                "is in another plate outside it; use importance sampling"
+            )
     return values(latents)
 
 
-def log_densities(
-    model: Any, x: Tensor, z: Latents, beta: Tensor
-) -> tuple[Tensor, Tensor, Latents]:
+def log_densities(model: Any, x: Batch, z: Latents, beta: Tensor) -> tuple[Tensor, Tensor, Latents]:
     """log p(z) + β log p(x | z) and log p(x | z), each ``[K, B]``; and the gradient of the first
     with respect to z."""
     with torch.enable_grad():
@@ -46,7 +50,7 @@ def per_image(each: Tensor, like: Tensor) -> Tensor:
 
 def anneal(
     model: Any,
-    x: Tensor,
+    x: Batch,
     z: Latents,
     path: Tensor,
     step: Tensor,
@@ -57,7 +61,7 @@ def anneal(
     """Move the chains from ``z`` along ``path``.
 
     Args:
-        model, x: the model and its images, ``[B, C, H, W]``.
+        model, x: the model and its rows.
         z: the start of the chains, a draw from the distribution at ``path[0]``.
         path: β at each temperature, ``[T + 1]``.
         step: step size at each temperature for each image, ``[T + 1, B]``.
@@ -84,7 +88,7 @@ def anneal(
 
 def move(
     model: Any,
-    x: Tensor,
+    x: Batch,
     z: Latents,
     now: tuple[Tensor, Tensor, Latents],
     beta: Tensor,
@@ -117,18 +121,19 @@ def move(
 
 def kinetic(momentum: Latents) -> Tensor:
     """Half the squared norm of the momenta of each chain, ``[K, B]``."""
-    return torch.stack([m.square().flatten(2).sum(-1) / 2 for m in momentum.values()]).sum(0)
+    flat = [m.reshape(*m.shape[:2], -1) for m in momentum.values()]
+    return torch.stack([m.square().sum(-1) / 2 for m in flat]).sum(0)
 
 
 def adapt_steps(
     model: Any,
-    x: Tensor,
+    x: Batch,
     path: Tensor,
     chains: int,
     leapfrogs: int,
     tell: Callable[[float], None],
 ) -> Tensor:
     """The step sizes at which about 0.65 of the moves are accepted, ``[T + 1, B]``."""
-    step = x.new_full((len(path), len(x)), 0.2)
+    step = x.zeros(len(path), len(x)) + 0.2
     start = draw_from_prior(model, x, chains)
     return anneal(model, x, start, path, step, leapfrogs, tell, adapt=True)[2]

@@ -19,11 +19,11 @@ from pyro import poutine
 from pyro.distributions import TorchDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.autoguide import AutoGuide
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Independent
 
+from ..batch import Batch
 from ..compiling import HANDLERS
-from ..errors import InputError
 from ..latents import Latents, Sites
 
 Decisions = dict[tuple[int, bool], tuple[bool, Any]]
@@ -33,8 +33,8 @@ None outside :func:`.scoring.measuring`, and each call then decides anew. The pr
 too, so that no other program gets its id."""
 
 
-def run(program: Any, x: Tensor, draws: int, latents: Latents) -> list[Sites]:
-    """Run a program on the images ``x`` ``[B, *]``; ``latents`` ``[K, B, *]`` are given values.
+def run(program: Any, x: Batch, draws: int, latents: Latents) -> list[Sites]:
+    """Run a program on the rows ``x``; ``latents`` ``[K, B, *]`` are given values.
 
     Returns:
         the sites of one run with tensors ``[K, B, *]``, or of K runs with tensors ``[B, *]``.
@@ -45,15 +45,22 @@ def run(program: Any, x: Tensor, draws: int, latents: Latents) -> list[Sites]:
         return [run_one(program, x, draw_of(latents, k)) for k in range(draws)]
 
 
-def run_all(program: Any, x: Tensor, draws: int, latents: Latents) -> Sites:
+def run_all(program: Any, x: Batch, draws: int, latents: Latents) -> Sites:
     """The sites of one run for all draws at once."""
     with pyro.plate("_draws", draws, dim=-2):
         return run_one(program, x, latents)
 
 
-def run_one(program: Any, x: Tensor, latents: Latents) -> Sites:
+def run_one(program: Any, x: Batch, latents: Latents) -> Sites:
     """The sites of one run."""
-    return dict(poutine.trace(poutine.condition(program, data=latents)).get_trace(x).nodes)
+    traced = poutine.trace(poutine.condition(program, data=latents))
+    return dict(traced.get_trace(*x.args, **x.named).nodes)
+
+
+def plates_of(site: Any) -> dict[int, int]:
+    """The sizes of the plates around a site by their dims, without that of the draws."""
+    frames = site["cond_indep_stack"]
+    return {f.dim: f.size for f in frames if f.vectorized and f.name != "_draws"}
 
 
 def draw_of(latents: Latents, k: int) -> Latents:
@@ -67,7 +74,7 @@ def holds_all_draws(nodes: Sites) -> bool:
     return any(frame.name == "_draws" for site in sites for frame in site["cond_indep_stack"])
 
 
-def takes_all_draws(program: Any, x: Tensor, latents: Latents) -> bool:
+def takes_all_draws(program: Any, x: Batch, latents: Latents) -> bool:
     """Whether a program can run for all draws at once; decided once in each ``measuring``."""
     decisions = DECISIONS.get()
     key = (id(program), bool(latents))
@@ -78,8 +85,8 @@ def takes_all_draws(program: Any, x: Tensor, latents: Latents) -> bool:
     return decisions[key][0]
 
 
-def decide(program: Any, x: Tensor, latents: Latents) -> bool:
-    """Try both ways on a few images. The random numbers that follow are not changed.
+def decide(program: Any, x: Batch, latents: Latents) -> bool:
+    """Try both ways on a few rows. The random numbers that follow are not changed.
 
     All draws at once must run and, if the latents are given, agree with single draws. The second
     condition finds a program that runs and computes something else, for example one that slices
@@ -88,18 +95,19 @@ def decide(program: Any, x: Tensor, latents: Latents) -> bool:
     Raises:
         Exception: the program's own error, if it fails both ways.
     """
-    # An autoguide has parameters for each image, so some images do not fit it.
-    few = [] if len(x) <= 3 or isinstance(program, AutoGuide) else [x[:3]]
-    with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
+    # An autoguide has parameters for each row, so some rows do not fit it.
+    few = [] if len(x) <= 3 or isinstance(program, AutoGuide) else [x.cut(0, 3)]
+    cuda = [x.device] if x.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(cuda):
         for some in few:
             try:
                 return same_both_ways(program, some, latents)
-            except Exception:  # it may need all images; if not, it fails below, too
+            except Exception:  # it may need all rows; if not, it fails below, too
                 continue
         return same_both_ways(program, x, latents)
 
 
-def same_both_ways(program: Any, x: Tensor, latents: Latents) -> bool:
+def same_both_ways(program: Any, x: Batch, latents: Latents) -> bool:
     """Whether all draws at once give the same as single draws; an error of a single draw is
     raised."""
     draws = 3 if len(x) == 2 else 2  # not the number of images, so that no size fits by accident
@@ -108,9 +116,13 @@ def same_both_ways(program: Any, x: Tensor, latents: Latents) -> bool:
     single = [run_one(program, x, z) for z in (given if latents else given[:1])]
     try:
         stacked = {name: torch.stack([z[name] for z in given]) for name in latents}
-        together = log_density_of(run_all(program, x, draws, stacked))
+        nodes = run_all(program, x, draws, stacked)
+        together = log_density_of(nodes)
     except Exception:
         return False
+    sampled = [site for site in nodes.values() if site["type"] == "sample"]
+    if any(plates_of(site).keys() - {-1} for site in sampled):
+        return False  # the plate of draws would be between two other plates
     if not latents:
         return True
     apart = sum(map(log_density_of, single))
@@ -126,34 +138,6 @@ def log_density_of(nodes: Sites) -> float:
             log_prob = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
             total += torch.as_tensor(log_prob).sum().item()
     return total
-
-
-def check_arguments(program: Any) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` unless the program can be called with images."""
-    if not callable(program):
-        raise InputError(
-            "a model or a guide is a Pyro program, which is a function or a module that takes "
-            f"images, not a {type(program).__name__}"
-        )
-    try:
-        signature = inspect.signature(
-            program.forward if isinstance(program, nn.Module) else program
-        )
-    except ValueError:  # a function without a Python signature
-        return
-    try:
-        signature.bind(None)
-    except TypeError:
-        raise InputError(
-            f"a program is called with the images only, and this one takes {signature}; give a "
-            "function of the images that passes the other arguments"
-        ) from None
-
-
-def module_of(program: Any) -> nn.Module | None:
-    """The module that a program is, or that it is a method of; None for other functions."""
-    owner = program.__self__ if inspect.ismethod(program) else program
-    return owner if isinstance(owner, nn.Module) else None
 
 
 def stack_distributions(fns: Sequence[Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data.images import Images
+from ..batch import Batch
 from ..errors import InputError
+from ..modules import module_of
 from ..networks import PlaceByPlace, Sum
 from ..options import at_least_one
 from ..progress import Report, part, silent
 from .bound import standard_error
-from .draws import module_of
 from .importance import Importance, collect, weigh
-from .scoring import blocks, log_ratio, measuring, run_guide, run_model, values
+from .rows import batches_of, device_of, rows_of, share
+from .scoring import log_ratio, measuring, run_guide, run_model, values
 
 FREE = (nn.Linear, Sum, PlaceByPlace)
 """The layers that can get a bias for each image: their output is a vector for each image."""
@@ -65,7 +66,7 @@ class Gaps:
 def gaps(
     model: Any,
     guide: Any,
-    images: Images,
+    data: Any,
     *,
     samples: int = 5000,
     steps: int = 500,
@@ -73,9 +74,10 @@ def gaps(
     rate: float = 0.05,
     seed: int = 0,
     chunk: int | None = None,
+    kwargs: Mapping[str, Any] | None = None,
     progress: Report = silent,
 ) -> Gaps:
-    """The approximation gap and the amortization gap of each image.
+    """The approximation gap and the amortization gap of each row of the data.
 
     Equation: log p(x) - L[q] = (log p(x) - L[q*]) + (L[q*] - L[q]), where q* maximises L over the
     guide's family, for each image on its own. The first bracket is the approximation gap, the
@@ -93,17 +95,19 @@ def gaps(
         model: a Pyro program that meets :mod:`.scoring`.
         guide: a module, or a method of a module, that meets :mod:`.scoring`, with ``nn.Linear``
             layers and reparameterised draws.
-        images: the images to evaluate on, some hundreds. ``dynamic`` pixels are drawn once, with
-            ``seed``.
+        data: the rows to evaluate on: Images, a tensor, a tuple or a dict of tensors, a torch
+            ``Dataset`` or ``DataLoader``, as for :func:`~pyro_vae.training.fit`. ``dynamic``
+            pixels are drawn once, with ``seed``.
+            Some hundreds of rows are enough.
         samples: draws of z for each image, for the estimates of L[q], L[q*] and log p(x).
         steps: steps of Adam.
         draws: draws of z for each image and step.
         rate: the first step size of Adam. It falls to 0 along a cosine.
         seed: of the draws of pixels and of z.
-        chunk, progress: as for :func:`.importance.importance`.
+        chunk, kwargs, progress: as for :func:`.importance.importance`.
 
     Raises:
-        InputError: no images, a count below 1, programs that do not meet :mod:`.scoring`, a guide
+        InputError: no rows, a count below 1, programs that do not meet :mod:`.scoring`, a guide
             without a layer that can get a bias, or a guide whose draws have no gradient.
 
     Paper: Cremer, Li & Duvenaud 2018, Inference Suboptimality in Variational Autoencoders.
@@ -118,20 +122,20 @@ def gaps(
     """
     for option, value in (("samples", samples), ("steps", steps), ("draws", draws)):
         at_least_one(option, value)
-    first, best, done = [], [], 0
-    with measuring(model, guide, seed=seed, device=images.pixels.device):
-        for x in blocks(images, 100, seed, model, guide):
+    first, best, done, rows = [], [], 0, rows_of(data)
+    with measuring(model, guide, seed=seed, device=device_of(data, model, guide)):
+        for x in batches_of(data, 100, seed, kwargs, model, guide):
             with freed(guide, len(x), layers_of_the_image(guide, x)) as biases:
                 run_guide(guide, x, 1)  # creates the biases
                 first.append(weigh(model, guide, x, samples, chunk))
-                tell = part(progress, "gaps", done / len(images), (done + len(x)) / len(images))
+                tell = part(progress, "gaps", share(done, rows), share(done + len(x), rows))
                 ascend(model, guide, x, biases, steps, draws, rate, tell)
                 done += len(x)
                 best.append(weigh(model, guide, x, samples, chunk))
     return Gaps(collect(first), collect(best))
 
 
-def layers_of_the_image(guide: Any, x: Tensor) -> list[nn.Module]:
+def layers_of_the_image(guide: Any, x: Any) -> list[nn.Module]:
     """The layers that can get a bias for each image, because they compute from the image only.
 
     Their output is one vector for each image, and is the same for two draws of z. The random
@@ -150,8 +154,8 @@ def layers_of_the_image(guide: Any, x: Tensor) -> list[nn.Module]:
     def keep(layer: nn.Module, _: Any, output: Tensor) -> None:
         outputs.setdefault(layer, []).append(output)
 
-    layers = free_layers(guide)
-    with torch.random.fork_rng([x.device] if x.is_cuda else []):
+    x, layers = Batch.of(x), free_layers(guide)
+    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
         run_guide(guide, x, 1)  # decides how the guide runs, which takes some more runs
         hooks = [layer.register_forward_hook(keep) for layer in layers]
         try:
@@ -220,7 +224,7 @@ def freed(
 def ascend(
     model: Any,
     guide: Any,
-    x: Tensor,
+    x: Batch,
     biases: dict[nn.Module, Tensor],
     steps: int,
     draws: int,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..data.images import Images
+from ..batch import Batch
 from ..options import at_least_one
 from ..progress import Report, silent
 from .bound import standard_error
-from .scoring import blocks, measuring, run_guide, run_model, values
+from .rows import batches_of, device_of, rows_of, share
+from .scoring import measuring, run_guide, run_model, values
 
 CURVE = (1, 10, 100, 1000, 5000)
 """The numbers of draws K at which the estimate is recorded."""
@@ -92,14 +93,15 @@ class Importance:
 def importance(
     model: Any,
     guide: Any,
-    images: Images,
+    data: Any,
     *,
     samples: int = 5000,
     seed: int = 0,
     chunk: int | None = None,
+    kwargs: Mapping[str, Any] | None = None,
     progress: Report = silent,
 ) -> Importance:
-    """log p(x) of each image by importance sampling, with the guide as the proposal.
+    """log p(x) of each row of the data by importance sampling, with the guide as the proposal.
 
     Equation: log p̂(x) = log 1/K Σ_k p(x, z_k) / q(z_k | x), z_k ~ q(z | x).
 
@@ -109,15 +111,18 @@ def importance(
 
     Args:
         model, guide: Pyro programs that meet :mod:`.scoring`.
-        images: the images to evaluate on. ``dynamic`` pixels are drawn once, with ``seed``.
+        data: the rows to evaluate on: Images, a tensor, a tuple or a dict of tensors, a torch
+            ``Dataset`` or ``DataLoader``, as for :func:`~pyro_vae.training.fit`. ``dynamic``
+            pixels are drawn once, with ``seed``.
         samples: draws of z for each image, K. The literature uses 5,000.
         seed: of the draws of pixels and of z. The global generators are not changed.
         chunk: draws, of all images together, that the model scores at once. The result does not
             depend on it. The default fits the caches of a CPU, or the memory of a GPU.
+        kwargs: further arguments of both programs, the same for all rows.
         progress: is called with a description and the share that is done.
 
     Raises:
-        InputError: no images, ``samples`` or ``chunk`` below 1, or programs that do not meet
+        InputError: no rows, ``samples`` or ``chunk`` below 1, or programs that do not meet
             :mod:`.scoring`.
 
     Paper: Burda, Grosse & Salakhutdinov 2016, Importance Weighted Autoencoders; Vehtari et al.
@@ -132,15 +137,14 @@ def importance(
         True
     """
     at_least_one("samples", samples)
-    device = images.pixels.device
+    device, rows = device_of(data, model, guide), rows_of(data)
     size = 20 if device.type == "cpu" else 100
     with measuring(model, guide, seed=seed, device=device):
-        each = blocks(images, size, seed, model, guide)
-        parts = []
-        for x in each:
+        parts, done = [], 0
+        for x in batches_of(data, size, seed, kwargs, model, guide):
             parts.append(weigh(model, guide, x, samples, chunk))
-            done = min(size * len(parts), len(images))
-            progress("importance sampling", done / len(images))
+            done += len(x)
+            progress("importance sampling", share(done, rows))
     return collect(parts)
 
 
@@ -228,8 +232,8 @@ class Weights:
         return pareto_k(self.largest)
 
 
-def weigh(model: Any, guide: Any, x: Tensor, samples: int, chunk: int | None = None) -> Weights:
-    """Draw z from the guide and sum the importance weights of the images ``x`` ``[B, C, H, W]``."""
+def weigh(model: Any, guide: Any, x: Batch, samples: int, chunk: int | None = None) -> Weights:
+    """Draw z from the guide and sum the importance weights of the rows ``x``."""
     if chunk is None:
         chunk = 2000 if x.device.type == "cpu" else 100_000
     at_least_one("chunk", chunk)

@@ -21,11 +21,12 @@ from ..errors import InputError
 from ..latents import moments
 from ..objectives.divergences import family
 from .moments import site_moments, total_moments
-from .scoring import blocks, measuring, run_guide, run_model, values
+from .rows import blocks
+from .scoring import measuring, run_guide, run_model, values
 
 
 def encode_images(vae: Any, images: Images, seed: int) -> dict[str, np.ndarray]:
-    """μ and σ of the posterior of each image; also labels and file names if the images have them.
+    """μ and σ of the posterior of each image; also its label, class and file if it has them.
 
     If there are several latent sites, the arrays are called ``loc_`` and ``scale_`` plus the name
     of the site, and μ and σ are means over 100 draws of the sites before.
@@ -36,7 +37,8 @@ def encode_images(vae: Any, images: Images, seed: int) -> dict[str, np.ndarray]:
         seed: of the draws of pixels and of z.
 
     Returns:
-        ``loc`` and ``scale``, ``[N, Z]``, ``labels`` and ``files``, ``[N]``.
+        ``loc`` and ``scale``, ``[N, Z]``; ``labels`` (numbers), ``classes`` (the name of each
+        image's class) and ``files``, ``[N]``.
     """
     parts: dict[str, list[Tensor]] = {}
     with measuring(vae.guide, seed=seed, device=images.pixels.device):
@@ -54,6 +56,8 @@ def encode_images(vae: Any, images: Images, seed: int) -> dict[str, np.ndarray]:
     arrays = {name: torch.cat(moment).cpu().numpy() for name, moment in parts.items()}
     if images.labels is not None:
         arrays["labels"] = images.labels.cpu().numpy()
+        if images.classes:
+            arrays["classes"] = np.array(images.classes)[arrays["labels"]]
     if images.files is not None:
         arrays["files"] = np.array(images.files)
     return arrays

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..data.images import Images
 from ..errors import InputError
 from ..latents import exact_moments, is_real
-from .scoring import blocks, measuring, run_guide, run_prior
+from .rows import blocks
+from .scoring import measuring, run_guide, run_prior
 
 DRAWS = 2000
 """Draws of the prior for moments that have no closed form."""

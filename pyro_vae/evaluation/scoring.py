@@ -1,15 +1,17 @@
-"""Run Pyro programs and score their sites, for each draw of z and each image, in nats.
+"""Run Pyro programs and score their sites, for each draw of z and each row, in nats.
 
 All of evaluation takes two Pyro programs, a model and a guide, and reads only their sites. The
-programs can be ours or the user's. They must meet three conditions:
+programs can be ours or the user's. A row is one image, or one observation of another kind. The
+programs must meet three conditions:
 
-- both have one plate over images, at dim -1, and every latent site is inside this plate;
+- both have a plate over the rows, and every site is inside this plate. It may have any name and any
+  dim, and other plates may be inside it;
 - the guide samples the same latent sites as the model;
 - neither has a weight (``poutine.scale``, a subsampled plate), because the bound itself is
   measured, and not the objective of training.
 
 A program that does not meet them raises an :class:`~pyro_vae.errors.InputError`. A program is
-called with the images only. :mod:`.draws` runs it for several draws of z.
+called with a :class:`~pyro_vae.batch.Batch`. :mod:`.draws` runs it for several draws of z.
 
 Random numbers, the draws of pixels included, are drawn in blocks of a fixed size. So no result
 depends on how much is computed at once.
@@ -17,31 +19,25 @@ depends on how much is computed at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
-from torch import Tensor, nn
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
 from torch.distributions import Bernoulli, Independent
 from torch.nn.functional import logsigmoid
 
+from ..batch import Batch
 from ..compiling import HANDLERS
-from ..data.images import Images
 from ..errors import InputError
 from ..latents import Sites, infer, is_latent
-from ..modules import mode
+from ..modules import mode, modules_of
 from ..objectives.divergences import base
-from .draws import (
-    DECISIONS,
-    check_arguments,
-    holds_all_draws,
-    module_of,
-    run,
-    stack_distributions,
-)
+from .draws import DECISIONS, holds_all_draws, plates_of, run, stack_distributions
 
 
 @runtime_checkable
@@ -55,57 +51,100 @@ class Programs(Protocol):
     """The inference program q(z | x), which takes the same arguments."""
 
 
-def run_guide(guide: Any, x: Tensor, draws: int) -> Sites:
-    """Run the guide on the images ``x`` ``[B, C, H, W]``.
+def run_guide(guide: Any, x: Any, draws: int) -> Sites:
+    """Run the guide on the rows ``x``, a Batch or what makes one, such as a tensor ``[B, *]``.
 
     Returns:
-        the latent sites, with values and ``log_prob`` for each draw and image, ``[K, B]``.
+        the latent sites, with values and ``log_prob`` for each draw and row, ``[K, B]``.
     """
-    runs = run(guide, x, draws, {})
-    names = [name for name, site in runs[0].items() if is_latent(site)]
-    return drawn_sites({name: stacked_site(name, runs, x) for name in names})
+    batch = Batch.of(x)
+    return drawn_sites(latents_of(run(guide, batch, draws, {}), batch))
 
 
-def run_model(model: Any, x: Tensor, latents: dict[str, Tensor]) -> tuple[Sites, Tensor]:
-    """Run the model on the images ``x`` ``[B, C, H, W]`` with given latents, each ``[K, B, *]``.
+def run_model(model: Any, x: Any, latents: dict[str, Tensor]) -> tuple[Sites, Tensor]:
+    """Run the model on the rows ``x`` with given latents, each ``[K, B, *]``.
 
     Returns:
         the latent sites in the model's order, with ``log_prob`` ``[K, B]``; and log p(x | z),
         ``[K, B]``.
     """
-    draws = len(next(iter(latents.values())))
-    runs = run(model, x, draws, latents)
+    if not latents:
+        raise InputError("the guide samples no latent site, so there is no draw of z to score")
+    draws, batch = len(next(iter(latents.values()))), Batch.of(x)
+    runs = run(model, batch, draws, latents)
     nodes = runs[0]
     for name, site in nodes.items():
         if is_latent(site):
             raise InputError(f"the model samples {name!r}, which the guide does not")
     if lacking := latents.keys() - nodes.keys():
         raise InputError(f"the guide samples {min(lacking)!r}, which the model does not")
-    likelihood = x.new_zeros(draws, len(x))
+    likelihood, dim = batch.zeros(draws, len(batch)), rows_dim(nodes, batch)
     for name, site in nodes.items():
-        observed = site["type"] == "sample" and site["is_observed"] and name not in latents
-        if observed and not infer(site, "_deterministic"):
-            likelihood = likelihood + stacked_log_prob(name, runs, x)
-    return {name: stacked_site(name, runs, x) for name in nodes if name in latents}, likelihood
+        if is_scored(site) and name not in latents:
+            likelihood = likelihood + stacked_log_prob(name, runs, batch, dim)
+    sites = {name: stacked_site(name, runs, batch, dim) for name in nodes if name in latents}
+    return sites, likelihood
 
 
-def run_prior(model: Any, x: Tensor, draws: int) -> Sites:
-    """Run the model on the images ``x`` with latents that it draws itself; its latent sites."""
-    runs = run(model, x, draws, {})
+def run_prior(model: Any, x: Any, draws: int) -> Sites:
+    """Run the model on the rows ``x`` with latents that it draws itself; its latent sites."""
+    batch = Batch.of(x)
+    return latents_of(run(model, batch, draws, {}), batch)
+
+
+def latents_of(runs: list[Sites], x: Batch) -> Sites:
+    """The latent sites of runs of a program for all draws."""
     names = [name for name, site in runs[0].items() if is_latent(site)]
-    return {name: stacked_site(name, runs, x) for name in names}
+    dim = rows_dim(runs[0], x)
+    return {name: stacked_site(name, runs, x, dim) for name in names}
 
 
-def stacked_log_prob(name: str, runs: list[Sites], x: Tensor) -> Tensor:
-    """The ``log_prob`` of a site for each draw and image, ``[K, B]``."""
-    each = [with_log_prob(name, nodes[name], x)["log_prob"] for nodes in runs]
+def is_scored(site: Any) -> bool:
+    """Whether a site has a density: not one of ``pyro.deterministic``, nor a plate's subsample."""
+    sampled = site["type"] == "sample" and not site_is_subsample(site)
+    return sampled and not infer(site, "_deterministic")
+
+
+def rows_dim(nodes: Sites, x: Batch) -> int:
+    """The dim of the plate over the rows: the plate of their number that all sites are in.
+
+    Raises:
+        InputError: a site outside such a plate, or two plates that could be the one over rows.
+    """
+    dims: set[int] | None = None
+    for name, site in nodes.items():
+        if not is_scored(site):
+            continue
+        sizes = plates_of(site)
+        fitting = {dim for dim, size in sizes.items() if size == len(x)}
+        dims = fitting if dims is None else dims & fitting
+        if not dims:
+            where = "the plate over images"
+            if sizes:  # an autoguide keeps the plate of the rows that it was made with
+                where += f" ({len(x)} images were given, and it is in plates of the sizes "
+                where += f"{', '.join(map(str, sizes.values()))})"
+            raise InputError(
+                f"site {name!r} is outside {where}, so log p(x) is not a sum over images; only "
+                "models whose latents all belong to single images can be evaluated"
+            )
+    if dims is not None and len(dims) > 1:
+        raise InputError(
+            f"all sites are in two plates of size {len(x)}, and one of them must be the plate over "
+            "the rows; evaluate another number of rows"
+        )
+    return -1 if dims is None else dims.pop()
+
+
+def stacked_log_prob(name: str, runs: list[Sites], x: Batch, dim: int) -> Tensor:
+    """The ``log_prob`` of a site for each draw and row, ``[K, B]``."""
+    each = [with_log_prob(name, nodes[name], x, dim)["log_prob"] for nodes in runs]
     return each[0] if holds_all_draws(runs[0]) else torch.stack(each)
 
 
-def stacked_site(name: str, runs: list[Sites], x: Tensor) -> Any:
+def stacked_site(name: str, runs: list[Sites], x: Batch, dim: int) -> Any:
     """A site's record for all draws: ``value`` ``[K, B, *]``, ``log_prob`` ``[K, B]`` and ``fn``
-    with batch shape ``[K, B]``."""
-    sites = [with_log_prob(name, nodes[name], x) for nodes in runs]
+    with batch shape ``[K, B]``. With other plates, ``value`` and ``fn`` have their dims, too."""
+    sites = [with_log_prob(name, nodes[name], x, dim) for nodes in runs]
     if holds_all_draws(runs[0]):
         return sites[0]
     return {
@@ -142,31 +181,32 @@ def drawn_sites(sites: Sites) -> Sites:
     return result
 
 
-def with_log_prob(name: str, site: Any, x: Tensor) -> Any:
+def with_log_prob(name: str, site: Any, x: Batch, dim: int) -> Any:
     """A site's record with its ``log_prob``, ``[K, B]`` inside the plate of draws, else ``[B]``.
 
+    Args:
+        name, site: the site.
+        x: the rows.
+        dim: the dim of the plate over the rows; the other plates are summed.
+
     Raises:
-        InputError: a site outside the plate over images, or a site with a weight.
+        InputError: a site with a weight.
     """
-    frames = site["cond_indep_stack"]
-    sizes = [f.size for f in frames if f.dim == -1]
-    if len(x) not in sizes:
-        where = "dim -1"
-        if sizes:  # an autoguide keeps the plate of the images that it was made with
-            where += f"; {len(x)} images were given, and the plate there has size {sizes[0]}"
+    if isinstance(site["scale"], Tensor) or site["scale"] != 1:
+        scale = site["scale"]
+        shown = f"{float(scale):g}" if torch.as_tensor(scale).numel() == 1 else "its own per row"
         raise InputError(
-            f"site {name!r} is outside the plate over images ({where}), so log p(x) is not a sum "
-            "over images; only models whose latents all belong to single images can be evaluated"
-        )
-    if site["scale"] != 1:
-        raise InputError(
-            f"site {name!r} has a scale of {float(site['scale']):g}; evaluate the program "
-            "without the weight or the subsampling"
+            f"site {name!r} has a scale of {shown}; evaluate the program without the weight or the "
+            "subsampling"
         )
     if "log_prob" not in site:
-        log_prob = log_density(site["fn"], site["value"])  # [K, B] or [B]
+        log_prob = log_density(site["fn"], site["value"])
         log_prob = scale_and_mask(log_prob, mask=site["mask"])
-        draws = [f.size for f in frames if f.name == "_draws"]
+        sizes = plates_of(site)
+        if len(sizes) > 1 or dim != -1:
+            log_prob = log_prob.expand([sizes.get(d, 1) for d in range(min(sizes), 0)])
+            log_prob = log_prob.sum([d for d in range(min(sizes), 0) if d != dim])
+        draws = [f.size for f in site["cond_indep_stack"] if f.name == "_draws"]
         site["log_prob"] = log_prob.expand(*draws, len(x))
     return site
 
@@ -199,6 +239,8 @@ def unit_log_ratio(q: Any, p: Any) -> Tensor | None:
     sides = [(site["fn"], site["mask"]) for site in (q, p)]
     if not all(isinstance(fn, Independent) and mask is None for fn, mask in sides):
         return None
+    if any(fn.event_dim > 1 or len(fn.batch_shape) > 2 for fn, _ in sides):
+        return None  # not a vector for each row
     return sides[0][0].base_dist.log_prob(q["value"]) - sides[1][0].base_dist.log_prob(q["value"])
 
 
@@ -206,41 +248,6 @@ def pieces(total: int, size: int) -> Iterator[int]:
     """Sizes that sum to ``total``, each ``size`` except the last, which may be smaller."""
     for start in range(0, total, size):
         yield min(size, total - start)
-
-
-def blocks(images: Images, size: int, seed: int, *programs: Any) -> Iterator[Tensor]:
-    """The images in order, at most ``size`` at a time, ``[B, C, H, W]``.
-
-    ``dynamic`` pixels depend only on ``seed``. They are drawn for 500 images at a time and then
-    cut, so every estimate with the same seed uses the same pixels.
-
-    Args:
-        images: the images.
-        size: how many images a block has.
-        seed: of the draws of pixels.
-        programs: the pixels get the type of their weights. Without weights, and for functions,
-            whose weights are not known, the pixels keep their own type.
-    """
-    if len(images) == 0:
-        raise InputError("there are no images to evaluate on: this split of the data set is empty")
-    weight = first_weight(*programs)
-    generator = torch.Generator(images.pixels.device).manual_seed(seed)
-    for x in images.batches(500, generator):
-        x = x if weight is None else x.to(weight.dtype)
-        yield from x.split(size)
-
-
-def modules_of(programs: Iterable[Any]) -> list[nn.Module]:
-    """The modules that the programs are, or are methods of."""
-    return [module for program in programs if (module := module_of(program)) is not None]
-
-
-def first_weight(*programs: Any) -> Tensor | None:
-    """The first weight of the modules that the programs are, or are methods of; else None."""
-    weights = (
-        p for module in modules_of(programs) for p in module.parameters() if p.is_floating_point()
-    )
-    return next(weights, None)
 
 
 @contextmanager
@@ -251,10 +258,14 @@ def measuring(*programs: Any, seed: int, device: torch.device) -> Iterator[None]
     because all threads share Pyro's handlers and torch's global generators.
 
     Raises:
-        InputError: a program that cannot be called with the images only.
+        InputError: a program that cannot be called.
     """
     for program in programs:
-        check_arguments(program)
+        if not callable(program):
+            raise InputError(
+                "a model or a guide is a Pyro program, which is a function or a module that takes "
+                f"images, not a {type(program).__name__}"
+            )
     decisions = DECISIONS.set({})
     try:
         with (

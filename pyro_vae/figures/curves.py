@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..history import Epoch
+from ..history import Epoch, measured
 from ..words import counted
 
 
@@ -72,42 +72,46 @@ def training_curves(history: Sequence[Epoch]) -> Any:
 
     Returns:
         a matplotlib figure.
+
+    Raises:
+        InputError: an epoch without an ELBO of test data.
     """
     from matplotlib.figure import Figure
 
-    epochs = [e.epoch for e in history]
+    epochs, elbos = [e.epoch for e in history], [measured(e.test_elbo) for e in history]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     style = {"marker": marker(history)}
     left.plot(epochs, [e.train_elbo for e in history], label="training images", **style)
-    left.plot(epochs, [e.test_elbo for e in history], label="test images", **style)
+    left.plot(epochs, elbos, label="test images", **style)
     left.annotate(
-        f"{history[-1].test_elbo:.1f}",
-        (epochs[-1], history[-1].test_elbo),
+        f"{elbos[-1]:.1f}",
+        (epochs[-1], elbos[-1]),
         xytext=(6, 0),
         textcoords="offset points",
         va="center",
         color="C1",
         fontsize="small",
     )
-    test = sorted(e.test_elbo for e in history)
-    lowest, best = test[len(history) // 10], test[-1]
+    pairs = [(elbo, measured(e.train_elbo)) for elbo, e in zip(elbos, history, strict=True)]
+    both = sorted(map(min, pairs))
+    lowest, best = both[len(history) // 10], max(map(max, pairs))
     title = "ELBO"
     if lowest < best:
         bottom = lowest - 0.1 * (best - lowest)
         left.set_ylim(bottom=bottom)
-        title += " (the first epochs are below)" if test[0] < bottom else ""
+        title += " (the first epochs are below)" if both[0] < bottom else ""
     left.set(title=title, xlabel="epoch", ylabel="nats per image")
-    left.legend(frameon=False, loc="lower right")
-    distortions = [-e.test_reconstruction for e in history]
-    kls = [e.test_kl for e in history]
+    distortions = [-measured(e.test_reconstruction) for e in history]
+    kls = [measured(e.test_kl) for e in history]
     right.plot(epochs, distortions, label="distortion, -E[log p(x | z)]", **style)
     right.plot(epochs, kls, label="rate, KL(q || p)", **style)
     right.set(title="Distortion and rate of the test images", xlabel="epoch")
     if min(*distortions, *kls) >= 0:  # a density can be above 1, so that -log p is negative
         right.set_ylim(bottom=0)
-    right.legend(frameon=False)
     for axes in (left, right):
+        # Below the axes, where no curve can be.
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
         axes.spines[["top", "right"]].set_visible(False)
         whole_ticks(axes)
     return figure

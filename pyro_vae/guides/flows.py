@@ -70,7 +70,9 @@ class Planar(Guide):
     """A Normal sent through planar maps; the encoder gives μ, log σ² and the maps' parameters.
 
     Equation: z_0 ~ N(μ(x), σ(x)²), z_t = z_{t-1} + û_t(x) tanh(w_t(x)ᵀ z_{t-1} + b_t(x)), where
-    û_t is u_t(x), changed so that the map is invertible (:class:`PlanarMap`).
+    û_t is u_t(x), changed so that the map is invertible (:class:`PlanarMap`). The maps start at
+    u = 0, so the guide starts as a Normal. From random maps, training with batch normalization
+    first goes the wrong way.
 
     Args:
         encoder: network to features.
@@ -100,6 +102,10 @@ class Planar(Guide):
         self.sizes = [1, latent_size, latent_size]
         outputs = 2 * latent_size + layers * sum(self.sizes)
         self.head = nn.Linear(features(encoder), outputs)
+        with torch.no_grad():
+            for values in (self.head.weight, self.head.bias):
+                for layer in values[2 * latent_size :].split(sum(self.sizes)):
+                    layer.split(self.sizes)[1].zero_()  # u
         self.scale = SCALES.build(scale)
 
     def forward(self, x: Tensor) -> Distribution:

@@ -4,19 +4,32 @@
 """
 
 from ..registry import LIKELIHOODS
+from .categories import Categorical, Ordered
+from .counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from .discrete import Bernoulli, DiscretizedLogistic
+from .positive import Beta, Gamma, LogNormal
 from .real import ContinuousBernoulli, Laplace, LogCosh, Normal, NormalLearned, NormalPerPixel
+from .student import StudentT
 
 __all__ = [
     "LIKELIHOODS",
     "Bernoulli",
+    "Beta",
+    "Categorical",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
+    "Gamma",
     "Laplace",
     "LogCosh",
+    "LogNormal",
+    "NegativeBinomial",
     "Normal",
     "NormalLearned",
     "NormalPerPixel",
+    "Ordered",
+    "Poisson",
+    "StudentT",
+    "ZeroInflatedNegativeBinomial",
 ]
 
 LIKELIHOODS.update(
@@ -29,5 +42,14 @@ LIKELIHOODS.update(
         "laplace": Laplace,
         "log-cosh": LogCosh,
         "discretized-logistic": DiscretizedLogistic,
+        "student-t": StudentT,
+        "log-normal": LogNormal,
+        "gamma": Gamma,
+        "beta": Beta,
+        "poisson": Poisson,
+        "negative-binomial": NegativeBinomial,
+        "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomial,
+        "categorical": Categorical,
+        "ordered": Ordered,
     }
 )

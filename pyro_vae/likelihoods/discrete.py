@@ -7,6 +7,7 @@ from typing import Any
 import pyro.distributions as dist
 from pyro.distributions import Distribution
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from ..contracts import Likelihood
 from ..networks.layers import start_at
@@ -16,7 +17,7 @@ from .located import Located, logit
 
 
 class Bernoulli(Likelihood):
-    """Pixels that are 0 or 1; the decoder gives the logit of each pixel.
+    """Entries that are 0 or 1; the decoder gives the logit of each.
 
     Equation: log p(x | z) = Σ_i x_i log p_i + (1 - x_i) log(1 - p_i), p = sigmoid(decoder(z)).
 
@@ -25,7 +26,7 @@ class Bernoulli(Likelihood):
     probability of drawing 1.
 
     Args:
-        decoder: network from ``[*, Z]`` to ``[*, C, H, W]``.
+        decoder: network from ``[*, Z]`` to ``[*, *shape]``.
 
     Raises:
         InputError: pixels other than 0 and 1.
@@ -38,11 +39,12 @@ class Bernoulli(Likelihood):
         torch.Size([8, 1, 28, 28])
     """
 
-    binary = True
+    support = constraints.boolean
 
     def forward(self, z: Tensor) -> Distribution:
+        (logits,) = self.raw(z)
         # Likelihood.check has a clearer error than torch's check of the support.
-        return dist.Bernoulli(logits=self.decoder(z), validate_args=False).to_event(3)
+        return self.event(dist.Bernoulli(logits=logits, validate_args=False), z)
 
     def start(self, mean: Tensor) -> None:
         start_at(self.decoder, self.outputs, mean, logit)
@@ -55,7 +57,7 @@ class DiscretizedLogistic(Located):
     the sigmoid of the decoder's first output.
 
     Args:
-        decoder: network from ``[*, Z]`` to ``[*, 2C, H, W]``.
+        decoder: network from ``[*, Z]`` to ``[*, 2C, *sides]``.
         scale: how the decoder's second output becomes s, a name of
             :data:`~pyro_vae.registry.SCALES`.
         bounded: whether the sigmoid keeps μ in [0, 1]; without it, μ is the output itself.
@@ -74,6 +76,7 @@ class DiscretizedLogistic(Located):
     """
 
     outputs = 2
+    support = pixels.DiscretizedLogistic.support
     levels = 256
 
     def __init__(
@@ -86,5 +89,5 @@ class DiscretizedLogistic(Located):
         self.scale = SCALES.build(scale)
 
     def forward(self, z: Tensor) -> Distribution:
-        loc, raw = self.decoder(z).chunk(2, -3)  # each [*, C, H, W]
-        return pixels.DiscretizedLogistic(self.loc(loc), self.scale(raw)).to_event(3)
+        loc, raw = self.raw(z)  # each [*, *shape]
+        return self.event(pixels.DiscretizedLogistic(self.loc(loc), self.scale(raw)), z)

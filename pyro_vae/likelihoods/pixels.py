@@ -77,6 +77,8 @@ def logit_of_mean(mean: Tensor) -> Tensor:
 class Levels(constraints.Constraint):
     """Numbers k/255, k = 0 … 255."""
 
+    lower_bound, upper_bound = 0.0, 1.0
+
     def check(self, value: Tensor) -> Tensor:
         k = 255 * value
         return ((k - k.round()).abs() < 1e-3) & (value >= 0) & (value <= 1)

@@ -12,6 +12,7 @@ from ..data import Data, load_data
 from ..errors import InputError, TrainingError
 from ..evaluation.importance import importance
 from ..evaluation.latents import active_units
+from ..history import measured
 from ..scales import SCALES
 from ..training import fit
 from ..vae import VAE
@@ -46,7 +47,7 @@ def train_vae(
     """Train a VAE; return it with its last test ELBO in nats, or -inf if the training failed."""
     vae = build_vae(name, data, hidden, seed)
     try:
-        return vae, fit(vae, data, seed=seed, **options)[-1].test_elbo
+        return vae, measured(fit(vae, data, seed=seed, **options)[-1].test_elbo)
     except (TrainingError, InputError):
         return vae, float("-inf")
 

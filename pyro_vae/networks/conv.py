@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 
 from torch import nn
 
@@ -12,20 +13,30 @@ from ..errors import InputError
 from ..latents import Layout, Shape
 from ..options import at_least_one
 from ..registry import lookup
-from .layers import ACTIVATIONS, Layers, OverImages, dense, numbers, widths
+from .layers import (
+    ACTIVATIONS,
+    CONVOLUTION,
+    TRANSPOSED,
+    Layers,
+    OverLeading,
+    dense,
+    numbers,
+    sides_of,
+    widths,
+)
 
 
 class Conv(Network):
-    """Strided convolutions, each halving the image, then one fully connected layer.
+    """Strided convolutions, each halving the sides, then one fully connected layer.
 
-    Every ``H x W`` works. A layer turns a side of s pixels into ⌈s/2⌉, and the matching layer of
-    the decoder turns it back into s, odd or even.
+    It serves signals, images and volumes of any sides. A layer turns a side of s pixels into ⌈s/2⌉,
+    and the matching layer of the decoder turns it back into s, odd or even.
 
     The decoder's kernel is 4 pixels wide, a multiple of the stride 2. So all pixels get the same
     number of contributions. Under a kernel of 3 they get 1, 2 or 4, which shows as a checkerboard.
 
     Args:
-        shape: ``(C, H, W)`` of the image.
+        shape: ``(C, L)`` of a signal, ``(C, H, W)`` of an image or ``(C, D, H, W)`` of a volume.
         hidden: channels of the encoder's convolutions, then units of its dense layer. The decoder
             has them in reverse.
         activation: a name of :data:`~pyro_vae.networks.ACTIVATIONS`.
@@ -60,44 +71,45 @@ class Conv(Network):
             raise InputError(f"kernel is at least 2, the stride of the convolutions, not {kernel}")
         self.kernel = kernel
         self.channels = (shape[0], *self.hidden[:-1])
-        self.sides: list[tuple[int, int]] = [shape[1:]]
+        self.sides = [sides_of(shape, "conv")]
         for _ in self.hidden[:-1]:
-            h, w = self.sides[-1]
-            self.sides.append((-(-h // 2), -(-w // 2)))
-        self.flat = self.channels[-1] * self.sides[-1][0] * self.sides[-1][1]
+            self.sides.append(tuple(-(-side // 2) for side in self.sides[-1]))
+        self.flat = self.channels[-1] * prod(self.sides[-1])
 
     def encoder(self) -> Layers:
         act = lookup("activation", self.activation, ACTIVATIONS)
-        images = nn.Sequential()
+        convolution, rank = CONVOLUTION[len(self.sides[0])], len(self.shape)
+        halving = nn.Sequential()
         for a, b in pairwise(self.channels):
-            images.append(nn.Conv2d(a, b, 3, stride=2, padding=1)).append(act())
+            halving.append(convolution(a, b, 3, stride=2, padding=1)).append(act())
         layers = dense((self.flat, self.hidden[-1]), self.activation, last=True)
-        layers.insert(0, OverImages(images))
-        layers.insert(1, nn.Flatten(-3))  # [*, F]
+        layers.insert(0, OverLeading(halving, rank - 1))
+        layers.insert(1, nn.Flatten(-rank))  # [*, F]
         return layers
 
     def decoder(self, latent_size: int, outputs: int = 1) -> Layers:
         act = lookup("activation", self.activation, ACTIVATIONS)
-        images = nn.Sequential()
+        transposed = TRANSPOSED[len(self.sides[0])]
+        doubling = nn.Sequential()
         channels = (outputs * self.shape[0], *self.channels[1:])
         for i in reversed(range(len(self.sides) - 1)):
-            (h, w), (half_h, half_w) = self.sides[i], self.sides[i + 1]
-            (cut_h, more_h), (cut_w, more_w) = self.cut(half_h, h), self.cut(half_w, w)
-            images.append(
-                nn.ConvTranspose2d(
+            each = [self.cut(h, s) for h, s in zip(self.sides[i + 1], self.sides[i], strict=True)]
+            cut, more = zip(*each, strict=True)
+            doubling.append(
+                transposed(
                     channels[i + 1],
                     channels[i],
                     self.kernel,
                     stride=2,
-                    padding=(cut_h, cut_w),
-                    output_padding=(more_h, more_w),
+                    padding=cut,
+                    output_padding=more,
                 )
             )
             if i > 0:
-                images.append(act())
+                doubling.append(act())
         layers = dense((latent_size, self.hidden[-1], self.flat), self.activation, last=True)
         layers.append(nn.Unflatten(-1, (self.channels[-1], *self.sides[-1])))
-        layers.append(OverImages(images))  # [*, outputs·C, H, W]
+        layers.append(OverLeading(doubling, len(self.sides[0])))  # [*, outputs·C, *sides]
         return layers
 
     def cut(self, half: int, side: int) -> tuple[int, int]:

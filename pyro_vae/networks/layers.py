@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..latents import Layout, Shape
 from ..registry import lookup
-from ..sharing import WHOLE, Batch
+from ..sharing import WHOLE, Rows
+
+CONVOLUTION: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, Any] = {
+    1: nn.ConvTranspose1d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+"""torch's convolutions by the number of sides: a signal has one, an image two, a volume three."""
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -39,6 +47,20 @@ def widths(option: str, sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
+def sides_of(shape: Shape, network: str) -> Layout:
+    """The sides of an observation ``(C, *sides)``, for a network of convolutions.
+
+    Raises:
+        InputError: a shape whose number of sides no convolution has.
+    """
+    if len(shape) - 1 not in CONVOLUTION:
+        raise InputError(
+            f"the {network} network is for signals (C, L), images (C, H, W) and volumes "
+            f"(C, D, H, W), and the shape of x is {tuple(shape)}; take the network mlp"
+        )
+    return tuple(shape[1:])
+
+
 class Layers(nn.Sequential):
     """A chain of layers that says the number and the layout of its output features."""
 
@@ -56,18 +78,18 @@ def start_at(
     one whose last layer has no bias.
 
     Args:
-        decoder: network to ``[*, outputs·C, H, W]``.
+        decoder: network to ``outputs`` numbers for each entry of x.
         outputs: how many numbers it gives for each entry of x.
-        mean: ``[C, H, W]``. A bias that all places of a channel share gets the mean over them.
+        mean: of the shape of x. A bias that all places of a channel share gets the mean over them.
         link: the decoder's output that belongs to a mean, elementwise.
     """
     if not isinstance(decoder, Layers):
         return
-    affine = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    affine = (nn.Linear, *CONVOLUTION.values(), *TRANSPOSED.values())
     bias: Any = [layer for layer in decoder.modules() if isinstance(layer, affine)][-1].bias
     if bias is None:
         return
-    each = mean.flatten(1)  # [C, H·W]
+    each = mean.reshape(len(mean), -1)  # [C, places]
     with torch.no_grad():
         places = bias.view(outputs * len(mean), -1)[: len(mean)]  # those with a bias of their own
         if places.shape != each.shape:
@@ -79,29 +101,37 @@ class Standardized(nn.Module):
     """An encoder of standardised observations, (x - mean) / scale, by channel.
 
     Args:
-        encoder: network from ``[*, C, H, W]`` to features ``[*, F]``.
+        encoder: network from ``[*, *shape]`` to features ``[*, F]``.
+        shape: the shape of one observation. Each entry of a vector is a channel of its own.
         mean, scale: the mean and the standard deviation of each channel, C numbers each.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, encoder: nn.Module, mean: Sequence[float], scale: Sequence[float]) -> None:
+    def __init__(
+        self, encoder: nn.Module, shape: Shape, mean: Sequence[float], scale: Sequence[float]
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.out_features, self.out_layout = features(encoder), layout(encoder)
         # They are saved with the weights, because weights fit only what they were trained on.
         for name, values in (("mean", mean), ("scale", scale)):
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
+            self.register_buffer(name, by_channel(values, shape))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.encoder((x - self.mean) / self.scale)
 
 
+def by_channel(values: Sequence[float], shape: Shape) -> Tensor:
+    """A number for each channel, ``[C, 1, …]``, which broadcasts over observations of ``shape``."""
+    return torch.tensor(values).view(-1, *[1] * (len(shape) - 1))
+
+
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalization of features ``[*, F]``, over all leading dimensions."""
 
-    batch: Batch = WHOLE
+    batch: Rows = WHOLE
     """Where the images of a batch are; :func:`~pyro_vae.ranks.refusing.shared` sets it."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -178,39 +208,47 @@ def numbers(layouts: Sequence[Layout]) -> int:
 def head(encoder: nn.Module, outputs: int) -> nn.Module:
     """A linear map from an encoder's features to ``outputs`` numbers.
 
-    If the features have the layout of an image and ``outputs`` is a multiple of its places, each
-    place is computed from its own features by the same map. The first half of the outputs is then
-    the first half of the channels.
+    If the features have places, as those of an image, and ``outputs`` is a multiple of their
+    number, each place is computed from its own features by the same map. The first half of the
+    outputs is then the first half of the channels.
     """
     places = layout(encoder)
-    if len(places) == 3 and outputs % (places[1] * places[2]) == 0:
-        return PlaceByPlace((places[0], places[1], places[2]), outputs)
+    if len(places) > 1 and outputs % prod(places[1:]) == 0:
+        return PlaceByPlace(places, outputs)
     return nn.Linear(features(encoder), outputs)
 
 
 class PlaceByPlace(nn.Module):
-    """The same linear map at each place of an image: vectors ``[*, C·h·w]`` -> ``[*, outputs]``."""
+    """The same linear map at each place of an observation with sides, for instance of an image:
+    vectors ``[*, C·h·w]`` -> ``[*, outputs]``."""
 
-    def __init__(self, places: Shape, outputs: int) -> None:
+    def __init__(self, places: Layout, outputs: int) -> None:
         super().__init__()
         self.places = places
-        self.linear = nn.Conv2d(places[0], outputs // (places[1] * places[2]), 1)
+        convolution = CONVOLUTION[len(places) - 1]
+        self.linear = convolution(places[0], outputs // prod(places[1:]), 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        images = self.linear(x.reshape(-1, *self.places))  # [B, c, h, w]
-        return images.reshape(*x.shape[:-1], -1)
+        placed = self.linear(x.reshape(-1, *self.places))  # [B, c, *sides]
+        return placed.reshape(*x.shape[:-1], -1)
 
 
-class OverImages(nn.Module):
-    """Applies a network on images ``[B, C, H, W]`` over any leading dimensions."""
+class OverLeading(nn.Module):
+    """Applies a network on a batch ``[B, C, *sides]`` over any leading dimensions.
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        network: takes one leading dimension only, as torch's convolutions do.
+        sides: how many sides x has, 2 for an image.
+    """
+
+    def __init__(self, network: nn.Module, sides: int) -> None:
         super().__init__()
         self.network = network
+        self.event = sides + 1
 
     def forward(self, x: Tensor) -> Tensor:
-        images = self.network(x.reshape(-1, *x.shape[-3:]))
-        return images.reshape(*x.shape[:-3], *images.shape[-3:])
+        batch = self.network(x.reshape(-1, *x.shape[-self.event :]))
+        return batch.reshape(*x.shape[: -self.event], *batch.shape[1:])
 
 
 class Sum(nn.Module):

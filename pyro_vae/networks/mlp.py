@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from torch import nn
 
@@ -13,10 +14,10 @@ from .layers import Layers, dense, numbers, widths
 
 
 class MLP(Network):
-    """Fully connected layers on the flattened image.
+    """Fully connected layers on the flattened observation, of any shape.
 
     Args:
-        shape: ``(C, H, W)`` of the image.
+        shape: the shape of one observation.
         hidden: units of the encoder's layers; the decoder has them in reverse.
         activation: a name of :data:`~pyro_vae.networks.ACTIVATIONS`.
         middle: units of the network between two layers of latents; None for those of ``hidden``.
@@ -47,16 +48,16 @@ class MLP(Network):
         self.batch_norm = batch_norm
 
     def encoder(self) -> Layers:
-        c, h, w = self.shape
-        layers = dense((c * h * w, *self.hidden), self.activation, True, self.batch_norm)
-        layers.insert(0, nn.Flatten(-3))  # [*, C·H·W]
+        sizes = (prod(self.shape), *self.hidden)
+        layers = dense(sizes, self.activation, True, self.batch_norm)
+        layers.insert(0, nn.Flatten(-len(self.shape)))  # [*, D]
         return layers
 
     def decoder(self, latent_size: int, outputs: int = 1) -> Layers:
-        c, h, w = self.shape
-        sizes = (latent_size, *reversed(self.hidden), outputs * c * h * w)
+        channels, *sides = self.shape
+        sizes = (latent_size, *reversed(self.hidden), outputs * prod(self.shape))
         layers = dense(sizes, self.activation, False, self.batch_norm)
-        layers.append(nn.Unflatten(-1, (outputs * c, h, w)))  # [*, outputs·C, H, W]
+        layers.append(nn.Unflatten(-1, (outputs * channels, *sides)))  # [*, outputs·C, *sides]
         return layers
 
     def between(self, sources: Sequence[Layout], target: Layout) -> Layers:

@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..latents import infer, is_latent
 from ..options import at_least_one
 from ..registry import lookup
-from ..sharing import WHOLE, Batch
+from ..sharing import WHOLE, Rows
 from .checks import PLAIN, check_order, check_sides, leading_told, plates
 from .divergences import KLS, family, monte_carlo
 
@@ -208,7 +208,7 @@ class PerImage(Drawn):
             gradient, or a KL without a closed form.
     """
 
-    batch: Batch = WHOLE
+    batch: Rows = WHOLE
 
     def __init__(self, num_particles: int = 1, kl: str = "monte-carlo") -> None:
         super().__init__(num_particles)

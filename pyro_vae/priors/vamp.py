@@ -7,7 +7,7 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
-from torch import nn
+from torch import Tensor, nn
 
 from ..contracts import Borrowed, Guide, Prior
 from ..errors import InputError
@@ -19,16 +19,19 @@ from ..options import at_least_one
 class VampPrior(Prior):
     """The VampPrior: the mixture of the guide's posteriors at learned pseudo-images.
 
-    Equation: p(z) = 1/K Σ_k q(z | u_k), u_k an image with pixels in [0, 1].
+    Equation: p(z) = 1/K Σ_k q(z | u_k), u_k an image with pixels in [0, 1], or with ``scaling`` an
+    observation of real numbers.
 
     The prior computes the guide in evaluation mode, in training, too. So batch normalization uses
     its running statistics: the pseudo-images neither change them nor are normalised by each other,
     and the prior is the same function in training and afterwards.
 
     Args:
-        shape: ``(C, H, W)`` of an image.
+        shape: the shape of one observation.
         posterior: the guide. The prior computes its distribution at the pseudo-images.
         components: number of pseudo-images K.
+        scaling: the mean m and the standard deviation s of each channel of x. The pseudo-images are
+            then m + s · weights, and else the sigmoid of the weights.
 
     Raises:
         InputError: fewer than 1 component, a guide of several latent sites, or one that takes a
@@ -41,7 +44,16 @@ class VampPrior(Prior):
         torch.Size([3, 1, 28, 28])
     """
 
-    def __init__(self, shape: Shape, posterior: nn.Module, components: int = 100) -> None:
+    centre: Tensor | None
+    unit: Tensor | None
+
+    def __init__(
+        self,
+        shape: Shape,
+        posterior: nn.Module,
+        components: int = 100,
+        scaling: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         at_least_one("components", components)
         guide = Guide.of(posterior)
@@ -57,14 +69,22 @@ class VampPrior(Prior):
             )
         self.logits = nn.Parameter(torch.randn(components, *shape))  # of the pixels
         self.borrowed = Borrowed(posterior)
+        for name, value in zip(("centre", "unit"), scaling or (None, None), strict=True):
+            self.register_buffer(name, value, persistent=False)
 
     @property
     def posterior(self) -> Any:
         """The guide. It owns the weights; this prior only uses them."""
         return self.borrowed.module
 
+    def pseudo_images(self) -> Tensor:
+        """u_1, …, u_K, ``[K, *shape]``."""
+        if self.centre is None or self.unit is None:
+            return self.logits.sigmoid()
+        return self.centre + self.unit * self.logits
+
     def forward(self) -> Distribution:
         with mode(False, self.posterior):
-            each = self.posterior(self.logits.sigmoid())  # batch [K]
+            each = self.posterior(self.pseudo_images())  # batch [K]
         equal = dist.Categorical(logits=self.logits.new_zeros(len(self.logits)))
         return dist.MixtureSameFamily(equal, each)

@@ -8,7 +8,7 @@ number of processes, and the random numbers stay equal in all of them.
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger
@@ -18,9 +18,7 @@ from torch.overrides import TorchFunctionMode
 from ..errors import InputError
 from ..latents import is_latent
 from ..objectives.checks import PARTICLES
-
-if TYPE_CHECKING:
-    from .group import Ranks
+from .rows import OwnRows
 
 FILLS = {
     Tensor.normal_,
@@ -49,7 +47,7 @@ class WholeBatch(TorchFunctionMode):
         place: the dimension of the images in it, from the left.
     """
 
-    def __init__(self, ranks: Ranks, batch: torch.Size, place: int) -> None:
+    def __init__(self, ranks: OwnRows, batch: torch.Size, place: int) -> None:
         super().__init__()
         self.ranks, self.batch, self.place = ranks, batch, place
 
@@ -123,7 +121,7 @@ class Draws(Messenger):
         InputError: a latent site that is not in one plate of the images.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: OwnRows) -> None:
         super().__init__()
         self.ranks = ranks
 
@@ -150,7 +148,7 @@ class Draws(Messenger):
         msg["value"] = draw(self.ranks, fn, place, *msg["args"], **msg["kwargs"])
 
 
-def draw(ranks: Ranks, fn: Any, place: int, *args: Any, **kwargs: Any) -> Tensor:
+def draw(ranks: OwnRows, fn: Any, place: int, *args: Any, **kwargs: Any) -> Tensor:
     """A draw from a distribution, for our images.
 
     Args:
@@ -177,7 +175,7 @@ def random_state() -> int:
     return zlib.crc32(b"".join(state.numpy().tobytes() for state in states))
 
 
-def check_state(ranks: Ranks, drawn: str = "") -> None:
+def check_state(ranks: OwnRows, drawn: str = "") -> None:
     """While the processes are checked: whether all random numbers so far were split.
 
     Args:

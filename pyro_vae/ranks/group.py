@@ -13,9 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..errors import InputError
-from ..sharing import Batch
 from .alive import Watch
 from .draws import draw
+from .rows import OwnRows
 
 
 class Sum(torch.autograd.Function):
@@ -37,48 +37,16 @@ class Sum(torch.autograd.Function):
         return Sum.apply(gradient)
 
 
-class Ranks(Batch):
+class Ranks(OwnRows):
     """The processes of a training, seen from one of them.
 
-    A batch of B images is cut into rows ``B r // size`` to ``B (r + 1) // size`` for the process r.
-    The process 0 takes a batch with fewer images than processes alone.
-
-    Args:
-        rank: the number of this process, from 0.
-        size: the number of processes.
-
     Attributes:
-        images: the images of the batch.
-        start, stop: the rows of this process.
         watch: the signs of life of the processes, inside :func:`.joining.joined`; else None.
-        state: while :func:`.refusing.checked` looks, the state of torch's random numbers after the
-            last draw that was split; else None.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank, self.size = rank, size
-        self.images = self.start = self.stop = 0
-        self.state: int | None = None
+        super().__init__(rank, size)
         self.watch: Watch | None = None
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the process that writes files and shows numbers."""
-        return self.rank == 0
-
-    def begin(self, images: int) -> slice:
-        """Begin a batch of so many images; the rows of this process."""
-        self.images = images
-        if images >= self.size:
-            self.start = images * self.rank // self.size
-            self.stop = images * (self.rank + 1) // self.size
-        else:
-            self.start, self.stop = 0, images if self.first else 0
-        return slice(self.start, self.stop)
-
-    @property
-    def split(self) -> bool:  # type: ignore[override]
-        return self.size > 1 and self.images >= self.size
 
     def whole(self, x: Tensor, dim: int = 0) -> Tensor:
         if not self.split:
@@ -87,15 +55,9 @@ class Ranks(Batch):
         before[dim], after[dim] = self.start, self.images - self.stop
         return self.sum(torch.cat([x.new_zeros(before), x, x.new_zeros(after)], dim))
 
-    def own(self, x: Tensor, dim: int = 0) -> Tensor:
-        return x.narrow(dim, self.start, self.stop - self.start) if self.split else x
-
     def sum(self, x: Tensor) -> Tensor:
         result: Any = Sum.apply(x) if self.split else x
         return result
-
-    def count(self, rows: int) -> int:
-        return rows // (self.stop - self.start) * self.images if self.split else rows
 
     def draw(self, fn: Any) -> Tensor:
         return draw(self, fn, len(fn.batch_shape) - 1) if self.split else fn()

@@ -15,9 +15,9 @@ from ..evaluation.bound import elbo, standard_error
 from ..evaluation.gaps import Gaps
 from ..evaluation.importance import Importance
 from ..evaluation.latents import joined_sites, posterior_means
-from ..evaluation.scoring import blocks, measuring
+from ..evaluation.rows import blocks
+from ..evaluation.scoring import measuring
 from ..figures import grid, reconstructions, stack_rows
-from ..figures.curves import whole_ticks
 
 
 def blank(width: float = 5.5, height: float = 3.6) -> tuple[Any, Any]:
@@ -75,7 +75,8 @@ def sample_curve(
         axes.axhspan(annealed.mean - error, annealed.mean + error, color="black", alpha=0.15)
     axes.set(xscale="log", xlabel="draws of z for each image, K", ylabel="log p̂(x), nats per image")
     many = {len(result.log_p) for result in results.values()}
-    set_title(axes, title, f"importance sampling, {images_of(*many)}")
+    what = "at the largest K: ± one standard error, from the draws of z alone"
+    set_title(axes, title, f"importance sampling, {images_of(*many)}", what)
     figure.legend(frameon=False, loc="outside lower center", fontsize="small")
     return figure
 
@@ -100,14 +101,17 @@ def gap_bars(results: Mapping[str, Gaps], *, title: str = "") -> Any:
     ):
         heights = [v.mean().item() for v in values]
         errors = [standard_error(v) for v in values]
-        bars = axes.bar(names, heights, bottom=bottom, yerr=errors, label=label, width=0.6)
-        axes.bar_label(bars, [f"{h:.2f}" for h in heights], label_type="center")
+        axes.bar(names, heights, bottom=bottom, yerr=errors, label=label, width=0.6)
+        for i, (start, height) in enumerate(zip(bottom, heights, strict=True)):
+            # Beside the bar, because the error bar is in its middle.
+            axes.text(i + 0.33, start + height / 2, f"{height:.2f}", va="center", fontsize="small")
     axes.set(ylabel="log p̂(x) - ELBO, nats per image")
     if len(names) == 1:
         axes.set_xlim(-1, 1)
     many = {len(r.log_p) for r in results.values()}
     draws = sorted({r.best.samples for r in results.values()})
-    set_title(axes, title, f"{images_of(*many)}, K = {' and '.join(map(str, draws))}")
+    what = f"{images_of(*many)}, K = {' and '.join(map(str, draws))}"
+    set_title(axes, title, what, "error bars: one standard error over images")
     figure.legend(frameon=False, loc="outside lower center", fontsize="small")
     return figure
 
@@ -124,11 +128,12 @@ def unit_bars(kl: Mapping[str, Tensor], *, title: str = "") -> Any:
     figure = Figure(figsize=(2.5 + 3 * len(kl), 3.6), layout="constrained")
     panels = figure.subplots(1, len(kl), sharey=True, squeeze=False)[0]
     for axes, (name, each) in zip(panels, sorted(kl.items()), strict=True):
-        ordered = each.sort(descending=True).values.tolist()
-        axes.bar(range(1, 1 + len(ordered)), ordered, width=0.8)
-        axes.set(xlabel=f"rank of the unit in {name}")
+        ordered, units = each.sort(descending=True)
+        axes.bar(range(len(ordered)), ordered.tolist(), width=0.8)
+        labelled = range(0, len(units), -(-len(units) // 20))  # at most 20 labels have room
+        axes.set_xticks(labelled, [str(units[i].item()) for i in labelled], fontsize="x-small")
+        axes.set(xlabel=f"unit of {name}")
         axes.spines[["top", "right"]].set_visible(False)
-        whole_ticks(axes)
     panels[0].set(ylabel="KL, nats per image")
     words = [title, "KL of each latent unit, the largest first"]
     figure.suptitle("\n".join(filter(None, words)), fontsize="medium")

@@ -45,7 +45,9 @@ def card_of(
         results: what ``pyro-vae evaluate --json`` printed, if it was run.
     """
     weights = sum(p.numel() for p in vae.parameters())
-    parts = {key: value for key, value in config["vae"].items() if key != "standardize"}
+    parts = {
+        key: value for key, value in config["vae"].items() if key not in ("standardize", "scaling")
+    }
     parts["shape"] = " x ".join(map(str, vae.shape))
     lines = [
         f"# {plain(folder.resolve().name)}",

@@ -39,10 +39,10 @@ def are_sizes(value: Any, count: int | None = None) -> bool:
 
 
 def are_layers(value: Any) -> bool:
-    """Whether ``value`` is a latent size: a size, or a list of sizes ``n`` and ``[c, h, w]``."""
+    """Whether ``value`` is a latent size: a size, or a list of sizes ``n`` and ``[c, *sides]``."""
     if not isinstance(value, list):
         return is_size(value)
-    return len(value) > 0 and all(is_size(each) or are_sizes(each, 3) for each in value)
+    return len(value) > 0 and all(is_size(each) or are_sizes(each) for each in value)
 
 
 def are_moments(value: Any) -> bool:
@@ -58,7 +58,7 @@ FLAG: Kind = ("true or false", lambda v: isinstance(v, bool))
 
 FIELDS: dict[str, dict[str, Kind]] = {
     "vae": {
-        "shape": ("a list of three whole numbers above 0", lambda v: are_sizes(v, 3)),
+        "shape": ("a list of whole numbers above 0", are_sizes),
         "latent_size": ("a whole number above 0, or a list with one for each layer", are_layers),
         "prior": SPEC,
         "likelihood": SPEC,
@@ -66,6 +66,7 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "network": SPEC,
         "hidden": ("a list of whole numbers above 0, or null", lambda v: v is None or are_sizes(v)),
         "standardize": ("two lists of numbers, or null", lambda v: v is None or are_moments(v)),
+        "scaling": ("two lists of numbers, or null", lambda v: v is None or are_moments(v)),
     },
     "data": {
         "name": ("a text that is not empty", lambda v: isinstance(v, str) and v != ""),
@@ -90,7 +91,7 @@ FIELDS: dict[str, dict[str, Kind]] = {
 }
 """What each field of a config is, in words and as a check."""
 
-ADDED = ("standardize",)
+ADDED = ("standardize", "scaling")
 """The fields of ``vae`` that the configs of older versions lack."""
 
 
@@ -217,7 +218,8 @@ def epoch_of(line: bytes) -> Epoch:
         epoch = Epoch(**read_object(line))
     except TypeError as error:
         raise ValueError(str(error)) from None
-    numbers = [value for value in vars(epoch).values() if not isinstance(value, dict)]
+    measured = {**vars(epoch), "test_loss": epoch.test_loss or 0.0}  # a run measures the ELBO
+    numbers = [value for value in measured.values() if not isinstance(value, dict)]
     sites, units = epoch.kl_of_sites, epoch.kl_of_units
     if not isinstance(sites, dict) or not isinstance(units, dict):
         raise ValueError("a value has another type")

@@ -81,7 +81,8 @@ def write_metrics(folder: Path, history: list[Epoch]) -> None:
 
 def line_of(epoch: Epoch) -> str:
     """The line of ``metrics.jsonl`` for an epoch."""
-    return json.dumps(asdict(epoch)) + "\n"
+    measured = {name: value for name, value in asdict(epoch).items() if value is not None}
+    return json.dumps(measured) + "\n"
 
 
 def append(folder: Path, epoch: Epoch) -> None:

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,67 @@ def images_of(
     Raises:
         InputError: images of another shape than the run's, or an empty split.
     """
+    source = source_of(config, name, say)
+    whole = split == "all" and source["name"] not in DATASETS
+    data = data_of(config, name, source, whole, data_dir, say)
+    splits = {"train": data.train, "test": data.test, "validation": data.validation}
+    chosen = data.train.joined(data.test) if split == "all" else splits[split]
+    if chosen is None:
+        raise InputError(
+            f"there are no validation images in {source['name']!r}; a folder of images holds them "
+            "in its sub-folder 'val', next to 'train' and 'test'"
+        )
+    if len(chosen) == 0:
+        raise InputError(f"there are no {split} images in {source['name']!r}")
+    return chosen
+
+
+def scored_images(
+    config: dict[str, Any],
+    name: str | None,
+    split: str | None,
+    data_dir: Path | None,
+    say: Callable[[str], None] = warnings.warn,
+) -> tuple[Images, list[str]]:
+    """As :func:`images_of`, with the split of each image; "" if nobody has split them.
+
+    Args:
+        config, name, data_dir, say: as for :func:`images_of`.
+        split: None takes all images but those of ``train``.
+    """
+    if split not in (None, "all"):
+        images = images_of(config, name, split, data_dir, say)
+        return images, [split] * len(images)
+    source = source_of(config, name, say)
+    own = source["name"] == config["data"]["name"]
+    data = data_of(config, name, source, not own, data_dir, say)
+    if source["name"] not in DATASETS and not own_folder(source["name"]):
+        data = with_rows(data, source["name"])
+    parts = {"train": data.train, "test": data.test, "validation": data.validation}
+    if len(data.test) == 0:
+        parts = {"": data.train}
+    left_out = "train" if split is None else "validation"
+    chosen = {key: images for key, images in parts.items() if images and key != left_out}
+    names = [key for key, images in chosen.items() for _ in range(len(images))]
+    return reduce(Images.joined, chosen.values()), names
+
+
+def with_rows(data: Data, path: str) -> Data:
+    """The data of an array file, with the numbers of the array's rows as file names."""
+    whole = load_data(path, test_fraction=0.0).train
+    named = replace(whole, files=tuple(map(str, range(len(whole)))))
+    train, test = (named, data.test) if len(data.test) == 0 else named.split(0.2, seed=0)
+    return replace(
+        data,
+        train=replace(data.train, files=train.files),
+        test=replace(data.test, files=test.files),
+    )
+
+
+def source_of(
+    config: dict[str, Any], name: str | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The arguments of :func:`~pyro_vae.data.load_data` for the run's own or other images."""
     source = dict(config["data"])
     if source["name"] is None:
         if name is None:
@@ -106,7 +168,21 @@ def images_of(
         source["name"] = name_of(name)
         if own_folder(name) is None:  # load_data() changes only the images of a folder
             source = {key: value for key, value in source.items() if key not in READING}
-    whole = split == "all" and source["name"] not in DATASETS
+    return source
+
+
+def data_of(
+    config: dict[str, Any],
+    name: str | None,
+    source: dict[str, Any],
+    whole: bool,
+    data_dir: Path | None,
+    say: Callable[[str], None],
+) -> Data:
+    """The data of :func:`source_of`, which must have the shape of the run's images.
+
+    ``whole`` leaves images that nobody has split in one piece, as ``train``.
+    """
     data = load_data(**source, data_dir=data_dir, test_fraction=0.0 if whole else 0.2)
     if data.shape[0] == 1 and config["vae"]["shape"][0] == 3:
         data = in_colour(data)
@@ -120,13 +196,4 @@ def images_of(
             f"The images of {source['name']!r}, their labels or their split are not those that the "
             "run was trained on, so it may have been trained on some of the test images."
         )
-    splits = {"train": data.train, "test": data.test, "validation": data.validation}
-    chosen = data.train.joined(data.test) if split == "all" else splits[split]
-    if chosen is None:
-        raise InputError(
-            f"there are no validation images in {source['name']!r}; a folder of images holds them "
-            "in its sub-folder 'val', next to 'train' and 'test'"
-        )
-    if len(chosen) == 0:
-        raise InputError(f"there are no {split} images in {source['name']!r}")
-    return chosen
+    return data

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from ..data import Data
 from ..errors import InputError
 from ..evaluation import elbo
-from ..history import Epoch, Position
-from ..loop import steps_of_epoch
+from ..history import Epoch, Position, measured
 from ..registry import parse, spec
+from ..sources import steps_of_epoch
 from ..storage.checkpoint import Checkpoint
 from ..storage.tensors import check_shapes, state_of_adam
 from ..words import first_line
@@ -113,7 +113,8 @@ def read(
 def agrees(vae: Any, data: Data, last: Epoch, seed: int) -> bool:
     """Whether the weights give the test ELBO of an epoch; other machines round differently."""
     now = elbo(vae.model, vae.guide, data.test, seed=seed).elbo
-    return abs(now - last.test_elbo) <= 1e-5 * abs(last.test_elbo)
+    then = measured(last.test_elbo)
+    return abs(now - then) <= 1e-5 * abs(then)
 
 
 def remove(folder: Path) -> None:

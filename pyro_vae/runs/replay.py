@@ -15,10 +15,14 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent, constraints
 
+from ..data import Images
 from ..errors import InputError, TrainingError
 from ..history import Callback, Position
-from ..loop import Loop, batches
-from ..training import pays
+from ..loop import Loop
+from ..pair import Pair
+from ..settings import TrainingOptions
+from ..training import begun, pays
+from ..vae import VAE
 from .failing import Failure
 from .setup import Run
 
@@ -38,16 +42,14 @@ def replay(run: Run, failure: Failure) -> list[str]:
             f"epoch {failure.epoch} is said to have failed, and the run's checkpoint is at epoch "
             f"{run.start.epoch} of {run.training['epochs']}; resume the run, and it is written anew"
         )
-    settings = {k: v for k, v in run.training.items() if k != "lr"}
-    loop = Loop(run.vae, run.data, optimizer=run.optimizer, **settings)
-    walk = Walk(loop, run.optimizer)
-    steps = loop.steps_per_epoch * run.training["epochs"]
-    position = run.start
+    options, position = TrainingOptions(**run.training), run.start
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered NaN")  # it is said below
-            loop.check(position)
-            loop.choose_step(pays(steps) if run.compiled is None else run.compiled, Callback())
+            loop = begun(Pair.of(run.vae), run.data, options, run.optimizer, position)
+            walk = Walk(loop, run.vae, run.data.test)
+            steps = (loop.source.steps or 0) * options.epochs
+            loop.choose_step(run.compiled, pays(steps), Callback())
             loop.together = 1  # to keep the weights before each step
             walk.keep(position)
             while position.epoch < failure.epoch:
@@ -73,53 +75,56 @@ class Walk(Callback):
 
     Args:
         loop: the loop that takes the steps.
-        optimizer: the optimizer of the loop.
+        vae: the VAE that it trains.
+        test: the test images.
     """
 
-    def __init__(self, loop: Loop, optimizer: torch.optim.Optimizer) -> None:
-        self.loop, self.optimizer = loop, optimizer
+    def __init__(self, loop: Loop, vae: VAE, test: Images) -> None:
+        self.loop, self.vae, self.test = loop, vae, test
+        self.optimizer: Any = loop.optimizer
 
     def keep(self, position: Position) -> None:
         """Keep the state at ``position``."""
         self.position = position
         self.moments = copy.deepcopy(self.optimizer.state_dict())
-        self.weights = {name: v.clone() for name, v in self.loop.vae.state_dict().items()}
+        self.weights = {name: v.clone() for name, v in self.vae.state_dict().items()}
 
     def on_step(self, images: int, position: Position) -> None:
-        if not all(p.isfinite().all() for p in self.loop.vae.parameters()):
+        if not all(p.isfinite().all() for p in self.vae.parameters()):
             raise WeightLost
         self.keep(position)
 
     @property
     def whole(self) -> bool:
         """Whether all steps of the epoch went well, so that the measurement after it failed."""
-        return len(self.position.losses) == self.loop.steps_per_epoch
+        return len(self.position.losses) == self.loop.source.steps
 
     def title(self, what: str) -> str:
         """Where it happened."""
         epoch, step = self.position.epoch + 1, len(self.position.losses) + 1
         if self.whole:
             return f"Epoch {epoch}, the test images after its last step: {what}."
-        return f"Epoch {epoch}, step {step} of {self.loop.steps_per_epoch}: {what}."
+        return f"Epoch {epoch}, step {step} of {self.loop.source.steps}: {what}."
 
     def look(self) -> list[str]:
         """Run the step eagerly from the weights before it; sentences about what goes wrong."""
-        loop, vae, done = self.loop, self.loop.vae, len(self.position.losses)
+        loop, vae, done = self.loop, self.vae, len(self.position.losses)
         vae.load_state_dict(self.weights)
         self.optimizer.load_state_dict(self.moments)
-        loop.number = self.position.epoch * loop.steps_per_epoch + done
+        loop.number = self.position.epoch * (loop.source.steps or 0) + done
+        seed, epoch = loop.options.seed, self.position.epoch + 1
         sites = Sites()
         with loop.stepping(), loop.steering.on(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pyro's warning of a NaN
-            loop.before_step()
             if self.whole:
+                loop.before_step()
                 with sites, torch.no_grad():
-                    loop.elbo.loss(vae.model, vae.guide, loop.data.test.batch(slice(0, 500)))
+                    loop.elbo.loss(vae.model, vae.guide, self.test.batch(slice(0, 500)))
                 return [sites.found or "Each site is finite for the first test images."]
             if loop.advance is not None:
                 loop.advance(loop.epochs_done(self.position))
-            rows = next(batches(loop.order, loop.batch_size, 1, done))
-            x = loop.prepare(loop.pixels.index_select(0, rows[0]))
+            x = loop.source.batch(next(loop.source.epoch(seed, epoch, done, 1)))
+            loop.before_step()  # after the order of the epoch was drawn
             with sites:
                 loop.elbo.loss_and_grads(vae.model, vae.guide, x)
             loss = sites.found or "Each site has valid parameters, a finite value and density."

@@ -10,7 +10,7 @@ from ..data import Data
 from ..errors import InputError
 from ..evaluation import elbo
 from ..history import Epoch, Position
-from ..loop import steps_of_epoch
+from ..sources import steps_of_epoch
 from ..vae import VAE
 from . import folder as files
 

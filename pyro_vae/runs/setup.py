@@ -28,7 +28,7 @@ from ..pairing import fitting_likelihood, fitting_objective
 from ..recipes import RECIPES
 from ..registry import OBJECTIVES, lookup, own_classes, parse, spec
 from ..schedules import Steering
-from ..settings import READING, TRAINING, Settings, check_numbers
+from ..settings import READING, TRAINING, Settings
 from ..training import adam
 from ..vae import VAE
 from ..words import counted, first_line
@@ -105,7 +105,6 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
     settings = settled(given)
     training = {key: vars(settings)[key] for key in TRAINING}
     lookup("precision", settings.precision, PRECISIONS)
-    check_numbers(settings.epochs, settings.batch_size, settings.lr, settings.seed)
     reading = {key: vars(settings)[key] for key in READING if vars(settings)[key]}
     loaded = load_data(settings.data, data_dir=data_dir, **reading)
     parts = {
@@ -214,7 +213,7 @@ def built_objective(training: Mapping[str, Any], train: Images) -> Any:
     images = min(training["batch_size"], len(train))
     check_memory(
         4 * objective.num_particles * images * math.prod(train.shape),
-        f"a step on {images} images with {objective.num_particles:.6g} draws of z each",
+        f"a step on {images} images with {objective.num_particles:,} draws of z each",
     )
     return objective
 

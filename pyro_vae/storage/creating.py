@@ -37,7 +37,10 @@ def create(folder: Path, config: dict[str, Any], state: Checkpoint) -> None:
             cannot be stored.
     """
     check(folder, config)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder {str(folder)!r} cannot be made: {error.strerror}") from None
     checkpoint.save(folder, state)
     write_config(folder, {"format": FORMAT, **config, "versions": versions()})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from math import isfinite
 
 import pyro
 import torch
@@ -17,6 +18,7 @@ from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.pairing import fitting_objective
 from pyro_vae.priors import PRIORS
+from pyro_vae.supports import bounds, open_unit
 from support.density import SHAPE, assert_batch_is_independent, assert_moves, digits
 from support.small import weights
 
@@ -65,7 +67,19 @@ def bent_vae(kind: str, name: str) -> VAE:
 
 def images_for(vae: VAE, n: int = 16, dtype: torch.dtype = torch.float32) -> Tensor:
     """Digits that the VAE's likelihood scores: grey where it can, else binary."""
-    return digits(n, not Likelihood.of(vae.model.likelihood).binary, dtype)
+    likelihood = Likelihood.of(vae.model.likelihood)
+    return scored(likelihood, digits(n, not likelihood.binary, dtype))
+
+
+def scored(likelihood: Likelihood, grey: Tensor) -> Tensor:
+    """Pixels in [0, 1] as numbers that a likelihood scores, for instance as counts from 0 to 8."""
+    support = likelihood.support
+    low, high = bounds(support)
+    if support is open_unit:
+        return 0.05 + 0.9 * grey
+    if support.is_discrete:
+        return ((high if isfinite(high) else 8) * grey).round()
+    return grey if (low, isfinite(high)) != (0, False) else 0.1 + grey
 
 
 def fitting_elbo(vae: VAE):

@@ -48,7 +48,10 @@ TABLES = {
     "network": NETWORKS,
     "objective": OBJECTIVES,
 }
-HANDED = {"shape", "latent_size", "latent_layers", "encoder", "decoder", "network", "posterior"}
+HANDED = {
+    *("shape", "scaling", "latent_size", "latent_layers"),
+    *("encoder", "decoder", "network", "posterior"),
+}
 SECONDS = 60
 """A case that takes longer counts as a hang."""
 

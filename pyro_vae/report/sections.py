@@ -1,0 +1,160 @@
+"""A report as a person reads it: headings, numbers with errors, and what to run next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from ..words import counted, plus_minus
+from .table import Table
+
+Rows = list[tuple[str, str]]
+
+UNTRUSTED = 0.05
+"""The share of unreliable estimates above which the report says what to run next."""
+
+
+def sections(table: Table) -> dict[str, Rows]:
+    """The report of :func:`.table.evaluate` as rows of a name and a number, by heading.
+
+    All numbers are in nats per image where nothing else is said. A measure that could not be
+    computed says why.
+    """
+    every = {
+        "log p(x)": estimates(table),
+        "Can log p(x) be trusted?": trusted(table),
+        f"Where the bound is lost, {measured_on(table.get('gaps'))}": lost(table.get("gaps")),
+        "What the latents hold": latents(table),
+        "Labels predicted from the latents": [
+            (name, shown(value, 3)) for name, value in named(table.get("accuracy"), CLASSIFIERS)
+        ],
+        "Figures that cannot be drawn": [
+            (key.removeprefix("figure_"), shown(value))
+            for key, value in table.items()
+            if key.startswith("figure_")
+        ],
+    }
+    return {heading: rows for heading, rows in every.items() if rows}
+
+
+CLASSIFIERS = {
+    "linear": "accuracy of a linear classifier",
+    "nearest": "accuracy of nearest neighbours",
+}
+LOST = {
+    "log_p": "log p(x), the better of two estimates",
+    "elbo": "ELBO",
+    "approximation_gap": "approximation gap",
+    "amortization_gap": "amortization gap",
+}
+AGGREGATE = {
+    "mutual_information": "mutual information of x and z",
+    "marginal_kl": "KL of the aggregate posterior to the prior",
+    "total_correlation": "total correlation",
+    "dimension_wise_kl": "sum of the units' KL to the prior",
+}
+
+
+def estimates(table: Table) -> Rows:
+    samples = table["samples"]
+    fewer = {int(k): each for k, each in table["curve"].items() if int(k) < samples}
+    rows = [
+        (f"importance sampling, {counted(samples, 'draw')} of z", shown(table["log_p"])),
+        *((f"with {counted(k, 'draw')}", shown(each)) for k, each in fewer.items()),
+        ("ELBO of the same draws", shown(table["elbo"])),
+        ("bits per dimension", shown(table["bits_per_dimension"], 3)),
+    ]
+    annealed = table.get("annealed", {})
+    if "why" in annealed:
+        rows.append(("annealing", shown(annealed)))
+    elif annealed:
+        few = counted(annealed["images"], "image")
+        rows += [
+            (f"annealing, {few}", shown(annealed["log_p"])),
+            (f"importance sampling, the same {few}", shown(annealed["importance_on_the_same"])),
+            ("error of annealing, at most", shown(annealed["sandwich"])),
+        ]
+    return rows
+
+
+def trusted(table: Table) -> Rows:
+    trust, images = table["trust"], table["images"]
+    share = trust["untrusted_share"]
+    error = math.sqrt(share * (1 - share) / images)
+    k, limit = (
+        "undefined" if n is None else f"{n:.2f}" for n in (trust["pareto_k"], trust["limit"])
+    )
+    return [
+        (
+            "effective draws, median image",
+            f"{trust['effective_samples']:.1f} of {table['samples']}",
+        ),
+        ("Pareto k, median image", f"{k} (reliable up to {limit})"),
+        ("unreliable estimates", f"{plus_minus(100 * share, 100 * error, 1)} % of the images"),
+    ]
+
+
+def measured_on(gaps: Table | None) -> str:
+    return "" if gaps is None else counted(gaps["images"], "image")
+
+
+def lost(gaps: Table | None) -> Rows:
+    if gaps is not None and "why" in gaps:
+        return [("gaps", shown(gaps))]
+    return [(name, shown(value)) for name, value in named(gaps, LOST)]
+
+
+def latents(table: Table) -> Rows:
+    sites = table["rate_of_sites"]
+    rows = [("rate (KL)", shown(table["rate"]))]
+    if len(sites) > 1:
+        rows += [(f"rate of {site}", shown(each)) for site, each in sites.items()]
+    rows.append(("distortion (negative reconstruction)", shown(table["distortion"])))
+    for key, what in (
+        ("active_units", "active units of"),
+        ("prior_gap", "distance of the encoded images from the prior,"),
+    ):
+        each = table[key]
+        if "why" in each:
+            rows.append((what.rstrip(",").removesuffix(" of"), shown(each)))
+        else:
+            rows += [(f"{what} {s}", shown(v)) for s, v in each.items() if s != "warning"]
+    aggregate = table["aggregate"]
+    if "why" in aggregate:
+        return [*rows, ("aggregate posterior", shown(aggregate))]
+    return [*rows, *((name, shown(value)) for name, value in named(aggregate, AGGREGATE))]
+
+
+def named(values: Table | None, names: dict[str, str]) -> Iterator[tuple[str, Any]]:
+    """The entries of a part of the report that have a name, in the order of the names."""
+    if values is not None and "why" in values:
+        yield "undefined", values
+        return
+    yield from ((names[key], values[key]) for key in names if values and key in values)
+
+
+def shown(value: Any, digits: int = 2) -> str:
+    """A number of the report with its error; or why there is none."""
+    if isinstance(value, dict) and "why" in value:
+        return f"undefined: {value['why']}"
+    if isinstance(value, dict) and "count" in value:
+        return f"{value['count']} of {value['of']}"
+    if isinstance(value, dict):
+        return plus_minus(value["mean"], value["error"], digits)
+    return f"{value:.{digits}f}"
+
+
+def advice(table: Table) -> tuple[str, list[str]] | None:
+    """What to do if log p(x) is not to be trusted: a sentence, and the options of ``evaluate``.
+
+    None if it can be trusted, or if annealing was done already.
+    """
+    share, samples = table["trust"]["untrusted_share"], table["samples"]
+    if share <= UNTRUSTED or "annealed" in table:
+        return None
+    said = f"log p(x) of {share:.0%} of the images is not to be trusted, and is probably too low."
+    real = not any(isinstance(gap, dict) for gap in table["prior_gap"].values())
+    if samples < 1000 or not real:
+        return f"{said} More draws can help:", ["--samples", str(10 * samples)]
+    return f"{said} Compare it with annealing, which takes minutes:", ["--annealed", "20"]
