@@ -86,3 +86,22 @@ def test_two_processes_take_the_steps_of_one(name, two):
 @pytest.mark.parametrize("name", THREE)
 def test_three_processes_take_the_steps_of_one(name, three):
     check_same(THREE[name], [result[name] for result in three])
+
+
+@pytest.mark.slow
+def test_compiled_steps_are_those_of_one_process():
+    """Eager steps of one process are the reference."""
+    cases = {
+        name: Case(TWO[name].vae, sgd=TWO[name].sgd, **FIFTY | {"objective": objective})
+        for name, objective in (
+            ("flat, 50 steps", "iwae"),
+            ("beta-tc, 50 steps", "beta-tc"),
+            ("ladder with batch normalization, 50 steps", "annealed(epochs=2)"),
+        )
+    }
+    for case in cases.values():
+        case.training["compiled"] = True
+    results = launch(2, train_all, cases)
+    for name, case in cases.items():
+        case.training["compiled"] = False
+        check_same(case, [result[name] for result in results])

@@ -179,8 +179,9 @@ def train(
                     with lock(folder):
                         train_on(go_on())
                     return
-                begun = restarted > 0 and (folder / files.CONFIG).is_file()
-                begun = ranks.from_first(lambda: begun)
+                begun = ranks.from_first(
+                    lambda: restarted > 0 and (folder / files.CONFIG).is_file()
+                )
                 if ranks.first and not begun:
                     check_outside(folder, str(given.get("data", Settings.data)))
                     check_output("--out", folder)

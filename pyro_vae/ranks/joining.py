@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from time import monotonic, sleep
 from typing import Any
 
 import torch
@@ -109,15 +110,14 @@ def introduced(store: Any, rank: int, size: int) -> list[str]:
     """Host and process id of each process, once all have come."""
     store.set(f"who/{rank}", f"host {socket.gethostname()}, process id {os.getpid()}")
     store.set(f"beat/{rank}", "0")
-    keys = [f"{kind}/{r}" for kind in ("who", "beat") for r in range(size)]
-    try:
-        store.wait(keys, COMING)
-    except RuntimeError:
-        missing = [str(r) for r in range(size) if not store.check([f"who/{r}"])]
-        raise InputError(
-            f"process {', '.join(missing)} of {size} did not come within "
-            f"{COMING.total_seconds() / 60:.0f} minutes; look at what it says on its host"
-        ) from None
+    limit = monotonic() + COMING.total_seconds()
+    while missing := [str(r) for r in range(size) if not store.check([f"who/{r}", f"beat/{r}"])]:
+        if monotonic() > limit:
+            raise InputError(
+                f"process {', '.join(missing)} of {size} did not come within "
+                f"{COMING.total_seconds() / 60:.0f} minutes; look at what it says on its host"
+            )
+        sleep(0.1)  # not store.wait(), in which Python does not see a Ctrl-C
     return [store.get(f"who/{r}").decode() for r in range(size)]
 
 
