@@ -23,6 +23,10 @@ class TrainingError(Exception):
         self.epoch, self.step, self.images = epoch, step, images
 
 
+class RankError(Exception):
+    """One of several processes that train together ended, or cannot be reached."""
+
+
 def broken_distribution(error: ValueError) -> str:
     """What torch says of a distribution with invalid parameters or values; "" for another error."""
     text = str(error)

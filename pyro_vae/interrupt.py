@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Self
 
 from .history import Callback, Epoch, Position
+from .ranks import Ranks
 
 
 class Interrupted(Exception):
@@ -19,9 +20,13 @@ class Interrupt(Callback):
 
     A second Ctrl-C raises KeyboardInterrupt at once. Where the program handles SIGINT itself, as
     the command line does, and in other threads than the main one, this does nothing.
+
+    Args:
+        ranks: the processes of the training. All end after the same step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
         self.pressed = False
         self.installed = False
 
@@ -46,9 +51,13 @@ class Interrupt(Callback):
         self.pressed = True
 
     def on_step(self, images: int, position: Position) -> None:
-        if self.pressed:
+        if self.is_over():
             raise Interrupted(f"epoch {position.epoch + 1}, step {len(position.losses)}")
 
     def on_epoch(self, record: Epoch) -> None:
-        if self.pressed:
+        if self.is_over():
             raise Interrupted(f"epoch {record.epoch}")
+
+    def is_over(self) -> bool:
+        """Whether Ctrl-C was pressed, in whichever process."""
+        return self.installed and bool(self.ranks.largest(self.pressed))

@@ -22,6 +22,9 @@ from .history import Callback, Epoch, Position
 from .measures import Measures, lost
 from .noise import STEP, seed_noise
 from .pair import Pair
+from .ranks import Ranks
+from .ranks.exchange import Share, exchanging
+from .ranks.refusing import shared
 from .registry import lookup
 from .schedules import Steering, step_scheduler
 from .settings import TrainingOptions
@@ -44,6 +47,7 @@ class Loop:
         options: how to train.
         measures: measures the pair after an epoch.
         further: further arguments of the programs.
+        ranks: the processes that share each batch.
     """
 
     def __init__(
@@ -55,9 +59,12 @@ class Loop:
         options: TrainingOptions,
         measures: Measures,
         further: Mapping[str, Any],
+        ranks: Ranks,
     ) -> None:
         self.pair, self.source, self.elbo, self.optimizer = pair, source, objective, optimizer
         self.options, self.measures, self.further = options, measures, further
+        self.ranks = ranks
+        self.loss = Share(objective, ranks) if ranks.size > 1 else objective
         self.advance = Objective.schedule_of(objective)
         self.steering = Steering(optimizer, options.schedule, options.clip)
         self.dtype = lookup("precision", options.precision, PRECISIONS)
@@ -85,20 +92,21 @@ class Loop:
         self.svi = CompiledSVI(
             *self.programs,
             self.optimizer,
-            self.elbo,
+            self.loss,
             None if memory is None else memory.prepare,
             before_step=self.before_step,
         )
         callback.on_compile()
+        own = self.ranks.begin(self.source.batch_size)
         try:
             # Before training, so that all its steps are compiled, wherever it starts.
             with self.stepping(), self.pair.buffers_kept():
                 if memory is None:
-                    first = Batch.of(self.source.first(), self.further)
+                    first = Batch.of(self.source.first(), self.further).cut(own.start, own.stop)
                     self.svi.compile_step(*first.args, **first.named)
                 else:
                     index = torch.arange(self.source.batch_size, device=self.device)
-                    self.svi.compile(memory.data, index, **self.further)
+                    self.svi.compile(memory.data, index[own], **self.further)
         except CompileError as error:
             if compiled is not None:
                 raise
@@ -115,25 +123,34 @@ class Loop:
             if piece.size != self.source.batch_size:
                 return self.eager_step(piece)
             assert piece.rows is not None
-            return self.svi.epoch(self.source.data, piece.rows, **self.further)
+            own = self.ranks.begin(piece.size)
+            return self.svi.epoch(self.source.data, piece.rows[:, own], **self.further)
         batch = Batch.of(piece.batch, self.further)
         if batch.shapes() != self.shapes:
             return self.eager_step(piece)
+        own = self.ranks.begin(piece.size)
+        batch = batch.cut(own.start, own.stop)
         self.before_step(piece.size)
         return torch.as_tensor(self.svi.step(*batch.args, **batch.named))[None]
 
     def eager_step(self, piece: Piece) -> Tensor:
         """The one step of a piece; the loss, summed over the batch, ``[1]``."""
         self.before_step(piece.size)
+        own = self.ranks.begin(piece.size)
+        piece = piece if self.ranks.size == 1 else piece.cut(own)
         batch = Batch.of(self.source.batch(piece), self.further)
         with HANDLERS:
             if isinstance(self.optimizer, PyroOptim):
                 svi = SVI(*self.programs, self.optimizer, self.elbo)
-                loss = svi.step(*batch.args, **batch.named)
+                loss: Any = svi.step(*batch.args, **batch.named)
             else:
-                loss = self.elbo.loss_and_grads(*self.programs, *batch.args, **batch.named)
+                loss = 0.0  # of a process without rows
+                if own.start < own.stop:
+                    loss = self.loss.loss_and_grads(*self.programs, *batch.args, **batch.named)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
+        if not self.ranks.split:
+            self.ranks.follow_first(self.pair.buffers())  # only one process has seen rows
         return torch.as_tensor(loss)[None]
 
     def before_step(self, images: int | None = None) -> None:
@@ -169,6 +186,7 @@ class Loop:
                     enabled=bool(self.dtype),
                     cache_enabled=False,
                 ),
+                shared(self.ranks, self.pair, self.elbo),
             ):
                 yield
         finally:
@@ -191,12 +209,12 @@ class Loop:
         position = Position(position.epoch, position.losses.to(self.device))
         self.number = position.epoch * (self.source.steps or LONGEST) + done
         seed, epoch = self.options.seed, position.epoch + 1
-        with self.stepping(), self.steering.on():
+        with self.stepping(), exchanging(self.ranks, self.optimizer), self.steering.on():
             for piece in self.source.epoch(seed, epoch, done, self.together):
                 before = len(position.losses)
                 if self.advance is not None:
                     self.advance(self.epochs_done(position))
-                now = self.step(piece).detach().to(position.losses)
+                now = self.ranks.total(self.step(piece).detach().to(position.losses))
                 position = Position(position.epoch, torch.cat([position.losses, now]))
                 self.last, rows = piece, rows + piece.count
                 if not now.isfinite().all():
@@ -259,14 +277,17 @@ class Loop:
         Raises:
             TrainingError: the weights give a distribution invalid parameters, such as σ = 0.
         """
-        rows = self.last.numbers(-1)
+        numbers = self.ranks.from_first(self.measured)
+        if isinstance(numbers, str):
+            self.stop(numbers, self.taken, self.last.numbers(-1))
+        return Epoch(epoch, loss, seconds=time.perf_counter() - began, **numbers)
+
+    def measured(self) -> dict[str, Any] | str:
+        """The numbers that are measured; a sentence if they cannot be."""
         try:
             numbers = self.measures()
         except ValueError as error:
             if not (reason := broken_distribution(error)):
                 raise
-            what = f"a distribution has invalid parameters ({reason})"
-            self.stop(what, self.taken, rows)
-        if lost(numbers):
-            self.stop("the ELBO became NaN or infinite", self.taken, rows)
-        return Epoch(epoch, loss, seconds=time.perf_counter() - began, **numbers)
+            return f"a distribution has invalid parameters ({reason})"
+        return "the ELBO became NaN or infinite" if lost(numbers) else numbers

@@ -85,14 +85,17 @@ class Pair:
         """All parameters."""
         return [p for _, p in self.named_parameters()]
 
+    def buffers(self) -> list[Tensor]:
+        """All buffers of the modules."""
+        return [buffer for module in self.modules for buffer in module.buffers()]
+
     def first_weight(self) -> Tensor | None:
         """The first parameter of real numbers, which says device and type; None for none yet."""
         return next((p for p in self.parameters() if p.is_floating_point()), None)
 
     def copies(self) -> list[tuple[Tensor, Tensor]]:
         """Each parameter and buffer with a copy of its values."""
-        buffers = [buffer for module in self.modules for buffer in module.buffers()]
-        return [(t, t.detach().clone()) for t in (*self.parameters(), *buffers)]
+        return [(t, t.detach().clone()) for t in (*self.parameters(), *self.buffers())]
 
     def train(self, training: bool) -> None:
         """Put the modules into training or evaluation mode."""

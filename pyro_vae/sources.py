@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .batch import Batch
 from .data import Images
 from .errors import InputError
 from .history import Position
@@ -41,6 +42,12 @@ class Piece:
         """The number of rows in all steps."""
         return self.size if self.rows is None else self.rows.numel()
 
+    def cut(self, own: slice) -> Piece:
+        """Some of the rows of each step, for the process that takes them."""
+        rows = None if self.rows is None else self.rows[:, own]
+        batch = None if self.batch is None else Batch.of(self.batch).cut(own.start, own.stop)
+        return Piece(own.stop - own.start, rows, batch)
+
     def numbers(self, step: int) -> list[int]:
         """The numbers of the rows of one step, from 0; empty if they are not known."""
         return [] if self.rows is None else self.rows[step].tolist()
@@ -49,9 +56,9 @@ class Piece:
 class Source:
     """The batches of each epoch, as a function of the seed and of the number of the epoch.
 
-    Each piece holds the rows of whole batches, in the order of the training. To train on several
-    processes, each process takes its share of the rows of each batch: this contract is the place
-    where a pair (rank, number of processes) would be handed in.
+    Each piece holds the rows of whole batches, in the order of the training. Of several processes
+    (:mod:`~pyro_vae.ranks`), each sees the whole batches and takes its rows by :meth:`Piece.cut`:
+    the random numbers that rows are loaded with belong to their batch.
 
     Args:
         batch_size: rows in a step.

@@ -25,6 +25,8 @@ from .measures import Measures, shown_of
 from .pair import WHAT, Pair
 from .pairing import objective_of
 from .progress import Bar, watched
+from .ranks import current
+from .ranks.refusing import refuse, try_share
 from .registry import OBJECTIVES, lookup
 from .settings import TrainingArguments, TrainingOptions
 from .sources import ImagesInMemory, InMemory
@@ -113,6 +115,10 @@ def fit(
     ``pyro.param`` live in Pyro's store: to go on in another program, load the store first. Random
     numbers that a part draws without torch are not seeded.
 
+    Where ``torch.distributed`` is initialised, all its processes call this function with the same
+    arguments and train together: see :mod:`~pyro_vae.ranks`. Each is given all data, and takes the
+    steps that one process would take.
+
     Args:
         programs_and_data: a VAE, or any object with Pyro programs ``model`` and ``guide``, and the
             data; or a model, a guide and the data. The data is moved to the programs' device.
@@ -178,11 +184,11 @@ def fit(
     if compiled:
         checks.check_compiler(loop.device)
     console = Console(stderr=True)
-    if watched(console) if progress is None else progress:
+    if loop.ranks.first and (watched(console) if progress is None else progress):
         unit = "image" if isinstance(data, Data | Images) else "row"
         several.append(Bar(console, epochs, source.rows, source.batch_size, start, unit))
     history: list[Epoch] = []
-    with Interrupt() as interrupt, ExitStack() as stack:
+    with Interrupt(loop.ranks) as interrupt, ExitStack() as stack:
         told = Callbacks([*several, interrupt])
         stack.callback(lambda: told.on_end(len(history) == epochs - start.epoch))
         # By the steps of all epochs, so that a run that goes on decides as it did when it began.
@@ -258,7 +264,11 @@ def begun(
         pair, objective, test, shown_of(train, test), source.batch_size, options.seed, further
     )
     measures.decide()
-    return Loop(pair, source, objective, optimizer, options, measures, further)
+    ranks = current()
+    if ranks.size > 1:
+        refuse(ranks, pair, source, objective, optimizer, options)
+        try_share(ranks, pair, objective, batch, begins, options.seed)
+    return Loop(pair, source, objective, optimizer, options, measures, further, ranks)
 
 
 def options_of(options: TrainingOptions | None, given: Mapping[str, Any]) -> TrainingOptions:

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pyro_vae"
 
 ROOMS = [
-    {"errors", "memory", "noise", "words", "processes"},
+    {"errors", "launch", "memory", "noise", "words", "processes"},
     {"budget", "options", "registry", "latents", "settings", "compiling", "modules", "supports"}
-    | {"batch"},
+    | {"batch", "sharing"},
     {"contracts", "parts", "distributions", "scales", "data", "history", "progress", "schedules"},
     {"sources", "streams", "pair"},
     {"networks"},
@@ -31,7 +31,7 @@ ROOMS = [
     {"usage", "exporting"},
     {"vae"},
     {"figures"},
-    {"audit", "checks", "interrupt", "measures", "report"},
+    {"audit", "checks", "interrupt", "measures", "ranks", "report"},
     {"loop"},
     {"training"},
     {"recipes"},

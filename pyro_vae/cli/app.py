@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError, TrainingError, broken_distribution
+from ..errors import InputError, RankError, TrainingError, broken_distribution
+from ..launch import is_first, launched
 from . import draw, listing, many, share, train, use
-from .options import stderr, warn
+from .options import console, stderr, warn
 
 app = typer.Typer(
     help="Variational autoencoders in Pyro, made of a prior, a likelihood, a guide and an "
@@ -34,6 +35,7 @@ def show_version(asked: bool) -> None:
 
 @app.callback()
 def with_version(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -42,6 +44,14 @@ def with_version(
     ] = False,
 ) -> None:
     """The options that come before a command."""
+    console.quiet = stderr.quiet = not is_first()  # `train` says what goes wrong in another process
+    if launched() and context.invoked_subcommand not in ("train", None):
+        also = "; compare --jobs N trains N VAEs at the same time"
+        raise InputError(
+            f"torchrun starts several processes for one training, and {context.invoked_subcommand} "
+            f"runs in one{also if context.invoked_subcommand == 'compare' else ''}: start it "
+            "without torchrun"
+        )
 
 
 for command in (
@@ -82,7 +92,7 @@ def run() -> int:
         code = tell(str(error), 1)
     except InputError as error:
         code = tell(str(error), 2)
-    except TrainingError as error:
+    except (TrainingError, RankError) as error:
         code = tell(str(error), 1)
     except OSError as error:
         code = tell(about(error), 1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import InputError, TrainingError
+from ..errors import InputError, RankError, TrainingError
+from ..launch import restarts
 from ..registry import own_classes
 from ..runs.stopping import Signals, Stopped
 from ..settings import Settings
@@ -95,12 +97,17 @@ def train(
 
     `pyro-vae list` lists the names. A part may have options, "normal(scale=0.2)", or be a class of
     your own, mymodule:MyPrior.
+
+    Several processes train one VAE together by torchrun --nproc-per-node 2 -m pyro_vae train …
     """
     from .. import trackers
+    from ..ranks import Ranks, joined
+    from ..ranks.joining import local_device
     from ..runs import failing, setup, working
     from ..runs import folder as files
     from ..runs import replay as replaying
     from ..runs.locking import locked
+    from ..runs.setup import Run
     from ..storage.creating import check_vacant
 
     if not 0 < minutes < float("inf"):
@@ -119,58 +126,95 @@ def train(
         return
     if trust and resume is None:
         raise InputError("--trust is for --resume; a class that you name yourself is imported")
+    restarted, most = restarts()
+    if most and not (resume or out):
+        raise InputError(
+            "torchrun --max-restarts goes on with the run in the folder --out, so give --out FOLDER"
+        )
     folder = resume or out or setup.vacant_folder(given)
+    place = o.pick(local_device(device))
+    ranks = Ranks()
+
+    def again() -> str:
+        """The command that continues the run; "" if there is none yet."""
+        if not (folder / files.CONFIG).is_file():
+            return ""
+        options = {
+            "--epochs": given.get("epochs") if resume else None,
+            "--pictures": None if pictures == PICTURES else pictures,
+            "--checkpoint-minutes": None if minutes == MINUTES else minutes,
+            "--device": None if device == "auto" else device,
+            "--data-dir": data_dir,
+        }
+        words = [w for key, value in options.items() if value for w in (key, str(value))]
+        words += [w for name in track or [] for w in ("--track", name)]
+        words += ["--other-data"] if other_data else []
+        words += ["--trust"] if trust or any(own_classes([*given.values()])) else []
+        return shlex.join(["pyro-vae", "train", "--resume", str(folder), *words])
+
+    def go_on() -> Run:
+        """The run in the folder, where its checkpoint stands."""
+        return working.resume(
+            folder,
+            given.get("epochs"),
+            place,
+            data_dir,
+            trust or resume is None,  # a new run names the user's own classes
+            compiled=compiled,
+            other_data=other_data,
+        )
+
+    def train_on(run: Run) -> None:
+        working.train(run, folder, pictures, minutes, console, signals, tracked, ranks)
+
     with Signals() as signals:
         try:
-            if resume is not None:
-                refuse_settings("--resume", [key for key in named if key != "epochs"])
-                o.allow_classes_of(folder, trust)  # before the lock would make the folder
-                check_output("--resume", folder)
-                with locked(folder):
-                    run = working.resume(
-                        folder,
-                        given.get("epochs"),
-                        o.pick(device),
-                        data_dir,
-                        trust,
-                        compiled=compiled,
-                        other_data=other_data,
-                    )
-                    working.train(run, folder, pictures, minutes, console, signals, tracked)
-            else:
-                check_outside(folder, str(given.get("data", Settings.data)))
-                check_output("--out", folder)
-                check_vacant(folder)
-                run = setup.prepare(given, o.pick(device), data_dir)
+            with joined(place) as ranks:
+                lock = locked if ranks.first else nullcontext
+                if resume is not None:
+                    refuse_settings("--resume", [key for key in named if key != "epochs"])
+                    o.allow_classes_of(folder, trust)  # before the lock would make the folder
+                    if ranks.first:
+                        check_output("--resume", folder)
+                    with lock(folder):
+                        train_on(go_on())
+                    return
+                begun = ranks.from_first(
+                    lambda: restarted > 0 and (folder / files.CONFIG).is_file()
+                )
+                if ranks.first and not begun:
+                    check_outside(folder, str(given.get("data", Settings.data)))
+                    check_output("--out", folder)
+                    check_vacant(folder)
+                run = setup.prepare(given, place, data_dir)
+                if begun:
+                    working.check_begun(run, folder)
+                    with lock(folder):
+                        train_on(go_on())
+                    return
                 if "recipe" in given:
                     console.print(setup.recipe_line(given), soft_wrap=True)
                 if run.note:
                     console.print(run.note, soft_wrap=True)
-                with locked(folder):
-                    working.begin(run, folder, compiled)
-                    working.train(run, folder, pictures, minutes, console, signals, tracked)
+                with lock(folder):
+                    working.begin(run, folder, compiled, ranks)
+                    train_on(run)
         except Stopped as stop:
-            if not (folder / files.CONFIG).is_file():
+            command = again()
+            if not command:
                 o.warn("Stopped. There is no run yet.")
             else:
-                options = {
-                    "--epochs": given.get("epochs") if resume else None,
-                    "--pictures": None if pictures == PICTURES else pictures,
-                    "--checkpoint-minutes": None if minutes == MINUTES else minutes,
-                    "--device": None if device == "auto" else device,
-                    "--data-dir": data_dir,
-                }
-                words = [w for key, value in options.items() if value for w in (key, str(value))]
-                words += [w for name in track or [] for w in ("--track", name)]
-                words += ["--other-data"] if other_data else []
-                words += ["--trust"] if trust or any(own_classes([*given.values()])) else []
-                again = shlex.join(["pyro-vae", "train", "--resume", str(folder), *words])
-                o.warn(f"Stopped. The run is in {folder}; continue it with: {again}")
+                o.warn(f"Stopped. The run is in {folder}; continue it with: {command}")
             raise typer.Exit(stop.exit_code) from None
-        except TrainingError:
-            if (folder / failing.NAME).is_file():
-                again = shlex.join(["pyro-vae", "train", "--replay", str(folder)])
-                o.warn(f"What went wrong in this step is shown by: {again}")
+        except Exception as error:
+            if ranks.watch is not None and not ranks.first:
+                o.stderr.quiet = ranks.watch.said_by_first()
+                o.warn(f"Process {ranks.rank} of 0 to {ranks.size - 1}:")
+            if isinstance(error, TrainingError) and (folder / failing.NAME).is_file():
+                replayed = shlex.join(["pyro-vae", "train", "--replay", str(folder)])
+                o.warn(f"What went wrong in this step is shown by: {replayed}")
+            if isinstance(error, RankError) and (command := again()):
+                o.warn(f"The run is in {folder}; continue it with: {command}")
             raise
 
 

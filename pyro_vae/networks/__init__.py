@@ -5,7 +5,7 @@
 
 from ..registry import NETWORKS
 from .conv import Conv
-from .layers import ACTIVATIONS, Layers, PlaceByPlace, Sum, features, head, layout
+from .layers import ACTIVATIONS, BatchNorm, Layers, PlaceByPlace, Sum, features, head, layout
 from .mlp import MLP
 from .residual import Residual
 
@@ -13,6 +13,7 @@ __all__ = [
     "ACTIVATIONS",
     "MLP",
     "NETWORKS",
+    "BatchNorm",
     "Conv",
     "Layers",
     "PlaceByPlace",

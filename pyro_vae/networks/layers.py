@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..latents import Layout, Shape
 from ..registry import lookup
+from ..sharing import WHOLE, Rows
 
 CONVOLUTION: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {
@@ -130,8 +131,31 @@ def by_channel(values: Sequence[float], shape: Shape) -> Tensor:
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalization of features ``[*, F]``, over all leading dimensions."""
 
+    batch: Rows = WHOLE
+    """Where the images of a batch are; :func:`~pyro_vae.ranks.refusing.shared` sets it."""
+
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.reshape(-1, x.shape[-1])).view_as(x)
+        rows = x.reshape(-1, x.shape[-1])
+        if self.training and self.batch.split:
+            return self.over_processes(rows).view_as(x)
+        return super().forward(rows).view_as(x)
+
+    def over_processes(self, rows: Tensor) -> Tensor:
+        """As torch's batch normalization, with the moments of the rows of all processes.
+
+        Args:
+            rows: those of this process, ``[N, F]``.
+        """
+        count = self.batch.count(len(rows))
+        mean = self.batch.sum(rows.sum(0)) / count  # [F]
+        centred = rows - mean
+        variance = self.batch.sum(centred.square().sum(0)) / count
+        kept: Any = self
+        with torch.no_grad():
+            kept.num_batches_tracked += 1
+            kept.running_mean.lerp_(mean, self.momentum)
+            kept.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 
 def dense(sizes: Sequence[int], activation: str, last: bool, batch_norm: bool = False) -> Layers:

@@ -13,7 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal
+from torch.distributions import (
+    Independent,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+)
 
 from ..errors import InputError
 from ..options import at_least_one, finite, is_whole, number
@@ -52,6 +57,7 @@ class BetaTC(PerImage):
     """
 
     per_image = False
+    across_ranks = True
     one_vector = True
 
     def __init__(
@@ -73,13 +79,15 @@ class BetaTC(PerImage):
         """Mutual information, total correlation and dimension-wise KL at the draw of each image.
 
         Returns:
-            three tensors ``[B]``, whose sum is log q(z | x) - log p(z).
+            three tensors ``[b]``, whose sum is log q(z | x) - log p(z), for the b of the B images
+            of the batch that this process has; usually all.
         """
         name, q, p = terms.alone("beta-tc")
         by_unit(name, p)  # raises an error if the prior's dimensions are not independent
-        each = by_unit(name, q)["fn"]  # [B, Z]
-        pairs = each.log_prob(q["value"].unsqueeze(-2))  # [B, B, Z]: draw i under image j
-        log_weights = self.log_weights(pairs[..., 0], self.data_size)  # [B, B]
+        each = self.of_all_images(by_unit(name, q)["fn"])  # [B, Z]
+        pairs = each.log_prob(q["value"].unsqueeze(-2))  # [b, B, Z]: draw i under image j
+        square = pairs.new_zeros(pairs.shape[1], pairs.shape[1])
+        log_weights = self.batch.own(self.log_weights(square, self.data_size))  # [b, B]
         log_q = (log_weights + pairs.sum(-1)).logsumexp(1)  # [B]
         log_q_units = (log_weights.unsqueeze(-1) + pairs).logsumexp(1).sum(-1)  # [B]
         return (
@@ -87,6 +95,17 @@ class BetaTC(PerImage):
             log_q - log_q_units,
             log_q_units - terms.log_p[name][0],
         )
+
+    def of_all_images(self, fn: Any) -> Any:
+        """The distributions of all images of the batch, from those of this process."""
+        if not self.batch.split:
+            return fn
+        if not isinstance(fn, Normal):
+            raise InputError(
+                f"beta-tc in several processes is for Normals, and z has {family(fn)}; take the "
+                "guide mean-field, or train in one process"
+            )
+        return Normal(self.batch.whole(fn.loc), self.batch.whole(fn.scale))
 
     def loss_per_image(self, terms: Terms) -> Tensor:
         information, correlation, dimensions = self.parts(terms)
@@ -156,6 +175,7 @@ class InfoVAE(PerImage):
     """
 
     per_image = False
+    across_ranks = True
     one_vector = True
 
     def __init__(
@@ -178,8 +198,8 @@ class InfoVAE(PerImage):
 
     def loss_per_image(self, terms: Terms) -> Tensor:
         name, q, p = terms.alone("infovae")
-        z = q["value"]  # [B, Z]
-        u = p["fn"].rsample() if p["fn"].has_rsample else p["fn"].sample()
+        z = self.batch.whole(q["value"])  # [B, Z]
+        u = self.batch.whole(self.batch.draw(p["fn"]))
         mmd = (self.alpha + self.lambda_ - 1) * self.mmd(z, u)
         kl = (1 - self.alpha) * self.kls(terms)[name] if self.alpha != 1 else 0.0
         return kl + mmd - terms.log_likelihood
@@ -233,6 +253,7 @@ class DIP(PerImage):
     """
 
     per_image = False
+    across_ranks = True
     one_vector = True
 
     def __init__(
@@ -260,7 +281,7 @@ class DIP(PerImage):
     def covariance(self, name: str, q: Any) -> Tensor:
         """The covariance C, ``[Z, Z]``."""
         try:
-            mu = q.mean  # [B, Z]
+            mu = self.batch.whole(q.mean)  # [B, Z]
         except NotImplementedError:
             raise InputError(
                 f"dip needs the mean of q(z | x), and {family(q)} at site {name!r} has no mean in "
@@ -271,9 +292,9 @@ class DIP(PerImage):
         if self.variant == 1:
             return between
         if isinstance(q, Independent):
-            return between + q.variance.mean(0).diag()
+            return between + self.batch.whole(q.variance).mean(0).diag()
         if isinstance(q, MultivariateNormal | LowRankMultivariateNormal):
-            return between + q.covariance_matrix.mean(0)
+            return between + self.batch.whole(q.covariance_matrix).mean(0)
         raise InputError(
             f"variant 2 of dip needs the covariance of q(z | x), and {family(q)} at site {name!r} "
             "has no covariance in closed form; take a Normal guide or variant=1"

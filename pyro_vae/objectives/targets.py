@@ -46,6 +46,7 @@ class Capacity(Scheduled):
     """
 
     per_image = False
+    across_ranks = True
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class Capacity(Scheduled):
 
     def loss_per_image(self, terms: Terms) -> Tensor:
         self.check_names(terms)
-        means = {name: kl.mean() for name, kl in self.kls(terms).items()}
+        means = self.means(terms)
         if "" in self.levels:
             means = {"": torch.stack(list(means.values())).sum()}
         held = sum((kl - self.level(name, kl)).abs() for name, kl in means.items())
@@ -98,6 +99,7 @@ class FreeBits(Levels):
     """
 
     per_image = False
+    across_ranks = True
 
     def __init__(
         self,
@@ -114,7 +116,7 @@ class FreeBits(Levels):
     def loss_per_image(self, terms: Terms) -> Tensor:
         self.check_names(terms)
         if self.group_size is None:
-            groups = {name: kl.mean() for name, kl in self.kls(terms).items()}
+            groups = self.means(terms)
         else:
             groups = {name: self.groups(name, terms, self.group_size) for name in terms.q}
         floored = [torch.maximum(kl, self.level(name, kl)).sum() for name, kl in groups.items()]
@@ -131,4 +133,5 @@ class FreeBits(Levels):
                 "be in the model and only in the plate of images"
             )
         kl = self.kl(name, by_unit(name, p), by_unit(name, q))  # [*, B, Z]
+        kl = self.batch.whole(kl, -2)
         return kl.reshape(-1, units // size, size).sum(-1).mean(0)  # [groups]

@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..latents import infer, is_latent
 from ..options import at_least_one
 from ..registry import lookup
+from ..sharing import WHOLE, Rows
 from .checks import PLAIN, check_order, check_sides, leading_told, plates
 from .divergences import KLS, family, monte_carlo
 
@@ -39,6 +40,9 @@ class Checked(Objective):
     per_image: ClassVar[bool] = True
     """Whether the loss is a sum over images. Then the loss of a batch is the sum of the losses of
     its images."""
+    across_ranks: ClassVar[bool] = False
+    """Of a loss that is not a sum over images: whether several processes can share a batch, because
+    the objective sees the images of all of them through ``self.batch``."""
     one_vector: ClassVar[bool] = False
     """Whether the objective is for one latent site that is one vector for each image."""
 
@@ -190,7 +194,8 @@ class PerImage(Drawn):
     Equation: loss = Σ_b mean_k [Σ_sites KL_kb - log p(x_b | z_kb)].
 
     A subclass overrides :meth:`loss_per_image`. If its loss is not a sum over images, it also sets
-    ``per_image = False``.
+    ``per_image = False``. The terms hold the images of this process, so such an objective computes
+    what belongs to the whole batch from ``self.batch.whole(term)``.
 
     Args:
         num_particles: draws of z for each image, K.
@@ -202,6 +207,8 @@ class PerImage(Drawn):
         InputError: an unknown ``kl``; at a call, the errors of :class:`Checked`, draws without a
             gradient, or a KL without a closed form.
     """
+
+    batch: Rows = WHOLE
 
     def __init__(self, num_particles: int = 1, kl: str = "monte-carlo") -> None:
         super().__init__(num_particles)

@@ -56,6 +56,10 @@ class Levels(PerImage):
             level = self.levels[key] = level.to(like)
         return level
 
+    def means(self, terms: Terms) -> dict[str, Tensor]:
+        """The mean KL of each latent site over draws and all images of the batch."""
+        return {name: self.batch.whole(kl, -1).mean() for name, kl in self.kls(terms).items()}
+
     def check_names(self, terms: Terms) -> None:
         """Raise :class:`~pyro_vae.errors.InputError` for a number of a site that does not exist."""
         if unknown := self.levels.keys() - {""} - terms.q.keys():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
 
@@ -32,9 +33,14 @@ class Signals:
 
     With ``waiting = True`` the first signal is only noted in ``number``, and training ends by
     itself after the step. A second SIGINT raises even then.
+
+    Attributes:
+        largest: the largest of a number of each process of a training. A signal comes to them in
+            different steps, and all end after the same one.
     """
 
     def __init__(self) -> None:
+        self.largest: Callable[[int], int] = lambda number: number
         self.waiting = False
         self.number = 0
         self.before: dict[int, Any] = {}
@@ -58,7 +64,11 @@ class Signals:
             self.number = number
             raise Stopped(number)
 
+    def due(self) -> int:
+        """The signal that was noted, in whichever process; 0 for none."""
+        return self.largest(self.number)
+
     def check(self) -> None:
         """Raise :class:`Stopped` if a signal was noted."""
-        if self.number:
-            raise Stopped(self.number)
+        if number := self.due():
+            raise Stopped(number)

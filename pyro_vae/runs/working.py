@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from time import monotonic, perf_counter
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ..data import load_data
 from ..errors import InputError, TrainingError
 from ..history import Callback, CollapseWarning, Epoch, Position, collapsed
 from ..progress import Bar
+from ..ranks import Ranks
 from ..storage import checkpoint
 from ..storage.writing import remove_leftovers, written
 from ..trackers import Tracker
@@ -24,20 +25,22 @@ from ..words import counted
 from . import folder as files
 from . import older
 from .config import refuse_links
-from .failing import note_failure, remove_failure
+from .failing import note_failure
 from .images import check_source
+from .keeping import Follower, Keeper, picture_of, save_pictures, state_at
 from .resuming import check_sites, check_steps, refuse_other_data
 from .setup import Run, built_objective
 from .stopping import Signals
 
 
-def begin(run: Run, folder: Path, compiled: bool | None = None) -> None:
+def begin(run: Run, folder: Path, compiled: bool | None = None, ranks: Ranks | None = None) -> None:
     """Make a run's folder. After this call the run can be loaded and resumed.
 
     Args:
         run: a run that has not been trained.
         folder: the folder to make.
         compiled: whether steps are compiled; None leaves it to ``fit``.
+        ranks: the processes of the training. The first one makes the folder.
 
     Raises:
         InputError: a folder that cannot be used, no test images, or no C++ compiler.
@@ -46,13 +49,27 @@ def begin(run: Run, folder: Path, compiled: bool | None = None) -> None:
     if compiled:
         checks.check_compiler(next(run.vae.parameters()).device)
     run.checksum, run.compiled = run.data.checksum(), compiled
-    config = {"vae": run.vae.config, "data": run.source, "training": run.training}
-    files.create(folder, config, state_at(run, run.start))
+    if ranks is None or ranks.first:
+        files.create(folder, config_of(run), state_at(run, run.start))
 
 
-def state_at(run: Run, position: Position) -> checkpoint.Checkpoint:
-    """The checkpoint of a run at a position."""
-    return checkpoint.state_of(run.vae, run.optimizer, position, run.checksum, run.compiled)
+def config_of(run: Run) -> dict[str, Any]:
+    """What a run's folder holds of its settings."""
+    return {"vae": run.vae.config, "data": run.source, "training": run.training}
+
+
+def check_begun(run: Run, folder: Path) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` unless a folder holds a run like ``run``.
+
+    It is then the run that torchrun began before it started the processes again. An equal run of
+    somebody else ends in the same weights.
+    """
+    found = files.read_config(folder)
+    wanted = json.loads(json.dumps(config_of(run)))
+    if other := next((key for key in wanted if found.get(key) != wanted[key]), None):
+        raise InputError(
+            f"{str(folder)!r} holds a run with other settings ({other}); name another folder"
+        )
 
 
 def resume(
@@ -131,22 +148,28 @@ def train(
     console: Console,
     signals: Signals,
     track: Sequence[type[Tracker]] = (),
+    ranks: Ranks | None = None,
 ) -> list[Epoch]:
     """Train to the end and show the progress.
 
     A checkpoint is written after each epoch, after every ``minutes`` minutes, and when a signal
     comes; pictures after every ``pictures`` epochs and after the last one. ``track`` are the
-    trackers that are told.
+    trackers that are told. Of several processes, ``ranks``, only the first writes and shows.
 
     Raises:
         Stopped: a signal came. The checkpoint is that of the last step.
         TrainingError: the loss or a weight became NaN or infinite. The checkpoint is the last one
             before, and ``failed.json`` names the step.
     """
-    remove_leftovers(folder)
+    ranks = Ranks() if ranks is None else ranks
     keeper = Keeper(run, folder, pictures, minutes, signals)
-    epochs, batch_size = run.training["epochs"], run.training["batch_size"]
-    bar = Bar(console, epochs, len(run.data.train), batch_size, run.start)
+    told: list[Callback] = [Follower(signals)]
+    if ranks.first:
+        remove_leftovers(folder)
+        epochs, batch_size = run.training["epochs"], run.training["batch_size"]
+        bar = Bar(console, epochs, len(run.data.train), batch_size, run.start)
+        told = [keeper, *trackers_of(run, folder, pictures, track), bar]
+    signals.largest = ranks.largest
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CollapseWarning)  # printed below, after the bar
@@ -158,15 +181,19 @@ def train(
                 compiled=run.compiled,
                 optimizer=run.optimizer,
                 start=run.start,
-                callback=[keeper, *trackers_of(run, folder, pictures, track), bar],
+                callback=told,
                 progress=False,  # the bar above is on the console of the command
             )
     except TrainingError as error:
-        note_failure(folder, error, run.training["seed"])
+        if ranks.first:
+            note_failure(folder, error, run.training["seed"])
         raise
     finally:
-        signals.waiting = False
+        signals.largest = int
+    signals.waiting = False
     signals.check()
+    if not ranks.first:
+        return []
     # Before anything is printed, so that a broken terminal or pipe does not lose them.
     history = files.read_history(folder)
     made = save_curves(history, folder)
@@ -200,11 +227,6 @@ def trackers_of(
     return [kind.of_run(folder, **options) for kind in kinds]
 
 
-def picture_of(epoch: int) -> str:
-    """The name of an epoch's pictures."""
-    return f"epoch_{epoch:04d}.png"
-
-
 def finished(folder: Path, epochs: int) -> bool:
     """Whether the last picture that a run of so many epochs makes is there."""
     return (folder / "samples" / picture_of(epochs)).is_file()
@@ -219,73 +241,3 @@ def save_curves(history: list[Epoch], folder: Path) -> list[str]:
         with written(folder / name) as part:
             figure.savefig(part, dpi=120)
     return list(curves)
-
-
-class Keeper(Callback):
-    """Writes a run's checkpoints, metrics and pictures while it trains.
-
-    The arguments are those of :func:`train`.
-    """
-
-    def __init__(
-        self, run: Run, folder: Path, pictures: int, minutes: float, signals: Signals
-    ) -> None:
-        self.run, self.folder, self.pictures, self.minutes = run, folder, pictures, minutes
-        self.signals = signals
-        self.epochs = run.training["epochs"]
-        self.compiling: list[float] = []  # the times at which compiling began and ended
-
-    def on_compile(self) -> None:
-        self.compiling.append(perf_counter())
-
-    def on_start(self) -> None:
-        """All that could be refused was refused, so the folder is changed from here on."""
-        if self.compiling:
-            self.compiling.append(perf_counter())
-        files.write_metrics(self.folder, files.read_history(self.folder)[: self.run.start.epoch])
-        files.set_epochs(self.folder, self.epochs)
-        self.saved = monotonic()
-        self.signals.waiting = True
-
-    def on_step(self, images: int, position: Position) -> None:
-        if self.signals.number or monotonic() - self.saved > 60 * self.minutes:
-            self.save(position)
-        self.signals.check()
-
-    def on_epoch(self, record: Epoch) -> None:
-        files.append(self.folder, record)
-        self.save(Position(record.epoch))
-        self.signals.check()
-        if record.epoch % self.pictures == 0 and record.epoch < self.epochs:
-            save_pictures(self.run, self.folder, record.epoch)
-
-    def save(self, position: Position) -> None:
-        """Write a checkpoint. What it replaces is removed.
-
-        Weights that are lost are not written. ``fit`` says so at the latest after the epoch.
-        """
-        if not all(p.isfinite().all() for p in self.run.vae.parameters()):
-            return
-        checkpoint.save(self.folder, state_at(self.run, position))
-        older.remove(self.folder)
-        remove_failure(self.folder)
-        self.saved = monotonic()
-
-    def compile_time(self) -> str:
-        """The end of a sentence: the seconds that compiling took; "" without compiling."""
-        if len(self.compiling) < 2:
-            return ""
-        return f", of which {self.compiling[1] - self.compiling[0]:.0f} s to compile"
-
-
-def save_pictures(run: Run, folder: Path, epoch: int) -> None:
-    """Save reconstructions and samples of an epoch, for the same images and draws each time."""
-    with torch.random.fork_rng():
-        torch.manual_seed(run.training["seed"])
-        few = run.data.test.first(4 * figures.COLUMNS)
-        name = picture_of(epoch)
-        with written(folder / "reconstructions" / name) as part:
-            figures.save_reconstructions(run.vae, few, part, seed=run.training["seed"])
-        with written(folder / "samples" / name) as part:
-            caption = f"epoch {epoch}: means of p(x | z), z from the prior"
-            figures.save_grid(run.vae.sample(144), part, caption=caption)

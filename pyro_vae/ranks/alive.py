@@ -1,0 +1,110 @@
+"""Notices that a process of the training is gone, and says which.
+
+Each process counts upwards in the store of ``torch.distributed``, once a second, and reads the
+counts of the others. This goes on while a process compiles, or waits for the process 0 to measure
+and save. So a slow process is not taken for a dead one, and a cut network is noticed, too.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from time import monotonic, sleep
+from typing import Any
+
+PATIENCE = 40.0
+"""After so many seconds without a sign of life, a process is taken for dead."""
+
+BEAT, FEW = 1.0, 3.0
+"""The seconds between two signs of life, and those after which a missing one is remarkable."""
+
+
+class Watch:
+    """The signs of life of all processes. As a context, it gives its own and waits for the others'.
+
+    Args:
+        store: torch's store, over a connection that nothing else uses.
+        rank: the number of this process.
+        names: host and process id of each process.
+    """
+
+    def __init__(self, store: Any, rank: int, names: list[str]) -> None:
+        self.store, self.rank, self.names = store, rank, names
+        self.heard = {r: (b"", monotonic()) for r in range(len(names)) if r != rank}
+        self.over = threading.Event()
+        # Two threads, because a call to a store behind a cut network does not come back.
+        self.threads = [threading.Thread(target=t, daemon=True) for t in (self.beat, self.judge)]
+
+    def start(self) -> None:
+        """Begin to give signs of life. All processes have called :meth:`give` before."""
+        for thread in self.threads:
+            thread.start()
+
+    def stop(self, said: str = "") -> None:
+        """Leave without alarm.
+
+        Args:
+            said: the error with which this process leaves; "" for none.
+        """
+        self.over.set()
+        self.threads[0].join(FEW)
+        try:
+            self.store.set(f"said/{self.rank}", said)
+            self.store.set(f"beat/{self.rank}", "left")
+        except RuntimeError:
+            pass  # the store ends with the process that keeps it
+
+    def beat(self) -> None:
+        """Give a sign of life, and read those of the others, until the end."""
+        count = 0
+        keys = [f"beat/{rank}" for rank in self.heard]
+        while not self.over.wait(BEAT):
+            count += 1
+            try:
+                self.store.set(f"beat/{self.rank}", str(count))
+                signs = self.store.multi_get(keys)
+            except RuntimeError:  # the store is gone, and with it all that could be heard
+                return
+            for (rank, (last, _)), sign in zip([*self.heard.items()], signs, strict=True):
+                if sign != last:
+                    self.heard[rank] = sign, monotonic()
+
+    def judge(self) -> None:
+        """End this process if another one is silent for :data:`PATIENCE` seconds."""
+        while not self.over.wait(BEAT):
+            if gone := self.silent(PATIENCE):
+                print(f"Error: {self.sentence(gone)}", file=sys.stderr, flush=True)
+                # The main thread waits for the dead process, somewhere in C++.
+                os._exit(1)
+
+    def silent(self, seconds: float) -> list[int]:
+        """The processes without a sign of life for so many seconds, but for those that left."""
+        now = monotonic()
+        return [r for r, (sign, at) in self.heard.items() if sign != b"left" and now - at > seconds]
+
+    def lost(self) -> str:
+        """The sentence about the processes that are gone; it waits some seconds to know them."""
+        limit = monotonic() + 2 * FEW
+        while not (gone := self.silent(FEW)) and monotonic() < limit:
+            sleep(0.1)
+        return self.sentence(gone)
+
+    def sentence(self, gone: list[int]) -> str:
+        """What happened to some processes."""
+        if not gone:
+            return "a connection between the processes of this training broke, so it stops"
+        who = " and ".join(f"process {rank} ({self.names[rank]})" for rank in gone)
+        return f"{who} ended or cannot be reached, so this training stops"
+
+    def said_by_first(self) -> bool:
+        """Whether the process 0 ends with an error of its own, which it says."""
+        limit = monotonic() + BEAT
+        while monotonic() < limit:
+            try:
+                if self.store.check(["said/0"]):
+                    return bool(self.store.get("said/0"))
+            except RuntimeError:
+                return False
+            sleep(0.05)
+        return False

@@ -1,0 +1,162 @@
+"""What several processes cannot share, refused in one sentence before the first step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DistributedSampler
+
+from ..batch import Batch
+from ..errors import InputError
+from ..networks import BatchNorm
+from ..objectives.terms import Checked, PerImage
+from ..pair import Pair
+from ..settings import TrainingOptions
+from ..sources import ImagesInMemory, InMemory, Source
+from ..streams import Loaded
+from .draws import check_state, random_state
+from .exchange import Share
+from .group import Ranks
+
+SUMS = (Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO)
+"""Pyro's ELBOs whose loss is a sum over the rows of a plate."""
+
+
+def refuse(
+    ranks: Ranks,
+    pair: Pair,
+    source: Source,
+    elbo: ELBO,
+    optimizer: Any,
+    options: TrainingOptions,
+) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for what several processes cannot share.
+
+    Args:
+        ranks: the processes.
+        pair: the model and the guide.
+        source: where the batches come from.
+        elbo: the objective.
+        optimizer: the optimizer.
+        options: how to train.
+    """
+    weights = [(name, list(p.shape)) for name, p in pair.named_parameters()]
+    told = {"seed": options.seed, "epochs": options.epochs, "batch size": source.batch_size}
+    ranks.check_equal({**told, "weights": weights, "data": checksum(source)})
+    rows = min(source.batch_size, source.rows or source.batch_size)
+    if rows < ranks.size:
+        raise InputError(
+            f"a batch of {rows} rows cannot be shared by {ranks.size} processes; give a larger "
+            "batch size, or start fewer processes"
+        )
+    if isinstance(source, Loaded) and isinstance(source.distributed, DistributedSampler):
+        raise InputError(
+            "fit shares each batch of the DataLoader between the processes itself; give a loader "
+            "of all rows, without DistributedSampler"
+        )
+    name = type(elbo).__name__
+    alone = isinstance(elbo, Checked) and not (elbo.per_image or elbo.across_ranks)
+    if alone or not (isinstance(elbo, Checked) or type(elbo) in SUMS):
+        raise InputError(
+            f"the loss of {name} is not known to be a sum over rows, so that several processes "
+            "cannot share a batch; train in one process, or take another objective"
+        )
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(
+            "several processes add up their gradients before the step of one optimizer of torch, "
+            f"and a {type(optimizer).__name__} has one for each parameter; take torch.optim"
+        )
+    for module in modules(pair):
+        norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if norm and not isinstance(module, BatchNorm):
+            raise InputError(
+                f"a network has a {type(module).__name__} of torch, which would normalise the rows "
+                "of each process by themselves; take pyro_vae.networks.BatchNorm, which looks at "
+                "all of them, or train in one process"
+            )
+
+
+def checksum(source: Source) -> str:
+    """A text that tells unequal data apart; of data that comes in batches, its first batch."""
+    data: Any = Batch.of(source.first()).tensors()
+    if isinstance(source, InMemory):
+        data = source.images.pixels if isinstance(source, ImagesInMemory) else source.data
+    digest = hashlib.blake2b(str(source.rows).encode(), digest_size=8)
+    for leaf in tree_leaves(data):
+        values: Tensor = leaf.detach().cpu().contiguous()
+        digest.update(f"{values.dtype} {values.shape}".encode())
+        digest.update(values.numpy().data)
+    return digest.hexdigest()
+
+
+def modules(pair: Pair) -> Iterator[nn.Module]:
+    """All modules of the programs, with those inside."""
+    for module in pair.modules:
+        yield from module.modules()
+
+
+def try_share(ranks: Ranks, pair: Pair, elbo: ELBO, batch: Batch, begins: bool, seed: int) -> None:
+    """Compute the loss of a batch once, shared, from the weights of the process 0.
+
+    Args:
+        ranks, pair, elbo: as for :func:`refuse`.
+        batch: a batch like those of training.
+        begins, seed: as for :meth:`Pair.tried() <pyro_vae.pair.Pair.tried>`.
+
+    Raises:
+        InputError: random numbers that cannot be shared, or a buffer that the programs change.
+    """
+    ranks.follow_first((*pair.parameters(), *pair.buffers()))
+    own = ranks.begin(len(batch))
+    rows, loss = batch.cut(own.start, own.stop), Share(elbo, ranks)
+    with (
+        pyro.validation_enabled(),
+        pair.tried(True, begins, batch, seed),
+        shared(ranks, pair, elbo),
+    ):
+        # The first call finds out how many plates there are, and draws for it.
+        loss.loss(pair.model, pair.guide, *rows.args, **rows.named)
+        with checked(ranks, pair):
+            loss.loss(pair.model, pair.guide, *rows.args, **rows.named)
+
+
+@contextmanager
+def checked(ranks: Ranks, pair: Pair) -> Iterator[None]:
+    """While the loss of a batch is computed once: look for what the processes would not share."""
+    own = {id(b) for m in modules(pair) if isinstance(m, BatchNorm) for b in m.buffers()}
+    before = [(b, b.clone()) for b in pair.buffers() if id(b) not in own]
+    ranks.state = random_state()
+    try:
+        yield
+        check_state(ranks)
+    finally:
+        ranks.state = None
+    for buffer, value in before:
+        if not torch.equal(buffer, value):
+            raise InputError(
+                f"the programs change a buffer of the shape {list(buffer.shape)}, which several "
+                "processes would change in different ways; train in one process"
+            )
+
+
+@contextmanager
+def shared(ranks: Ranks, pair: Pair, elbo: ELBO) -> Iterator[None]:
+    """Let batch normalization and the objective see the rows of all processes."""
+    parts: list[Any] = [module for module in modules(pair) if isinstance(module, BatchNorm)]
+    parts += [elbo] if isinstance(elbo, PerImage) else []
+    before = [part.batch for part in parts]
+    for part in parts:
+        part.batch = ranks
+    try:
+        yield
+    finally:
+        for part, batch in zip(parts, before, strict=True):
+            part.batch = batch

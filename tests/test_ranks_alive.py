@@ -1,0 +1,64 @@
+"""Each process notices which other one is gone."""
+
+import time
+
+import pytest
+import torch.distributed as dist
+
+from pyro_vae.ranks import alive
+
+NAMES = ["host a, process id 10", "host b, process id 11", "host b, process id 12"]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Seconds become hundredths of seconds."""
+    monkeypatch.setattr(alive, "BEAT", 0.02)
+    monkeypatch.setattr(alive, "FEW", 0.3)
+
+
+@pytest.fixture
+def watches(quick):
+    """The watches of three processes; here they are threads of one."""
+    store = dist.HashStore()
+    for rank in range(3):
+        store.set(f"beat/{rank}", "0")
+    made = [alive.Watch(store, rank, NAMES) for rank in range(3)]
+    for watch in made:
+        watch.start()
+    yield made
+    for watch in made:
+        watch.stop()
+
+
+def test_a_silent_process_is_named_by_the_others(watches):
+    watches[1].over.set()
+    for watch in (watches[0], watches[2]):
+        assert watch.lost() == (
+            "process 1 (host b, process id 11) ended or cannot be reached, so this training stops"
+        )
+
+
+def test_nobody_is_named_while_all_are_alive_or_have_left(watches):
+    watches[1].stop()
+    time.sleep(0.5)
+    assert watches[0].silent(0.3) == []
+    assert "a connection between the processes" in watches[0].lost()
+
+
+def test_a_process_that_waits_for_a_dead_one_ends(watches, monkeypatch, capsys):
+    ended = []
+    monkeypatch.setattr(alive, "PATIENCE", 0.5)
+    monkeypatch.setattr(alive.os, "_exit", ended.append)
+    watches[2].over.set()
+    limit = time.monotonic() + 20
+    while len(ended) < 2 and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert set(ended) == {1}
+    assert "Error: process 2 (host b, process id 12) ended" in capsys.readouterr().err
+
+
+def test_the_error_of_the_first_process_is_known_to_the_others(watches):
+    assert not watches[1].said_by_first()
+    watches[0].stop("no images")
+    assert watches[1].said_by_first()
