@@ -337,6 +337,11 @@ def small_report(**other):
             "pareto_k": 0.3,
             "limit": 0.667,
             "untrusted_share": 0.36,
+            "rise_of_curve": {"mean": 0.25, "error": 0.125},
+            "remaining_bias": None,
+            "images_trusted": False,
+            "mean_trusted": False,
+            "verdict": "a lower bound",
         },
         "bits_per_dimension": {"why": "there are no levels"},
         "active_units": {"z": {"count": 3, "of": 4}},
@@ -354,13 +359,16 @@ def test_the_printed_report_has_each_number_with_its_error():
     found = sections(report)
     rows = {name: number for each in found.values() for name, number in each}
     assert rows["importance sampling, 1,000 draws of z"] == "-20.00 ± 0.50"
-    assert rows["with 1 draw"] == "-20.00 ± 0.50"
-    assert "with 1,000 draws" not in rows  # it is the estimate itself
+    assert rows["the bound of 1 draw"] == "-20.00 ± 0.50"
+    assert "the bound of 1,000 draws" not in rows  # it is the estimate itself
     assert rows["bits per dimension"] == "undefined: there are no levels"
     # The standard error of a share p of N images is √(p (1 - p) / N) = √(0.36 · 0.64 / 100).
-    assert rows["unreliable estimates"] == "36.0 ± 4.8 % of the images"
+    assert rows["Pareto k too large"] == "36.0 ± 4.8 % of the images"
+    assert rows["rise over the last factor of 4 in draws"] == "0.250 ± 0.125"
+    assert rows["bias that remains"] == "not settled"
+    assert rows["so"] == "a lower bound"
     assert rows["active units of z"] == "3 of 4"
-    assert rows["approximation gap"] == "0.25 ± 0.12"
+    assert rows["approximation gap, at least"] == "0.25 ± 0.12"
     assert rows["aggregate posterior"] == "undefined: there is one image"
     assert rows["latents"] == "undefined: nothing to draw"
     assert "Where the bound is lost, 7 images" in found
@@ -374,7 +382,7 @@ def test_advice_names_the_next_command_only_where_it_can_help():
     discrete = {"z": {"why": "its latents are not real numbers"}}
     assert advice(small_report(prior_gap=discrete))[1] == ["--samples", "10000"]
     assert advice(small_report(annealed={"why": "it failed"})) is None
-    good = small_report()["trust"] | {"untrusted_share": 0.05}
+    good = small_report()["trust"] | {"mean_trusted": True}
     assert advice(small_report(trust=good)) is None
 
 
