@@ -269,6 +269,15 @@ def score(
             metavar="N", help="Draws of z for each image.", min=1, rich_help_panel="Measures"
         ),
     ] = 1000,
+    pixel_draws: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Draws of the pixels to average over, if they are dynamic.",
+            min=1,
+            rich_help_panel="Measures",
+        ),
+    ] = 1,
     out: Annotated[
         Path,
         typer.Option(
@@ -282,11 +291,10 @@ def score(
 ) -> None:
     """Rank images by their estimated log p(x) in nats, the most unusual first.
 
-    Each line has the file, its split, log p(x) and its standard error. Training images are left
-    out, because log p(x) of an image that was trained on is too high.
+    Each line has the file, its split, log p(x) and its standard error, if it can be trusted.
+    Training images are left out, because log p(x) of an image that was trained on is too high.
     """
-    from ..evaluation.importance import importance
-    from ..evaluation.scores import write_scores
+    from ..evaluation.scores import score_images, write_scores
     from ..progress import reporting
     from ..runs.images import scored_images
 
@@ -296,17 +304,27 @@ def score(
     images, splits = scored_images(config, data, chosen, data_dir, say=o.warn)
     images = images.to(o.pick(device))
     with reporting(o.stderr) as progress:
-        result = importance(
-            vae.model, vae.guide, images, samples=samples, seed=seed, progress=progress
-        )
+        result = score_images(
+            vae.model, vae.guide, images, samples=samples, pixel_draws=pixel_draws, seed=seed,
+            progress=progress,
+        )  # fmt: skip
     with written(out) as part:
         write_scores(part, images, splits, result)
     parts = Counter(splits)
     named = ", ".join(f"{count:,} {name}" for name, count in parts.items() if name)
+    error = result.standard_error if result.covers(result.standard_error) else None
     console.print(
         f"estimated log p(x) of {counted(len(images), 'image')}{f' ({named})' if named else ''} in "
-        f"{out}: mean {plus_minus(result.mean, result.standard_error)} nats; "
-        f"{result.untrusted_share:.1%} of the estimates are unreliable (column `trusted`)"
+        f"{out}, a lower bound in the mean: {plus_minus(result.mean, error)} nats"
     )
+    if not result.trusted:
+        console.print(
+            "The images have no standard error, because it would not cover the bias of the "
+            "estimates; more --samples can help. Their order can still be used."
+        )
+    elif images.binarize == "dynamic" and pixel_draws == 1:
+        console.print(
+            "The standard errors are for this draw of the pixels; --pixel-draws averages over more."
+        )
     if split is None and "test" in parts:
         console.print("The training images are left out; --split all takes them in.")
