@@ -23,7 +23,8 @@ SHAPE = (1, 4, 4)
 
 
 def launch(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
-    """What ``work(*args)`` gives in each of ``size`` new processes."""
+    """What ``work(*args)`` gives in each of ``size`` new processes; the exit code of one that gives
+    nothing."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -39,13 +40,20 @@ def launch(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
         pipes.append(ours)
         processes.append(process)
     try:
-        return [pipe.recv() if pipe.poll(240) else None for pipe in pipes]
-    except EOFError:
-        raise AssertionError([process.exitcode for process in processes]) from None
+        return [received(*each) for each in zip(pipes, processes, strict=True)]
     finally:
         for process in processes:
             process.join(20)
             process.kill()
+
+
+def received(pipe: Any, process: Any) -> Any:
+    """What a process sends, or its exit code."""
+    try:
+        return pipe.recv() if pipe.poll(240) else None
+    except EOFError:
+        process.join()
+        return process.exitcode
 
 
 def run(told: dict[str, str], pipe: Any, work: Callable[..., Any], args: Any) -> None:
