@@ -18,8 +18,8 @@ from pyro_vae.contracts import Likelihood
 from pyro_vae.data import Data, Images
 from pyro_vae.ranks import joined
 from support.commands import typed
-
-SHAPE = (1, 4, 4)
+from support.density import SHAPE
+from support.rows import images_for
 
 
 def launch(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
@@ -100,18 +100,21 @@ class Case:
         pyro.clear_param_store()
         torch.manual_seed(0)
         vae = VAE(SHAPE, **self.vae).double()
-        pixels = torch.randint(256, (self.images, *SHAPE), dtype=torch.uint8)
+        x = images_for(vae, self.images, torch.float64)
+        data, test = x, x[:5]
         if Likelihood.of(vae.model.likelihood).binary:
-            pixels = (pixels > 127).to(torch.uint8) * 255
-        data = Data("random", Images(pixels), Images(pixels[:5]))
+            pixels = (255 * x).to(torch.uint8)
+            data, test = Data("digits", Images(pixels), Images(pixels[:5])), None
         optimizer = torch.optim.SGD(vae.parameters(), 1e-3, momentum=0.9) if self.sgd else None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                history = fit(vae, data, optimizer=optimizer, progress=False, **self.training)
+                history = fit(
+                    vae, data, test=test, optimizer=optimizer, progress=False, **self.training
+                )
         except InputError as error:
             return str(error)
-        numbers = [(r.loss, r.train_elbo, r.test_elbo, r.test_kl) for r in history]
+        numbers = [(r.loss, r.test_elbo, r.test_kl) for r in history]
         return {k: v.numpy() for k, v in vae.state_dict().items()}, numbers
 
 
