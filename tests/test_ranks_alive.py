@@ -58,7 +58,11 @@ def test_a_process_that_waits_for_a_dead_one_ends(watches, monkeypatch, capsys):
     assert "Error: process 2 (host b, process id 12) ended" in capsys.readouterr().err
 
 
-def test_the_error_of_the_first_process_is_known_to_the_others(watches):
-    assert not watches[1].said_by_first()
-    watches[0].stop("no images")
-    assert watches[1].said_by_first()
+def test_the_error_of_one_process_ends_the_others(watches, monkeypatch, capsys):
+    ended = []
+    monkeypatch.setattr(alive.os, "_exit", ended.append)
+    assert not watches[1].told()
+    watches[0].stop(failed=True)  # it waits until the others have left
+    assert ended == [1, 1]
+    assert watches[1].told()
+    assert capsys.readouterr().err == ""  # the first one says its error

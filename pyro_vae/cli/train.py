@@ -208,7 +208,7 @@ def train(
             raise typer.Exit(stop.exit_code) from None
         except Exception as error:
             if ranks.watch is not None and not ranks.first:
-                o.stderr.quiet = ranks.watch.said_by_first()
+                o.stderr.quiet = ranks.watch.told()
                 o.warn(f"Process {ranks.rank} of 0 to {ranks.size - 1}:")
             if isinstance(error, TrainingError) and (folder / failing.NAME).is_file():
                 replayed = shlex.join(["pyro-vae", "train", "--replay", str(folder)])

@@ -16,6 +16,9 @@ from typing import Any
 PATIENCE = 40.0
 """After so many seconds without a sign of life, a process is taken for dead."""
 
+GONE = (b"left", b"failed")
+"""The last signs of a process that ended by itself."""
+
 BEAT, FEW = 1.0, 3.0
 """The seconds between two signs of life, and those after which a missing one is remarkable."""
 
@@ -41,19 +44,27 @@ class Watch:
         for thread in self.threads:
             thread.start()
 
-    def stop(self, said: str = "") -> None:
-        """Leave without alarm.
+    def stop(self, failed: bool = False) -> None:
+        """Leave.
 
         Args:
-            said: the error with which this process leaves; "" for none.
+            failed: whether this process leaves with an error of its own. The others then end, too.
         """
         self.over.set()
         self.threads[0].join(FEW)
         try:
-            self.store.set(f"said/{self.rank}", said)
-            self.store.set(f"beat/{self.rank}", "left")
+            self.store.set(f"beat/{self.rank}", "failed" if failed else "left")
+            limit = monotonic() + 2 * FEW
+            # The first process may keep the store, in which the others read it.
+            while failed and self.rank == 0 and monotonic() < limit and not self.others_left():
+                sleep(BEAT / 10)
         except RuntimeError:
             pass  # the store ends with the process that keeps it
+
+    def others_left(self) -> bool:
+        """Whether all other processes have left."""
+        signs = self.store.multi_get([f"beat/{rank}" for rank in self.heard])
+        return all(sign in GONE for sign in signs)
 
     def beat(self) -> None:
         """Give a sign of life, and read those of the others, until the end."""
@@ -71,17 +82,27 @@ class Watch:
                     self.heard[rank] = sign, monotonic()
 
     def judge(self) -> None:
-        """End this process if another one is silent for :data:`PATIENCE` seconds."""
+        """End this process if another one is silent for :data:`PATIENCE` seconds, or has failed.
+
+        The main thread may wait for the other process somewhere in C++, so it cannot be told.
+        """
         while not self.over.wait(BEAT):
             if gone := self.silent(PATIENCE):
                 print(f"Error: {self.sentence(gone)}", file=sys.stderr, flush=True)
-                # The main thread waits for the dead process, somewhere in C++.
+                os._exit(1)
+            if self.failed() and not self.over.wait(FEW):  # it may have the same error itself
+                self.stop()
                 os._exit(1)
 
     def silent(self, seconds: float) -> list[int]:
         """The processes without a sign of life for so many seconds, but for those that left."""
         now = monotonic()
-        return [r for r, (sign, at) in self.heard.items() if sign != b"left" and now - at > seconds]
+        heard = self.heard.items()
+        return [rank for rank, (sign, at) in heard if sign not in GONE and now - at > seconds]
+
+    def failed(self) -> list[int]:
+        """The processes that left with an error, which they say."""
+        return [rank for rank, (sign, _) in self.heard.items() if sign == b"failed"]
 
     def lost(self) -> str:
         """The sentence about the processes that are gone; it waits some seconds to know them."""
@@ -97,14 +118,17 @@ class Watch:
         who = " and ".join(f"process {rank} ({self.names[rank]})" for rank in gone)
         return f"{who} ended or cannot be reached, so this training stops"
 
-    def said_by_first(self) -> bool:
-        """Whether the process 0 ends with an error of its own, which it says."""
+    def told(self) -> bool:
+        """Whether an error of this process is said by the process 0, or comes from another one
+        that said its own."""
         limit = monotonic() + BEAT
         while monotonic() < limit:
+            if self.failed():
+                return True
             try:
-                if self.store.check(["said/0"]):
-                    return bool(self.store.get("said/0"))
+                if self.store.get("beat/0") == b"failed":
+                    return True
             except RuntimeError:
                 return False
-            sleep(0.05)
+            sleep(BEAT / 10)
         return False

@@ -74,13 +74,13 @@ def joined(device: str | torch.device = "cpu") -> Iterator[Ranks]:
         yield ranks
     except RuntimeError as error:
         if not broken(error):
-            watch.stop(str(error) or "error")
+            watch.stop(failed=True)
             raise
         sentence = watch.lost()
-        watch.stop(sentence)
+        watch.stop(failed=True)
         raise RankError(sentence) from error
-    except Exception as error:
-        watch.stop(str(error) or "error")
+    except Exception:
+        watch.stop(failed=True)
         raise
     except BaseException:
         watch.stop()

@@ -18,12 +18,13 @@ from pyro_vae.contracts import Likelihood
 from pyro_vae.data import Data, Images
 from pyro_vae.ranks import joined
 from support.commands import typed
-
-SHAPE = (1, 4, 4)
+from support.density import SHAPE
+from support.rows import images_for
 
 
 def launch(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
-    """What ``work(*args)`` gives in each of ``size`` new processes."""
+    """What ``work(*args)`` gives in each of ``size`` new processes; the exit code of one that gives
+    nothing."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -39,13 +40,20 @@ def launch(size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
         pipes.append(ours)
         processes.append(process)
     try:
-        return [pipe.recv() if pipe.poll(240) else None for pipe in pipes]
-    except EOFError:
-        raise AssertionError([process.exitcode for process in processes]) from None
+        return [received(*each) for each in zip(pipes, processes, strict=True)]
     finally:
         for process in processes:
             process.join(20)
             process.kill()
+
+
+def received(pipe: Any, process: Any) -> Any:
+    """What a process sends, or its exit code."""
+    try:
+        return pipe.recv() if pipe.poll(240) else None
+    except EOFError:
+        process.join()
+        return process.exitcode
 
 
 def run(told: dict[str, str], pipe: Any, work: Callable[..., Any], args: Any) -> None:
@@ -92,18 +100,21 @@ class Case:
         pyro.clear_param_store()
         torch.manual_seed(0)
         vae = VAE(SHAPE, **self.vae).double()
-        pixels = torch.randint(256, (self.images, *SHAPE), dtype=torch.uint8)
+        x = images_for(vae, self.images, torch.float64)
+        data, test = x, x[:5]
         if Likelihood.of(vae.model.likelihood).binary:
-            pixels = (pixels > 127).to(torch.uint8) * 255
-        data = Data("random", Images(pixels), Images(pixels[:5]))
+            pixels = (255 * x).to(torch.uint8)
+            data, test = Data("digits", Images(pixels), Images(pixels[:5])), None
         optimizer = torch.optim.SGD(vae.parameters(), 1e-3, momentum=0.9) if self.sgd else None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                history = fit(vae, data, optimizer=optimizer, progress=False, **self.training)
+                history = fit(
+                    vae, data, test=test, optimizer=optimizer, progress=False, **self.training
+                )
         except InputError as error:
             return str(error)
-        numbers = [(r.loss, r.train_elbo, r.test_elbo, r.test_kl) for r in history]
+        numbers = [(r.loss, r.test_elbo, r.test_kl) for r in history]
         return {k: v.numpy() for k, v in vae.state_dict().items()}, numbers
 
 
