@@ -52,7 +52,7 @@ def encode(
     arrays: dict[str, Any] = encode_images(vae, images, seed)
     with written(out) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    console.print(f"μ and σ of {counted(len(images), 'image')} in {out}")
+    console.print(f"μ and σ of {counted(len(images), 'image')} in {out}", soft_wrap=True)
 
 
 def evaluate(
@@ -180,7 +180,8 @@ def evaluate(
         return
     console.print(
         f"{counted(len(images), f'{split.value} image')} of {source['data']}, {used} binarisation. "
-        "Numbers are means over images ± one standard error, in nats per image."
+        "Numbers are means over images ± one standard error, in nats per image.",
+        soft_wrap=True,
     )
     again = {"--data": data, "--binarize": binarize, "--data-dir": data_dir}
     words = [str(word) for pair in again.items() if pair[1] is not None for word in pair]
@@ -188,7 +189,7 @@ def evaluate(
     words += [w for w, on in (("--other-protocol", other_protocol), ("--trust", trust)) if on]
     print_report(result, ["pyro-vae", "evaluate", str(run), *words])
     if mark is not None:
-        console.print(f"not comparable: {mark}", style="bold")
+        console.print(f"not comparable: {mark}", style="bold", soft_wrap=True)
 
 
 def print_report(result: dict[str, Any], command: list[str]) -> None:
@@ -315,16 +316,19 @@ def score(
     error = result.standard_error if result.covers(result.standard_error) else None
     console.print(
         f"estimated log p(x) of {counted(len(images), 'image')}{f' ({named})' if named else ''} in "
-        f"{out}, a lower bound in the mean: {plus_minus(result.mean, error)} nats"
+        f"{out}, a lower bound in the mean: {plus_minus(result.mean, error)} nats",
+        soft_wrap=True,
     )
     if not result.trusted:
         console.print(
             "The images have no standard error, because it would not cover the bias of the "
-            "estimates; more --samples can help. Their order can still be used."
+            "estimates; more --samples can help. Their order can still be used.",
+            soft_wrap=True,
         )
     elif images.binarize == "dynamic" and pixel_draws == 1:
         console.print(
-            "The standard errors are for this draw of the pixels; --pixel-draws averages over more."
+            "The standard errors are for this draw of the pixels; --pixel-draws averages over more.",
+            soft_wrap=True,
         )
     if split is None and "test" in parts:
         console.print("The training images are left out; --split all takes them in.")
