@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from ..errors import InputError
 from ..storage.writing import written
@@ -19,6 +17,7 @@ from . import options as o
 from .draw import batch
 from .options import console
 from .outputs import check_output
+from .printing import print_report
 from .values import filled, place
 
 
@@ -192,36 +191,6 @@ def evaluate(
         console.print(f"not comparable: {mark}", style="bold", soft_wrap=True)
 
 
-def print_report(result: dict[str, Any], command: list[str]) -> None:
-    """Print the numbers under headings, and then what is not to be trusted and what to run next.
-
-    Args:
-        result: the report.
-        command: the command that made it, without the options that advice may add.
-    """
-    from ..report.sections import advice, sections
-
-    two = Table("Bounds", "Monte Carlo", "analytic KL", box=None, header_style="bold")
-    for key, name in (("elbo", "ELBO"), ("reconstruction", "reconstruction"), ("kl", "KL")):
-        ways = [result[way] for way in ("monte_carlo", "analytic")]
-        two.add_row(name, *(plus_minus(w[key], w[f"{key}_error"]) if w else "none" for w in ways))
-    console.print()
-    console.print(two)
-    for heading, rows in sections(result).items():
-        console.print()
-        console.print(f" {heading}", style="bold")
-        table = Table(box=None, show_header=False)
-        table.add_column(min_width=34)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-    if warning := result["prior_gap"].get("warning"):
-        o.warn(f"Warning: {warning}.")
-    if next_step := advice(result):
-        sentence, options = next_step
-        o.warn(f"Warning: {sentence}\n  {shlex.join([*command, *options])}")
-
-
 def audit(
     run: o.Run,
     data: o.OtherData = None,
@@ -327,7 +296,7 @@ def score(
         )
     elif images.binarize == "dynamic" and pixel_draws == 1:
         console.print(
-            "The standard errors are for this draw of the pixels; --pixel-draws averages over more.",
+            "The standard errors are for this draw of the pixels; --pixel-draws takes more.",
             soft_wrap=True,
         )
     if split is None and "test" in parts:
