@@ -32,6 +32,7 @@ from pyro_vae.history import Callback, Epoch, measured
 from pyro_vae.runs.setup import Run, prepare
 from pyro_vae.training import fit
 
+EFFORT = ("epochs", "processor_seconds")
 RESULTS = Path(__file__).parent / "results" / "recipes" / "minute.json"
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -106,8 +107,8 @@ def trained_for(name: str, seed: int, budget: float) -> dict[str, Any]:
 
 def table(results: list[dict[str, Any]]) -> str:
     lines = [
-        "| settings | epochs | s of processor time | ELBO | log p̂(x) |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| settings | epochs | s of processor time | ELBO | log p̂(x) | seeds |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name in SETTINGS:
         runs = [r for r in results if r["name"] == name]
@@ -119,11 +120,10 @@ def table(results: list[dict[str, Any]]) -> str:
             for key in ("elbo", "log_p")
         ]
         epochs, seconds = (round(mean(r[key] for r in runs)) for key in EFFORT)
-        lines.append(f"| {name} ({len(runs)} seeds) | {epochs} | {seconds} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {name} | {epochs} | {seconds} | {' | '.join(cells)} | {len(runs)} |",
+        )
     return "\n".join(lines)
-
-
-EFFORT = ("epochs", "processor_seconds")
 
 
 def main() -> None:

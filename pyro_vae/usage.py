@@ -80,11 +80,18 @@ class Usage(nn.Module):
         images = Images(as_tensor(x, self.shape, self))
         return importance(self.model, self.guide, images, samples=samples, seed=seed)
 
-    def sample(self, n: int | None = None, context: Tensor | None = None) -> Tensor:
+    def sample(
+        self, n: int | None = None, context: Tensor | None = None, *, z: Any = None
+    ) -> Tensor:
         """The mean images of p(x | z) for ``n`` draws of z from the prior; ``[n, *shape]``.
 
-        ``n`` is 1 by default, or with a context the number of its rows.
+        ``n`` is 1 by default, or with a context the number of its rows. With latents ``z`` in place
+        of ``n``, it is :meth:`decode`.
         """
+        if z is not None:
+            if n is not None:
+                raise InputError(f"sample takes n = {n} draws of the prior or latents z, not both")
+            return self.decode(z, context)
         if n is not None and is_whole(n):
             check_memory(4 * n * prod(self.shape), counted(n, "image"))
         with self.in_use():

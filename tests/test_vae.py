@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -176,6 +177,16 @@ def test_a_vae_for_data_takes_the_training_images_of_a_data():
         x = data.train.pixels.double() / 255
         assert mean == pytest.approx([x.mean().item()])
         assert scale == pytest.approx([x.std(correction=0).item()])
+
+
+def test_a_standardisation_of_numpy_numbers_is_that_of_floats():
+    settings = {"shape": (1, 4, 3), "latent_size": 2, "hidden": (8,)}
+    torch.manual_seed(0)
+    plain = VAE(**settings, standardize=[[0.5], [0.2]])
+    torch.manual_seed(0)
+    given = VAE(**settings, standardize=[np.array([0.5]).tolist(), list(np.array([0.2]))])
+    x = torch.rand(3, 1, 4, 3)
+    assert torch.equal(given.encode(x).mean, plain.encode(x).mean)
 
 
 def test_pixels_of_0_and_1_are_not_standardised():

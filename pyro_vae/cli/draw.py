@@ -73,7 +73,7 @@ def sample(
             else f"each row has one draw of the layers above {vary}; {vary} varies"
         )
     save(images, out, columns, caption)
-    console.print(said)
+    console.print(said, soft_wrap=True)
 
 
 def reconstruct(
@@ -97,7 +97,8 @@ def reconstruct(
     check_grid("--n", 3 * len(images), vae.shape)
     with picture(out) as part:
         save_reconstructions(vae, images, part, seed=seed)
-    console.print(f"{counted(len(images), 'image')} above the reconstructions in {out}")
+    said = f"{counted(len(images), 'image')} above the reconstructions in {out}"
+    console.print(said, soft_wrap=True)
 
 
 def interpolate(
@@ -138,7 +139,8 @@ def interpolate(
             raise InputError(f"{option} is an index from 0 to {len(images) - 1}, not {index}")
     a, b = batch(images, max(first, last) + 1, seed)[[first, last]]
     save(vae.interpolate(a, b, steps), out, steps, f"from image {first} to image {last}")
-    console.print(f"{counted(steps, 'step')} from image {first} to image {last} in {out}")
+    said = f"{counted(steps, 'step')} from image {first} to image {last} in {out}"
+    console.print(said, soft_wrap=True)
 
 
 def batch(images: Images, n: int, seed: int) -> torch.Tensor:
