@@ -180,7 +180,7 @@ def table() -> str:
     for r in result["rows"]:
         both = [r["coverage_of_trusted_images"], r["coverage_of_trusted_means"]]
         lines.append(
-            f"| {r['latents']}, {r['guide']} | {r['bias']:.3f} "
+            f"| {r['latents']}, {r['guide']} | {r['bias']:.4f} "
             f"| {r['coverage_of_images']:.2f}, {r['coverage_of_means']:.2f} "
             f"| {r['images_trusted']:.0%}, {r['means_trusted']:.0%} "
             f"| {', '.join('none' if c is None else f'{c:.2f}' for c in both)} |"

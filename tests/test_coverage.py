@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyro_vae.evaluation.importance import Weights
 from pyro_vae.evaluation.trust import light_tails, remaining_bias
+from pyro_vae.evaluation.weights import Weights
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "coverage.py"

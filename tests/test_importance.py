@@ -11,7 +11,9 @@ from pyro_vae.contracts import NOTHING, Guide
 from pyro_vae.data.images import Images
 from pyro_vae.errors import InputError
 from pyro_vae.evaluation import elbo
-from pyro_vae.evaluation.importance import Weights, importance, pareto_k
+from pyro_vae.evaluation.importance import importance
+from pyro_vae.evaluation.trust import pareto_k
+from pyro_vae.evaluation.weights import Weights
 from pyro_vae.vae import VAE
 
 pytestmark = pytest.mark.usefixtures("any_pixels")

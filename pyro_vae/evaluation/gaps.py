@@ -20,9 +20,10 @@ from ..options import at_least_one
 from ..progress import Report, part, silent
 from ..settings import check_seed
 from .bound import standard_error
-from .importance import Importance, Weights, collect, weigh
+from .importance import Importance, collect, weigh
 from .rows import batches_of, device_of, rows_of, share
 from .scoring import log_ratio, measuring, run_guide, run_model, values
+from .weights import Weights
 
 FREE = (nn.Linear, Sum, PlaceByPlace)
 """The layers that can get a bias for each image: their output is a vector for each image."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..evaluation.bound import standard_error
 from ..evaluation.importance import Importance
-from ..evaluation.trust import OF_THE_MEAN
+from ..evaluation.trust import OF_THE_MEAN, PARTS
 
 Table = dict[str, Any]
 
@@ -52,12 +52,13 @@ def trust(estimate: Importance) -> Table:
     ``mean_trusted`` about that of the mean. ``verdict`` says it in a sentence.
     """
     covers = estimate.covers(estimate.standard_error)
+    few = {"why": f"it needs at least {PARTS} draws of z, and there are {estimate.samples}"}
     return {
         "effective_samples": estimate.effective.median().item(),
         "pareto_k": finite(estimate.pareto_k.median().item()),
         "limit": finite(estimate.limit),
         "untrusted_share": estimate.untrusted_share,
-        "rise_of_curve": with_error(estimate.rises[0]),
+        "rise_of_curve": with_error(estimate.rises[0]) if estimate.samples >= PARTS else few,
         "remaining_bias": finite(estimate.bias),
         "images_trusted": estimate.trusted,
         "mean_trusted": covers,
