@@ -18,7 +18,7 @@ ROOMS = [
     {"errors", "memory", "noise", "words", "processes"},
     {"budget", "options", "registry", "latents", "settings", "compiling", "modules", "supports"},
     {"contracts", "parts", "distributions", "scales", "data", "history", "progress", "schedules"},
-    {"networks"},
+    {"networks", "holes"},
     {"storage", "priors"},
     {"likelihoods", "guides"},
     {"pairing"},
