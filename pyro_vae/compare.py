@@ -201,9 +201,12 @@ def observation_space(vae: Any, source: Mapping[str, Any], images: Images) -> st
         images: the training images.
     """
     likelihood = Likelihood.of(vae.model.likelihood)
-    discrete = likelihood.binary or likelihood.levels is not None
+    discrete = likelihood.support.is_discrete or likelihood.levels is not None
     pixels = {"none": "grey pixels"}.get(source["binarize"], f"{source['binarize']} binarisation")
     if source["binarize"] in ("none", "dynamic") and replace(images, binarize="none").is_binary:
         pixels = "pixels of 0 and 1"
-    kind = "probabilities" if discrete else "densities on [0, 1]"
+    if not images.in_unit_interval:
+        pixels = "numbers as they are"
+    kind = "densities on [0, 1]" if images.in_unit_interval else "densities"
+    kind = "probabilities" if discrete else kind
     return f"{Path(source['name']).name}, {pixels}, {kind}"

@@ -17,7 +17,7 @@ from ..evaluation.importance import Importance
 from ..evaluation.latents import joined_sites, posterior_means
 from ..evaluation.rows import blocks
 from ..evaluation.scoring import measuring
-from ..figures import grid, reconstructions, stack_rows
+from ..figures import grid, reconstructions, stack_rows, to_images
 
 
 def blank(width: float = 5.5, height: float = 3.6) -> tuple[Any, Any]:
@@ -210,7 +210,7 @@ def best_to_worst(
     rows = reconstructions(vae, images.subset(chosen), pixels=scored)
     best, worst = each[order[0]].item(), each[order[-1]].item()
     what = f"from the best, {best:.0f} nats of log p(x | z), to the worst, {worst:.0f} nats"
-    picture = stack_rows(*rows.values(), columns=columns)
+    picture = stack_rows(*to_images(vae, *rows.values()), columns=columns)
     return picture_of(picture, columns, title, what, f"from top to bottom: {', '.join(rows)}")
 
 
@@ -220,7 +220,7 @@ def traversal_grid(vae: Any, images: Images, *, seed: int = 0, title: str = "") 
     with measuring(vae.model, vae.guide, seed=seed, device=images.pixels.device):
         rows = vae.traverse(next(blocks(images, 1, seed))[0], steps=columns)  # [Z, columns, …]
     return picture_of(
-        rows.flatten(0, 1),
+        to_images(vae, rows.flatten(0, 1))[0],
         columns,
         title,
         "each unit from -3σ to 3σ of the prior",

@@ -131,9 +131,11 @@ class Tracker(Callback):
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             rows = figures.reconstructions(self.vae, self.images, seed=self.seed)
-            above = figures.stack_rows(*rows.values(), columns=min(12, len(self.images)))
+            sets = figures.to_images(self.vae, *rows.values())
+            above = figures.stack_rows(*sets, columns=min(12, len(self.images)))
+            (samples,) = figures.to_images(self.vae, self.vae.sample(48))
             self.picture(self.epoch, "reconstructions", pixels_of(above))
-            self.picture(self.epoch, "samples", pixels_of(self.vae.sample(48)))
+            self.picture(self.epoch, "samples", pixels_of(samples))
 
 
 def brief(error: Exception) -> str:
