@@ -124,9 +124,10 @@ def train(name: str, seed: int, data: Data, epochs: int, samples: int, weights: 
     processor, wall = time.process_time() - began, time.perf_counter() - clock
     weights.mkdir(parents=True, exist_ok=True)
     torch.save(vae.state_dict(), weights / f"{name}-{seed}.pt")
-    bound = elbo(vae.model, vae.guide, data.test, samples=10, seed=seed)
-    estimate = importance(vae.model, vae.guide, data.test, samples=samples, seed=seed)
-    moves = active_units(vae.guide, data.test, seed=seed)
+    # The same draws of the pixels and of z for all trainings.
+    bound = elbo(vae.model, vae.guide, data.test, samples=10, seed=0)
+    estimate = importance(vae.model, vae.guide, data.test, samples=samples, seed=0)
+    moves = active_units(vae.guide, data.test, seed=0)
     result = {
         "model": {k: v for k, v in vae.config.items() if v is not None},
         "seed": seed,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # type checkers read this branch in spite of the line above
     from .recipes import RECIPES
     from .report.table import evaluate
     from .runs.folder import load, load_run
+    from .settings import TrainingOptions
     from .training import fit
     from .vae import VAE
 
@@ -37,6 +38,7 @@ _WHERE = {
     "Prior": ("contracts", "Prior"),
     "Position": ("history", "Position"),
     "RECIPES": ("recipes", "RECIPES"),
+    "TrainingOptions": ("settings", "TrainingOptions"),
     "VAE": ("vae", "VAE"),
     "elbo": ("evaluation", "elbo"),
     "evaluate": ("report.table", "evaluate"),
@@ -62,6 +64,7 @@ __all__ = [
     "Objective",
     "Position",
     "Prior",
+    "TrainingOptions",
     "elbo",
     "evaluate",
     "fit",

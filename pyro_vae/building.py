@@ -168,7 +168,7 @@ def tensor_of(value: Any) -> Tensor | None:
 
 
 def moments_of(option: str, moments: Any, channels: int) -> Any:
-    """``moments`` if it is means and positive standard deviations of all channels.
+    """``moments`` as floats, if it is means and positive standard deviations of all channels.
 
     Raises:
         InputError: something else.
@@ -184,7 +184,7 @@ def moments_of(option: str, moments: Any, channels: int) -> Any:
             f"{option} is two lists of {channels} numbers, the channels' means and their "
             f"standard deviations above 0, not {moments!r}"
         )
-    return moments
+    return [[float(n) for n in m] for m in moments]  # of NumPy's float64, torch keeps the type
 
 
 def scaling_of(scaling: Any, shape: Shape) -> tuple[Tensor, Tensor] | None:

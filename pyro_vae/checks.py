@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -77,6 +77,16 @@ def check_optimizer(pair: Pair, optimizer: Any) -> None:
         raise InputError(
             f"fit computes the loss once for each step, and {type(optimizer).__name__} needs a "
             "closure that computes it again; take an optimizer such as Adam"
+        )
+    groups = [optimizer.pt_optim_args] if own else optimizer.param_groups
+    if any(isinstance(group, Mapping) and group.get("maximize") for group in groups):
+        raise InputError(
+            "fit minimises the loss, -ELBO, and the optimizer has maximize=True; leave it out"
+        )
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        raise InputError(
+            "SparseAdam takes sparse gradients, and those of fit are dense; take an optimizer such "
+            "as Adam"
         )
     # An optimizer of Pyro takes the parameters that a step uses and that Pyro knows.
     held = pair.used if own else held_by(optimizer).keys()

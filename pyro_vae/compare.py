@@ -30,6 +30,10 @@ from .settings import Settings
 from .training import fit
 from .words import first_line
 
+MEASURED_WITH = 0
+"""The seed of the draws of pixels and of z, the same for all trainings, so that the spread over the
+trainings is theirs alone."""
+
 Result = dict[str, Any]
 """One trained VAE: ``name``, ``seed``, ``observation_space``, the columns of
 :data:`~pyro_vae.comparison.COLUMNS`, the standard error of each as ``COLUMN_error``, and
@@ -78,8 +82,8 @@ class Training:
         if len(history) < run.training["epochs"]:
             raise KeyboardInterrupt  # fit was interrupted, and half a training is not compared
         model, guide, test = run.vae.model, run.vae.guide, run.data.test
-        bound = elbo(model, guide, test, seed=self.seed)
-        log_p = importance(model, guide, test, samples=self.samples, seed=self.seed)
+        bound = elbo(model, guide, test, seed=MEASURED_WITH)
+        log_p = importance(model, guide, test, samples=self.samples, seed=MEASURED_WITH)
         seconds = [e.seconds for e in history]
         taken = f" ({run.vae.config['likelihood']})" if self.name == Settings.likelihood else ""
         result = {
@@ -99,7 +103,7 @@ class Training:
         }
         if self.gap_images > 0:
             few = test.first(self.gap_images)
-            for key, value in gaps(model, guide, few, seed=self.seed).summary().items():
+            for key, value in gaps(model, guide, few, seed=MEASURED_WITH).summary().items():
                 if key.endswith("_gap"):
                     result |= {key: value["mean"], f"{key}_error": value["error"]}
         return result
@@ -119,6 +123,9 @@ def compare(
     on_step: Callable[[int], None] = lambda images: None,
 ) -> tuple[list[Result], list[str]]:
     """Train each of ``settings`` with seeds 0, 1, … and measure it on the test images.
+
+    All are measured with the same draws of the pixels and of z. So the spread over the seeds comes
+    from the training alone, and differences between settings are paired.
 
     Args:
         settings: by name, the settings that differ from the defaults of
@@ -194,9 +201,12 @@ def observation_space(vae: Any, source: Mapping[str, Any], images: Images) -> st
         images: the training images.
     """
     likelihood = Likelihood.of(vae.model.likelihood)
-    discrete = likelihood.binary or likelihood.levels is not None
+    discrete = likelihood.support.is_discrete or likelihood.levels is not None
     pixels = {"none": "grey pixels"}.get(source["binarize"], f"{source['binarize']} binarisation")
     if source["binarize"] in ("none", "dynamic") and replace(images, binarize="none").is_binary:
         pixels = "pixels of 0 and 1"
-    kind = "probabilities" if discrete else "densities on [0, 1]"
+    if not images.in_unit_interval:
+        pixels = "numbers as they are"
+    kind = "densities on [0, 1]" if images.in_unit_interval else "densities"
+    kind = "probabilities" if discrete else kind
     return f"{Path(source['name']).name}, {pixels}, {kind}"

@@ -15,27 +15,37 @@ from rich.table import Table
 
 from .compare import Result
 from .storage.creating import versions
+from .words import plus_minus
 
 COLUMNS = {
     "elbo": "test ELBO",
-    "log_p": "log p̂(x)",
-    "approximation_gap": "approximation gap",
+    "log_p": "log p̂(x), a lower bound",
+    "approximation_gap": "approximation gap, a lower bound",
     "amortization_gap": "amortization gap",
     "parameters": "parameters",
     "seconds_per_epoch": "s / epoch",
 }
 """The columns: what is measured, and its name in the table."""
 
+OVER_IMAGES = ("elbo", "log_p", "approximation_gap", "amortization_gap")
+"""The columns that are means over test images."""
 
-def mean_and_error(results: Sequence[Result], column: str) -> tuple[float, float]:
-    """Mean and standard deviation of a column over seeds.
 
-    With one seed, the second is the standard error of the result; NaN for what has none.
-    """
+def mean_and_spread(results: Sequence[Result], column: str) -> tuple[float, float]:
+    """Mean and standard deviation of a column over seeds; NaN for the second with one seed."""
     values = [r[column] for r in results]
-    if len(values) > 1:
-        return mean(values), stdev(values)
-    return values[0], results[0].get(f"{column}_error", nan)
+    return mean(values), stdev(values) if len(values) > 1 else nan
+
+
+def error_of(results: Sequence[Result], column: str) -> float:
+    """The standard error of a column in one training, mean over seeds; NaN for what has none."""
+    return mean(r.get(f"{column}_error", nan) for r in results)
+
+
+def mean_and_bar(results: Sequence[Result], column: str) -> tuple[float, float]:
+    """Mean and spread over seeds; with one seed, the standard error of the one result."""
+    middle, spread = mean_and_spread(results, column)
+    return middle, spread if len(results) > 1 else error_of(results, column)
 
 
 def grouped(results: Sequence[Result]) -> dict[str, dict[str, list[Result]]]:
@@ -49,17 +59,21 @@ def grouped(results: Sequence[Result]) -> dict[str, dict[str, list[Result]]]:
 def cells(results: Sequence[Result]) -> dict[str, list[list[str]]]:
     """The rows of a table for each observation space, the first of them its heading."""
     columns = [c for c in COLUMNS if c in results[0]]
-    heading = ["", *(COLUMNS[c] for c in columns)]
+    trained = max(len(runs) for rows in grouped(results).values() for runs in rows.values())
+    heading = ["", *(f"{COLUMNS[c]}{legend(c, trained)}" for c in columns)]
     return {
         f"{title}; nats per image": [
             heading,
-            *(
-                [name, *(cell(c, *mean_and_error(runs, c)) for c in columns)]
-                for name, runs in rows.items()
-            ),
+            *([name, *(cell(c, runs) for c in columns)] for name, runs in rows.items()),
         ]
         for title, rows in grouped(results).items()
     }
+
+
+def legend(column: str, trained: int) -> str:
+    """What the numbers of a column are, for its heading; ``trained`` is the number of seeds."""
+    spread = " ± seeds" if trained > 1 and column != "parameters" else ""
+    return spread + (" (± images)" if column in OVER_IMAGES else "")
 
 
 def notes(results: Sequence[Result], failures: Sequence[str]) -> list[str]:
@@ -67,11 +81,14 @@ def notes(results: Sequence[Result], failures: Sequence[str]) -> list[str]:
     trained = [len(runs) for rows in grouped(results).values() for runs in rows.values()]
     lines = []
     if max(trained) > 1:
-        lines.append(f"± one standard deviation over {max(trained)} seeds.")
-    if min(trained) == 1:
         lines.append(
-            "With one seed: ± one standard error over the test images (s / epoch: over epochs)."
+            f"± seeds: one standard deviation over {max(trained)} trainings, all measured with the "
+            "same draws of the pixels and of z."
         )
+    lines.append(
+        "(± images): one standard error of the mean over the test images, in one training. "
+        "log p̂(x) is a lower bound on log p(x) in the mean, and the errors are those of the bound."
+    )
     sites = [f"{r['name']}, seed {r['seed']}: {r['collapsed']}." for r in results if r["collapsed"]]
     return [*lines, *sites, *(f"{failure}." for failure in failures)]
 
@@ -79,7 +96,7 @@ def notes(results: Sequence[Result], failures: Sequence[str]) -> list[str]:
 def markdown(results: Sequence[Result], failures: Sequence[str] = ()) -> str:
     """A table in Markdown for each observation space, in nats per image.
 
-    It shows mean ± standard deviation over seeds. With one seed, it shows the standard error.
+    It shows mean ± standard deviation over seeds, and the standard error over the test images.
 
     Args:
         results, failures: what :func:`~pyro_vae.compare.compare` returns, at least one result.
@@ -110,16 +127,24 @@ def tables(results: Sequence[Result], failures: Sequence[str] = ()) -> Group:
     return Group(*shown, *notes(results, failures))
 
 
-def cell(column: str, middle: float, error: float) -> str:
-    """A mean and its error as the table shows them."""
+def cell(column: str, runs: Sequence[Result]) -> str:
+    """A mean over seeds, its spread over them, and its error over the test images."""
+    middle, spread = mean_and_spread(runs, column)
     if column == "parameters":
         return f"{middle:,.0f}"
-    digits = 3 if column == "seconds_per_epoch" else 2
-    return f"{middle:.{digits}f}" + ("" if isnan(error) else f" ± {error:.{digits}f}")
+    if column == "seconds_per_epoch":
+        return plus_minus(*mean_and_bar(runs, column), 3)
+    error = error_of(runs, column) if column in OVER_IMAGES else nan
+    shown = plus_minus(middle, spread)
+    return shown if isnan(error) else f"{shown} (± {error:.2f})"
 
 
 def figure(results: Sequence[Result]) -> Any:
-    """The bounds of each name, a point for each seed and their mean; and the gaps as bars."""
+    """The bounds of each name, a point for each seed and their mean; and the gaps as bars.
+
+    Error bars are one standard deviation over seeds, or, with one seed, one standard error over the
+    test images.
+    """
     from matplotlib.figure import Figure
 
     with_gaps = "approximation_gap" in results[0]
@@ -135,7 +160,7 @@ def figure(results: Sequence[Result]) -> Any:
             for place, runs in zip(places, rows.values(), strict=True):
                 values = [r[column] for r in runs]
                 bounds.plot(values, [place + shift] * len(values), ".", color=colour, alpha=0.5)
-            middles, errors = zip(*(mean_and_error(r, column) for r in rows.values()), strict=True)
+            middles, errors = zip(*(mean_and_bar(r, column) for r in rows.values()), strict=True)
             at = [place + shift for place in places]
             bounds.errorbar(
                 middles, at, xerr=errors, fmt="d", capsize=3, color=colour, label=COLUMNS[column]
@@ -145,9 +170,7 @@ def figure(results: Sequence[Result]) -> Any:
         if with_gaps:
             left = [0.0] * len(rows)
             for column, colour in (("approximation_gap", "C2"), ("amortization_gap", "C3")):
-                widths, errors = zip(
-                    *(mean_and_error(r, column) for r in rows.values()), strict=True
-                )
+                widths, errors = zip(*(mean_and_bar(r, column) for r in rows.values()), strict=True)
                 label = COLUMNS[column]
                 panel[1].barh(
                     places,

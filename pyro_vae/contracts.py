@@ -37,6 +37,11 @@ the latents, a guide's ``forward(x)`` the observations. What comes with the obse
 stands in :class:`~pyro_vae.parts.Given`. A ``forward`` is handed each field of it that it has an
 argument for. So a ``forward`` that has an argument ``context`` gets the context c when
 ``model(x, c)`` and ``guide(x, c)`` are given one.
+
+**Missing entries.** ``model(x, c, mask=m)`` and ``guide(x, c, mask=m)`` take a mask of what was
+observed; NaN in x makes one. A likelihood need not know of it: only the observed entries are
+scored. A guide sees 0 in the holes, or the mean where the encoder standardises, and the mask if its
+``forward`` has an argument ``mask``.
 """
 
 from __future__ import annotations

@@ -58,6 +58,18 @@ def seed_noise(device: torch.device, seed: int, kind: int, number: int) -> None:
         getattr(torch, device.type).manual_seed(key_of(seed, kind, number))
 
 
+def seed_draws(device: torch.device, seed: int, number: int) -> None:
+    """Seed torch's generators for the draws of one block of images in an evaluation.
+
+    Training has no epoch with these numbers, so no draw of the training comes again.
+
+    Args:
+        device, seed: as for :func:`seed_noise`.
+        number: of the block, below 2³⁰.
+    """
+    seed_noise(device, seed, EPOCH, 2**30 + number)
+
+
 @lru_cache(maxsize=4)
 def states(seed: int, kind: int, block: int) -> list[Tensor]:
     """The state of the generator for each number of a block."""

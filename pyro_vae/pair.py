@@ -50,6 +50,7 @@ class Pair:
                 raise InputError(f"the {name} is a Pyro program, not {program!r:.100}")
         self.model, self.guide = model, guide
         self.modules = modules_of((model, guide)) if module is None else [module]
+        self.one_module = module is not None
         self.stored: dict[str, Tensor] = {}
         self.used: set[int] = set()
 
@@ -151,6 +152,18 @@ class Pair:
         p = poutine.trace(model).get_trace(*batch.args, **batch.named)
         nodes: dict[str, Any] = {**p.nodes, **q.nodes}
         return {name: site for name, site in nodes.items() if is_latent(site)}
+
+    def refuse_outside(self) -> None:
+        """Raise :class:`~pyro_vae.errors.InputError` for a parameter outside the module that holds
+        both programs, because whoever saves the module would lose it."""
+        inside = {id(p) for module in self.modules for p in module.parameters()}
+        for name, p in self.stored.items() if self.one_module else ():
+            if id(p) not in inside:
+                raise InputError(
+                    f"the parameter {name!r} of pyro.param belongs to no module of this VAE, so it "
+                    "would not be saved with it; make it an nn.Parameter of a part, or give "
+                    "fit(vae.model, vae.guide, data), which trains it in Pyro's store"
+                )
 
     def refuse_batches(self, size: int, rows: int | None) -> None:
         """Raise :class:`~pyro_vae.errors.InputError` for an autoguide with parameters for each row

@@ -24,14 +24,15 @@ class ContractError(InputError):
 class Given:
     """What comes with a batch of observations beside x. None stands for "not given".
 
-    A new kind of information, such as a mask of what was observed, becomes a field here. No
-    signature of a part changes for it.
+    A new kind of information becomes a field here. No signature of a part changes for it.
 
     Args:
         context: labels or covariates, ``[B, ...]``.
+        mask: bool, of the shape of x, True where x was observed.
     """
 
     context: Tensor | None = None
+    mask: Tensor | None = None
 
 
 NOTHING = Given()
@@ -91,7 +92,8 @@ class Part(nn.Module):
             parameter = forward_arguments(self).get(name)
             if parameter is not None and parameter.default is parameter.empty:
                 raise InputError(
-                    f"{self.name()} needs a {name}: call model(x, {name}) and guide(x, {name})"
+                    f"{self.name()} needs a {name}: call model(x, {name}={name}) and "
+                    f"guide(x, {name}={name})"
                 )
         return self(*args, **beside)
 

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
@@ -20,6 +21,7 @@ from torch.distributions import Independent, constraints
 
 from .contracts import Given, Guide, Likelihood, Prior
 from .errors import InputError
+from .holes import as_mask, fill, of_observed
 from .latents import Shape, innermost, kind_of
 from .modules import drop_weakrefs
 from .options import is_whole
@@ -108,24 +110,35 @@ class ModelProgram(Program):
         self.likelihood = likelihood
 
     def forward(
-        self, x: Tensor | None = None, context: Tensor | None = None, *, n: int | None = None
+        self,
+        x: Tensor | None = None,
+        context: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        n: int | None = None,
     ) -> Tensor:
         """Score the observations ``x`` ``[B, *shape]``, or draw new ones if ``x`` is None.
 
         Args:
             x: the observations to score.
             context: labels or covariates, ``[B, ...]``, for the parts that take them.
+            mask: bool, True where x was observed, of the shape of x or ``[B]``. Only these entries
+                are scored. Under Pyro's validation, NaN in x stands for an entry that is missing.
             n: how many observations to draw if ``x`` is None; None for 1, or for one for each row
                 of the context.
         """
         register(self, "model")
         prior, likelihood = Prior.of(self.prior), Likelihood.of(self.likelihood)
-        given = Given(context)
         if x is not None:
-            x = expect(self, x)
+            x, mask = expect(self, x, mask)
             n = len(x)
+            if mask is not None:
+                x = fill(x, mask, likelihood.support)
             if is_validation_enabled():
                 likelihood.check(x)
+        elif mask is not None:
+            raise InputError("a mask says which entries of x were observed, and x is None")
+        given = Given(context, mask)
         if context is not None:
             n = expect_context(context, n, self.context_taken)
         n = 1 if n is None else n
@@ -133,6 +146,9 @@ class ModelProgram(Program):
         with pyro.plate("data", n, dim=-1):
             z = prior.sample_sites(given)  # [*, B, Z]
             p = likelihood.run(z, given=given)
+            if x is not None and mask is not None:
+                p = of_observed(p, mask, f"the {likelihood.name()} likelihood")
+                x = fill(x, mask, p.support)
             if x is not None and is_validation_enabled():
                 refuse_unscored(likelihood, p, x)
             return pyro.sample("x", p, obs=x)  # [*, B, *shape]
@@ -146,36 +162,51 @@ class GuideProgram(Program):
         posterior: a module that meets the contract :class:`~pyro_vae.contracts.Guide`.
     """
 
+    blank: Tensor
+
     def __init__(self, shape: Shape, posterior: nn.Module) -> None:
         super().__init__(shape)
         self.posterior = posterior
+        # What the encoder sees where x is missing; the VAE sets it.
+        self.register_buffer("blank", torch.zeros(()), persistent=False)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, *, n: int = 1) -> Any:
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        n: int = 1,
+    ) -> Any:
         """Draw z for the observations ``x`` ``[B, *shape]``.
 
         Args:
             x: the observations.
             context: labels or covariates, ``[B, ...]``, for a guide that takes them.
+            mask: as for the model. The encoder sees 0 in the holes, the mean if it standardises.
             n: ignored; it matches the model's signature.
         """
         register(self, "guide")
-        x = expect(self, x)
+        x, mask = expect(self, x, mask)
+        if mask is not None:
+            x = torch.where(mask, x, self.blank.to(x))
         posterior = Guide.of(self.posterior)
         if context is not None:
             expect_context(context, len(x), self.context_taken)
         with pyro.plate("data", len(x), dim=-1):
-            return posterior.sample_sites(x, Given(context))  # [*, B, Z]
+            return posterior.sample_sites(x, Given(context, mask))  # [*, B, Z]
 
 
-def expect(program: Program, x: Tensor) -> Tensor:
-    """The batch of observations ``x`` in the type of the program's weights.
+def expect(program: Program, x: Tensor, mask: Any = None) -> tuple[Tensor, Tensor | None]:
+    """The batch of observations ``x`` in the type of the program's weights, and its mask.
 
     Under Pyro's validation the numbers are then in the bounds of the likelihood's support: those
-    that rounding took out are clipped. Without it they are not looked at.
+    that rounding took out are clipped, and NaN makes a mask if none is given. Without it they are
+    not looked at.
 
     Raises:
-        InputError: observations of another shape, an empty batch or, under Pyro's validation,
-            numbers out of bounds.
+        InputError: observations of another shape, an empty batch, another mask or, under Pyro's
+            validation, numbers out of bounds.
     """
     shape, what = f"[B, {', '.join(map(str, program.shape))}]", f"{kind_of(program.shape)}s"
     if not isinstance(x, Tensor):
@@ -183,10 +214,27 @@ def expect(program: Program, x: Tensor) -> Tensor:
     if x.dim() < 2 or tuple(x.shape[1:]) != program.shape:
         raise InputError(f"expected {what} of shape {shape}, not {list(x.shape)}")
     expect_count("the number of images", len(x), least=1)
+    if x.is_complex() or x.layout is not torch.strided:
+        given = "complex numbers" if x.is_complex() else "a sparse tensor"
+        raise InputError(f"expected a dense tensor of real numbers, not {given}")
     weight = next(program.parameters(), None)
     if weight is not None:
+        if x.device != weight.device:
+            raise InputError(
+                f"the {what} are on the device {x.device}, and the VAE is on {weight.device}; call "
+                f"x.to({str(weight.device)!r})"
+            )
         x = x.to(weight.dtype)
-    return within(x, *program.bounds) if is_validation_enabled() else x
+    if mask is not None:
+        mask = as_mask(mask, x)
+    if not is_validation_enabled():
+        return x, mask
+    if mask is None and x.isnan().any():
+        mask = ~x.isnan()
+    low, high = program.bounds
+    if mask is not None:
+        x = torch.where(mask, x, x.new_zeros(()).clamp(low, high))
+    return within(x, low, high), mask
 
 
 def refuse_unscored(likelihood: Likelihood, p: Any, x: Tensor) -> None:

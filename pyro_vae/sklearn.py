@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from math import prod
 from typing import Any, Self
 
@@ -23,39 +22,18 @@ import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
-from torch import Tensor, nn
 
 from .contracts import Likelihood
 from .data import Data, Images
 from .errors import InputError
 from .evaluation.importance import importance
 from .evaluation.latents import encode_images
-from .likelihoods import NormalLearned
 from .settings import Settings
 from .training import fit
 from .vae import VAE
 
-
-class StandardizedRows(NormalLearned):
-    """The likelihood of standardised rows in [0, 1]: a Normal with one learned σ for all columns.
-
-    Equation: log p(x | z) = Σ_i log N(x_i; 1/2 + deviation · decoder(z)_i, σ²). So the decoder's
-    output is in standard deviations of the columns, and begins at their scale.
-
-    Args:
-        decoder: network from ``[*, Z]`` to ``[*, C, H, W]``.
-        deviation: the standard deviation of all columns.
-    """
-
-    def __init__(self, decoder: nn.Module, deviation: float) -> None:
-        super().__init__(decoder, initial=deviation, bounded=False)
-        self.deviation = deviation
-
-    def loc(self, raw: Tensor) -> Tensor:
-        return 0.5 + self.deviation * raw
-
-    def start(self, mean: Tensor) -> None:
-        """The mean of standardised rows is 1/2, where the decoder begins."""
+STANDARDIZED = "normal-learned(initial=1, bounded=False)"
+"""The likelihood of standardised rows: a Normal with one learned σ for all columns."""
 
 
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -69,8 +47,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             The likelihood None is a Normal with one learned σ for all standardised columns, or
             without ``standardize`` the one that fits the data.
         objective, epochs, batch_size, lr, schedule: as for :func:`~pyro_vae.training.fit`.
-        standardize: False leaves x as it is; its numbers are then in [0, 1]. A likelihood of
-            0 and 1 such as ``bernoulli`` needs this.
+        standardize: False leaves x as it is. A likelihood of counts or of 0 and 1, such as
+            ``poisson`` or ``bernoulli``, needs this.
         image_shape: ``(C, H, W)`` if each row is an image, for ``network="conv"`` and others. All
             its D = C·H·W pixels then share one mean and one standard deviation. None for a table.
         samples: draws of z for each row to estimate log p(x).
@@ -78,8 +56,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         progress: as for :func:`~pyro_vae.training.fit`.
 
     Attributes:
-        vae_: the trained :class:`~pyro_vae.vae.VAE`, in float64. What it calls an image of the
-            shape ``(1, 1, D)`` is one row, mapped to [0, 1].
+        vae_: the trained :class:`~pyro_vae.vae.VAE` of the standardised rows, in float64.
         history_: what :func:`~pyro_vae.training.fit` returned. Its ELBO of test images is that of
             the training rows.
         sites_: the number of columns of each latent site in what ``transform`` gives.
@@ -140,7 +117,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def fit(self, x: Any, y: Any = None) -> Self:
         """Train a new VAE on the rows of ``x`` ``[N, D]``. ``y`` is ignored."""
         x = validate_data(self, x, dtype=np.float64)
-        shape: Any = (1, 1, x.shape[1]) if self.image_shape is None else tuple(self.image_shape)
+        shape: Any = (x.shape[1],) if self.image_shape is None else tuple(self.image_shape)
         if prod(shape) != x.shape[1]:
             raise InputError(
                 f"image_shape {shape} has {prod(shape)} pixels, and the rows of x have "
@@ -148,19 +125,16 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             )
         # One seed for everything. NumPy's generator takes seeds below 2³².
         self.seed_ = int(check_random_state(self.random_state).randint(2**31))
-        self.offset_, self.factor_, deviation = self.measured(x)
-        likelihood: Any = Settings.likelihood
-        if self.standardize:
-            likelihood = partial(StandardizedRows, deviation=deviation)
-        rows = self.images(x, shape)
-        rows = Images(rows.pixels.float())
+        self.offset_, self.factor_ = self.measured(x)
+        fitting = STANDARDIZED if self.standardize else Settings.likelihood
+        rows = Images(self.standardized(x, shape).pixels.float())
         with torch.random.fork_rng():
             torch.manual_seed(self.seed_)
             vae = VAE.for_data(
                 rows,
                 self.latent_size,
                 prior=self.prior,
-                likelihood=likelihood if self.likelihood is None else self.likelihood,
+                likelihood=fitting if self.likelihood is None else self.likelihood,
                 guide=self.guide,
                 network=self.network,
                 hidden=self.hidden,
@@ -226,30 +200,27 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """The mean of :meth:`score_samples`, which ``GridSearchCV`` maximises. ``y`` is ignored."""
         return float(self.score_samples(x).mean())
 
-    def measured(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Offset and factor of each column, ``[D]`` or ``[]``, and the deviation of the result.
+    def measured(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The mean and the standard deviation of each column, ``[D]``, or of all pixels, ``[]``.
 
-        The result (x - offset) / factor has the mean 1/2 and the same standard deviation in all
-        columns, and all of it is in [0, 1]. A column that does not change has the deviation 1.
+        The deviation of a column that does not change is given as 1.
         """
         if not self.standardize:
-            return np.zeros(()), np.ones(()), 1.0
+            return np.zeros(()), np.ones(())
         axis = 0 if self.image_shape is None else None
-        mean, deviation = x.mean(axis), x.std(axis)
-        deviation = np.where(deviation > 1e-9 * np.abs(x).max(axis), deviation, 1.0)
-        reach = max(1.0, float(np.abs((x - mean) / deviation).max()))
-        factor = 2 * reach * deviation
-        return mean - factor / 2, factor, 1 / (2 * reach)
+        deviation = x.std(axis)
+        changes = deviation > 1e-9 * np.abs(x).max(axis)
+        return x.mean(axis), np.where(changes, deviation, 1.0)
 
-    def images(self, x: np.ndarray, shape: tuple[int, ...]) -> Images:
-        """The rows of a table ``[N, D]`` as images, mapped by offset and factor."""
+    def standardized(self, x: np.ndarray, shape: Sequence[int]) -> Images:
+        """The rows of a table ``[N, D]`` as the VAE sees them, ``[N, *shape]``."""
         return Images(torch.from_numpy((x - self.offset_) / self.factor_).reshape(-1, *shape))
 
     def rows(self, x: Any) -> Images:
         """The rows of a new table, checked."""
         check_is_fitted(self)
         x = validate_data(self, x, dtype=np.float64, reset=False)
-        return self.images(x, self.vae_.shape)
+        return self.standardized(x, self.vae_.shape)
 
     def means(self, rows: Images) -> dict[str, np.ndarray]:
         """The posterior means by latent site, each ``[N, Z]``, z_1 before z_2."""

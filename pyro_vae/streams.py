@@ -14,7 +14,7 @@ Only some batches are in memory at a time, so that the data can be larger than m
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,7 @@ from .sources import ImagesInMemory, InMemory, Piece, Source, batches, steps_of_
 
 ORDER, LOADING = 0, 1
 """What random numbers are for: the order of an epoch, and the rows of one of its batches."""
+END = object()
 
 
 class Randomness:
@@ -72,6 +73,19 @@ class Randomness:
         finally:
             self.states = self.read()
             self.write(before)
+
+
+def apart(loader: Iterable[Any], *key: int) -> Iterator[Any]:
+    """What an iterable gives, drawn with :class:`Randomness` of its own."""
+    randomness = Randomness(*key)
+    with randomness.used():
+        iterator = iter(loader)
+    while True:
+        with randomness.used():
+            batch = next(iterator, END)
+        if batch is END:
+            return
+        yield batch
 
 
 @dataclass(frozen=True)
@@ -196,16 +210,9 @@ class Iterated(Source):
 
     def read(self, seed: int, epoch: int, done: int) -> Iterator[Any]:
         """The batches of an epoch from number ``done`` on."""
-        randomness, self.skipped = Randomness(seed, epoch, ORDER), 0
-        with randomness.used():
-            iterator = iter(self.loader)
-        while True:
-            with randomness.used():
-                batch = next(iterator, None)
-            if batch is None:
-                return
-            if done > 0:
-                done -= 1
+        self.skipped = 0
+        for number, batch in enumerate(apart(self.loader, seed, epoch, ORDER)):
+            if number < done:
                 self.skipped += len(Batch.of(batch))
             else:
                 yield on_device(batch, self.device)

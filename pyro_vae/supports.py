@@ -40,6 +40,16 @@ def bounds(support: Any) -> tuple[float, float]:
     return -inf if low is None else float(low), inf if high is None else float(high)
 
 
+def some_value(support: Any) -> float:
+    """A number in a support, away from its bounds if numbers between them are in it."""
+    low, high = bounds(support)
+    if isfinite(low) and isfinite(high):
+        return low if support.is_discrete else (low + high) / 2
+    if isfinite(low):
+        return low + 1
+    return high - 1 if isfinite(high) else 0.0
+
+
 def words(support: Any) -> str:
     """A support in words, such as "numbers above 0"."""
     if is_boolean(support):

@@ -167,7 +167,7 @@ def fit(
         ...         pyro.sample("y", dist.Normal(x @ w, 0.1), obs=y)
         >>> guide = pyro.infer.autoguide.AutoNormal(model)
         >>> x = torch.randn(50, 2)
-        >>> history = fit(model, guide, (x, x @ torch.tensor([1.0, -2.0])), epochs=3)
+        >>> history = fit(model, guide, (x, x @ torch.tensor([1.0, -2.0])), epochs=50, lr=0.05)
         >>> history[-1].loss < history[0].loss
         True
     """
@@ -250,6 +250,7 @@ def begun(
     name = objective_of(sites) if options.objective is None else options.objective
     objective = OBJECTIVES.build(name, data_size=source.rows)
     checks.try_step(pair, objective, source, batch, start, options.seed)
+    pair.refuse_outside()
     checks.check_trainable(pair)
     optimizer = adam(pair.parameters(), options.lr) if optimizer is None else optimizer
     checks.check_optimizer(pair, optimizer)

@@ -36,7 +36,7 @@ class Usage(nn.Module):
     model: ModelProgram
     guide: GuideProgram
 
-    def encode(self, x: Any, context: Tensor | None = None) -> Any:
+    def encode(self, x: Any, context: Tensor | None = None, *, mask: Tensor | None = None) -> Any:
         """The posterior q(z | x) of observations: a distribution, batch ``[B]``, event ``[Z]``.
 
         If there are several latent sites, a dict of distributions by name. Each is given a draw of
@@ -47,21 +47,25 @@ class Usage(nn.Module):
             x: a tensor ``[B, *shape]``, a NumPy array or a PIL image, see
                 :func:`~pyro_vae.inputs.as_tensor`.
             context: labels or covariates, ``[B, ...]``, for a guide that takes them.
+            mask: bool, True where x was observed, of the shape of x or ``[B]``. Without it, NaN in
+                x stands for an entry that is missing.
         """
         x = as_tensor(x, self.shape, self)
         with HANDLERS, mode(False, self):
-            sites = latent_sites(lambda: self.guide(x, context))
+            sites = latent_sites(lambda: self.guide(x, context, mask=mask))
         q = {name: site["fn"] for name, site in sites.items()}
         return q["z"] if q.keys() == {"z"} else q
 
-    def reconstruct(self, x: Any, context: Tensor | None = None) -> Tensor:
+    def reconstruct(
+        self, x: Any, context: Tensor | None = None, *, mask: Tensor | None = None
+    ) -> Tensor:
         """The mean image of p(x | z), with z drawn from the guide at ``x``; ``[B, *shape]``.
 
-        ``x`` is a tensor, a NumPy array or a PIL image, as for :meth:`encode`.
+        The arguments are those of :meth:`encode`. Missing entries are reconstructed, too.
         """
         x = as_tensor(x, self.shape, self)
         with self.in_use():
-            z = poutine.trace(self.guide).get_trace(x, context)
+            z = poutine.trace(self.guide).get_trace(x, context, mask=mask)
             # Without x, the site "x" gives its mean; with x it would give the observation back.
             return mean_image(poutine.replay(self.model, trace=z), len(x), context)
 
@@ -80,11 +84,18 @@ class Usage(nn.Module):
         images = Images(as_tensor(x, self.shape, self))
         return importance(self.model, self.guide, images, samples=samples, seed=seed)
 
-    def sample(self, n: int | None = None, context: Tensor | None = None) -> Tensor:
+    def sample(
+        self, n: int | None = None, context: Tensor | None = None, *, z: Any = None
+    ) -> Tensor:
         """The mean images of p(x | z) for ``n`` draws of z from the prior; ``[n, *shape]``.
 
-        ``n`` is 1 by default, or with a context the number of its rows.
+        ``n`` is 1 by default, or with a context the number of its rows. With latents ``z`` in place
+        of ``n``, it is :meth:`decode`.
         """
+        if z is not None:
+            if n is not None:
+                raise InputError(f"sample takes n = {n} draws of the prior or latents z, not both")
+            return self.decode(z, context)
         if n is not None and is_whole(n):
             check_memory(4 * n * prod(self.shape), counted(n, "image"))
         with self.in_use():

@@ -41,7 +41,7 @@ from .data import Data, Images
 from .errors import InputError
 from .exporting import export
 from .latents import LatentSize, check_layouts, layouts
-from .networks.layers import Standardized
+from .networks.layers import Standardized, by_channel
 from .pairing import fitting_likelihood, refuse_misfits
 from .programs import GuideProgram, ModelProgram, unique_name
 from .registry import GUIDES, LIKELIHOODS, PRIORS, parse
@@ -161,6 +161,8 @@ class VAE(Usage):
         parts = (posterior, Prior.checked(p_z), Likelihood.checked(p_x))
         self.model = ModelProgram(self.shape, p_z, p_x)
         self.guide = GuideProgram(self.shape, q_z)
+        if standardize is not None:
+            self.guide.blank = by_channel(standardize[0], self.shape)
         self.model.context_taken = self.guide.context_taken = any(
             part.takes("context") for part in parts
         )

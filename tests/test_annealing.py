@@ -80,7 +80,7 @@ def test_a_bernoulli_vae_agrees_with_many_importance_draws():
 
     vae = VAE((1, 3, 3), 2, hidden=(16,)).double()
     images = Images(torch.randint(2, (20, 1, 3, 3)).double())
-    one = annealed(vae.model, images, temperatures=30, chains=10)
+    one = annealed(vae.model, images, temperatures=30, chains=40)
     other = importance(vae.model, vae.guide, images, samples=5000)
     away = (one.log_p - other.log_p) / (one.errors**2 + other.errors**2).sqrt()
     assert (away.abs() < 4).all()

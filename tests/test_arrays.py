@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import warnings
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from numpy.lib import format as npy
 from support.pictures import COLOURS, GREYS, check_refusal, only
 
-from pyro_vae import memory
+from pyro_vae import load_data, memory
 from pyro_vae.data.arrays import read_array
 from pyro_vae.errors import InputError
 
@@ -175,19 +177,14 @@ def pipe(path, name):
 
 BAD = {
     "NaN": (with_nan, ["array.npy", "image 3", "NaN", "[0, 1]"]),
-    "too large": (array(GREYS / 1.0), ["array.npy", "to 255", "[0, 1]", "divide them by 255"]),
-    "negative": (array(GREYS / 127.5 - 1), ["array.npy", "from -0.9764706 to 1", "[0, 1]"]),
-    "-1 to 1": (array(GREYS / 127.5 - 1), ["add 1 and divide by 2"]),
-    "overshot": (array(GREYS / 255 * 1.02), ["to 1.02; floats", "clip them"]),
-    "just above 1": (array(GREYS / 255 * (1 + 2e-6)), ["to 1.000002; floats", "clip them"]),
-    "infinite": (array(np.where(GREYS > 9, np.inf, 0.5)), ["to inf", "[0, 1]"]),
-    "rank 2": (array(GREYS.reshape(10, 30)), ["(10, 30)", "rank 2", "[N, C, H, W]"]),
-    "rank 5": (array(GREYS[:, None, None]), ["(10, 1, 1, 6, 5)", "rank 5", "[N, C, H, W]"]),
-    "rank 0": (array(np.float32(1)), ["()", "rank 0", "[N, C, H, W]"]),
+    "infinite": (array(np.where(GREYS > 9, np.inf, 0.5)), ["number inf at [0, ", "finite"]),
+    "NaN vectors": (array(np.array([[1.0, 2.0], [3.0, np.nan]])), ["number nan at [1, 1]"]),
+    "too large": (array(np.array([[1.0, 2.0], [3.0, 1e300]])), ["1e+300 at [1, 1]", "float32"]),
+    "rank 1": (array(GREYS[:, 0, 0]), ["(10,)", "no observations", "[N, D]"]),
+    "rank 0": (array(np.float32(1)), ["()", "no observations", "[N, D]"]),
+    "no vectors": (array(np.zeros((0, 8))), ["(0, 8)", "no observations"]),
     "channels": (array(np.zeros((4, 2, 8, 8), np.uint8)), ["(4, 2, 8, 8)", "1 or 3 channels"]),
     "no pixels": (array(np.zeros((0, 8, 8), np.uint8)), ["no pixels", "(0, 8, 8)"]),
-    "int64": (array(GREYS.astype(np.int64)), ["int64", "uint8"]),
-    "16 bits": (array(GREYS.astype(np.uint16)), ["uint16", "uint8"]),
     "complex": (array(GREYS.astype(complex)), ["complex128", "uint8"]),
     "text": (array(GREYS.astype(str)), ["<U3", "uint8"]),
     "objects": (array(np.array([GREYS, None], dtype=object)), ["array.npy", "unreadable"]),
@@ -219,6 +216,33 @@ BAD = {
     "a pipe": (lambda path: pipe(path, "a.npy"), ["a.npy", "a pipe"]),
     "a folder": (lambda path: (path / "a.npy").mkdir() or path / "a.npy", ["holds no images"]),
 }
+
+
+NUMBERS = {
+    "0 to 255": (GREYS / 1.0, r"from \d to 255, .* not as pixels; for pixels: divide them by"),
+    "-1 to 1": (GREYS / 127.5 - 1, "shape .6, 5. and not as pixels; for pixels: if they were"),
+    "overshot": (GREYS / 255 * 1.02, "if an interpolation overshot, clip them"),
+    "int64": (GREYS.astype(np.int64), r"has int64 numbers from \d to 255"),
+    "16 bits": (GREYS.astype(np.uint16), "has uint16 numbers"),
+    "two channels": (np.random.RandomState(0).rand(10, 2, 4, 5), r"shape \[2, 4, 5\]"),
+    "vectors": (GREYS.reshape(10, 30), None),
+    "real vectors": (GREYS.reshape(10, 30) - 99.5, None),
+    "truth values": (GREYS.reshape(10, 30) > 99, None),
+    "volumes": (GREYS[:, None, None], None),
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_an_array_that_is_not_of_images_is_read_as_numbers(case, tmp_path):
+    """What has the rank of images is told."""
+    numbers, words = NUMBERS[case]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        data = load_data(saved(tmp_path, numbers), test_fraction=0)
+    assert data.shape == numbers.shape[1:]
+    assert torch.equal(data.train.batch(slice(None)), torch.from_numpy(numbers * 1.0).float())
+    assert len(told) == (words is not None)
+    assert all(re.search(words, str(warning.message)) for warning in told)
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from support.commands import TINY, picture, typed
 
+from pyro_vae import compare as compare_module
 from pyro_vae.comparison import figure, markdown, tables
 
 
@@ -51,7 +52,10 @@ def test_the_points_of_one_row_are_inside_the_frame():
     for line in axes.lines:
         assert all(top + 0.3 < y < bottom - 0.3 for y in line.get_ydata())
     assert axes.get_legend() is None
-    assert [t.get_text() for t in sheet.legends[0].get_texts()] == ["test ELBO", "log p̂(x)"]
+    assert [t.get_text() for t in sheet.legends[0].get_texts()] == [
+        "test ELBO",
+        "log p̂(x), a lower bound",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -141,13 +145,36 @@ def test_a_terminal_gets_the_table_of_the_file():
         "iaf(layers=3)",
         "-20.50 ± 0.71",
         "1,200",
-        "± one standard deviation over 2 seeds",
+        "one standard deviation over 2 trainings",
     ):
         assert text in shown
         assert text in markdown(results)
-    one = [results[0] | {"elbo_error": 0.25}]
-    assert "-20.00 ± 0.25" in markdown(one)
-    assert "± one standard error over the test images" in markdown(one)
+    for row, error in zip(results, (0.2, 0.3), strict=True):
+        row["elbo_error"] = error
+    both = markdown(results)
+    assert "| test ELBO ± seeds (± images) |" in both
+    assert "| -20.50 ± 0.71 (± 0.25) |" in both
+    assert "one standard error of the mean over the test images" in both
+    assert "-20.00 (± 0.20) |" in markdown(results[:1])
+    assert "± seeds" not in markdown(results[:1])
+
+
+def test_all_trainings_are_measured_with_the_same_draws(tmp_path, monkeypatch):
+    """Two seeds whose weights are made equal give equal numbers: no pixel and no z differs."""
+    prepared = compare_module.prepare
+
+    def same_weights(settings, *arguments):
+        return prepared({**settings, "seed": 0}, *arguments)
+
+    monkeypatch.setattr(compare_module, "prepare", same_weights)
+    fixed = [*TINY[1:], "--epochs", "1", "--samples", "10", "--out", tmp_path / "out"]
+    ask = ["compare", "--guides", "mean-field", "--gaps", "--gap-images", "4", "--seeds", "2"]
+    assert typed([*ask, *fixed, "--binarize", "dynamic"]) == 0
+    with (tmp_path / "out" / "comparison.csv").open(encoding="utf-8") as file:
+        first, second = csv.DictReader(file)
+    assert [first["seed"], second["seed"]] == ["0", "1"]
+    for column in ("elbo", "log_p", "elbo_error", "approximation_gap", "amortization_gap"):
+        assert first[column] == second[column]
 
 
 def test_the_figure_has_an_error_bar_for_each_mean():

@@ -125,7 +125,7 @@ def test_a_hierarchy_is_a_list_of_latents(layered, tmp_path, capsys):
         noise = 5 * rates[site]["error"] + 0.05
         assert sum(units) == pytest.approx(rates[site]["mean"], abs=noise)
     assert typed(["evaluate", layered, "--samples", "20"]) == 0
-    assert "active units: z_3" in capsys.readouterr().out
+    assert "active units of z_3" in capsys.readouterr().out
 
 
 def test_a_collapsed_layer_is_named(tmp_path, capsys):

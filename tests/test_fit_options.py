@@ -293,3 +293,18 @@ def test_a_named_pyro_module_is_found_inside_a_handler_and_a_partial():
     assert module_of(poutine.scale(module, scale=2.0)) is module
     assert module_of(poutine.block(partial(module, 2))) is module
     assert module_of(lambda: None) is None
+
+
+def test_a_parameter_outside_the_module_that_is_given_is_refused():
+    """Whoever saves the module would lose it. Given as two programs, it is trained."""
+
+    class Outside(TutorialVAE):
+        def guide(self, x):
+            pyro.param("shift", torch.zeros(2))
+            super().guide(x)
+
+    vae = Outside()
+    with pytest.raises(InputError, match=r"'shift' of pyro.param belongs to no module of this VAE"):
+        fit(vae, bits(), epochs=1)
+    pyro.clear_param_store()
+    fit(vae.model, vae.guide, bits(), epochs=1)

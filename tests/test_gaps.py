@@ -1,5 +1,7 @@
 """The two gaps, in linear-Gaussian models whose gaps are known."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -66,6 +68,10 @@ def test_both_gaps_are_right(guide):
     summary = result.summary()
     assert summary["approximation_gap"]["mean"] == result.approximation.mean().item()
     assert summary["elbo"]["error"] == standard_error(result.guide.elbos)
+    # The best mean-field guide is 0.3 nats from the posterior, and its weights have heavy tails.
+    refused = guide is MeanField
+    assert math.isnan(summary["approximation_gap"]["error"]) == refused
+    assert math.isnan(summary["log_p"]["error"]) == refused
 
 
 def test_the_gap_of_an_image_does_not_depend_on_the_others():

@@ -1,5 +1,7 @@
 """Every row of GUIDES: its density by quadrature, its gradients, its batch, its weights."""
 
+import math
+
 import pyro
 import pytest
 import torch
@@ -20,7 +22,7 @@ from torch.distributions import kl_divergence
 from pyro_vae import VAE, InputError
 from pyro_vae.evaluation.latents import moments
 from pyro_vae.guides import GUIDES, FullCovariance, LowRank
-from pyro_vae.guides.flows import PlanarMap
+from pyro_vae.guides.flows import IAF, PlanarMap
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import AnalyticKL
 from pyro_vae.scales import SCALES
@@ -108,6 +110,14 @@ def test_a_draw_and_its_density_take_one_pass(name):
         layer.hyper.register_forward_hook(lambda *_: calls.append(1))
     Trace_ELBO().loss_and_grads(module.model, module.guide, digits())
     assert len(calls) == len(module.guide.posterior.maps)
+
+
+def test_the_gate_of_iaf_is_clipped_softly():
+    """exp(g(s)) with g(s) = s / (1 + |s| / log 1000), as its docstring says."""
+    s = torch.linspace(-50, 50, 101, dtype=torch.float64)
+    gate = IAF.univariate(torch.zeros_like(s), s)(torch.ones_like(s))
+    torch.testing.assert_close(gate, (s / (1 + s.abs() / math.log(1000))).exp())
+    assert 0.001 < gate.min() < 0.01 < 100 < gate.max() < 1000
 
 
 @pytest.mark.parametrize("name", GUIDES)

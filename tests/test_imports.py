@@ -20,7 +20,7 @@ ROOMS = [
     | {"batch", "sharing"},
     {"contracts", "parts", "distributions", "scales", "data", "history", "progress", "schedules"},
     {"sources", "streams", "pair"},
-    {"networks"},
+    {"networks", "holes"},
     {"storage", "priors"},
     {"likelihoods", "guides"},
     {"pairing"},

@@ -117,7 +117,7 @@ def test_binary_columns_have_a_probability():
     model = VAETransformer(2, **settings, standardize=False, random_state=0).fit(x)
     assert model.vae_.config["likelihood"] == "bernoulli"
     assert np.exp(model.score_samples(cube)).sum() == pytest.approx(1, abs=0.05)
-    with pytest.raises(InputError, match=r"pixels are numbers in \[0, 1\]"):
+    with pytest.raises(InputError, match=r"scores numbers in \[0, 1\]"):
         model.transform(2 * cube)
 
 

@@ -281,6 +281,16 @@ def test_an_optimizer_with_a_closure_is_refused(data):
         fit(vae, data, optimizer=torch.optim.LBFGS(vae.parameters()))
 
 
+def test_an_optimizer_that_would_go_uphill_or_fail_is_refused(data):
+    vae = small()
+    uphill = torch.optim.Adam(vae.parameters(), maximize=True)
+    for optimizer in (uphill, pyro.optim.Adam({"lr": 1e-2, "maximize": True})):
+        with pytest.raises(InputError, match="has maximize=True"):
+            fit(vae, data, optimizer=optimizer)
+    with pytest.raises(InputError, match="SparseAdam takes sparse gradients"):
+        fit(vae, data, optimizer=torch.optim.SparseAdam(vae.parameters()))
+
+
 @pytest.mark.parametrize("optimizer", ["adam", torch.optim.Adam])
 def test_what_is_not_an_optimizer_is_refused(data, optimizer):
     with pytest.raises(InputError, match="a torch optimizer over the VAE's parameters or one of"):

@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -178,6 +179,16 @@ def test_a_vae_for_data_takes_the_training_images_of_a_data():
         assert scale == pytest.approx([x.std(correction=0).item()])
 
 
+def test_a_standardisation_of_numpy_numbers_is_that_of_floats():
+    settings = {"shape": (1, 4, 3), "latent_size": 2, "hidden": (8,)}
+    torch.manual_seed(0)
+    plain = VAE(**settings, standardize=[[0.5], [0.2]])
+    torch.manual_seed(0)
+    given = VAE(**settings, standardize=[np.array([0.5]).tolist(), list(np.array([0.2]))])
+    x = torch.rand(3, 1, 4, 3)
+    assert torch.equal(given.encode(x).mean, plain.encode(x).mean)
+
+
 def test_pixels_of_0_and_1_are_not_standardised():
     for images in (replace(grey(), binarize="dynamic"), Images(grey().pixels // 128 * 255)):
         assert VAE.for_data(images, 2, hidden=(8,)).config["standardize"] is None
@@ -329,6 +340,9 @@ def test_the_module_moves_between_types_as_a_whole():
             r"x\[0, 0, 0, 0\] is 255, .* scores numbers in \[0, 1\]; divide them by 255$",
         ),
         (torch.full((4, 1, 6, 5), torch.nan), r"numbers in \[0, 1\]"),
+        (torch.zeros(4, 1, 6, 5, dtype=torch.complex64), "not complex numbers"),
+        (torch.zeros(4, 1, 6, 5).to_sparse(), "not a sparse tensor"),
+        (torch.zeros(4, 1, 6, 5, device="meta"), "on the device meta, and the VAE is on cpu"),
     ],
 )
 def test_images_that_do_not_fit_are_refused_in_one_sentence(x, message):

@@ -22,6 +22,13 @@ def test_decode_gives_the_mean_image_of_each_row():
     assert not images.requires_grad
 
 
+def test_sample_takes_latents_in_place_of_a_number():
+    vae = small()
+    assert torch.equal(vae.sample(z=Z), vae.decode(Z))
+    with pytest.raises(InputError, match="n = 2 draws of the prior or latents z, not both"):
+        vae.sample(2, z=Z)
+
+
 def test_layers_that_are_not_given_are_drawn_from_the_prior():
     vae = small(latent_size=(3, 2), guide="ladder")
     z_1 = Z.repeat(2, 1)

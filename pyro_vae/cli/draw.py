@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..data.images import Images
+    from ..vae import VAE
 
 Picture = Annotated[
     Path,
@@ -46,15 +48,25 @@ def sample(
             rich_help_panel="Images",
         ),
     ] = None,
-    out: Picture = Path("samples.png"),
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            parser=place,
+            help="The picture to write, or a .npy file with the numbers.",
+            rich_help_panel="Output",
+        ),
+    ] = Path("samples.png"),
     seed: o.Seed = 0,
     device: o.Device = "auto",
     trust: o.Trust = False,
 ) -> None:
-    """Draw images from the prior: the decoder's mean for each draw of z."""
+    """Draw images or other observations from the prior: the decoder's mean for each draw of z."""
+    import numpy as np
+
     from .. import figures
 
-    check_output("--out", out, o.PICTURES)
+    check_output("--out", out, (*o.PICTURES, ".npy"))
     vae, _ = o.opened(run, device, seed, trust)
     check_grid("--n", n, vae.shape)
     columns = min(n, figures.COLUMNS)
@@ -72,8 +84,12 @@ def sample(
             if top
             else f"each row has one draw of the layers above {vary}; {vary} varies"
         )
-    save(images, out, columns, caption)
-    console.print(said)
+    if out.suffix.lower() == ".npy":
+        with written(out) as part, part.open("wb") as file:
+            np.save(file, images.cpu().numpy())
+    else:
+        save(vae, images, out, columns, caption)
+    console.print(said, soft_wrap=True)
 
 
 def reconstruct(
@@ -97,7 +113,8 @@ def reconstruct(
     check_grid("--n", 3 * len(images), vae.shape)
     with picture(out) as part:
         save_reconstructions(vae, images, part, seed=seed)
-    console.print(f"{counted(len(images), 'image')} above the reconstructions in {out}")
+    said = f"{counted(len(images), 'image')} above the reconstructions in {out}"
+    console.print(said, soft_wrap=True)
 
 
 def interpolate(
@@ -137,12 +154,13 @@ def interpolate(
         if not 0 <= index < len(images):
             raise InputError(f"{option} is an index from 0 to {len(images) - 1}, not {index}")
     a, b = batch(images, max(first, last) + 1, seed)[[first, last]]
-    save(vae.interpolate(a, b, steps), out, steps, f"from image {first} to image {last}")
-    console.print(f"{counted(steps, 'step')} from image {first} to image {last} in {out}")
+    save(vae, vae.interpolate(a, b, steps), out, steps, f"from image {first} to image {last}")
+    said = f"{counted(steps, 'step')} from image {first} to image {last} in {out}"
+    console.print(said, soft_wrap=True)
 
 
 def batch(images: Images, n: int, seed: int) -> torch.Tensor:
-    """The first ``n`` images, ``[n, C, H, W]``, their binarisation drawn with ``seed``."""
+    """The first ``n`` observations, ``[n, *shape]``, their binarisation drawn with ``seed``."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -153,15 +171,15 @@ def check_grid(option: str, n: int, shape: tuple[int, ...]) -> None:
     """Refuse a picture of more images than memory can hold."""
     from ..figures.images import zoom
 
-    _, height, width = shape
-    size = 4 * n * 3 * height * width * zoom(width) ** 2
+    size = 4 * n * 3 * prod(shape[1:] if len(shape) == 3 else shape) * zoom(shape[-1]) ** 2
     check_memory(size, f"a picture of {counted(n, 'image')} ({option})")
 
 
-def save(images: torch.Tensor, path: Path, columns: int, caption: str) -> None:
-    """Write a grid of images as a picture with a caption."""
-    from ..figures import save_grid
+def save(vae: VAE, x: torch.Tensor, path: Path, columns: int, caption: str) -> None:
+    """Write a grid of images, or of other observations, as a picture with a caption."""
+    from ..figures import save_grid, to_images
 
+    (images,) = to_images(vae, x)
     with picture(path) as part:
         save_grid(images, part, columns, caption)
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from ..errors import InputError
 from ..storage.writing import written
@@ -19,6 +17,7 @@ from . import options as o
 from .draw import batch
 from .options import console
 from .outputs import check_output
+from .printing import print_report
 from .values import filled, place
 
 
@@ -52,7 +51,7 @@ def encode(
     arrays: dict[str, Any] = encode_images(vae, images, seed)
     with written(out) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    console.print(f"μ and σ of {counted(len(images), 'image')} in {out}")
+    console.print(f"μ and σ of {counted(len(images), 'image')} in {out}", soft_wrap=True)
 
 
 def evaluate(
@@ -180,7 +179,8 @@ def evaluate(
         return
     console.print(
         f"{counted(len(images), f'{split.value} image')} of {source['data']}, {used} binarisation. "
-        "Numbers are means over images ± one standard error, in nats per image."
+        "Numbers are means over images ± one standard error, in nats per image.",
+        soft_wrap=True,
     )
     again = {"--data": data, "--binarize": binarize, "--data-dir": data_dir}
     words = [str(word) for pair in again.items() if pair[1] is not None for word in pair]
@@ -188,37 +188,7 @@ def evaluate(
     words += [w for w, on in (("--other-protocol", other_protocol), ("--trust", trust)) if on]
     print_report(result, ["pyro-vae", "evaluate", str(run), *words])
     if mark is not None:
-        console.print(f"not comparable: {mark}", style="bold")
-
-
-def print_report(result: dict[str, Any], command: list[str]) -> None:
-    """Print the numbers under headings, and then what is not to be trusted and what to run next.
-
-    Args:
-        result: the report.
-        command: the command that made it, without the options that advice may add.
-    """
-    from ..report.sections import advice, sections
-
-    two = Table("Bounds", "Monte Carlo", "analytic KL", box=None, header_style="bold")
-    for key, name in (("elbo", "ELBO"), ("reconstruction", "reconstruction"), ("kl", "KL")):
-        ways = [result[way] for way in ("monte_carlo", "analytic")]
-        two.add_row(name, *(plus_minus(w[key], w[f"{key}_error"]) if w else "none" for w in ways))
-    console.print()
-    console.print(two)
-    for heading, rows in sections(result).items():
-        console.print()
-        console.print(f" {heading}", style="bold")
-        table = Table(box=None, show_header=False)
-        table.add_column(min_width=34)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-    if warning := result["prior_gap"].get("warning"):
-        o.warn(f"Warning: {warning}.")
-    if next_step := advice(result):
-        sentence, options = next_step
-        o.warn(f"Warning: {sentence}\n  {shlex.join([*command, *options])}")
+        console.print(f"not comparable: {mark}", style="bold", soft_wrap=True)
 
 
 def audit(
@@ -269,6 +239,15 @@ def score(
             metavar="N", help="Draws of z for each image.", min=1, rich_help_panel="Measures"
         ),
     ] = 1000,
+    pixel_draws: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Draws of the pixels to average over, if they are dynamic.",
+            min=1,
+            rich_help_panel="Measures",
+        ),
+    ] = 1,
     out: Annotated[
         Path,
         typer.Option(
@@ -282,11 +261,10 @@ def score(
 ) -> None:
     """Rank images by their estimated log p(x) in nats, the most unusual first.
 
-    Each line has the file, its split, log p(x) and its standard error. Training images are left
-    out, because log p(x) of an image that was trained on is too high.
+    Each line has the file, its split, log p(x) and its standard error, if it can be trusted.
+    Training images are left out, because log p(x) of an image that was trained on is too high.
     """
-    from ..evaluation.importance import importance
-    from ..evaluation.scores import write_scores
+    from ..evaluation.scores import score_images, write_scores
     from ..progress import reporting
     from ..runs.images import scored_images
 
@@ -296,17 +274,30 @@ def score(
     images, splits = scored_images(config, data, chosen, data_dir, say=o.warn)
     images = images.to(o.pick(device))
     with reporting(o.stderr) as progress:
-        result = importance(
-            vae.model, vae.guide, images, samples=samples, seed=seed, progress=progress
-        )
+        result = score_images(
+            vae.model, vae.guide, images, samples=samples, pixel_draws=pixel_draws, seed=seed,
+            progress=progress,
+        )  # fmt: skip
     with written(out) as part:
         write_scores(part, images, splits, result)
     parts = Counter(splits)
     named = ", ".join(f"{count:,} {name}" for name, count in parts.items() if name)
+    error = result.standard_error if result.covers(result.standard_error) else None
     console.print(
         f"estimated log p(x) of {counted(len(images), 'image')}{f' ({named})' if named else ''} in "
-        f"{out}: mean {plus_minus(result.mean, result.standard_error)} nats; "
-        f"{result.untrusted_share:.1%} of the estimates are unreliable (column `trusted`)"
+        f"{out}, a lower bound in the mean: {plus_minus(result.mean, error)} nats",
+        soft_wrap=True,
     )
+    if not result.trusted:
+        console.print(
+            "The images have no standard error, because it would not cover the bias of the "
+            "estimates; more --samples can help. Their order can still be used.",
+            soft_wrap=True,
+        )
+    elif images.binarize == "dynamic" and pixel_draws == 1:
+        console.print(
+            "The standard errors are for this draw of the pixels; --pixel-draws takes more.",
+            soft_wrap=True,
+        )
     if split is None and "test" in parts:
         console.print("The training images are left out; --split all takes them in.")

@@ -10,5 +10,16 @@ Example:
 from .datasets import DATASETS, DataSet, data_folder
 from .images import BINARIZE, Images
 from .loading import Data, load_data
+from .stored import StoredImages, open_images
 
-__all__ = ["BINARIZE", "DATASETS", "Data", "DataSet", "Images", "data_folder", "load_data"]
+__all__ = [
+    "BINARIZE",
+    "DATASETS",
+    "Data",
+    "DataSet",
+    "Images",
+    "StoredImages",
+    "data_folder",
+    "load_data",
+    "open_images",
+]

@@ -1,4 +1,4 @@
-"""Read the user's own images from an array in a .npy or .npz file."""
+"""Read the user's own images or other numbers from an array in a .npy or .npz file."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from .images import Images
 def read_array(path: Path) -> Images:
     """Read a .npy file, or a .npz file with ``images`` (or a single array) and ``labels``.
 
+    An array of images is read by :func:`to_pixels`, any other array by :func:`to_numbers`.
+
     Raises:
-        InputError: the file is unreadable, or its arrays are not images and their labels.
+        InputError: the file is unreadable, or its arrays are not observations and their labels.
     """
     if path.suffix.lower() not in (".npy", ".npz"):
         raise InputError(f"{str(path)!r} is neither a folder of images nor a .npy or .npz file")
@@ -38,7 +40,10 @@ def read_array(path: Path) -> Images:
             f"the array file {str(path)!r} is unreadable: it is damaged, has another format, "
             "or holds objects instead of numbers"
         ) from None
-    pixels = masks_as_pixels(to_pixels(array, str(path)), f"the array in {str(path)!r}")
+    if holds_images(array):
+        pixels = masks_as_pixels(to_pixels(array, str(path)), f"the array in {str(path)!r}")
+    else:
+        pixels = to_numbers(array, str(path))
     if labels is None:
         return Images(pixels)
     if labels.shape != (len(pixels),):
@@ -49,6 +54,65 @@ def read_array(path: Path) -> Images:
     check_labels(labels, path)
     classes, index = np.unique(labels, return_inverse=True)
     return Images(pixels, torch.from_numpy(index.astype(np.int64)), tuple(map(str, classes)))
+
+
+def holds_images(array: NDArray) -> bool:
+    """Whether an array is one of images: the rank of images, and pixels of 8 bits, truth values, or
+    floats in [0, 1] with 1 or 3 channels."""
+    if array.ndim not in (3, 4) or array.dtype in (np.uint8, np.bool_):
+        return array.ndim in (3, 4)
+    channels = array.ndim == 3 or {array.shape[1], array.shape[3]} & {1, 3}
+    if array.dtype.kind != "f" or not channels or array.size == 0:
+        return False
+    return bool(np.nanmin(array) >= -ROUNDING and np.nanmax(array) <= 1 + ROUNDING)
+
+
+def to_numbers(array: NDArray, name: str) -> torch.Tensor:
+    """Convert an array ``[N, *shape]`` of real numbers, counts or categories to a tensor.
+
+    Floats become float32, whole numbers a type that is not that of pixels. If the array has the
+    rank of images, a warning tells that it is not read as images.
+
+    Args:
+        array: the observations.
+        name: what error messages call the array.
+
+    Raises:
+        InputError: the array has no observations or holds no numbers, or a number is NaN, infinite
+            or too large for float32.
+    """
+    if array.dtype.kind not in "biuf":
+        raise InputError(
+            f"the array {name!r} is of type {array.dtype}; allowed are uint8, bool, whole numbers "
+            "and floats"
+        )
+    if array.ndim < 2 or array.size == 0:
+        raise InputError(
+            f"the array {name!r} holds no observations: its shape is {array.shape}, and allowed is "
+            "[N, *shape], such as vectors [N, D] or images [N, C, H, W]"
+        )
+    if array.dtype.kind != "f":
+        numbers = array.astype(np.promote_types(array.dtype, np.int8))
+        if numbers.dtype.kind == "f":  # uint64
+            numbers = numbers.astype(np.int64)
+    else:
+        with np.errstate(over="ignore"):
+            numbers = array.astype(np.float32)
+        if not np.isfinite(numbers).all():
+            place = tuple(np.argwhere(~np.isfinite(numbers))[0].tolist())
+            raise InputError(
+                f"the array {name!r} has the number {array[place]} at {list(place)}; allowed are "
+                "finite numbers, in the range of float32"
+            )
+    if array.ndim in (3, 4):
+        low, high = float(numbers.min()), float(numbers.max())
+        hint = suggest_scaling(low, high).replace("; ", "; for pixels: ", 1)
+        warnings.warn(
+            f"the array {name!r} has {array.dtype} numbers from {low:.7g} to {high:.7g}, and is "
+            f"read as numbers of shape {list(array.shape[1:])} and not as pixels{hint}",
+            stacklevel=3,
+        )
+    return torch.from_numpy(np.ascontiguousarray(numbers))
 
 
 def check_labels(labels: NDArray, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Load images by name or path: find them, split them and binarise them."""
+"""Load data by name or path: find them, split them and binarise them."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def load_data(
 ) -> Data:
     """Load a data set of :data:`DATASETS` or the user's own images, split and binarised.
 
-    The user's own images are a folder of image files, a ``.npy`` file or a ``.npz`` file:
+    The user's own data are a folder of image files, a ``.npy`` file or a ``.npz`` file:
 
     - A folder holds image files, or one sub-folder of image files for each class. Grey images get
       three channels if other images of the folder have colour. If all are grey, colour files
@@ -101,6 +101,10 @@ def load_data(
     - Pixels of 8 bits are k / 255. If all images of a folder or of an array have only the values 0
       and 1, they are masks: 1 is white, and a warning tells it.
     - A ``.npz`` file holds the array ``images`` and, if the classes are known, ``labels``.
+    - An array of 8 bits, of truth values or of floats in [0, 1], with the layout ``[N, H, W]``,
+      ``[N, C, H, W]`` or ``[N, H, W, C]``, is one of images. Any other array ``[N, *shape]`` holds
+      observations of this shape: vectors ``[N, D]``, signals ``[N, C, L]``, volumes
+      ``[N, C, D, H, W]``, of real numbers, counts or the numbers of categories.
 
     Results under different binarisations are not comparable, so a result must name its own:
 

@@ -28,11 +28,42 @@ class Aggregate:
     Args:
         terms: ``mutual_information`` and ``marginal_kl``; if they are defined, also
             ``total_correlation`` and ``dimension_wise_kl``. Each is a mean and its standard error.
-        estimator: how the terms were estimated, in words.
+        images: the number of images N.
     """
 
     terms: dict[str, tuple[float, float]]
-    estimator: str
+    images: int
+
+    @property
+    def estimator(self) -> str:
+        """How the terms were estimated, in words."""
+        return f"one z for each of {self.images} images, q(z) the mixture over all of them"
+
+    @property
+    def saturated(self) -> str | None:
+        """Why the terms of :data:`SATURATED` cannot be used; None if they can.
+
+        The mutual information is at most log N. Near this limit each z is seen under its own image
+        only. Then q(z) is too large, and so are the marginal KL and the total correlation. They can
+        be used if the mutual information is below log N by at least log 10: an image's own
+        posterior is then about a tenth of q(z). The mutual information is never above the rate R,
+        so N = 10 e^R images are always enough.
+        """
+        limit, found = math.log(self.images), self.terms["mutual_information"][0]
+        if found <= limit - math.log(10):
+            return None
+        rate = found + self.terms["marginal_kl"][0]
+        enough = rate + math.log(10)
+        count = f"{math.exp(enough):,.0f}" if enough < 16 else f"10^{enough / math.log(10):.0f}"
+        return (
+            f"the mutual information, {found:.2f} nats, is close to its upper limit log N = "
+            f"{limit:.2f} nats for the N = {self.images} images; N = {count} images would serve, "
+            f"ten times e to the rate of {rate:.2f} nats"
+        )
+
+
+SATURATED = ("mutual_information", "marginal_kl", "total_correlation")
+"""The terms that need many more images than e to the mutual information."""
 
 
 def aggregate(model: Any, guide: Any, images: Images, *, seed: int = 0) -> Aggregate:
@@ -40,8 +71,8 @@ def aggregate(model: Any, guide: Any, images: Images, *, seed: int = 0) -> Aggre
 
     q(z) is the mixture over all given images. So the terms belong to this set of images. The mutual
     information is the one between z and the index of the image, and is at most log N. A value close
-    to log N means that N is too small: with more images it would be larger. One z is drawn for each
-    image. The work grows with N².
+    to log N means that N is too small (:attr:`Aggregate.saturated`). One z is drawn for each image.
+    The work grows with N².
 
     Args:
         model, guide: Pyro programs that meet :mod:`.scoring`, with one latent site.
@@ -85,7 +116,7 @@ def aggregate(model: Any, guide: Any, images: Images, *, seed: int = 0) -> Aggre
             each["dimension_wise_kl"] = (units - p_units.log_prob(z)).sum(-1)
     return Aggregate(
         {k: (v.mean().item(), standard_error(v)) for k, v in each.items()},
-        f"one z for each of {len(z)} images, q(z) the mixture over all of them",
+        len(z),
     )
 
 

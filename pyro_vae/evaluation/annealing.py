@@ -18,9 +18,9 @@ from ..options import at_least_one
 from ..progress import Report, part, silent
 from .bound import standard_error
 from .chains import adapt_steps, anneal, draw_from_prior
-from .importance import Weights
 from .rows import batches_of, device_of, first_weight, rows_of, share
 from .scoring import measuring, run_prior, values
+from .weights import Weights
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ from ..batch import Batch
 from ..errors import InputError
 from ..modules import module_of
 from ..networks import PlaceByPlace, Sum
+from ..noise import seed_draws
 from ..options import at_least_one
 from ..progress import Report, part, silent
+from ..settings import check_seed
 from .bound import standard_error
 from .importance import Importance, collect, weigh
 from .rows import batches_of, device_of, rows_of, share
 from .scoring import log_ratio, measuring, run_guide, run_model, values
+from .weights import Weights
 
 FREE = (nn.Linear, Sum, PlaceByPlace)
 """The layers that can get a bias for each image: their output is a vector for each image."""
@@ -44,7 +48,10 @@ class Gaps:
 
     @property
     def approximation(self) -> Tensor:
-        """log p̂(x) - L[q*] of each image, ``[N]``: what the family loses."""
+        """log p̂(x) - L[q*] of each image, ``[N]``: what the family loses.
+
+        log p̂(x) is a lower bound on log p(x) in the mean, so this is one on the gap.
+        """
         return self.log_p - self.best.elbos
 
     @property
@@ -53,14 +60,22 @@ class Gaps:
         return self.best.elbos - self.guide.elbos
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """log p̂(x), the ELBO and both gaps, each the mean over images and its standard error."""
+        """log p̂(x), the ELBO and both gaps, each the mean over images and its standard error.
+
+        The error of log p̂(x) and of the approximation gap is NaN if it would not cover the bias of
+        log p̂(x) (:meth:`.importance.Importance.covers`): the mean is then only a lower bound.
+        """
         each = {
             "log_p": self.log_p,
             "elbo": self.guide.elbos,
             "approximation_gap": self.approximation,
             "amortization_gap": self.amortization,
         }
-        return {k: {"mean": v.mean().item(), "error": standard_error(v)} for k, v in each.items()}
+        errors = {key: standard_error(v) for key, v in each.items()}
+        for key in ("log_p", "approximation_gap"):
+            if not self.best.covers(errors[key]):
+                errors[key] = math.nan
+        return {key: {"mean": v.mean().item(), "error": errors[key]} for key, v in each.items()}
 
 
 def gaps(
@@ -122,15 +137,23 @@ def gaps(
     """
     for option, value in (("samples", samples), ("steps", steps), ("draws", draws)):
         at_least_one(option, value)
-    first, best, done, rows = [], [], 0, rows_of(data)
+    check_seed(seed)
+    first: list[Weights] = []
+    best: list[Weights] = []
+    done, rows = 0, rows_of(data)
     with measuring(model, guide, seed=seed, device=device_of(data, model, guide)):
         for x in batches_of(data, 100, seed, kwargs, model, guide):
             with freed(guide, len(x), layers_of_the_image(guide, x)) as biases:
                 run_guide(guide, x, 1)  # creates the biases
+                seed_draws(x.device, seed, 2 * len(first))
                 first.append(weigh(model, guide, x, samples, chunk))
+                # Seeded anew, so that the ascent does not depend on ``samples``.
+                seed_draws(x.device, seed, 2 * len(best) + 1)
                 tell = part(progress, "gaps", share(done, rows), share(done + len(x), rows))
                 ascend(model, guide, x, biases, steps, draws, rate, tell)
                 done += len(x)
+                # The noise of q again, so that it cancels in L[q*] - L[q].
+                seed_draws(x.device, seed, 2 * len(best))
                 best.append(weigh(model, guide, x, samples, chunk))
     return Gaps(collect(first), collect(best))
 

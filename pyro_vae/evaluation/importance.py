@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +10,16 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch
+from ..noise import seed_draws
 from ..options import at_least_one
 from ..progress import Report, silent
+from ..settings import check_seed
 from .bound import standard_error
 from .rows import batches_of, device_of, rows_of, share
 from .scoring import measuring, run_guide, run_model, values
+from .trust import OF_EACH, OF_THE_MEAN, light_tails, limit, remaining_bias
+from .weights import Weights
 
-CURVE = (1, 10, 100, 1000, 5000)
-"""The numbers of draws K at which the estimate is recorded."""
 DRAWS = 500
 """How many draws of z the guide makes for an image at once."""
 
@@ -33,8 +34,9 @@ class Importance:
     ``errors``, ``effective`` and ``pareto_k`` are computed from the draws, and see only the regions
     that the guide reaches. If the guide almost never draws from a region with much posterior mass
     (a mode or a tail), log p̂(x) is too low, while the standard error and the Pareto k are both
-    small. So a large value is a warning, and small values do not prove that the estimate is right.
-    :func:`~pyro_vae.evaluation.annealing.annealed` does not use the guide and can reveal this.
+    small. So trust is judged by all images together (:mod:`.trust`): ``errors`` hold where
+    :attr:`trusted` is True, and an error of the mean holds where :meth:`covers` says so.
+    :func:`~pyro_vae.evaluation.annealing.annealed` does not use the guide and can reveal more.
 
     Args:
         samples: draws of z for each image, K.
@@ -45,6 +47,7 @@ class Importance:
         elbos: mean of log w, the guide's ELBO at the same draws, ``[N]``.
         elbo_errors: the standard error of ``elbos``, ``[N]``.
         curve: the estimate with the first 1, 10, 100, … of the draws, each ``[N]``.
+        rises: how much the estimate rises over the last factor of 4 in K, and of 16, ``[2, N]``.
     """
 
     samples: int
@@ -55,6 +58,7 @@ class Importance:
     elbos: Tensor
     elbo_errors: Tensor
     curve: dict[int, Tensor]
+    rises: Tensor
 
     @property
     def mean(self) -> float:
@@ -72,22 +76,41 @@ class Importance:
         return (self.errors.square().sum().sqrt() / len(self.errors)).item()
 
     @property
-    def limit(self) -> float:
-        """The largest Pareto k for which K draws are enough: min(1 - 1/log10 K, 0.7)."""
-        return min(1 - 1 / math.log10(self.samples), 0.7) if self.samples > 1 else -math.inf
+    def bias(self) -> float:
+        """The remaining bias, mean over images, in nats: how far log p̂(x) is still below log p(x).
+
+        It continues the K-curve (:func:`.trust.remaining_bias`). It is an estimate, and too small
+        if the tails are heavy.
+        """
+        return remaining_bias(self.rises)
 
     @property
-    def trusted(self) -> Tensor:
-        """Whether the Pareto k of each image is at most :attr:`limit`, ``[N]``.
+    def trusted(self) -> bool:
+        """Whether ``log_p`` ± 1.96 ``errors`` covers log p(x) for about 95 % of these images."""
+        return self._unbiased(OF_EACH * self.errors.median().item())
 
-        False means that the estimate is unreliable. True is not a proof, see above.
+    def covers(self, error: float) -> bool:
+        """Whether :attr:`mean` ± 1.96 ``error`` can be printed as an interval for log p(x).
+
+        Args:
+            error: a standard error of the mean, :attr:`standard_error` or
+                :attr:`monte_carlo_error`.
         """
-        return self.pareto_k <= self.limit
+        return self._unbiased(OF_THE_MEAN * error)
+
+    def _unbiased(self, most: float) -> bool:
+        """Whether the tails are light and the remaining bias is at most ``most``."""
+        return light_tails(self.pareto_k, self.samples) and self.bias <= most + 1e-6  # rounding
+
+    @property
+    def limit(self) -> float:
+        """The largest Pareto k of an image for which K draws are enough."""
+        return limit(self.samples)
 
     @property
     def untrusted_share(self) -> float:
         """Share of the images whose Pareto k is above :attr:`limit`, 0 to 1."""
-        return 1 - self.trusted.double().mean().item()
+        return 1 - (self.pareto_k <= self.limit).double().mean().item()
 
 
 def importance(
@@ -115,7 +138,8 @@ def importance(
             ``Dataset`` or ``DataLoader``, as for :func:`~pyro_vae.training.fit`. ``dynamic``
             pixels are drawn once, with ``seed``.
         samples: draws of z for each image, K. The literature uses 5,000.
-        seed: of the draws of pixels and of z. The global generators are not changed.
+        seed: of the draws of pixels and of z. The first k draws of an image do not depend on
+            ``samples``. The global generators are not changed.
         chunk: draws, of all images together, that the model scores at once. The result does not
             depend on it. The default fits the caches of a CPU, or the memory of a GPU.
         kwargs: further arguments of both programs, the same for all rows.
@@ -137,11 +161,14 @@ def importance(
         True
     """
     at_least_one("samples", samples)
+    check_seed(seed)
     device, rows = device_of(data, model, guide), rows_of(data)
     size = 20 if device.type == "cpu" else 100
     with measuring(model, guide, seed=seed, device=device):
-        parts, done = [], 0
+        parts: list[Weights] = []
+        done = 0
         for x in batches_of(data, size, seed, kwargs, model, guide):
+            seed_draws(device, seed, len(parts))
             parts.append(weigh(model, guide, x, samples, chunk))
             done += len(x)
             progress("importance sampling", share(done, rows))
@@ -163,73 +190,8 @@ def collect(parts: list[Weights]) -> Importance:
         elbos=cat(Weights.mean_log),
         elbo_errors=cat(Weights.error_of_mean_log),
         curve={k: torch.cat([part.curve[k] for part in parts]) for k in parts[0].curve},
+        rises=torch.cat([part.rises() for part in parts], 1),
     )
-
-
-class Weights:
-    """The sums over a stream of importance weights, for each image of a block.
-
-    Args:
-        samples: the number of draws that will be added, K.
-    """
-
-    def __init__(self, samples: int) -> None:
-        self.samples = samples
-        self.marks = sorted({k for k in CURVE if k < samples} | {samples})
-        self.tail = math.ceil(min(samples / 5, 3 * math.sqrt(samples)))
-        self.count = 0
-        self.curve: dict[int, Tensor] = {}
-
-    def add(self, log_w: Tensor) -> None:
-        """Add the log-weights of the next draws, ``[k, B]``."""
-        log_w = log_w.double()
-        if self.count == 0:
-            self.log_sum = self.log_squares = log_w.new_full(log_w.shape[1:], -math.inf)  # [B]
-            self.shift = log_w[0].nan_to_num(neginf=0.0)
-            self.sum = self.squares = torch.zeros_like(self.shift)
-            self.largest = log_w[:0]
-        cuts = [k - self.count for k in self.marks if self.count < k < self.count + len(log_w)]
-        for part in log_w.tensor_split(cuts):
-            self.log_sum = torch.logaddexp(self.log_sum, part.logsumexp(0))
-            self.log_squares = torch.logaddexp(self.log_squares, (2 * part).logsumexp(0))
-            self.count += len(part)
-            if self.count in self.marks:
-                self.curve[self.count] = self.log_mean()
-        moved = log_w - self.shift  # near 0, so that the squares lose no digits
-        self.sum = self.sum + moved.sum(0)
-        self.squares = self.squares + moved.square().sum(0)
-        largest = torch.cat([self.largest, log_w])
-        self.largest = largest.topk(min(self.tail + 1, len(largest)), 0).values
-
-    def log_mean(self) -> Tensor:
-        """log 1/K Σ w, ``[B]``."""
-        return self.log_sum - math.log(self.count)
-
-    def error(self) -> Tensor:
-        """Standard error of log 1/K Σ w, ``[B]``: the relative standard error of the mean of w."""
-        if self.count == 1:
-            return torch.full_like(self.log_sum, math.nan)
-        ratio = self.count * (self.log_squares - 2 * self.log_sum).exp()  # mean w² / (mean w)²
-        return ((ratio - 1).clamp_min(0) / (self.count - 1)).sqrt()
-
-    def effective(self) -> Tensor:
-        """(Σ w)² / Σ w², ``[B]``."""
-        return (2 * self.log_sum - self.log_squares).exp()
-
-    def mean_log(self) -> Tensor:
-        """Mean of log w, ``[B]``."""
-        return self.shift + self.sum / self.count
-
-    def error_of_mean_log(self) -> Tensor:
-        """The standard error of the mean of log w, ``[B]``."""
-        if self.count == 1:
-            return torch.full_like(self.sum, math.nan)
-        variance = (self.squares - self.sum**2 / self.count).clamp_min(0) / (self.count - 1)
-        return (variance / self.count).sqrt()
-
-    def pareto_k(self) -> Tensor:
-        """The shape of the weights' tail, ``[B]``."""
-        return pareto_k(self.largest)
 
 
 def weigh(model: Any, guide: Any, x: Batch, samples: int, chunk: int | None = None) -> Weights:
@@ -250,42 +212,3 @@ def weigh(model: Any, guide: Any, x: Batch, samples: int, chunk: int | None = No
                 log_w = log_w + p[name]["log_prob"] - site["log_prob"][cut]  # [k, B]
             weights.add(log_w)
     return weights
-
-
-def pareto_k(largest: Tensor) -> Tensor:
-    """The shape k of the generalized Pareto distribution fitted to the largest weights.
-
-    If k is below 0.5, the variance of the weights is finite. If k is above 0.7, an estimate would
-    need so many draws to become reliable that more draws do not help in practice.
-
-    Equation: the profile posterior mean of Zhang and Stephens with a weak prior at k = 0.5.
-
-    Args:
-        largest: the largest log-weights in descending order, ``[M + 1, B]``. The last one is the
-            threshold that the other M exceed.
-
-    Returns:
-        k for each image, ``[B]``; +inf if M is below 5, which is too small for a fit; -inf if all M
-        equal the threshold.
-
-    Paper: Zhang & Stephens 2009, A new and efficient estimation method for the generalized Pareto
-    distribution; Vehtari et al. 2024, Pareto Smoothed Importance Sampling.
-    """
-    tail, threshold = largest[:-1].flip(0), largest[-1]  # ascending, [M, B]
-    count = len(tail)
-    if count < 5:
-        return torch.full_like(threshold, math.inf)
-    top = tail[-1]
-    excess = (tail - top).exp() - (threshold - top).exp()  # [M, B], relative to the largest weight
-    flat = excess[-1] <= 0
-    excess = excess.clamp_min(1e-12)
-    # The density is 1/σ (1 - θx)^(-1 + 1/k). For a given θ the best k is the mean of log(1 - θx).
-    grid = 30 + int(math.sqrt(count))
-    steps = torch.arange(1, grid + 1, device=excess.device, dtype=excess.dtype)
-    quartile = excess[int(count / 4 + 0.5) - 1]
-    theta = 1 / excess[-1] + (1 - (grid / (steps - 0.5)).sqrt())[:, None] / (3 * quartile)  # [G, B]
-    shape = torch.stack([(-t * excess).log1p().mean(0) for t in theta])  # [G, B]
-    profile = count * ((-theta / shape).log() - shape - 1)
-    best = (profile.softmax(0) * theta).sum(0)
-    k = (-best * excess).log1p().mean(0)
-    return torch.where(flat, -math.inf, (count * k + 10 * 0.5) / (count + 10))

@@ -14,6 +14,7 @@ from ..batch import Batch
 from ..data.images import Images
 from ..errors import InputError
 from ..modules import modules_of
+from ..streams import apart
 
 READ = 500
 """How many rows of a map-style data set are read at once."""
@@ -28,7 +29,7 @@ def batches_of(
         data: Images, a tensor, a tuple or a dict of tensors, a torch ``Dataset`` or ``DataLoader``.
             A loader gives its own order. Data that is not in memory is read batch by batch.
         size: how many rows a batch has at most.
-        seed: of the draws of ``dynamic`` pixels.
+        seed: of the draws of ``dynamic`` pixels, and of what a loader draws.
         further: further arguments of the programs, the same for all rows.
         programs: what is called with the rows. Images get the type of their weights, and rows that
             are read their device.
@@ -56,7 +57,7 @@ def read(
     elif isinstance(data, Dataset | DataLoader):
         weight = first_weight(*programs)
         loader = data if isinstance(data, DataLoader) else DataLoader(data, READ)
-        for each in loader:
+        for each in apart(loader, seed):
             batch = Batch.of(each, further)
             yield batch if weight is None else batch.to(weight.device)
     else:

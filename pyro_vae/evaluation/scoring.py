@@ -109,12 +109,14 @@ def rows_dim(nodes: Sites, x: Batch) -> int:
     """The dim of the plate over the rows: the plate of their number that all sites are in.
 
     Raises:
-        InputError: a site outside such a plate, or two plates that could be the one over rows.
+        InputError: a site outside such a plate or with a weight, or two plates that could be the
+            one over the rows.
     """
     dims: set[int] | None = None
     for name, site in nodes.items():
         if not is_scored(site):
             continue
+        check_weight(name, site["scale"])
         sizes = plates_of(site)
         fitting = {dim for dim, size in sizes.items() if size == len(x)}
         dims = fitting if dims is None else dims & fitting
@@ -133,6 +135,16 @@ def rows_dim(nodes: Sites, x: Batch) -> int:
             "the rows; evaluate another number of rows"
         )
     return -1 if dims is None else dims.pop()
+
+
+def check_weight(name: str, scale: Any) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a site with a weight."""
+    if isinstance(scale, Tensor) or scale != 1:
+        shown = f"{float(scale):g}" if torch.as_tensor(scale).numel() == 1 else "its own per row"
+        raise InputError(
+            f"site {name!r} has a scale of {shown}; evaluate the program without the weight or the "
+            "subsampling"
+        )
 
 
 def stacked_log_prob(name: str, runs: list[Sites], x: Batch, dim: int) -> Tensor:
@@ -188,17 +200,7 @@ def with_log_prob(name: str, site: Any, x: Batch, dim: int) -> Any:
         name, site: the site.
         x: the rows.
         dim: the dim of the plate over the rows; the other plates are summed.
-
-    Raises:
-        InputError: a site with a weight.
     """
-    if isinstance(site["scale"], Tensor) or site["scale"] != 1:
-        scale = site["scale"]
-        shown = f"{float(scale):g}" if torch.as_tensor(scale).numel() == 1 else "its own per row"
-        raise InputError(
-            f"site {name!r} has a scale of {shown}; evaluate the program without the weight or the "
-            "subsampling"
-        )
     if "log_prob" not in site:
         log_prob = log_density(site["fn"], site["value"])
         log_prob = scale_and_mask(log_prob, mask=site["mask"])

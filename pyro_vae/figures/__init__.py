@@ -14,6 +14,7 @@ from .images import (
     save_grid,
     save_reconstructions,
     stack_rows,
+    to_images,
     vary,
     walk,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "save_grid",
     "save_reconstructions",
     "stack_rows",
+    "to_images",
     "training_curves",
     "vary",
     "walk",

@@ -50,6 +50,39 @@ def grid(images: Any, columns: int = COLUMNS) -> Tensor:
     return make_grid(large, nrow=columns, padding=max(2, times // 3), pad_value=0.5)
 
 
+def to_images(vae: Any, *sets: Tensor) -> list[Tensor]:
+    """Observations as images for :func:`grid`, ``[N, C, H, W]`` in [0, 1].
+
+    Images of 1 or 3 channels with pixels come back as they are. Other observations become grey
+    images: a vector is one row, the channels of a signal are rows, and the channels and slices of
+    all others stand side by side. Each channel goes from its smallest number (black) to its largest
+    (white) in all sets together.
+
+    Args:
+        vae: the VAE, whose shape and scaling say what the numbers are.
+        sets: each ``[N, *shape]``.
+
+    Example:
+        >>> from pyro_vae.figures.images import to_images
+        >>> (rows,) = to_images(VAE((7,), 2, likelihood="student-t"), torch.randn(5, 7))
+        >>> rows.shape, rows.max()
+        (torch.Size([5, 1, 1, 7]), tensor(1.))
+    """
+    shape = vae.shape
+    if len(shape) == 3 and shape[0] in (1, 3) and vae.config["scaling"] is None:
+        return list(sets)
+    every = torch.cat([s.float() for s in sets])
+    of_channel = every.flatten(2).transpose(1, 2).flatten(0, 1) if every.dim() > 2 else every
+    low, high = of_channel.amin(0), of_channel.amax(0)  # [C]
+    low, high = (v.view(-1, *[1] * (every.dim() - 2)) for v in (low, high))
+    every = (every - low) / torch.where(high > low, high - low, 1)
+    if len(shape) < 3:  # [N, rows, columns]
+        every = every.reshape(len(every), -1, shape[-1])
+    else:  # channels and slices side by side, each [H, W]
+        every = torch.cat(every.flatten(1, -3).unbind(1), -1)
+    return list(every.unsqueeze(1).split([len(s) for s in sets]))
+
+
 def save_grid(images: Any, path: str | Path, columns: int = COLUMNS, caption: str = "") -> None:
     """Write :func:`grid` as a picture, with ``caption`` above it.
 
@@ -116,7 +149,7 @@ def pairs(originals: Tensor, reconstructions: Tensor, columns: int = COLUMNS) ->
 def reconstructions(
     vae: Any, images: Images, *, pixels: Tensor | None = None, seed: int = 0
 ) -> dict[str, Tensor]:
-    """The images, what the VAE sees of them, and their reconstructions; each ``[N, C, H, W]``.
+    """The images, what the VAE sees of them, and their reconstructions; each ``[N, *shape]``.
 
     Args:
         vae: a :class:`~pyro_vae.vae.VAE`.
@@ -142,7 +175,7 @@ def save_reconstructions(vae: Any, images: Images, path: str | Path, *, seed: in
     """Write :func:`reconstructions` as a picture, with a caption that says what each row shows."""
     rows = reconstructions(vae, images, seed=seed)
     columns = min(COLUMNS, len(images))
-    picture = stack_rows(*rows.values(), columns=columns)
+    picture = stack_rows(*to_images(vae, *rows.values()), columns=columns)
     save_grid(picture, path, columns, caption=f"from top to bottom: {', '.join(rows)}")
 
 

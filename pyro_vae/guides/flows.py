@@ -166,8 +166,10 @@ class Autoregressive(Guide):
 class IAF(Autoregressive):
     """An inverse autoregressive flow, conditioned on the encoder's features h.
 
-    Equation: ε_0 ~ N(0, I), ε_t = m_t + exp(s_t) ε_{t-1}, where m_td and s_td are a masked
+    Equation: ε_0 ~ N(0, I), ε_t = m_t + exp(g(s_t)) ε_{t-1}, where m_td and s_td are a masked
     network's function of h(x) and ε_{t-1,1} … ε_{t-1,d-1}; z = μ(x) + σ(x) ε_T.
+    g(s) = s / (1 + |s| / log 1000) clips s softly, so that the gate exp(g(s)) is between 0.001 and
+    1000. The paper's gate is a sigmoid.
 
     Args:
         encoder: network to features.

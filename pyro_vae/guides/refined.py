@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..contracts import ATTACHED, Borrowed, Guide, Likelihood, Prior
 from ..errors import InputError
+from ..holes import fill, of_observed
 from ..latents import in_support
 from ..networks import features
 from ..options import at_least_one, number
@@ -103,14 +104,18 @@ class SemiAmortized(Guide):
             raise InputError(ATTACHED.format("semi-amortized"))
         self.model = Borrowed(model)
 
-    def elbo(self, x: Tensor, loc: Tensor, logvar: Tensor) -> Tensor:
+    def elbo(self, x: Tensor, loc: Tensor, logvar: Tensor, mask: Tensor | None) -> Tensor:
         """The sum of L over all images, up to a constant."""
         model = self.model.module
         z = loc + (0.5 * logvar).exp() * self.signs  # [2 draws, B, Z]
-        log_joint = model.prior().log_prob(z) + model.likelihood(z).log_prob(x)
+        p = model.likelihood(z)
+        if mask is not None:
+            p = of_observed(p, mask, f"the {Likelihood.of(model.likelihood).name()} likelihood")
+            x = fill(x, mask, p.support)
+        log_joint = model.prior().log_prob(z) + p.log_prob(x)
         return log_joint.mean(0).sum() + 0.5 * logvar.sum()
 
-    def forward(self, x: Tensor) -> Distribution:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Distribution:
         if self.model.module is None:
             raise InputError("the semi-amortized guide has no model; call attach(model) first")
         learning = torch.is_grad_enabled()
@@ -120,7 +125,7 @@ class SemiAmortized(Guide):
                 if not loc.requires_grad:
                     loc, logvar = loc.requires_grad_(), logvar.requires_grad_()
                 slope, curve = torch.autograd.grad(
-                    self.elbo(x, loc, logvar), (loc, logvar), create_graph=learning
+                    self.elbo(x, loc, logvar, mask), (loc, logvar), create_graph=learning
                 )
                 scale = (0.5 * logvar).exp()
                 loc = loc + self.rate * scale * (scale * slope).clamp(-1, 1)

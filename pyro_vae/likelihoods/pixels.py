@@ -77,6 +77,7 @@ def logit_of_mean(mean: Tensor) -> Tensor:
 class Levels(constraints.Constraint):
     """Numbers k/255, k = 0 … 255."""
 
+    is_discrete = True
     lower_bound, upper_bound = 0.0, 1.0
 
     def check(self, value: Tensor) -> Tensor:

@@ -86,7 +86,8 @@ def solve_conjugate(optimum: Tensor) -> dict[str, list[float]]:
 
     Equation: let s be the σ of the draw and a = 1/σ*². Up to a constant, the reported bound is
     -½ (a - 1) s² - ½ (s - 1 - log s). At its maximum, 2 (a - 1) s² + s - 1 = 0. The actual bound is
-    -½ a s² + ½ + log s. Its maximum is at s = σ* and equals log p(x).
+    -½ a s² + ½ + log s. Its maximum is at s = σ* and equals log p(x). For small σ* the maximum of
+    the reported bound is at s ≈ σ* / √2, and exceeds log p(x) by ½ log(1/σ*) plus a constant.
     """
     a = 1 / optimum.square()
     drawn = 2 / (1 + (1 + 8 * (a - 1)).sqrt())
@@ -155,8 +156,8 @@ def judge_mismatch(results: dict[str, Numbers]) -> Verdict:
         f"actual {mean_text('slip', 'kl')}). Without the bug, the two differ by {without:.1f} ± "
         f"{slack:.1f}. log p(x) is {mean_text('slip', 'log_likelihood')} with the bug, "
         f"{loss:.1f} ± {half:.1f} lower than without it. In the one-dimensional model with known "
-        f"log p(x), the reported bound exceeds log p(x) by up to {above:.1f} nats "
-        f"(at σ* = {at:.2g})."
+        f"log p(x), the reported bound exceeds log p(x) by {above:.1f} nats at σ* = {at:.2g}, the "
+        "smallest σ* of the sweep. It grows without limit as σ* falls, by ½ log(1/σ*)."
     )
     if abs(with_bug) > spread and abs(without) <= slack:
         return Verdict("holds", evidence)

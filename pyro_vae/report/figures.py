@@ -11,13 +11,13 @@ from torch import Tensor
 from ..data.images import Images
 from ..errors import InputError
 from ..evaluation.annealing import AnnealedEstimate
-from ..evaluation.bound import elbo, standard_error
+from ..evaluation.bound import elbo
 from ..evaluation.gaps import Gaps
 from ..evaluation.importance import Importance
 from ..evaluation.latents import joined_sites, posterior_means
 from ..evaluation.rows import blocks
 from ..evaluation.scoring import measuring
-from ..figures import grid, reconstructions, stack_rows
+from ..figures import grid, reconstructions, stack_rows, to_images
 
 
 def blank(width: float = 5.5, height: float = 3.6) -> tuple[Any, Any]:
@@ -48,8 +48,8 @@ def sample_curve(
 ) -> Any:
     """log p̂(x) over the number of draws K, a curve for each guide.
 
-    The error bar is one standard error, from the draws of z only. A curve that still rises at the
-    largest K has not converged.
+    Each point is a lower bound on log p(x) in the mean. The error bar is one standard error, from
+    the draws of z only; a curve that still rises at the largest K has not converged and has none.
 
     Args:
         results: estimates for the same images, by name.
@@ -63,7 +63,8 @@ def sample_curve(
         draws = list(result.curve)
         means = [v.mean().item() for v in result.curve.values()]
         axes.plot(draws, means, "o-", color=f"C{i}", label=name)
-        axes.errorbar(draws[-1], result.mean, yerr=result.monte_carlo_error, color="black")
+        if result.covers(result.monte_carlo_error):
+            axes.errorbar(draws[-1], result.mean, yerr=result.monte_carlo_error, color="black")
         if few < len(result.log_p):
             means = [v[:few].mean().item() for v in result.curve.values()]
             label = f"{name}, the first {images_of(few)}"
@@ -84,7 +85,8 @@ def sample_curve(
 def gap_bars(results: Mapping[str, Gaps], *, title: str = "") -> Any:
     """The approximation gap (below) and the amortization gap (above), a bar for each guide.
 
-    Error bars are one standard error over images.
+    Error bars are one standard error over images. An approximation gap without one is only a lower
+    bound.
 
     Args:
         results: gaps by name.
@@ -95,12 +97,13 @@ def gap_bars(results: Mapping[str, Gaps], *, title: str = "") -> Any:
     family = [r.approximation for r in results.values()]
     encoder = [r.amortization for r in results.values()]
     low = [v.mean().item() for v in family]
-    for bottom, values, label in (
-        ([0.0] * len(names), family, "approximation gap (the guide's family)"),
-        (low, encoder, "amortization gap (the encoder)"),
+    summaries = [r.summary() for r in results.values()]
+    for bottom, values, key, label in (
+        ([0.0] * len(names), family, "approximation_gap", "approximation gap (the guide's family)"),
+        (low, encoder, "amortization_gap", "amortization gap (the encoder)"),
     ):
         heights = [v.mean().item() for v in values]
-        errors = [standard_error(v) for v in values]
+        errors = [summary[key]["error"] for summary in summaries]
         axes.bar(names, heights, bottom=bottom, yerr=errors, label=label, width=0.6)
         for i, (start, height) in enumerate(zip(bottom, heights, strict=True)):
             # Beside the bar, because the error bar is in its middle.
@@ -207,7 +210,7 @@ def best_to_worst(
     rows = reconstructions(vae, images.subset(chosen), pixels=scored)
     best, worst = each[order[0]].item(), each[order[-1]].item()
     what = f"from the best, {best:.0f} nats of log p(x | z), to the worst, {worst:.0f} nats"
-    picture = stack_rows(*rows.values(), columns=columns)
+    picture = stack_rows(*to_images(vae, *rows.values()), columns=columns)
     return picture_of(picture, columns, title, what, f"from top to bottom: {', '.join(rows)}")
 
 
@@ -217,7 +220,7 @@ def traversal_grid(vae: Any, images: Images, *, seed: int = 0, title: str = "") 
     with measuring(vae.model, vae.guide, seed=seed, device=images.pixels.device):
         rows = vae.traverse(next(blocks(images, 1, seed))[0], steps=columns)  # [Z, columns, …]
     return picture_of(
-        rows.flatten(0, 1),
+        to_images(vae, rows.flatten(0, 1))[0],
         columns,
         title,
         "each unit from -3σ to 3σ of the prior",

@@ -11,9 +11,6 @@ from .table import Table
 
 Rows = list[tuple[str, str]]
 
-UNTRUSTED = 0.05
-"""The share of unreliable estimates above which the report says what to run next."""
-
 
 def sections(table: Table) -> dict[str, Rows]:
     """The report of :func:`.table.evaluate` as rows of a name and a number, by heading.
@@ -43,9 +40,9 @@ CLASSIFIERS = {
     "nearest": "accuracy of nearest neighbours",
 }
 LOST = {
-    "log_p": "log p(x), the better of two estimates",
+    "log_p": "log p(x) from the best posteriors, at least",
     "elbo": "ELBO",
-    "approximation_gap": "approximation gap",
+    "approximation_gap": "approximation gap, at least",
     "amortization_gap": "amortization gap",
 }
 AGGREGATE = {
@@ -61,7 +58,7 @@ def estimates(table: Table) -> Rows:
     fewer = {int(k): each for k, each in table["curve"].items() if int(k) < samples}
     rows = [
         (f"importance sampling, {counted(samples, 'draw')} of z", shown(table["log_p"])),
-        *((f"with {counted(k, 'draw')}", shown(each)) for k, each in fewer.items()),
+        *((f"the bound of {counted(k, 'draw')}", shown(each)) for k, each in fewer.items()),
         ("ELBO of the same draws", shown(table["elbo"])),
         ("bits per dimension", shown(table["bits_per_dimension"], 3)),
     ]
@@ -73,6 +70,7 @@ def estimates(table: Table) -> Rows:
         rows += [
             (f"annealing, {few}", shown(annealed["log_p"])),
             (f"importance sampling, the same {few}", shown(annealed["importance_on_the_same"])),
+            ("annealing above it by", shown(annealed["difference"])),
             ("error of annealing, at most", shown(annealed["sandwich"])),
         ]
     return rows
@@ -82,6 +80,7 @@ def trusted(table: Table) -> Rows:
     trust, images = table["trust"], table["images"]
     share = trust["untrusted_share"]
     error = math.sqrt(share * (1 - share) / images)
+    bias = trust["remaining_bias"]
     k, limit = (
         "undefined" if n is None else f"{n:.2f}" for n in (trust["pareto_k"], trust["limit"])
     )
@@ -90,8 +89,11 @@ def trusted(table: Table) -> Rows:
             "effective draws, median image",
             f"{trust['effective_samples']:.1f} of {table['samples']}",
         ),
-        ("Pareto k, median image", f"{k} (reliable up to {limit})"),
-        ("unreliable estimates", f"{plus_minus(100 * share, 100 * error, 1)} % of the images"),
+        ("Pareto k, median image", f"{k} (too large above {limit})"),
+        ("Pareto k too large", f"{plus_minus(100 * share, 100 * error, 1)} % of the images"),
+        ("rise over the last factor of 4 in draws", shown(trust["rise_of_curve"], 3)),
+        ("bias that remains", "not settled" if bias is None else f"about {bias:.3f}"),
+        ("so", trust["verdict"]),
     ]
 
 
@@ -150,10 +152,10 @@ def advice(table: Table) -> tuple[str, list[str]] | None:
 
     None if it can be trusted, or if annealing was done already.
     """
-    share, samples = table["trust"]["untrusted_share"], table["samples"]
-    if share <= UNTRUSTED or "annealed" in table:
+    samples = table["samples"]
+    if table["trust"]["mean_trusted"] or "annealed" in table:
         return None
-    said = f"log p(x) of {share:.0%} of the images is not to be trusted, and is probably too low."
+    said = "log p(x) is probably too low, and has no ±."
     real = not any(isinstance(gap, dict) for gap in table["prior_gap"].values())
     if samples < 1000 or not real:
         return f"{said} More draws can help:", ["--samples", str(10 * samples)]

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..contracts import Likelihood
 from ..data.images import Images
 from ..errors import InputError
-from ..evaluation.aggregate import aggregate
+from ..evaluation.aggregate import SATURATED, aggregate
 from ..evaluation.annealing import AnnealedEstimate, annealed, sandwich
 from ..evaluation.bound import elbo, standard_error
 from ..evaluation.gaps import Gaps, gaps
@@ -24,9 +24,8 @@ from ..programs import ModelProgram
 from ..progress import Report, silent
 from ..vae import VAE
 from . import figures as show
+from .intervals import Table, covered, pair, trust, with_error, withdraw
 from .samples import prior_gap
-
-Table = dict[str, Any]
 
 
 def evaluate(
@@ -88,15 +87,15 @@ def evaluate(
         "binarize": images.binarize,
         "samples": samples,
         "seed": seed,
-        "log_p": with_error(estimate.log_p)
-        | {"monte_carlo_error": finite(estimate.monte_carlo_error)},
+        "log_p": covered(estimate, estimate.standard_error)
+        | {"monte_carlo_error": covered(estimate, estimate.monte_carlo_error)["error"]},
         "elbo": with_error(estimate.elbos),
         "rate": with_error(bound.kls),
         "distortion": with_error(-bound.reconstructions),
         "rate_of_sites": {name: with_error(kl) for name, kl in bound.kl_of_sites.items()},
         "curve": {str(k): with_error(v) for k, v in estimate.curve.items()},
         "trust": trust(estimate),
-        "bits_per_dimension": attempt(lambda: bits(model, estimate.log_p, images.shape)),
+        "bits_per_dimension": attempt(lambda: bits(model, estimate, images.shape)),
         "active_units": attempt(lambda: active_counts(guide, images, seed)),
         "kl_of_units": attempt(
             lambda: {k: v.tolist() for k, v in unit_kl(model, guide, images, seed=seed).items()}
@@ -120,14 +119,17 @@ def evaluate(
         shown = attempt(lambda: annealed(model, few, temperatures=temperatures, **told))
         table["annealed"] = shown
         if isinstance(shown, AnnealedEstimate):
+            same = estimate.log_p[: len(few)]
             table["annealed"] = {
                 "images": len(few),
                 "temperatures": temperatures,
                 "log_p": with_error(shown.log_p),
-                "importance_on_the_same": with_error(estimate.log_p[: len(few)]),
+                "importance_on_the_same": covered(estimate, standard_error(same), of=same),
+                "difference": with_error(shown.log_p - same),
                 "acceptance": shown.acceptance.mean().item(),
                 "sandwich": attempt(lambda: width(model, images.shape, temperatures, told)),
             }
+            withdraw(table, estimate.standard_error)
     if figures is not None:
         kl = table["kl_of_units"]
         units = {} if "why" in kl else {name: torch.tensor(each) for name, each in kl.items()}
@@ -199,21 +201,6 @@ def bounds(vae: Programs, images: Images, seed: int) -> Table:
     return result
 
 
-def with_error(each: Tensor) -> Table:
-    """The mean over images and its standard error."""
-    return pair(each.mean().item(), standard_error(each))
-
-
-def pair(mean: float, error: float) -> Table:
-    """A mean and its standard error."""
-    return {"mean": mean, "error": finite(error)}
-
-
-def finite(number: float) -> float | None:
-    """``number``, or None if it is NaN or infinite, which JSON cannot hold."""
-    return number if math.isfinite(number) else None
-
-
 def attempt(compute: Callable[[], Any]) -> Any:
     """The result of ``compute``, or ``{"why": sentence}`` if it fails.
 
@@ -227,21 +214,12 @@ def attempt(compute: Callable[[], Any]) -> Any:
         return {"why": f"the computation failed with a {type(error).__name__}: {error}"}
 
 
-def trust(estimate: Importance) -> Table:
-    """Diagnostics of the importance estimates, over all images."""
-    return {
-        "effective_samples": estimate.effective.median().item(),
-        "pareto_k": finite(estimate.pareto_k.median().item()),
-        "limit": finite(estimate.limit),
-        "untrusted_share": estimate.untrusted_share,
-    }
-
-
-def bits(model: Any, log_p: Tensor, shape: tuple[int, ...]) -> Table:
+def bits(model: Any, estimate: Importance, shape: tuple[int, ...]) -> Table:
     """-log2 p(x) for each pixel and channel."""
     if not isinstance(model, ModelProgram) or Likelihood.of(model.likelihood).levels != 256:
         raise InputError("bits per dimension need a likelihood with 256 levels")
-    return with_error(-log_p / (math.prod(shape) * math.log(2)))
+    nats = math.prod(shape) * math.log(2)
+    return covered(estimate, estimate.standard_error, unit=-nats)
 
 
 def active_counts(guide: Any, images: Images, seed: int) -> Table:
@@ -255,18 +233,13 @@ def active_counts(guide: Any, images: Images, seed: int) -> Table:
 def aggregate_terms(model: Any, guide: Any, images: Images, seed: int) -> Table:
     """The terms of the aggregate posterior, on at most 2,000 images.
 
-    A mutual information close to its upper limit depends on the number of images, and not on what
-    the latents hold. So it is not reported.
+    Terms that need more images are not reported (:attr:`.aggregate.Aggregate.saturated`).
     """
     some = images.first(2000)
     result = aggregate(model, guide, some, seed=seed)
     table: Table = {name: pair(*term) for name, term in result.terms.items()}
-    limit = math.log(len(some))
-    if limit - table["mutual_information"]["mean"] < 0.1:
-        table["mutual_information"] = {
-            "why": f"the estimate is close to its upper limit log N = {limit:.2f} nats for the "
-            f"N = {len(some)} images; more images are needed"
-        }
+    if result.saturated is not None:
+        table |= {name: {"why": result.saturated} for name in SATURATED if name in table}
     return table | {"estimator": result.estimator}
 
 

@@ -132,7 +132,7 @@ def measured(results: Mapping[str, Any]) -> dict[str, str]:
     log_p = results["log_p"]
     if "mean" in log_p:
         error = "" if log_p["error"] is None else f" ± {log_p['error']:.2f}"
-        rows[f"log p(x), {results['samples']} draws"] = f"{log_p['mean']:.2f}{error}"
+        rows[f"log p̂(x), a lower bound, {results['samples']} draws"] = f"{log_p['mean']:.2f}{error}"
     return rows
 
 

@@ -184,11 +184,11 @@ def data_of(
     ``whole`` leaves images that nobody has split in one piece, as ``train``.
     """
     data = load_data(**source, data_dir=data_dir, test_fraction=0.0 if whole else 0.2)
-    if data.shape[0] == 1 and config["vae"]["shape"][0] == 3:
+    if len(data.shape) == 3 and data.shape[0] == 1 and config["vae"]["shape"][0] == 3:
         data = in_colour(data)
     if list(data.shape) != config["vae"]["shape"]:
         raise InputError(
-            f"the run was trained on images of shape {config['vae']['shape']}, and those of "
+            f"the run was trained on data of shape {config['vae']['shape']}, and those of "
             f"{source['name']!r} have {list(data.shape)}"
         )
     if name is None and not same_data(data, config.get("checksum", "")):

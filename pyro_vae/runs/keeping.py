@@ -108,7 +108,8 @@ def save_pictures(run: Run, folder: Path, epoch: int) -> None:
             figures.save_reconstructions(run.vae, few, part, seed=run.training["seed"])
         with written(folder / "samples" / name) as part:
             caption = f"epoch {epoch}: means of p(x | z), z from the prior"
-            figures.save_grid(run.vae.sample(144), part, caption=caption)
+            (samples,) = figures.to_images(run.vae, run.vae.sample(144))
+            figures.save_grid(samples, part, caption=caption)
 
 
 def picture_of(epoch: int) -> str:

@@ -203,10 +203,11 @@ def train(
         f"test ELBO {last.test_elbo:.2f} nats per image (reconstruction "
         f"{last.test_reconstruction:.2f}, KL {last.test_kl:.2f}) after "
         f"{counted(last.epoch, 'epoch')} in {sum(e.seconds for e in history):.0f} s"
-        f"{keeper.compile_time()}"
+        f"{keeper.compile_time()}",
+        soft_wrap=True,
     )
     for sentence in collapsed(last):
-        console.print(sentence, style="yellow")
+        console.print(sentence, style="yellow", soft_wrap=True)
     for picture in (*made, f"reconstructions/{picture_of(last.epoch)}"):
         console.print(f"  {folder / picture}", soft_wrap=True)
     console.print(f"  {folder / 'samples' / picture_of(last.epoch)}", soft_wrap=True)

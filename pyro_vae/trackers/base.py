@@ -131,9 +131,11 @@ class Tracker(Callback):
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             rows = figures.reconstructions(self.vae, self.images, seed=self.seed)
-            above = figures.stack_rows(*rows.values(), columns=min(12, len(self.images)))
+            sets = figures.to_images(self.vae, *rows.values())
+            above = figures.stack_rows(*sets, columns=min(12, len(self.images)))
+            (samples,) = figures.to_images(self.vae, self.vae.sample(48))
             self.picture(self.epoch, "reconstructions", pixels_of(above))
-            self.picture(self.epoch, "samples", pixels_of(self.vae.sample(48)))
+            self.picture(self.epoch, "samples", pixels_of(samples))
 
 
 def brief(error: Exception) -> str:
@@ -142,10 +144,10 @@ def brief(error: Exception) -> str:
 
 
 def numbers_of(record: Epoch) -> dict[str, float]:
-    """The numbers of an epoch by name; the KL of a latent site is ``kl/SITE``."""
-    names = ("loss", "train_elbo", "test_elbo", "test_reconstruction", "test_kl", "seconds")
+    """The numbers of an epoch by name, if they were measured; the KL of a site is ``kl/SITE``."""
     sites = {f"kl/{site}": kl for site, kl in record.kl_of_sites.items()}
-    return {name: getattr(record, name) for name in names} | sites
+    numbers = {k: v for k, v in vars(record).items() if isinstance(v, float)}
+    return numbers | sites
 
 
 def flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:

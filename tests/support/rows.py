@@ -77,7 +77,7 @@ def scored(likelihood: Likelihood, grey: Tensor) -> Tensor:
     low, high = bounds(support)
     if support is open_unit:
         return 0.05 + 0.9 * grey
-    if support.is_discrete:
+    if support.is_discrete and likelihood.levels is None:
         return ((high if isfinite(high) else 8) * grey).round()
     return grey if (low, isfinite(high)) != (0, False) else 0.1 + grey
 

@@ -1,0 +1,41 @@
+"""Print the report of `evaluate`."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from rich.table import Table
+
+from ..words import plus_minus
+from .options import console, warn
+
+
+def print_report(result: dict[str, Any], command: list[str]) -> None:
+    """Print the numbers under headings, and then what is not to be trusted and what to run next.
+
+    Args:
+        result: the report.
+        command: the command that made it, without the options that advice may add.
+    """
+    from ..report.sections import advice, sections  # imports torch, which --help does not need
+
+    two = Table("Bounds", "Monte Carlo", "analytic KL", box=None, header_style="bold")
+    for key, name in (("elbo", "ELBO"), ("reconstruction", "reconstruction"), ("kl", "KL")):
+        ways = [result[way] for way in ("monte_carlo", "analytic")]
+        two.add_row(name, *(plus_minus(w[key], w[f"{key}_error"]) if w else "none" for w in ways))
+    console.print()
+    console.print(two)
+    for heading, rows in sections(result).items():
+        console.print()
+        console.print(f" {heading}", style="bold")
+        table = Table(box=None, show_header=False)
+        table.add_column(min_width=34)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    if warning := result["prior_gap"].get("warning"):
+        warn(f"Warning: {warning}.")
+    if next_step := advice(result):
+        sentence, options = next_step
+        warn(f"Warning: {sentence}\n  {shlex.join([*command, *options])}")
