@@ -24,7 +24,7 @@ BEAT, FEW = 1.0, 3.0
 
 
 class Watch:
-    """The signs of life of all processes. As a context, it gives its own and waits for the others'.
+    """Gives the signs of life of this process, and hears those of the others.
 
     Args:
         store: torch's store, over a connection that nothing else uses.
@@ -40,7 +40,7 @@ class Watch:
         self.threads = [threading.Thread(target=t, daemon=True) for t in (self.beat, self.judge)]
 
     def start(self) -> None:
-        """Begin to give signs of life. All processes have called :meth:`give` before."""
+        """Begin to give signs of life. All processes have put the first one into the store."""
         for thread in self.threads:
             thread.start()
 
@@ -52,6 +52,8 @@ class Watch:
         """
         self.over.set()
         self.threads[0].join(FEW)
+        if self.threads[0].is_alive():
+            return  # it waits for a store that cannot be reached, and so would this
         try:
             self.store.set(f"beat/{self.rank}", "failed" if failed else "left")
             limit = monotonic() + 2 * FEW
