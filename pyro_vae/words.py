@@ -16,6 +16,11 @@ def plus_minus(mean: float, error: float | None, digits: int = 2) -> str:
     return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if known else "")
 
 
+def protocol_of(binarize: str) -> str:
+    """A binarisation in a sentence: ``not binarised``, ``dynamic binarisation``."""
+    return "not binarised" if binarize == "none" else f"{binarize} binarisation"
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's message. Some messages of torch and Pyro are whole tables."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")

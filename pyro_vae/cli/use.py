@@ -12,7 +12,7 @@ import typer
 
 from ..errors import InputError
 from ..storage.writing import written
-from ..words import counted, plus_minus
+from ..words import counted, plus_minus, protocol_of
 from . import options as o
 from .draw import batch
 from .options import console
@@ -169,7 +169,7 @@ def evaluate(
             annealed_images=annealed,
             seed=seed,
             figures=part,
-            title=f"{Path(source['data']).name}, {split.value} images, {used} binarisation",
+            title=f"{Path(source['data']).name}, {split.value} images, {protocol_of(used)}",
             progress=progress,
         )
     if mark is not None:
@@ -178,7 +178,7 @@ def evaluate(
         print(json.dumps(result, indent=2, allow_nan=False))  # no line breaks by the console
         return
     console.print(
-        f"{counted(len(images), f'{split.value} image')} of {source['data']}, {used} binarisation. "
+        f"{counted(len(images), f'{split.value} image')} of {source['data']}, {protocol_of(used)}. "
         "Numbers are means over images ± one standard error, in nats per image.",
         soft_wrap=True,
     )

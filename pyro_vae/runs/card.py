@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..history import Epoch
 from ..storage.writing import written
 from ..vae import VAE
+from ..words import protocol_of
 from .config import read_bytes, read_object
 
 NAME = "README.md"
@@ -114,7 +115,7 @@ def numbers(history: list[Epoch], results: Mapping[str, Any] | None) -> Iterator
         yield from table(measured(results))
         yield (
             f"\nMeans over {results['images']} {plain(results['split'])} images of "
-            f"{code(Path(results['data']).name)}, {plain(results['binarize'])} binarisation, seed "
+            f"{code(Path(results['data']).name)}, {plain(protocol_of(results['binarize']))}, seed "
             f"{plain(results['seed'])}."
             + (f" Not comparable: {plain(results['mark'])}." if "mark" in results else "")
             + "\n"
