@@ -28,8 +28,8 @@ from pyro_vae import VAE, Callback, Position, fit, load_data
 from pyro_vae.data import open_images
 
 RESULT = Path(__file__).parent / "results" / "stored.json"
-COUNTS = (10_000, 100_000, 400_000)
-STEPS = 400
+COUNTS = (10_000, 100_000)
+STEPS = 150
 
 
 class Watch(Callback):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import pyro
@@ -141,7 +142,7 @@ class Pair:
         """
         if not self.used:
             self.model, self.guide = (
-                Registered(program, label) if (module_of(program) is not None) else program
+                partial(registered, program, label) if module_of(program) is not None else program
                 for program, label in ((self.model, "model"), (self.guide, "guide"))
             )
 
@@ -203,21 +204,11 @@ class Pair:
                 )
 
 
-class Registered:
-    """A program whose module is registered by ``pyro.module`` at each call.
-
-    Args:
-        program: a module or a method of one.
-        name: the name of the module in Pyro's store.
-    """
-
-    def __init__(self, program: Any, name: str) -> None:
-        self.program, self.name = program, name
-        self.module: Any = module_of(program)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        pyro.module(self.name, self.module)
-        return self.program(*args, **kwargs)
+def registered(program: Any, name: str, /, *args: Any, **kwargs: Any) -> Any:
+    """Call a program after its module is registered under ``name`` in Pyro's store."""
+    module: Any = module_of(program)
+    pyro.module(name, module)
+    return program(*args, **kwargs)
 
 
 class Parameters(Messenger):

@@ -40,7 +40,7 @@ def fitting_likelihood(images: Images) -> tuple[str, str]:
         )
     if images.in_unit_interval:
         return "normal-learned", f"the {entries(images)} are real numbers in [0, 1]"
-    if images.is_counts:
+    if constraints.nonnegative_integer.check(images.pixels).all():
         return "negative-binomial", f"the {entries(images)} are counts, whole numbers of at least 0"
     return "student-t", f"the {entries(images)} are real numbers"
 

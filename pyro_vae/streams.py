@@ -161,7 +161,8 @@ class Loaded(Source):
         first = self.order(0, 1)
         if not first:
             raise InputError("there is nothing to train on: the data has no rows")
-        self.trial = first[0]
+        self.rows_tried = first[0]
+        self.trial: Batch | None = None
         super().__init__(len(first[0]), sum(map(len, first)), len(first))
 
     def order(self, seed: int, epoch: int) -> list[list[Any]]:
@@ -180,8 +181,10 @@ class Loaded(Source):
         return iter(self.loader)
 
     def first(self) -> Any:
-        (batch,) = self.load([Asked(self.trial, (0, 0, LOADING))])
-        return on_device(batch, self.device)
+        if self.trial is None:  # to start workers takes time, so it is loaded once
+            (batch,) = self.load([Asked(self.rows_tried, (0, 0, LOADING))])
+            self.trial = on_device(batch, self.device)
+        return self.trial
 
     def epoch(self, seed: int, epoch: int, done: int, together: int) -> Iterator[Piece]:
         order = self.order(seed, epoch)

@@ -64,7 +64,7 @@ def holds_images(array: NDArray) -> bool:
     channels = array.ndim == 3 or {array.shape[1], array.shape[3]} & {1, 3}
     if array.dtype.kind != "f" or not channels or array.size == 0:
         return False
-    return bool(np.nanmin(array) >= -ROUNDING and np.nanmax(array) <= 1 + ROUNDING)
+    return bool(((array >= -ROUNDING) & (array <= 1 + ROUNDING) | np.isnan(array)).all())
 
 
 def to_numbers(array: NDArray, name: str) -> torch.Tensor:

@@ -1,7 +1,4 @@
-"""Images and other observations in memory, and their batches.
-
-Pixels of 8 bits become floats in [0, 1], after their binarisation. Other numbers stay as they are.
-"""
+"""Images and other observations in memory, and their batches after binarisation."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ import numpy as np
 import torch
 from numpy.random import PCG64, SFC64
 from torch import Tensor
-from torch.distributions import constraints
 
 from ..errors import InputError
 from ..supports import ROUNDING
@@ -68,15 +64,11 @@ class Images:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one observation, ``(C, H, W)`` of an image.
-
-        Raises:
-            InputError: numbers instead of observations, ``[N]``.
-        """
+        """The shape of one observation, ``(C, H, W)`` of an image."""
         if self.pixels.dim() < 2:
             raise InputError(
-                f"observations are a tensor [N, *shape], such as vectors [N, D] or images "
-                f"[N, C, H, W], not {describe(self.pixels)}; one number each is [N, 1]"
+                "observations are a tensor [N, *shape], such as vectors [N, D], not "
+                f"{describe(self.pixels)}; one number each is [N, 1]"
             )
         return tuple(self.pixels.shape[1:])
 
@@ -245,13 +237,6 @@ class Images:
             return True
         low, high = self.pixels.min().item(), self.pixels.max().item()
         return low >= -ROUNDING and high <= 1 + ROUNDING
-
-    @property
-    def is_counts(self) -> bool:
-        """Whether every number of :meth:`batch` is a whole number of at least 0."""
-        if self.pixels.dtype == torch.uint8 or self.binarize == "dynamic":
-            return self.is_binary
-        return bool(constraints.nonnegative_integer.check(self.pixels).all())
 
     @property
     def is_binary(self) -> bool:

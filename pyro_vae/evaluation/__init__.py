@@ -2,6 +2,7 @@
 
 - :mod:`.bound`: the evidence lower bound (ELBO) of each image;
 - :mod:`.importance` and :mod:`.annealing`: estimates of log p(x) itself;
+- :mod:`.trust`: whether an estimate can have an error;
 - :mod:`.gaps`: how much of log p(x) the guide's family and its encoder lose;
 - :mod:`.latents` and :mod:`.aggregate`: what the latents hold;
 - :mod:`.scores`: scores of single images.
