@@ -16,7 +16,9 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import socket
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -182,7 +184,7 @@ def write(network: str, options: argparse.Namespace, times: dict[str, Any], vae:
     step, alone = steps["2 processes, eager"]["ms"], steps["exchange alone"]["ms"]
     flops = counter.get_total_flops()
     result = {
-        "command": f"python benchmarks/ranks.py --rounds {options.rounds} --steps {options.steps}",
+        "command": shlex.join(["python", *sys.argv]),
         "batch_size": options.batch,
         "steps": steps,
         "share_of_exchange": alone / step,

@@ -35,7 +35,7 @@ class Batch:
 
         Args:
             batch: a tensor is ``model(x)``, a tuple or a list is ``model(*batch)``, and a dict is
-                ``model(**batch)``. A Batch comes back unchanged.
+                ``model(**batch)``. A Batch keeps its rows.
             further: further arguments by name.
 
         Raises:
@@ -47,15 +47,15 @@ class Batch:
             5
         """
         if isinstance(batch, Batch):
-            return batch
-        args, kwargs = arguments(batch)
-        made = cls(args, kwargs, further or {})
+            made = replace(batch, further=further) if further else batch
+        else:
+            made = cls(*arguments(batch), further or {})
         if made.counted() is None:
             raise InputError(
                 "a batch is a tensor, or a tuple or a dict of tensors, whose first dimension "
                 f"counts the rows, not a {type(batch).__name__}"
             )
-        if twice := kwargs.keys() & made.further.keys():
+        if twice := made.kwargs.keys() & made.further.keys():
             raise InputError(f"the argument {min(twice)!r} is in the data and in kwargs; give one")
         return made
 

@@ -249,3 +249,23 @@ def test_programs_that_cannot_be_compiled_run_eagerly_unless_compiling_is_asked_
     with pytest.warns(UserWarning, match="training runs without compiling: .*branch") as told:
         fit(model, guide, x, batch_size=4, epochs=1)
     assert told[0].filename == __file__
+
+
+@pytest.mark.parametrize("kind", ["tensor", "loader"])
+def test_further_arguments_reach_the_programs_with_any_data(kind):
+    seen = set()
+
+    def model(x, beta=1.0):
+        seen.add(beta)
+        with pyro.plate("rows", len(x)):
+            pyro.sample(
+                "x", pyro.distributions.Normal(pyro.param("m", torch.zeros(())), 1.0), obs=x
+            )
+
+    def guide(x, beta=1.0):
+        seen.add(beta)
+
+    x = torch.rand(8)
+    data = x if kind == "tensor" else DataLoader(TensorDataset(x), 4)
+    fit(model, guide, data, epochs=1, kwargs={"beta": 2.0}, compiled=False)
+    assert seen == {2.0}
