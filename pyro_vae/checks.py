@@ -17,8 +17,10 @@ from .batch import Batch
 from .contracts import Objective
 from .data import Data
 from .errors import InputError, broken_distribution
+from .evaluation.rows import check_arguments
 from .history import Callback, Position
 from .latents import Sites
+from .options import is_whole
 from .pair import Pair
 from .sources import Source, epochs_done
 
@@ -56,6 +58,8 @@ def check_start(start: Any, source: Source) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` for a start that does not fit the data."""
     if not isinstance(start, Position):
         raise InputError(f"start is a pyro_vae.Position, not {start!r:.100}")
+    if not is_whole(start.epoch) or start.epoch < 0:
+        raise InputError(f"the epoch of start is a whole number from 0, not {start.epoch!r}")
     if source.steps is not None and len(start.losses) > source.steps:
         raise InputError(
             f"start has {len(start.losses)} steps after epoch {start.epoch}, and an epoch of "
@@ -121,12 +125,13 @@ def try_programs(pair: Pair, batch: Batch, begins: bool, seed: int) -> Sites:
     The arguments are those of :meth:`Pair.tried() <pyro_vae.pair.Pair.tried>`.
 
     Raises:
-        InputError: parameters that are missing or belong to another module, or invalid parameters
-            of a distribution.
+        InputError: arguments that a program does not take, parameters that are missing or belong
+            to another module, or invalid parameters of a distribution.
     """
+    check_arguments(batch, pair.model, pair.guide)
     try:
         with (
-            parameters_told() if begins else nullcontext(),
+            parameters_told(batch) if begins else nullcontext(),
             torch.no_grad(),
             pair.tried(False, begins, batch, seed),
         ):
@@ -154,7 +159,7 @@ def try_step(
     try:
         with (
             one_image_told(len(batch), source.batch_size),
-            parameters_told() if begins else nullcontext(),
+            parameters_told(batch) if begins else nullcontext(),
             pyro.validation_enabled(),
             pair.tried(True, begins, batch, seed),
         ):
@@ -197,13 +202,22 @@ def one_image_told(images: int, batch_size: int) -> Iterator[None]:
 
 
 @contextmanager
-def parameters_told() -> Iterator[None]:
-    """Turn torch's error for invalid parameters of a distribution into an InputError."""
+def parameters_told(batch: Batch) -> Iterator[None]:
+    """Turn torch's error for invalid parameters of a distribution into an InputError.
+
+    Args:
+        batch: what the programs are run on.
+    """
     try:
         yield
     except ValueError as error:
         if not (reason := broken_distribution(error)):
             raise
+        if not all(x.isfinite().all() for x in batch.tensors() if x.is_floating_point()):
+            raise InputError(
+                f"the data has NaN or infinite numbers, and they give a distribution invalid "
+                f"parameters ({reason}); leave such rows out, or give the programs a mask"
+            ) from None
         raise InputError(
             f"the weights give a distribution invalid parameters ({reason}); weights as large as "
             "these cannot be used"

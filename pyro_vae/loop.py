@@ -26,7 +26,7 @@ from .ranks import Ranks
 from .ranks.exchange import Share, exchanging
 from .ranks.refusing import shared
 from .registry import lookup
-from .schedules import Steering, step_scheduler
+from .schedules import Steering, restore_state, state_of, step_scheduler
 from .settings import TrainingOptions
 from .sources import InMemory, Piece, Source, epochs_done, whole_batches
 
@@ -204,6 +204,7 @@ class Loop:
                 those from before this call.
         """
         self.good = self.pair.copies()
+        self.good_optimizer = state_of(self.optimizer)
         self.begun = position
         done, rows = len(position.losses), 0
         position = Position(position.epoch, position.losses.to(self.device))
@@ -224,6 +225,10 @@ class Loop:
                 callback.on_step(piece.count, position)
         for p in self.pair.parameters():
             p.grad = None  # of parameters that the optimizer does not hold
+        if rows == 0 and done == 0:
+            raise InputError(
+                f"the data gave no rows in epoch {epoch}; an iterable begins anew at each epoch"
+            )
         self.taken = len(position.losses)
         if not all(p.isfinite().all() for p in self.pair.parameters()):
             self.stop("a weight became NaN or infinite", self.taken, self.last.numbers(-1))
@@ -251,7 +256,7 @@ class Loop:
         self.known = set(store.keys())
 
     def stop(self, what: str, step: int, rows: list[int]) -> NoReturn:
-        """Restore the parameters from before :meth:`run` and raise a TrainingError.
+        """Restore parameters and optimizer from before :meth:`run` and raise a TrainingError.
 
         Args:
             what: what happened.
@@ -261,6 +266,7 @@ class Loop:
         with torch.no_grad():
             for tensor, good in self.good:
                 tensor.copy_(good)
+        restore_state(self.optimizer, self.good_optimizer)
         epoch, done = self.begun.epoch, len(self.begun.losses)
         weights = f"epoch {epoch + 1}, step {done}" if done else f"epoch {epoch}"
         raise TrainingError(

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
-from pyro.optim import PyroLRScheduler
+from pyro.optim import PyroLRScheduler, PyroOptim
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -211,3 +212,21 @@ def step_scheduler(optimizer: Any, loss: float) -> None:
         optimizer.step(*([loss] if needs_loss else []))
     elif isinstance(optimizer, FusedOptim):
         optimizer.step()
+
+
+def state_of(optimizer: Any) -> Any:
+    """A copy of the state of an optimizer of torch or of Pyro, such as the moments of Adam."""
+    own = isinstance(optimizer, PyroOptim)
+    return deepcopy(optimizer.get_state() if own else optimizer.state_dict())
+
+
+def restore_state(optimizer: Any, state: Any) -> None:
+    """Put the state of :func:`state_of` back."""
+    if not isinstance(optimizer, PyroOptim):
+        optimizer.load_state_dict(state)
+        return
+    if not isinstance(optimizer, FusedOptim):
+        optimizer.optim_objs.clear()  # Pyro makes them anew, each with its part of the state
+    elif optimizer.optimizer is not None:
+        optimizer.optimizer.state.clear()
+    optimizer.set_state(state)

@@ -205,6 +205,13 @@ class Iterated(Source):
 
     def __init__(self, loader: DataLoader[Any], device: torch.device | None) -> None:
         self.loader, self.device = loader, device
+        data: Any = loader.dataset
+        if isinstance(data, IterableDataset) and iter(data) is iter(data):
+            raise InputError(
+                f"the __iter__ of the data set {type(data).__name__} gives the same iterator each "
+                "time, which can be read once, and fit reads the data at each epoch; let __iter__ "
+                "make a new iterator"
+            )
         batch = next(self.read(0, 1, 0), None)
         if batch is None:
             raise InputError("there is nothing to train on: the data has no rows")

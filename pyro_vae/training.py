@@ -234,6 +234,8 @@ def begun(
         checks.check_data(data)
     if images and test is not None:
         raise InputError(f"the data {data.name!r} has test images of its own; leave test out")
+    if not isinstance(kwargs or {}, Mapping):
+        raise InputError(f"kwargs is a dict of further arguments by name, not {kwargs!r:.100}")
     further, weight = kwargs or {}, pair.first_weight()
     device, dtype = (None, None) if weight is None else (weight.device, weight.dtype)
     source = source_of(data.train if images else data, options.batch_size, device, dtype)
