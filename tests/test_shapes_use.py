@@ -74,7 +74,7 @@ def test_the_commands_work_for_data_that_are_no_images(name, tmp_path, capsys):
     for words in (
         ["evaluate", run, "--samples", "5", "--figures", tmp_path / "figures", *here],
         ["encode", run, "--out", tmp_path / "z.npz", *here],
-        ["score", run, "--samples", "5", "--out", tmp_path / "scores.csv", *here],
+        ["score", run, "--split", "all", "--samples", "5", "--out", tmp_path / "scores.csv", *here],
         ["sample", run, "--n", "7", "--out", tmp_path / "x.npy", *here],
         ["sample", run, "--out", tmp_path / "x.png", *here],
         ["reconstruct", run, "--out", tmp_path / "recon.png", *here],
