@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,44 +14,64 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import InputError
+from ..memory import check_memory
+from ..options import is_whole
 from ..registry import lookup
-from .arrays import to_pixels
-from .folders import list_files
-from .imagefiles import decode
-from .images import BINARIZE, Images, bernoulli
+from .datasets import DATASETS
+from .folders import find_files
+from .images import BINARIZE, Images, split_rows
 from .loading import check_size, find_path
+from .reader import Files, Look, Mapped
 
-LOOKED = 100
-"""The images that are looked at to decide between grey and colour."""
+SAMPLE = 1 << 28
+"""The bytes that the pixels of a sample have at most."""
 
 
+@dataclass(frozen=True)
+class Store:
+    """All images of a folder or of a ``.npy`` file.
+
+    Args:
+        name: the path as the user wrote it.
+        source: reads the rows.
+        look: what some of the images tell about all.
+        labels: the class of each image, index into ``classes``; None if they are not known.
+        classes: the names of the classes.
+    """
+
+    name: str
+    source: Files | Mapped
+    look: Look
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class StoredImages(Dataset[Tensor]):
     """A torch ``Dataset`` of images on disk: row i is float32 ``[C, H, W]`` in [0, 1], binarised.
 
     Only the rows that are asked for are in memory. :func:`open_images` makes one.
 
     Args:
-        name: the path, for error messages.
-        source: the array in a ``.npy`` file, which is mapped into memory, or the image files.
-        index: the numbers of the rows in ``source``, int64.
-        binarize: ``none``, ``dynamic`` or ``threshold``. Dynamic pixels are drawn by torch's global
-            generator each time a row is read.
-        size, crop, grey: how image files are read, as in :func:`~pyro_vae.data.load_data`.
+        store: where the images are.
+        index: the numbers of the rows in the store, ``[N]``.
+        binarize: ``none``, ``dynamic`` or ``threshold``. Dynamic pixels are a function of the
+            number of the row and of a number that torch's global generator draws for each batch.
+        workers: how many processes read batches ahead while ``fit`` trains; with 0 the training
+            reads them itself.
+        binary: whether pixels other than 0 and 1 are an error, as a Bernoulli likelihood needs.
     """
 
-    def __init__(
-        self,
-        name: str,
-        source: NDArray[Any] | Sequence[Path],
-        index: NDArray[np.int64],
-        binarize: str = "none",
-        size: tuple[int, int] | None = None,
-        crop: bool = False,
-        grey: bool = False,
-    ) -> None:
-        self.name, self.source, self.index, self.binarize = name, source, index, binarize
-        self.size, self.crop, self.grey = size, crop, grey
-        self.shape = tuple(self.pixels([0]).shape[1:])
+    store: Store
+    index: NDArray[np.int64]
+    binarize: str = "none"
+    workers: int = 0
+    binary: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image, ``(C, H, W)``."""
+        return self.store.look.shape
 
     def __len__(self) -> int:
         return len(self.index)
@@ -61,54 +82,196 @@ class StoredImages(Dataset[Tensor]):
     def __getitems__(self, rows: Sequence[int]) -> list[Tensor]:
         """The rows, each ``[C, H, W]``. torch's loaders ask for a whole batch by this method."""
         pixels = self.pixels(rows)
-        if tuple(pixels.shape[1:]) != self.shape:
-            raise InputError(f"an image of {self.name!r} has the shape {list(pixels.shape[1:])}")
         if self.binarize == "dynamic":
-            drawn = bernoulli(pixels).view(torch.uint8).float()
-        elif self.binarize == "threshold":
-            drawn = (pixels >= (128 if pixels.dtype == torch.uint8 else 0.5)).float()
+            seed = int(torch.randint(2**63 - 1, ()))
+            numbers = self.index[np.asarray(rows)].tolist()
+            return [bernoulli(x, seed, n) for x, n in zip(pixels, numbers, strict=True)]
+        if self.binarize == "threshold":
+            x = (pixels >= (128 if pixels.dtype == torch.uint8 else 0.5)).float()
         else:
-            drawn = pixels / 255 if pixels.dtype == torch.uint8 else pixels
-        return list(drawn)
+            x = pixels / 255 if pixels.dtype == torch.uint8 else pixels
+        if self.binary and not ((x == 0) | (x == 1)).all():
+            raise InputError(
+                f"an image of {self.store.name!r} has grey pixels, and the likelihood scores "
+                "pixels that are 0 or 1, as those of the sample are; give --binarize dynamic or "
+                "threshold, or another --likelihood"
+            )
+        return list(x)
 
-    def pixels(self, rows: Sequence[int]) -> Tensor:
+    def pixels(self, rows: Sequence[int] | range) -> Tensor:
         """The stored pixels of rows, ``[B, C, H, W]``, uint8 or float32.
 
         Raises:
-            InputError: images of different sizes, or pixels that are not numbers in [0, 1].
+            InputError: an image that does not fit the others, or is not one.
         """
         where = self.index[np.asarray(rows, dtype=np.int64)]
-        if isinstance(self.source, np.ndarray):
-            order = np.argsort(where)  # a disk is read faster in its own order
-            some = np.empty((len(where), *self.source.shape[1:]), self.source.dtype)
-            some[order] = self.source[where[order]]
-            return to_pixels(some, self.name)
-        images = [self.decoded(self.source[i]) for i in where]
-        if len({image.shape for image in images}) > 1:
-            sizes = sorted({" x ".join(map(str, image.shape)) for image in images})
-            raise InputError(
-                f"images of {self.name!r} have the sizes {', '.join(sizes[:3])} (height x width x "
-                "channels); give a size, such as size=64"
-            )
-        return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
+        return self.store.source.read(where, self.store.look)
 
-    def decoded(self, file: Path) -> NDArray[np.uint8]:
-        """The pixels of an image file, ``[H, W, 1]`` if this set is grey, else ``[H, W, 3]``."""
-        image = decode(file, self.size, self.crop, self.grey)
-        if image.ndim == 2:
-            image = image[..., None]
-        return image if self.grey or image.shape[2] == 3 else image.repeat(3, axis=2)
+    def subset(self, index: NDArray[np.int64]) -> StoredImages:
+        """The images at ``index``, in this order."""
+        return replace(self, index=self.index[index])
+
+    def first(self, count: int) -> StoredImages:
+        """The first ``count`` images, or all if there are fewer."""
+        return replace(self, index=self.index[:count])
+
+    def joined(self, other: StoredImages) -> StoredImages:
+        """These images, followed by those of ``other``, which is from the same store."""
+        return replace(self, index=np.concatenate([self.index, other.index]))
+
+    def split(self, test_fraction: float, seed: int) -> tuple[StoredImages, StoredImages]:
+        """As :meth:`.Images.split`, with the same rows in both parts."""
+        labels = None if self.store.labels is None else self.store.labels[self.index]
+        train, test = split_rows(len(self), labels, test_fraction, seed)
+        return self.subset(train), self.subset(test)
+
+    def loaded(self) -> Images:
+        """All of these images in memory, with their labels and the names of their files, or the
+        numbers of the rows of an array.
+
+        Raises:
+            InputError: they do not fit into memory.
+        """
+        floats = isinstance(self.store.source, Mapped) and self.store.source.array.dtype.kind == "f"
+        size = (4 if floats else 1) * len(self) * int(np.prod(self.shape))
+        check_memory(size, f"{len(self):,} images of {self.store.name!r}", "give a smaller --split")
+        rows = range(len(self))
+        pixels = torch.cat([self.pixels(rows[i : i + 500]) for i in rows[::500]])
+        if floats:  # as in memory: floats that are all k / 255 are pixels of 8 bits
+            steps = (pixels * 255).round()
+            whole = bool(((steps / 255 - pixels).abs() <= torch.finfo(torch.float32).eps).all())
+            pixels = steps.to(torch.uint8) if whole else pixels
+        labels, names = self.store.labels, self.store.source.names()
+        return Images(
+            pixels,
+            None if labels is None else torch.from_numpy(labels[self.index]),
+            self.store.classes,
+            tuple(names[i] for i in self.index),
+        ).binarized(self.binarize, np.random.RandomState(0))
 
     def sample(self, count: int = 10_000, seed: int = 0) -> Images:
         """Some images at random, in memory: what :meth:`VAE.for_data` measures.
 
         The levels of grey, the mean image and whether all pixels are 0 or 1 are then those of the
-        sample, and not of all images.
+        sample, and not of all images. A sample has at most 256 MB.
         """
-        random = np.random.RandomState(seed)
-        rows = random.permutation(len(self))[:count].tolist()
-        parts = [self.pixels(rows[i : i + 500]) for i in range(0, len(rows), 500)]
-        return Images(torch.cat(parts)).binarized(self.binarize, random)
+        count = min(count, max(SAMPLE // int(np.prod(self.shape)), 2))
+        order = np.random.RandomState(seed).permutation(len(self))
+        return self.subset(order[:count]).loaded()
+
+
+@dataclass(frozen=True)
+class StoredData:
+    """Images that stay on disk, and their split; the fields are those of :class:`.Data`."""
+
+    name: str
+    train: StoredImages
+    test: StoredImages
+    validation: StoredImages | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image, ``(C, H, W)``."""
+        return self.train.shape
+
+    def binarized(self, protocol: str) -> StoredData:
+        """The same images, binarised by ``protocol``.
+
+        Raises:
+            InputError: an unknown protocol, or ``static``.
+        """
+        check_protocol(protocol)
+        validation = self.validation
+        return replace(
+            self,
+            train=replace(self.train, binarize=protocol),
+            test=replace(self.test, binarize=protocol),
+            validation=None if validation is None else replace(validation, binarize=protocol),
+        )
+
+    def checksum(self) -> str:
+        """A text of 32 letters that is another one if an image is new, is gone, or has another name
+        or size in bytes, if one of 200 images has other bytes, or if the split is another one.
+
+        The other images are not read, so a change that leaves their sizes is not seen.
+        """
+        digest = hashlib.blake2b(self.train.store.source.digest(), digest_size=16)
+        for part in (self.train, self.test):
+            digest.update(f"{len(part)}".encode())
+            digest.update(np.ascontiguousarray(part.index).data)
+        return digest.hexdigest()
+
+
+def check_protocol(protocol: str) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a binarisation that is not one of streams."""
+    lookup("binarisation", protocol, BINARIZE)
+    if protocol == "static":
+        raise InputError(
+            "the binarisation static draws all images once, which needs them in memory; take "
+            "dynamic or threshold, or leave --stream out"
+        )
+
+
+def bernoulli(pixels: Tensor, seed: int, row: int) -> Tensor:
+    """Draw a row, float32: x ~ Bernoulli(pixel), as :func:`.images.bernoulli`, from its own stream.
+
+    Args:
+        pixels: uint8, or float32 in [0, 1].
+        seed, row: what the draw is a function of.
+    """
+    random = np.random.Generator(np.random.Philox(key=np.array([seed, row], dtype=np.uint64)))
+    if pixels.dtype == torch.uint8:
+        noise = torch.from_numpy(random.integers(0, 255, tuple(pixels.shape), dtype=np.uint8))
+    else:
+        noise = torch.from_numpy(random.random(tuple(pixels.shape), dtype=np.float32))
+    return (noise < pixels).float()
+
+
+def open_data(
+    path: str | Path,
+    *,
+    binarize: str = "none",
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+    size: int | Sequence[int] | None = None,
+    crop: bool = False,
+    grey: bool = False,
+    workers: int = 0,
+) -> StoredData:
+    """As :func:`open_images`; the parts of a folder that is split already may have a validation."""
+    if str(path) in DATASETS:
+        raise InputError(
+            f"{str(path)!r} is a data set that is read into memory; images that stay on disk are "
+            "those of a folder or a .npy file"
+        )
+    check_protocol(binarize)
+    if not is_whole(workers) or workers < 0:
+        raise InputError(f"workers is a whole number of at least 0, not {workers!r}")
+    found, pair = find_path(path), check_size(size, crop)
+    source: Files | Mapped
+    parts: dict[str, NDArray[np.int64]] = {}
+    names: list[str] = []
+    if found.is_dir():
+        files, parts = find_files(found)
+        source = Files(found, [file for file, _ in files], pair, crop, grey)
+        names = [name for _, name in files if name is not None]
+    else:
+        if pair or grey:
+            raise InputError("size, crop and grey change the image files of a folder")
+        source = Mapped(found)
+    if len(source) < 2:
+        raise InputError(f"{str(found)!r} has fewer than 2 images, so there is no test set")
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
+    if len(names) == len(source):  # only if all have a class, as in memory
+        found_classes, labels = np.unique(names, return_inverse=True)
+        classes = tuple(map(str, found_classes))
+    store = Store(str(path), source, source.look(), labels, classes)
+    whole = StoredImages(store, np.arange(len(source)), binarize, workers)
+    if not parts:
+        return StoredData(str(path), *whole.split(test_fraction, split_seed))
+    cut = {part: whole.subset(where) for part, where in parts.items()}
+    return StoredData(str(path), cut["train"], cut["test"], cut.get("validation"))
 
 
 def open_images(
@@ -120,20 +283,22 @@ def open_images(
     size: int | Sequence[int] | None = None,
     crop: bool = False,
     grey: bool = False,
+    workers: int = 0,
 ) -> tuple[StoredImages, StoredImages]:
     """The training and the test images of a folder or a ``.npy`` file, without reading them.
 
     It serves images that do not fit into memory; :func:`~pyro_vae.data.load_data` reads all others
-    faster. The split is random and not stratified by classes, and labels are not read.
+    faster. The split is that of ``load_data``. Whether all images are grey or masks is told by 100
+    of them, and an image that contradicts them is an error when it is read.
 
     Args:
-        path: a folder of image files, with or without sub-folders, or a ``.npy`` file of uint8 or
-            float numbers in [0, 1] in one of the layouts of ``load_data``.
+        path: a folder of image files, as for ``load_data``, or a ``.npy`` file of images.
         binarize: ``none``, ``dynamic`` or ``threshold``.
-        test_fraction: the share of the images that becomes the test set, in (0, 1).
+        test_fraction: the share of the images that becomes the test set, in (0, 1). A folder that
+            is split already ignores it.
         split_seed: seed of the split.
-        size, crop, grey: as for ``load_data``. Without ``grey``, a folder is read as grey if its
-            first 100 images are.
+        size, crop, grey: as for ``load_data``.
+        workers: how many processes read batches ahead while ``fit`` trains.
 
     Returns:
         two torch ``Dataset``, for ``fit(vae, train, test=test)`` or a ``DataLoader``.
@@ -148,35 +313,21 @@ def open_images(
         >>> train, test = open_images("grey.npy")
         >>> history = fit(VAE.for_data(train.sample(), 2), train, test=test, epochs=1)
     """
-    if binarize == "static":
-        raise InputError(
-            "binarize='static' draws all images once, which needs them in memory; take dynamic or "
-            "threshold, or load_data"
-        )
-    lookup("binarisation", binarize, BINARIZE)
     if not 0 < test_fraction < 1:
         raise InputError(f"test_fraction is a number between 0 and 1, not {test_fraction!r}")
-    found, pair = find_path(path), check_size(size, crop)
-    source: NDArray[Any] | list[Path]
-    if found.is_dir():
-        source = [file for file, _ in list_files(found)]
-        few = [decode(file, pair, crop, grey) for file in source[:LOOKED]]
-        grey = grey or all(image.ndim == 2 for image in few)
-    else:
-        if pair or grey:
-            raise InputError("size, crop and grey change the image files of a folder")
-        try:
-            source = np.load(found, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise InputError(f"{str(found)!r} is not a readable .npy file ({error})") from None
-        if not isinstance(source, np.ndarray):
-            raise InputError(f"{str(found)!r} is no .npy file; an .npz file is read by load_data")
-    if len(source) < 2:
-        raise InputError(f"{str(found)!r} has fewer than 2 images, so there is no test set")
-    order = np.random.RandomState(split_seed).permutation(len(source))
-    held = min(max(round(len(order) * test_fraction), 1), len(order) - 1)
-    options: Any = {"binarize": binarize, "size": pair, "crop": crop, "grey": grey}
-    train, test = (
-        StoredImages(str(found), source, part, **options) for part in (order[held:], order[:held])
+    data = open_data(
+        path,
+        binarize=binarize,
+        test_fraction=test_fraction,
+        split_seed=split_seed,
+        size=size,
+        crop=crop,
+        grey=grey,
+        workers=workers,
     )
-    return train, test
+    return data.train, data.test
+
+
+def in_memory(images: Images | StoredImages) -> Images:
+    """Images that may be on disk, in memory."""
+    return images.loaded() if isinstance(images, StoredImages) else images
