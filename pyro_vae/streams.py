@@ -16,6 +16,7 @@ Only some batches are in memory at a time, so that the data can be larger than m
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -239,6 +240,12 @@ class Iterated(Source):
             yield Piece(len(Batch.of(batch)), None, batch)
 
 
+def ignore_signals(worker: int) -> None:
+    """What a process that reads does first: the training ends it, also when Ctrl-C reaches all."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+
+
 def on_device(batch: Any, device: torch.device | None) -> Batch:
     """A batch on the device of the programs; where it is if this is not known."""
     made = Batch.of(batch)
@@ -270,7 +277,9 @@ def source_of(
     if isinstance(data, Dataset):
         sampler = Shuffled(count_of(data), batch_size)
         workers = data.workers if isinstance(data, StoredImages) else 0
-        loader = DataLoader(data, batch_sampler=sampler, num_workers=workers)
+        loader = DataLoader(
+            data, batch_sampler=sampler, num_workers=workers, worker_init_fn=ignore_signals
+        )
         return Loaded(loader, device, by_row=isinstance(data, StoredImages))
     if tensors_of(data):
         moved = Batch.of(data) if device is None else Batch.of(data).to(device)

@@ -134,7 +134,8 @@ class StoredImages(Dataset[Tensor]):
         """
         floats = isinstance(self.store.source, Mapped) and self.store.source.array.dtype.kind == "f"
         size = (4 if floats else 1) * len(self) * int(np.prod(self.shape))
-        check_memory(size, f"{len(self):,} images of {self.store.name!r}", "give a smaller --split")
+        what = f"to hold {len(self):,} images of {self.store.name!r} at once"
+        check_memory(size, what, "give a smaller --split, or other images by --data")
         rows = range(len(self))
         pixels = torch.cat([self.pixels(rows[i : i + 500]) for i in rows[::500]])
         if floats:  # as in memory: floats that are all k / 255 are pixels of 8 bits
