@@ -185,7 +185,10 @@ class Loaded(Source):
     def load(self, asked: Sequence[Asked]) -> Iterator[Any]:
         """Load batches, in workers if the loader has some."""
         self.asked[:] = asked
-        return iter(self.loader)
+        try:
+            yield from self.loader
+        except InputError as error:  # torch puts the traceback of another process before it
+            raise InputError(str(error).rpartition("errors.InputError: ")[2].strip()) from None
 
     def first(self) -> Any:
         if self.trial is None:  # to start workers takes time, so it is loaded once
@@ -240,10 +243,9 @@ class Iterated(Source):
             yield Piece(len(Batch.of(batch)), None, batch)
 
 
-def ignore_signals(worker: int) -> None:
-    """What a process that reads does first: the training ends it, also when Ctrl-C reaches all."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
+def ignore_interrupts(worker: int) -> None:
+    """What a process that reads does first: Ctrl-C reaches it too, and the training ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def on_device(batch: Any, device: torch.device | None) -> Batch:
@@ -278,7 +280,7 @@ def source_of(
         sampler = Shuffled(count_of(data), batch_size)
         workers = data.workers if isinstance(data, StoredImages) else 0
         loader = DataLoader(
-            data, batch_sampler=sampler, num_workers=workers, worker_init_fn=ignore_signals
+            data, batch_sampler=sampler, num_workers=workers, worker_init_fn=ignore_interrupts
         )
         return Loaded(loader, device, by_row=isinstance(data, StoredImages))
     if tensors_of(data):

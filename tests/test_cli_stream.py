@@ -18,6 +18,8 @@ from support.commands import typed
 from support.kills import Faults, die, forked, state_of
 from support.ranks import command, launch
 
+from pyro_vae import InputError
+from pyro_vae.data import open_data
 from pyro_vae.runs import setup
 from pyro_vae.runs.folder import read_config, read_history
 
@@ -180,24 +182,23 @@ def test_options_that_do_not_fit_are_refused(options, message, folder, tmp_path,
 
 
 def test_images_that_do_not_fit_into_memory_are_refused_with_the_way_out(
-    folder, whole, tmp_path, monkeypatch, capsys
+    folder, tmp_path, monkeypatch, capsys
 ):
     np.save(tmp_path / "a.npy", np.zeros((90, 6, 5), np.uint8))
-    for module in ("pyro_vae.data.imagefiles", "pyro_vae.data.arrays"):
-        monkeypatch.setattr("pyro_vae.memory.total_memory", lambda: 100)
-        for data in (folder, tmp_path / "a.npy"):
-            assert typed(["train", "--data", data, "--out", tmp_path / "run"]) == 2
-            assert "leave them on disk by --stream" in " ".join(capsys.readouterr().err.split())
-    with pytest.raises(Exception, match=r"18 images .* at once needs .* give a smaller --split"):
-        load = setup.opened({"name": str(folder), "stream": True}, None)
-        load.test.loaded()
+    monkeypatch.setattr("pyro_vae.memory.total_memory", lambda: 100)
+    for data in (folder, tmp_path / "a.npy"):
+        assert typed(["train", "--data", data, "--out", tmp_path / "run"]) == 2
+        assert "leave them on disk by --stream" in " ".join(capsys.readouterr().err.split())
+    test = open_data(folder).test
+    with pytest.raises(InputError, match=r"18 images .* at once needs .* give a smaller --split"):
+        test.loaded()
 
 
 def test_several_processes_take_the_steps_of_one(folder, whole, tmp_path):
     """Each reads its rows only; the drawn pixels are the same."""
     run = tmp_path / "run"
     options = ["train", "--data", str(folder), *SMALL, "--stream", "--epochs", "2"]
-    options += ["--binarize", "dynamic", "--out", str(run), "--workers", "1"]
+    options += ["--binarize", "dynamic", "--out", str(run)]
     assert launch(2, command, options, tmp_path) == [0, 0]
     for ours, theirs in zip(read_history(run), read_history(whole), strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)

@@ -124,6 +124,16 @@ def test_grey_pixels_are_refused_where_a_likelihood_scores_only_0_and_1(dtype, t
     assert replace(train, binary=True, binarize="threshold")[0].unique().tolist() == [1.0]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_while_rows_are_read_is_one_sentence(workers, tmp_path):
+    np.save(tmp_path / "a.npy", np.linspace(0, 1, 80, dtype=np.float32).round().reshape(20, 2, 2))
+    train, _ = open_images(tmp_path / "a.npy", workers=workers)
+    made = source_of(replace(train, binary=True), 7, None, None)
+    np.lib.format.open_memmap(tmp_path / "a.npy")[:] = 0.5
+    with pytest.raises(InputError, match=r"^an image of .* has grey pixels, .*, or another "):
+        list(made.epoch(0, 1, 0, 1))
+
+
 def epoch_of(part, number, own=None):
     """The numbers of the rows of each batch of an epoch, and the batches."""
     source = source_of(part, 7, None, None)

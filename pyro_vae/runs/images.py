@@ -192,10 +192,9 @@ def source_of(
             )
     if name is None:
         check_source(source["name"])
-    else:
+    elif name_of(name) != source["name"]:
         source["name"] = name_of(name)
-        if source["name"] != config["data"]["name"]:
-            source.pop("stream", None)  # other images are read into memory
+        source.pop("stream", None)  # other images are read into memory
         if own_folder(name) is None:  # load_data() changes only the images of a folder
             source = {key: value for key, value in source.items() if key not in READING}
     return source
