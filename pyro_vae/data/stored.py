@@ -84,8 +84,7 @@ class StoredImages(Dataset[Tensor]):
         pixels = self.pixels(rows)
         if self.binarize == "dynamic":
             seed = int(torch.randint(2**63 - 1, ()))
-            numbers = self.index[np.asarray(rows)].tolist()
-            return [bernoulli(x, seed, n) for x, n in zip(pixels, numbers, strict=True)]
+            return list(bernoulli(pixels, seed, self.index[np.asarray(rows)]))
         if self.binarize == "threshold":
             x = (pixels >= (128 if pixels.dtype == torch.uint8 else 0.5)).float()
         else:
@@ -213,19 +212,20 @@ def check_protocol(protocol: str) -> None:
         )
 
 
-def bernoulli(pixels: Tensor, seed: int, row: int) -> Tensor:
-    """Draw a row, float32: x ~ Bernoulli(pixel), as :func:`.images.bernoulli`, from its own stream.
+def bernoulli(pixels: Tensor, seed: int, rows: NDArray[np.int64]) -> Tensor:
+    """Draw x ~ Bernoulli(pixel) as :func:`.images.bernoulli`, each row from a stream of its own.
 
     Args:
-        pixels: uint8, or float32 in [0, 1].
-        seed, row: what the draw is a function of.
+        pixels: ``[B, C, H, W]``, uint8, or float32 in [0, 1].
+        seed: of all rows.
+        rows: the number of each row, ``[B]``.
     """
-    random = np.random.Generator(np.random.Philox(key=np.array([seed, row], dtype=np.uint64)))
-    if pixels.dtype == torch.uint8:
-        noise = torch.from_numpy(random.integers(0, 255, tuple(pixels.shape), dtype=np.uint8))
-    else:
-        noise = torch.from_numpy(random.random(tuple(pixels.shape), dtype=np.float32))
-    return (noise < pixels).float()
+    shape, grey = tuple(pixels.shape[1:]), pixels.dtype == torch.uint8
+    noise = np.empty(pixels.shape, np.uint8 if grey else np.float32)
+    for place, row in zip(noise, rows, strict=True):
+        random = np.random.Generator(np.random.Philox(key=np.array([seed, row], np.uint64)))
+        place[:] = random.integers(0, 255, shape, np.uint8) if grey else random.random(shape, "f4")
+    return (torch.from_numpy(noise) < pixels).float()
 
 
 def open_data(
