@@ -36,6 +36,7 @@ class Files:
         root: the folder that the names start from.
         paths: the files.
         size, crop, grey: as for ``read_files``.
+        dtype: the type of the pixels that are read.
     """
 
     root: Path
@@ -43,6 +44,7 @@ class Files:
     size: tuple[int, int] | None = None
     crop: bool = False
     grey: bool = False
+    dtype: torch.dtype = torch.uint8
 
     def look(self) -> Look:
         """What some of the images tell about all; it is said where it changes the pixels."""
@@ -83,15 +85,15 @@ class Files:
             look.check(place, str(path))
         return torch.from_numpy(look.scaled(pixels))
 
-    def names(self) -> list[str]:
-        """The names of the files, from the folder on."""
-        return [path.relative_to(self.root).as_posix() for path in self.paths]
+    def name(self, row: int) -> str:
+        """The name of a file, from the folder on."""
+        return self.paths[row].relative_to(self.root).as_posix()
 
     def digest(self) -> bytes:
         """Of the names and the sizes of all files, and of the bytes of some."""
         found = hashlib.blake2b(digest_size=16)
-        for name, path in zip(self.names(), self.paths, strict=True):
-            found.update(f"{name} {path.stat().st_size}\n".encode())
+        for row, path in enumerate(self.paths):
+            found.update(f"{self.name(row)} {path.stat().st_size}\n".encode())
         for row in spread(len(self.paths), HASHED):
             found.update(self.paths[row].read_bytes())
         return found.digest()
@@ -121,6 +123,7 @@ class Mapped:
                 f"{str(path)!r} is not a .npy file; a .npz file is read whole, without --stream"
             )
         self.array: NDArray[Any] = array
+        self.dtype = torch.float32 if array.dtype.kind == "f" else torch.uint8
 
     def __reduce__(self) -> Any:  # a process that reads maps the file itself
         return Mapped, (self.path,)
@@ -138,15 +141,15 @@ class Mapped:
         some = np.empty((len(rows), *self.array.shape[1:]), self.array.dtype)
         some[order] = self.array[rows[order]]
         pixels = to_pixels(some, str(self.path))
-        if self.array.dtype.kind == "f":
+        if self.dtype == torch.float32:
             # The type must not depend on the rows that are read together.
             return pixels / 255 if pixels.dtype == torch.uint8 else pixels
         look.check(pixels.numpy(), str(self.path))
         return torch.from_numpy(look.scaled(pixels.numpy()))
 
-    def names(self) -> list[str]:
-        """The numbers of the rows."""
-        return [str(row) for row in range(len(self))]
+    def name(self, row: int) -> str:
+        """The number of a row."""
+        return str(row)
 
     def digest(self) -> bytes:
         """Of the shape and the type, and of the bytes of some rows."""

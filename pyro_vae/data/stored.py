@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,6 +74,11 @@ class StoredImages(Dataset[Tensor]):
         """The shape of one image, ``(C, H, W)``."""
         return self.store.look.shape
 
+    @property
+    def bytes(self) -> int:
+        """The bytes of the pixels of one image in memory."""
+        return self.store.source.dtype.itemsize * math.prod(self.shape)
+
     def __len__(self) -> int:
         return len(self.index)
 
@@ -131,22 +137,24 @@ class StoredImages(Dataset[Tensor]):
         Raises:
             InputError: they do not fit into memory.
         """
-        floats = isinstance(self.store.source, Mapped) and self.store.source.array.dtype.kind == "f"
-        size = (4 if floats else 1) * len(self) * int(np.prod(self.shape))
         what = f"to hold {len(self):,} images of {self.store.name!r} at once"
-        check_memory(size, what, "give a smaller --split, or other images by --data")
+        check_memory(
+            len(self) * self.bytes, what, "give a smaller --split, or other images by --data"
+        )
         rows = range(len(self))
         pixels = torch.cat([self.pixels(rows[i : i + 500]) for i in rows[::500]])
-        if floats:  # as in memory: floats that are all k / 255 are pixels of 8 bits
+        if (
+            pixels.is_floating_point()
+        ):  # as in memory: floats that are all k / 255 are pixels of 8 bits
             steps = (pixels * 255).round()
             whole = bool(((steps / 255 - pixels).abs() <= torch.finfo(torch.float32).eps).all())
             pixels = steps.to(torch.uint8) if whole else pixels
-        labels, names = self.store.labels, self.store.source.names()
+        labels, name = self.store.labels, self.store.source.name
         return Images(
             pixels,
             None if labels is None else torch.from_numpy(labels[self.index]),
             self.store.classes,
-            tuple(names[i] for i in self.index),
+            tuple(map(name, self.index.tolist())),
         ).binarized(self.binarize, np.random.RandomState(0))
 
     def sample(self, count: int = 10_000, seed: int = 0) -> Images:
@@ -155,7 +163,7 @@ class StoredImages(Dataset[Tensor]):
         The levels of grey, the mean image and whether all pixels are 0 or 1 are then those of the
         sample, and not of all images. A sample has at most 256 MB.
         """
-        count = min(count, max(SAMPLE // int(np.prod(self.shape)), 2))
+        count = min(count, max(SAMPLE // self.bytes, 2))
         order = np.random.RandomState(seed).permutation(len(self))
         return self.subset(order[:count]).loaded()
 
