@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from pyro_vae.data import Data
 from pyro_vae.evaluation import elbo
 from pyro_vae.evaluation.importance import importance
 from pyro_vae.history import Callback, Epoch, measured
@@ -63,6 +64,7 @@ def prepared(name: str, seed: int, epochs: int) -> Run:
     """A run of these settings, with validation images in the place of its test images."""
     settings = {"data": "mnist-5k", "seed": seed, "epochs": epochs, **SETTINGS[name]}
     run = prepare(settings, torch.device("cpu"), None)
+    assert isinstance(run.data, Data)  # in memory
     kept, held_out = run.data.train.split(0.2, seed=0)
     run.data = replace(run.data, train=kept, test=held_out)
     return run

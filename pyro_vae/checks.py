@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .batch import Batch
 from .contracts import Objective
-from .data import Data
+from .data import Data, StoredData
 from .errors import InputError, broken_distribution
 from .evaluation.rows import check_arguments
 from .history import Callback, Position
@@ -25,7 +25,7 @@ from .pair import Pair
 from .sources import Source, epochs_done
 
 
-def check_data(data: Data) -> None:
+def check_data(data: Data | StoredData) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` unless ``data`` has training and test images."""
     for part, images in (("training", data.train), ("test", data.test)):
         if len(images) == 0:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from .contracts import Likelihood
-from .data.images import Images
+from .data import Images, in_memory
 from .errors import InputError, TrainingError
 from .evaluation import elbo
 from .evaluation.gaps import gaps
@@ -89,7 +89,7 @@ class Training:
         result = {
             "name": self.name + taken,
             "seed": self.seed,
-            "observation_space": observation_space(run.vae, run.source, run.data.train),
+            "observation_space": observation_space(run.vae, run.source, in_memory(run.data.train)),
             "elbo": bound.elbo,
             "elbo_error": bound.errors["elbo"],
             "log_p": log_p.mean,

@@ -25,6 +25,7 @@ from .pair import Pair
 from .ranks import Ranks
 from .ranks.exchange import Share, exchanging
 from .ranks.refusing import shared
+from .ranks.rows import OwnRows
 from .registry import lookup
 from .schedules import Steering, restore_state, state_of, step_scheduler
 from .settings import TrainingOptions
@@ -64,13 +65,16 @@ class Loop:
         self.pair, self.source, self.elbo, self.optimizer = pair, source, objective, optimizer
         self.options, self.measures, self.further = options, measures, further
         self.ranks = ranks
+        begin = OwnRows(ranks.rank, ranks.size).begin
+        source.own = begin if ranks.size > 1 else None
         self.loss = Share(objective, ranks) if ranks.size > 1 else objective
         self.advance = Objective.schedule_of(objective)
         self.steering = Steering(optimizer, options.schedule, options.clip)
         self.dtype = lookup("precision", options.precision, PRECISIONS)
         self.programs = (pair.model, pair.guide)
         first = Batch.of(source.first(), further)
-        self.device, self.shapes = first.device, first.shapes()
+        own = begin(source.batch_size)
+        self.device, self.shapes = first.device, first.cut(own.start, own.stop).shapes()
         self.last = Piece(0)
         self.known = set(pyro.get_param_store().keys())
 
@@ -125,11 +129,10 @@ class Loop:
             assert piece.rows is not None
             own = self.ranks.begin(piece.size)
             return self.svi.epoch(self.source.data, piece.rows[:, own], **self.further)
-        batch = Batch.of(piece.batch, self.further)
-        if batch.shapes() != self.shapes:
-            return self.eager_step(piece)
         own = self.ranks.begin(piece.size)
-        batch = batch.cut(own.start, own.stop)
+        batch = Batch.of(piece.cut(own).batch, self.further)
+        if piece.size != self.source.batch_size or batch.shapes() != self.shapes:
+            return self.eager_step(piece)
         self.before_step(piece.size)
         return torch.as_tensor(self.svi.step(*batch.args, **batch.named))[None]
 

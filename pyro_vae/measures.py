@@ -124,7 +124,7 @@ def shown_of(train: Any, test: Any) -> Any:
     """As many training rows as there are test rows, which show how far the two are apart.
 
     Args:
-        train: Images or a Batch; None for training data that comes in batches.
+        train: images, in memory or on disk, or a Batch; None for other data.
         test: the test data; None for none.
 
     Returns:

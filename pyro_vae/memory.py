@@ -7,20 +7,24 @@ import sys
 
 from .errors import InputError
 
+ON_DISK = "leave them on disk by --stream (in Python by open_images), or give fewer or smaller ones"
+"""What can be done with images that do not fit into memory."""
 
-def check_memory(size: int, what: str) -> None:
+
+def check_memory(size: int, what: str, instead: str = "give fewer or smaller ones") -> None:
     """Raise :class:`~pyro_vae.errors.InputError` if this machine has less memory than ``size``.
 
     Args:
         size: how many bytes are needed at the same time.
         what: the subject of the error message.
+        instead: what the user can do.
     """
     memory = total_memory()
     if size > memory:
         size = min(size, 10**24)  # a larger whole number may not be a float
         raise InputError(
             f"{what} needs at least {size / 1e9:,.1f} GB of memory, and this machine has "
-            f"{memory / 1e9:,.1f} GB; give fewer or smaller ones"
+            f"{memory / 1e9:,.1f} GB; {instead}"
         )
 
 

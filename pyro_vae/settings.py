@@ -73,6 +73,9 @@ class Setup:
     grey: bool = option(
         False, "Turn the colour images of a folder into grey.", "Data", value="", shown=""
     )
+    stream: bool = option(
+        False, "Leave a folder or .npy file on disk and read batches.", "Data", value="", shown=""
+    )
     prior: Any = option(None, "p(z).", "Parts", shown="the prior that fits the guide")
     likelihood: Any = option("auto", "p(x | z).", "Parts", shown="auto, the one that fits the data")
     guide: Any = option("mean-field", "q(z | x).", "Parts")
@@ -168,8 +171,8 @@ class Settings(TrainingOptions, Setup):
 TRAINING = tuple(each.name for each in fields(TrainingOptions))
 """The settings that :func:`~pyro_vae.training.fit` takes."""
 
-READING = ("size", "crop", "grey")
-"""The settings of :func:`~pyro_vae.data.load_data` that change the images of a folder."""
+READING = ("size", "crop", "grey", "stream")
+"""The settings that say how the user's own images are read."""
 
 MOST = 10**9
 """The largest number of epochs, and of images in a batch."""

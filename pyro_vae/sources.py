@@ -31,11 +31,13 @@ class Piece:
         size: the rows of each step.
         rows: the numbers of the rows, ``[steps, size]``; None if they are not known.
         batch: what the step is taken on; None for data in memory, which is cut by ``rows``.
+        own: whether ``batch`` has the rows of this process only.
     """
 
     size: int
     rows: Tensor | None = None
     batch: Any = None
+    own: bool = False
 
     @property
     def count(self) -> int:
@@ -45,8 +47,11 @@ class Piece:
     def cut(self, own: slice) -> Piece:
         """Some of the rows of each step, for the process that takes them."""
         rows = None if self.rows is None else self.rows[:, own]
-        batch = None if self.batch is None else Batch.of(self.batch).cut(own.start, own.stop)
-        return Piece(own.stop - own.start, rows, batch)
+        batch, count = self.batch, own.stop - own.start
+        if batch is not None:
+            start = 0 if self.own else own.start
+            batch = Batch.of(batch).cut(start, start + count)
+        return Piece(count, rows, batch)
 
     def numbers(self, step: int) -> list[int]:
         """The numbers of the rows of one step, from 0; empty if they are not known."""
@@ -58,7 +63,8 @@ class Source:
 
     Each piece holds the rows of whole batches, in the order of the training. Of several processes
     (:mod:`~pyro_vae.ranks`), each sees the whole batches and takes its rows by :meth:`Piece.cut`:
-    the random numbers that rows are loaded with belong to their batch.
+    the random numbers that rows are loaded with belong to their batch. A source that can load
+    single rows (``own``) gives each process its own.
 
     Args:
         batch_size: rows in a step.
@@ -67,7 +73,10 @@ class Source:
 
     Attributes:
         skipped: the rows that :meth:`epoch` left out, where ``rows`` is None.
+        own: the rows of this process in a batch of so many; None if one process trains.
     """
+
+    own: Callable[[int], slice] | None = None
 
     def __init__(self, batch_size: int, rows: int | None, steps: int | None) -> None:
         self.batch_size, self.rows, self.steps = batch_size, rows, steps

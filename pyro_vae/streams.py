@@ -5,7 +5,9 @@ Only some batches are in memory at a time, so that the data can be larger than m
 - **Map-style data** (``dataset[i]``): the order of the rows is a function of (seed, epoch), and the
   random numbers that a row is loaded with, for instance by an augmentation, are a function of
   (seed, epoch, batch). So training that stops and goes on is exact, with any number of workers, if
-  the random numbers are those of torch, NumPy or Python.
+  the random numbers are those of torch, NumPy or Python. Of several processes, each loads the whole
+  batches, except for :class:`~pyro_vae.data.StoredImages`: their drawn pixels are a function of
+  (seed, epoch, batch, row), and each process loads its own rows.
 - **Iterable data** is read from its beginning at each epoch, and once more before the first one,
   and batches whose steps are done are read and dropped. So training that goes on is exact only if
   the iterable gives the same batches each time it begins under the same random numbers.
@@ -14,6 +16,7 @@ Only some batches are in memory at a time, so that the data can be larger than m
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Sampler
 
 from .batch import Batch
-from .data import Images
+from .data import Images, StoredImages
 from .errors import InputError
 from .sources import ImagesInMemory, InMemory, Piece, Source, batches, steps_of_epoch
 
@@ -133,10 +136,14 @@ class Loaded(Source):
         loader: the loader. Its workers, its ``collate_fn`` and its sampler are used. If the sampler
             has a generator, the generator is seeded at each epoch.
         device: where the programs are.
+        by_row: whether a row does not depend on the other rows that are loaded with it, so that
+            each of several processes may load its own.
     """
 
-    def __init__(self, loader: DataLoader[Any], device: torch.device | None) -> None:
-        self.sampler, self.device = loader.batch_sampler, device
+    def __init__(
+        self, loader: DataLoader[Any], device: torch.device | None, by_row: bool = False
+    ) -> None:
+        self.sampler, self.device, self.by_row = loader.batch_sampler, device, by_row
         self.generators = [
             found
             for each in (loader, loader.sampler)
@@ -178,7 +185,10 @@ class Loaded(Source):
     def load(self, asked: Sequence[Asked]) -> Iterator[Any]:
         """Load batches, in workers if the loader has some."""
         self.asked[:] = asked
-        return iter(self.loader)
+        try:
+            yield from self.loader
+        except InputError as error:  # torch puts the traceback of another process before it
+            raise InputError(str(error).rpartition("errors.InputError: ")[2].strip()) from None
 
     def first(self) -> Any:
         if self.trial is None:  # to start workers takes time, so it is loaded once
@@ -188,11 +198,16 @@ class Loaded(Source):
 
     def epoch(self, seed: int, epoch: int, done: int, together: int) -> Iterator[Piece]:
         order = self.order(seed, epoch)
-        asked = [Asked(rows, (seed, epoch, LOADING, i)) for i, rows in enumerate(order)]
-        for each, batch in zip(asked[done:], self.load(asked[done:]), strict=True):
-            known = all(isinstance(row, int) for row in each.rows)
-            rows = torch.tensor([each.rows]) if known else None
-            yield Piece(len(each.rows), rows, on_device(batch, self.device))
+        cut = self.own if self.by_row else None
+        asked = []
+        for i, rows in enumerate(order):
+            # A process without rows loads one, so that its batch has the shape of a batch.
+            own = rows if cut is None else rows[cut(len(rows))] or rows[:1]
+            asked.append(Asked(own, (seed, epoch, LOADING, i)))
+        for each, batch in zip(order[done:], self.load(asked[done:]), strict=True):
+            known = all(isinstance(row, int) for row in each)
+            numbers = torch.tensor([each]) if known else None
+            yield Piece(len(each), numbers, on_device(batch, self.device), cut is not None)
 
 
 class Iterated(Source):
@@ -235,6 +250,11 @@ class Iterated(Source):
             yield Piece(len(Batch.of(batch)), None, batch)
 
 
+def ignore_interrupts(worker: int) -> None:
+    """What a process that reads does first: Ctrl-C reaches it too, and the training ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def on_device(batch: Any, device: torch.device | None) -> Batch:
     """A batch on the device of the programs; where it is if this is not known."""
     made = Batch.of(batch)
@@ -265,7 +285,11 @@ def source_of(
         return Iterated(DataLoader(data, batch_size), device)
     if isinstance(data, Dataset):
         sampler = Shuffled(count_of(data), batch_size)
-        return Loaded(DataLoader(data, batch_sampler=sampler), device)
+        workers = data.workers if isinstance(data, StoredImages) else 0
+        loader = DataLoader(
+            data, batch_sampler=sampler, num_workers=workers, worker_init_fn=ignore_interrupts
+        )
+        return Loaded(loader, device, by_row=isinstance(data, StoredImages))
     if tensors_of(data):
         moved = Batch.of(data) if device is None else Batch.of(data).to(device)
         return InMemory(moved.kwargs or moved.args, batch_size)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from . import checks, objectives  # noqa: F401  (objectives fills the table)
 from .batch import Batch
-from .data import Data, Images
+from .data import Data, Images, StoredData
 from .errors import InputError
 from .history import Callback, Callbacks, CollapseWarning, Epoch, Position, collapsed
 from .interrupt import Interrupt, Interrupted
@@ -185,7 +185,7 @@ def fit(
         checks.check_compiler(loop.device)
     console = Console(stderr=True)
     if loop.ranks.first and (watched(console) if progress is None else progress):
-        unit = "image" if isinstance(data, Data | Images) else "row"
+        unit = "image" if isinstance(data, Data | StoredData | Images) else "row"
         several.append(Bar(console, epochs, source.rows, source.batch_size, start, unit))
     history: list[Epoch] = []
     with Interrupt(loop.ranks) as interrupt, ExitStack() as stack:
@@ -229,7 +229,7 @@ def begun(
     """
     checks.check_weights(pair)
     pair.warn_of_old()
-    images = isinstance(data, Data)
+    images = isinstance(data, Data | StoredData)
     if images:
         checks.check_data(data)
     if images and test is not None:
@@ -262,6 +262,8 @@ def begun(
     train: Any = Batch.of(source.data) if isinstance(source, InMemory) else None
     if isinstance(source, ImagesInMemory):
         train = source.images
+    elif isinstance(data, StoredData):
+        train = data.train
     measures = Measures(
         pair, objective, test, shown_of(train, test), source.batch_size, options.seed, further
     )

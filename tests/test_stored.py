@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from pyro_vae import VAE, InputError, elbo, fit, load_data
-from pyro_vae.data import Images, open_images
+from pyro_vae.batch import Batch
+from pyro_vae.data import Images, open_data, open_images, reader
+from pyro_vae.data.stored import bernoulli
+from pyro_vae.ranks.rows import OwnRows
+from pyro_vae.streams import source_of
 
 
 @pytest.fixture
@@ -37,6 +43,135 @@ def test_the_rows_are_those_in_memory(kind, binarize, array, image_folder):
     for part in parts:
         assert torch.equal(numbers(part), expected[part.index])
         assert part.shape == whole.shape
+
+
+def write(file, pixels):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file)
+
+
+def save(kind, path):
+    """Write 30 images of one kind; the path for ``load_data``."""
+    pixels = np.random.RandomState(1).randint(256, size=(30, 4, 5), dtype=np.uint8)
+    made = {
+        "masks": (pixels > 99).astype(np.uint8),
+        "truth": pixels > 99,
+        "levels": (pixels / 255).astype(np.float32),
+        "reals": (pixels / 256).astype(np.float32),
+        "channels last": pixels.reshape(10, 4, 5, 3),
+    }
+    if kind in made or kind == "grey":
+        np.save(path / "a.npy", made.get(kind, pixels))
+        return path / "a.npy"
+    for i, image in enumerate(pixels):
+        part = ("train", "test", "val")[i % 3] if kind == "parts" else "."
+        name = path / "images" / part / ("xyz"[i % 7 % 3]) / f"{i}.png"
+        some_colour = kind == "mixed" and i % 9 == 0
+        colour = some_colour or kind == "stored as colour"
+        if colour:
+            image = image[..., None].repeat(3, 2)
+        if some_colour:
+            image[0, 0] = (1, 2, 3)
+        write(name, image)
+    return path / "images"
+
+
+KINDS = ["grey", "masks", "truth", "levels", "reals", "channels last"]
+KINDS += ["classes", "parts", "mixed", "stored as colour"]
+
+
+@pytest.mark.filterwarnings("ignore:the (images|30 images|array|set)")
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_ways_of_reading_have_the_same_images_in_the_same_split(kind, tmp_path):
+    """Pixels, their type, labels, names and order are equal, so the reference is ``load_data``."""
+    path = save(kind, tmp_path)
+    stored, memory = open_data(path), load_data(path)
+    pairs = [(stored.train, memory.train), (stored.test, memory.test)]
+    if kind == "parts":
+        pairs.append((stored.validation, memory.validation))
+    for part, images in pairs:
+        read = part.loaded()
+        assert read.pixels.dtype == images.pixels.dtype
+        assert torch.equal(read.pixels, images.pixels)
+        assert read.classes == images.classes
+        assert (read.labels is None) == (images.labels is None)
+        assert images.labels is None or torch.equal(read.labels, images.labels)
+        assert images.files in (None, read.files)
+
+
+def test_an_image_that_contradicts_those_that_were_looked_at_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "LOOKED", 3)
+    colour = np.zeros((4, 5, 3), np.uint8)
+    colour[0, 0] = (9, 8, 7)
+    for i in range(8):
+        write(tmp_path / "a" / f"{i}.png", colour if i == 1 else colour[..., 0])
+        mask = np.full((4, 5), 7 if i == 1 else 1, np.uint8)
+        write(tmp_path / "b" / f"{i}.png", mask)
+    with pytest.raises(InputError, match=r"1.png' has colour, and the images that were looked at"):
+        _ = [part.loaded() for part in open_images(tmp_path / "a")]
+    with pytest.warns(UserWarning, match="read as masks"):
+        parts = open_images(tmp_path / "b")
+    with pytest.raises(InputError, match=r"1.png' has the pixel 7, and .* are masks"):
+        _ = [part.loaded() for part in parts]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_grey_pixels_are_refused_where_a_likelihood_scores_only_0_and_1(dtype, tmp_path):
+    np.save(tmp_path / "a.npy", np.full((9, 2, 2), 0.5, dtype))
+    train, _ = open_images(tmp_path / "a.npy")
+    with pytest.raises(InputError, match="has grey pixels, and the likelihood scores"):
+        _ = replace(train, binary=True)[0]
+    assert replace(train, binary=True, binarize="threshold")[0].unique().tolist() == [1.0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_while_rows_are_read_is_one_sentence(workers, tmp_path):
+    np.save(tmp_path / "a.npy", np.linspace(0, 1, 80, dtype=np.float32).round().reshape(20, 2, 2))
+    train, _ = open_images(tmp_path / "a.npy", workers=workers)
+    made = source_of(replace(train, binary=True), 7, None, None)
+    np.lib.format.open_memmap(tmp_path / "a.npy")[:] = 0.5
+    with pytest.raises(InputError, match=r"^an image of .* has grey pixels, .*, or another "):
+        list(made.epoch(0, 1, 0, 1))
+
+
+def epoch_of(part, number, own=None):
+    """The numbers of the rows of each batch of an epoch, and the batches."""
+    source = source_of(part, 7, None, None)
+    source.own = own
+    pieces = list(source.epoch(5, number, 0, 1))
+    return [piece.numbers(0) for piece in pieces], [Batch.of(p.batch).args[0] for p in pieces]
+
+
+def in_order(rows, batches):
+    return torch.cat(batches)[np.argsort(np.concatenate(rows))]
+
+
+def test_drawn_pixels_are_a_function_of_seed_epoch_and_row(array):
+    """They depend neither on the number of processes that read, nor on those that train."""
+    train, _ = open_images(array[0], binarize="dynamic")
+    rows, batches = epoch_of(train, 2)
+    assert sorted(np.concatenate(rows)) == list(range(48))
+    for workers in (1, 2):
+        other, same = epoch_of(replace(train, workers=workers), 2)
+        assert other == rows
+        assert torch.equal(torch.cat(same), torch.cat(batches))
+    three = [epoch_of(train, 2, OwnRows(rank, 3).begin) for rank in range(3)]
+    assert [part[0] for part in three] == [rows] * 3
+    for i, batch in enumerate(batches):  # of 7 rows, and a last one of 6
+        mine = [part[1][i] for part in three]
+        assert [len(x) for x in mine] == ([2, 2, 3] if len(batch) == 7 else [2, 2, 2])
+        assert torch.equal(torch.cat(mine), batch)
+    assert not torch.equal(in_order(rows, batches), in_order(*epoch_of(train, 3)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_the_draw_of_a_row_has_the_mean_of_its_pixels(dtype):
+    """Four standard errors of 4,000 draws, at each level of grey; 0 and 1 are exact."""
+    pixels = torch.arange(256).to(torch.uint8)
+    p = pixels.double() / 255
+    stored = pixels if dtype == np.uint8 else p.float()
+    mean = bernoulli(stored.expand(4000, 256), 3, np.arange(4000)).double().mean(0)
+    assert ((mean - p).abs() <= 4.5 * (p * (1 - p) / 4000).sqrt()).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.bool_])
@@ -87,7 +222,7 @@ def test_images_of_two_sizes_are_refused_with_their_sizes(image_folder):
     folder, _ = image_folder
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "cats" / "99.png")
     parts = open_images(folder)
-    with pytest.raises(InputError, match=r"have the sizes 6 x 5 x 1, 9 x 9 x 1.*give a size"):
+    with pytest.raises(InputError, match=r"99.png' is 9 x 9 .*first one is 6 x 5.*options size"):
         _ = [part.pixels(range(len(part))) for part in parts]
     train, test = open_images(folder, size=(6, 6), crop=True)
     assert numbers(train).shape[1:] == numbers(test).shape[1:] == (1, 6, 6)

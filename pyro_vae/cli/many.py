@@ -18,7 +18,7 @@ from .options import console
 from .outputs import check_output, check_outside
 
 
-@o.with_settings("seed")
+@o.with_settings("seed", "stream")
 def compare(
     given: dict[str, Any],
     guides: Annotated[

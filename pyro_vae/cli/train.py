@@ -88,6 +88,16 @@ def train(
             rich_help_panel="Run folder",
         ),
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="With --stream: read in N other processes. Default: 0.",
+            show_default=False,
+            min=0,
+            rich_help_panel="Run",
+        ),
+    ] = 0,
     compiled: o.Compile = None,
     device: o.Device = "auto",
     trust: o.Trust = False,
@@ -143,6 +153,7 @@ def train(
             "--epochs": given.get("epochs") if resume else None,
             "--pictures": None if pictures == PICTURES else pictures,
             "--checkpoint-minutes": None if minutes == MINUTES else minutes,
+            "--workers": workers,
             "--device": None if device == "auto" else device,
             "--data-dir": data_dir,
         }
@@ -162,6 +173,7 @@ def train(
             trust or resume is None,  # a new run names the user's own classes
             compiled=compiled,
             other_data=other_data,
+            workers=workers,
         )
 
     def train_on(run: Run) -> None:
@@ -186,7 +198,7 @@ def train(
                     check_outside(folder, str(given.get("data", Settings.data)))
                     check_output("--out", folder)
                     check_vacant(folder)
-                run = setup.prepare(given, place, data_dir)
+                run = setup.prepare(given, place, data_dir, workers)
                 if begun:
                     working.check_begun(run, folder)
                     with lock(folder):

@@ -10,7 +10,8 @@ Example:
 from .datasets import DATASETS, DataSet, data_folder
 from .images import BINARIZE, Images
 from .loading import Data, load_data
-from .stored import StoredImages, open_images
+from .opening import StoredData, open_data, open_images
+from .stored import StoredImages, in_memory
 
 __all__ = [
     "BINARIZE",
@@ -18,8 +19,11 @@ __all__ = [
     "Data",
     "DataSet",
     "Images",
+    "StoredData",
     "StoredImages",
     "data_folder",
+    "in_memory",
     "load_data",
+    "open_data",
     "open_images",
 ]

@@ -14,7 +14,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..memory import check_memory
+from ..memory import ON_DISK, check_memory
 from ..supports import ROUNDING, suggest_scaling
 from .images import Images
 
@@ -192,7 +192,8 @@ def read_npy(stream: IO[bytes], size: int, path: Path) -> NDArray:
             f"the array file {str(path)!r} is unreadable: its header claims an array of "
             f"{claimed:,} bytes, and {held:,} bytes follow it"
         )
-    check_memory(claimed, f"the array in {str(path)!r}")
+    held_apart = {"instead": ON_DISK} if path.suffix.lower() == ".npy" else {}
+    check_memory(claimed, f"the array in {str(path)!r}", **held_apart)
     stream.seek(0)
     return npy.read_array(stream, allow_pickle=False)
 

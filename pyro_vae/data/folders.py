@@ -7,6 +7,9 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import InputError
 
 SUFFIXES = (
@@ -111,6 +114,29 @@ def refuse_other_names(folder: Path, below: list[Path]) -> None:
             "them to train, validation and test, or, if they are classes, to names without such "
             "words"
         )
+
+
+def find_files(
+    folder: Path,
+) -> tuple[list[tuple[Path, str | None]], dict[str, NDArray[np.int64]]]:
+    """The image files of a folder with their classes, and the rows of each part of its split.
+
+    Without a split of the user there are no parts.
+
+    Raises:
+        InputError: as :func:`find_splits` and :func:`list_files`; a folder that cannot be read.
+    """
+    try:
+        splits = find_splits(folder)
+        parts = {part: list_files(place) for part, place in splits.items()}
+        files = [file for part in parts.values() for file in part] or list_files(folder)
+    except OSError as error:
+        raise InputError(
+            f"folder {str(folder)!r} cannot be read ({error.strerror}: {error.filename!r})"
+        ) from None
+    ends = np.cumsum([len(part) for part in parts.values()], dtype=np.int64)
+    index = np.split(np.arange(len(files)), ends[:-1])
+    return files, dict(zip(parts, index, strict=False))
 
 
 def list_files(folder: Path) -> list[tuple[Path, str | None]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
 from ..errors import InputError
-from ..memory import check_memory
+from ..memory import ON_DISK, check_memory
 from .arrays import masks_as_pixels
 from .images import Images
 
@@ -45,12 +45,12 @@ def read_files(
     """
     if size is not None:
         height, width = size
-        check_memory(len(files) * height * width, f"images of {height} x {width} pixels")
+        check_memory(len(files) * height * width, f"images of {height} x {width} pixels", ON_DISK)
     arrays: list[NDArray[np.uint8]] = []
     for file, _ in files:
         array = decode(file, size, crop, grey)
         if not arrays:
-            check_memory(len(files) * array.nbytes, f"the images of {str(root)!r}")
+            check_memory(len(files) * array.nbytes, f"the images of {str(root)!r}", ON_DISK)
         elif array.shape[:2] != arrays[0].shape[:2]:
             (h, w), (first_h, first_w) = array.shape[:2], arrays[0].shape[:2]
             raise InputError(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..supports import ROUNDING
+from .splitting import split_rows
 
 BINARIZE = {
     "none": "the grey pixels, unchanged",
@@ -115,23 +116,10 @@ class Images:
         Raises:
             InputError: the fraction is outside [0, 1), or there are fewer than two images.
         """
-        count = len(self)
-        if not 0 <= test_fraction < 1:
-            raise InputError(f"test fraction {test_fraction} is not in [0, 1)")
         if test_fraction == 0:
             return self, self.subset(torch.arange(0))
-        if count < 2:
-            raise InputError("1 image cannot be split into train and test; give at least 2")
-        held = min(max(round(count * test_fraction), 1), count - 1)
-        # numpy guarantees that the stream of RandomState never changes, so no split changes.
-        random = np.random.RandomState(seed)
-        order = random.permutation(count)
-        if self.labels is not None:
-            order = order[np.argsort(self.labels.numpy()[order], kind="stable")]
-        # `order` is sorted by class, so evenly spaced places take the same share of every class.
-        test = np.zeros(count, dtype=bool)
-        test[((np.arange(held) + 0.5) * count / held).astype(int)] = True
-        parts = (random.permutation(order[~test]), random.permutation(order[test]))
+        labels = None if self.labels is None else self.labels.numpy()
+        parts = split_rows(len(self), labels, test_fraction, seed)
         train, rest = (self.subset(torch.from_numpy(part)) for part in parts)
         return train, rest
 

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..registry import lookup
 from .arrays import read_array
 from .datasets import DATASETS, data_folder
-from .folders import find_splits, list_files
+from .folders import find_files
 from .imagefiles import read_files
 from .images import BINARIZE, Images
 
@@ -212,17 +212,9 @@ def read_folder(
     grey: bool,
 ) -> tuple[Images, Images, Images | None]:
     """Read a folder of images: ``(train, test, validation)``, as :func:`load_data` describes."""
-    try:
-        splits = find_splits(folder)
-        parts = {part: list_files(place) for part, place in splits.items()}
-        files = [file for part in parts.values() for file in part] or list_files(folder)
-    except OSError as error:
-        raise InputError(
-            f"folder {str(folder)!r} cannot be read ({error.strerror}: {error.filename!r})"
-        ) from None
+    files, parts = find_files(folder)
     images = read_files(folder, files, size, crop, grey)  # together, so that they share classes
     if not parts:
         return *images.split(test_fraction, seed), None
-    index = torch.arange(len(images)).split([len(part) for part in parts.values()])
-    cut = {part: images.subset(where) for part, where in zip(parts, index, strict=True)}
+    cut = {part: images.subset(torch.from_numpy(where)) for part, where in parts.items()}
     return cut["train"], cut["test"], cut.get("validation")

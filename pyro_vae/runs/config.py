@@ -74,6 +74,7 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "size": ("one or two whole numbers above 0", lambda v: is_size(v) or are_sizes(v, 2)),
         "crop": FLAG,
         "grey": FLAG,
+        "stream": FLAG,
     },
     "training": {
         "objective": SPEC,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from ..contracts import Likelihood
-from ..data import DATASETS, Data, Images, load_data
+from ..data import DATASETS, Data, Images, StoredData, StoredImages, in_memory, load_data, open_data
 from ..errors import InputError
 from ..registry import lookup
 from ..settings import READING
@@ -37,13 +37,31 @@ def own_folder(data: str) -> Path | None:
     return path if data not in DATASETS and path.is_dir() else None
 
 
+def opened(
+    source: Mapping[str, Any], data_dir: Path | None, test_fraction: float = 0.2, workers: int = 0
+) -> Data | StoredData:
+    """The data of a run: in memory, or on disk if the run leaves it there (``stream``).
+
+    Args:
+        source: the arguments of :func:`~pyro_vae.data.load_data`, and ``stream``.
+        data_dir: folder of downloaded data sets.
+        test_fraction: as for ``load_data``.
+        workers: how many processes read images that stay on disk.
+    """
+    options = {key: value for key, value in source.items() if key not in ("name", "stream")}
+    options["test_fraction"] = test_fraction
+    if source.get("stream"):
+        return open_data(source["name"], workers=workers, **options)
+    return load_data(source["name"], data_dir=data_dir, **options)
+
+
 def check_source(name: str) -> None:
     """Refuse a word in a config that is not a data set. A run stores other data by a whole path."""
     if not os.path.isabs(name):
         lookup("data set", name, DATASETS)
 
 
-def same_data(data: Data, checksum: str) -> bool:
+def same_data(data: Data | StoredData, checksum: str) -> bool:
     """Whether data has a checksum. "" stands for one that is not known.
 
     Args:
@@ -53,8 +71,10 @@ def same_data(data: Data, checksum: str) -> bool:
     if len(data.test) == 0 and len(data.train) > 1:
         if data.train.binarize == "static":  # its draws depend on the split
             return True
-        train, test = data.train.split(0.2, seed=0)
-        data = replace(data, train=train, test=test)
+        if isinstance(data, StoredData):
+            data = StoredData(data.name, *data.train.split(0.2, seed=0))
+        else:
+            data = Data(data.name, *data.train.split(0.2, seed=0))
     return checksum in ("", data.checksum())
 
 
@@ -94,7 +114,7 @@ def images_of(
     whole = split == "all" and source["name"] not in DATASETS
     data = data_of(config, name, source, whole, data_dir, say)
     splits = {"train": data.train, "test": data.test, "validation": data.validation}
-    chosen = data.train.joined(data.test) if split == "all" else splits[split]
+    chosen = joined(data) if split == "all" else splits[split]
     if chosen is None:
         raise InputError(
             f"there are no validation images in {source['name']!r}; a folder of images holds them "
@@ -102,7 +122,14 @@ def images_of(
         )
     if len(chosen) == 0:
         raise InputError(f"there are no {split} images in {source['name']!r}")
-    return chosen
+    return in_memory(chosen)
+
+
+def joined(data: Data | StoredData) -> Images | StoredImages:
+    """The training and the test images."""
+    if isinstance(data, StoredData):
+        return data.train.joined(data.test)
+    return data.train.joined(data.test)
 
 
 def scored_images(
@@ -124,13 +151,14 @@ def scored_images(
     source = source_of(config, name, say)
     own = source["name"] == config["data"]["name"]
     data = data_of(config, name, source, not own, data_dir, say)
-    if source["name"] not in DATASETS and not own_folder(source["name"]):
+    own_array = source["name"] not in DATASETS and not own_folder(source["name"])
+    if isinstance(data, Data) and own_array:  # images on disk have the numbers already
         data = with_rows(data, source["name"])
     parts = {"train": data.train, "test": data.test, "validation": data.validation}
     if len(data.test) == 0:
         parts = {"": data.train}
     left_out = "train" if split is None else "validation"
-    chosen = {key: images for key, images in parts.items() if images and key != left_out}
+    chosen = {key: in_memory(images) for key, images in parts.items() if images and key != left_out}
     names = [key for key, images in chosen.items() for _ in range(len(images))]
     return reduce(Images.joined, chosen.values()), names
 
@@ -150,7 +178,7 @@ def with_rows(data: Data, path: str) -> Data:
 def source_of(
     config: dict[str, Any], name: str | None, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """The arguments of :func:`~pyro_vae.data.load_data` for the run's own or other images."""
+    """The arguments of :func:`opened` for the run's own or other images."""
     source = dict(config["data"])
     if source["name"] is None:
         if name is None:
@@ -164,8 +192,9 @@ def source_of(
             )
     if name is None:
         check_source(source["name"])
-    else:
+    elif name_of(name) != source["name"]:
         source["name"] = name_of(name)
+        source.pop("stream", None)  # other images are read into memory
         if own_folder(name) is None:  # load_data() changes only the images of a folder
             source = {key: value for key, value in source.items() if key not in READING}
     return source
@@ -178,13 +207,14 @@ def data_of(
     whole: bool,
     data_dir: Path | None,
     say: Callable[[str], None],
-) -> Data:
+) -> Data | StoredData:
     """The data of :func:`source_of`, which must have the shape of the run's images.
 
     ``whole`` leaves images that nobody has split in one piece, as ``train``.
     """
-    data = load_data(**source, data_dir=data_dir, test_fraction=0.0 if whole else 0.2)
-    if len(data.shape) == 3 and data.shape[0] == 1 and config["vae"]["shape"][0] == 3:
+    data = opened(source, data_dir, 0.0 if whole else 0.2)
+    grey = len(data.shape) == 3 and data.shape[0] == 1
+    if isinstance(data, Data) and grey and config["vae"]["shape"][0] == 3:
         data = in_colour(data)
     if list(data.shape) != config["vae"]["shape"]:
         raise InputError(

@@ -102,7 +102,7 @@ def save_pictures(run: Run, folder: Path, epoch: int) -> None:
     """Save reconstructions and samples of an epoch, for the same images and draws each time."""
     with torch.random.fork_rng():
         torch.manual_seed(run.training["seed"])
-        few = run.data.test.first(4 * figures.COLUMNS)
+        few = run.shown()
         name = picture_of(epoch)
         with written(folder / "reconstructions" / name) as part:
             figures.save_reconstructions(run.vae, few, part, seed=run.training["seed"])

@@ -15,7 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent, constraints
 
-from ..data import Images
+from ..data import Images, StoredImages, in_memory
 from ..errors import InputError, TrainingError
 from ..history import Callback, Position
 from ..loop import Loop
@@ -46,7 +46,7 @@ def replay(run: Run, failure: Failure) -> list[str]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered NaN")  # it is said below
-            loop = begun(Pair.of(run.vae), run.data, options, run.optimizer, position)
+            loop = begun(Pair.of(run.vae), run.measured_data(), options, run.optimizer, position)
             walk = Walk(loop, run.vae, run.data.test)
             steps = (loop.source.steps or 0) * options.epochs
             loop.choose_step(run.compiled, pays(steps), Callback())
@@ -79,7 +79,7 @@ class Walk(Callback):
         test: the test images.
     """
 
-    def __init__(self, loop: Loop, vae: VAE, test: Images) -> None:
+    def __init__(self, loop: Loop, vae: VAE, test: Images | StoredImages) -> None:
         self.loop, self.vae, self.test = loop, vae, test
         self.optimizer: Any = loop.optimizer
 
@@ -119,7 +119,8 @@ class Walk(Callback):
             if self.whole:
                 loop.before_step()
                 with sites, torch.no_grad():
-                    loop.elbo.loss(vae.model, vae.guide, self.test.batch(slice(0, 500)))
+                    few = in_memory(self.test.first(500)).to(loop.device)
+                    loop.elbo.loss(vae.model, vae.guide, few.batch(slice(None)))
                 return [sites.found or "Each site is finite for the first test images."]
             if loop.advance is not None:
                 loop.advance(loop.epochs_done(self.position))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..data import Data
+from ..data import Data, StoredData, in_memory
 from ..errors import InputError
 from ..evaluation import elbo
 from ..history import Epoch, Position
@@ -32,7 +32,7 @@ def check_steps(path: Path, start: Position, images: int, batch_size: int) -> No
         )
 
 
-def check_sites(folder: Path, history: list[Epoch], vae: VAE, data: Data) -> None:
+def check_sites(folder: Path, history: list[Epoch], vae: VAE, data: Data | StoredData) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` unless all epochs have the VAE's latent sites.
 
     The curves of the run are drawn when its training ends, and the numbers of a stranger's run
@@ -42,7 +42,8 @@ def check_sites(folder: Path, history: list[Epoch], vae: VAE, data: Data) -> Non
     def kept(kl: Mapping[str, Any], units: Mapping[str, Any]) -> dict[str, int]:
         return {site: len(units.get(site, ())) for site in kl}
 
-    bound = elbo(vae.model, vae.guide, data.train.first(1))
+    device = next(vae.parameters()).device
+    bound = elbo(vae.model, vae.guide, in_memory(data.train.first(1)).to(device))
     here = kept(bound.kl_of_sites, bound.kl_of_units)
     for record in history:
         if (then := kept(record.kl_of_sites, record.kl_of_units)) != here:

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from pyro.infer import TraceEnum_ELBO
 from ..audit import audit
 from ..budget import Budget
 from ..contracts import Likelihood
-from ..data import DATASETS, Data, Images, load_data
+from ..data import DATASETS, Data, Images, StoredData, StoredImages, in_memory
 from ..errors import InputError
+from ..figures import COLUMNS
 from ..history import Position
 from ..loop import PRECISIONS
 from ..memory import check_memory, total_memory
@@ -32,7 +33,7 @@ from ..settings import READING, TRAINING, Settings
 from ..training import adam
 from ..vae import VAE
 from ..words import counted, first_line
-from .images import name_of
+from .images import name_of, opened
 
 DRAWN_NOTE = (
     "The images have values between black and white, and the likelihood scores only 0 and 1, so "
@@ -41,6 +42,10 @@ DRAWN_NOTE = (
 )
 """For grey or colour images under a likelihood that the user named, without --binarize."""
 
+NOT_STREAMED = "these are in memory; give --stream, or leave --workers out"
+MEASURED = 10_000
+"""The test images on disk, and as many training images, that are measured after each epoch."""
+
 
 @dataclass
 class Run:
@@ -48,8 +53,8 @@ class Run:
 
     Args:
         vae: the VAE, on its device.
-        data: training and test images, on the same device.
-        source: the arguments of :func:`~pyro_vae.data.load_data` that load this data again.
+        data: training and test images, on the same device or on disk.
+        source: the arguments of :func:`.images.opened` that load this data again.
         training: the settings that :func:`~pyro_vae.training.fit` takes.
         optimizer: the optimizer, with its state.
         start: where training stands.
@@ -59,7 +64,7 @@ class Run:
     """
 
     vae: VAE
-    data: Data
+    data: Data | StoredData
     source: dict[str, Any]
     training: dict[str, Any]
     optimizer: torch.optim.Optimizer
@@ -67,6 +72,17 @@ class Run:
     checksum: str = ""
     compiled: bool | None = None
     note: str = ""
+
+    def shown(self) -> Images:
+        """The test images of the pictures, on the device of the VAE."""
+        few = in_memory(self.data.test.first(4 * COLUMNS))
+        return few.to(next(self.vae.parameters()).device)
+
+    def measured_data(self) -> Data | StoredData:
+        """The data for ``fit``, with the test images that are measured after each epoch."""
+        if isinstance(self.data, Data):
+            return self.data
+        return replace(self.data, test=self.data.test.first(MEASURED))
 
 
 def settled(given: Mapping[str, Any]) -> Settings:
@@ -89,7 +105,9 @@ def recipe_line(given: Mapping[str, Any]) -> str:
     return f"recipe {name} sets {changed or 'nothing: all settings are given or the defaults'}"
 
 
-def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | None) -> Run:
+def prepare(
+    given: Mapping[str, Any], device: torch.device, data_dir: Path | None, workers: int = 0
+) -> Run:
     """Build the VAE that the settings name, and load its data.
 
     Everything that ``fit`` would refuse is refused here, before a file is written.
@@ -98,6 +116,7 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
         given: as in :func:`settled`.
         device: where to train.
         data_dir: folder of downloaded data sets.
+        workers: how many processes read images that stay on disk.
 
     Raises:
         InputError: a wrong setting, or settings that do not fit together.
@@ -106,7 +125,10 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
     training = {key: vars(settings)[key] for key in TRAINING}
     lookup("precision", settings.precision, PRECISIONS)
     reading = {key: vars(settings)[key] for key in READING if vars(settings)[key]}
-    loaded = load_data(settings.data, data_dir=data_dir, **reading)
+    if workers and not settings.stream:
+        raise InputError(f"--workers read images that stay on disk, and {NOT_STREAMED}")
+    source = {"name": settings.data, "binarize": settings.binarize or "none", **reading}
+    loaded = opened(source, data_dir, workers=workers)
     parts = {
         "prior": settings.prior,
         "guide": with_scale(settings.guide, settings.scale),
@@ -116,17 +138,18 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
     }
     protocol = settings.binarize or usual_protocol(loaded, settings, parts)
     data = loaded.binarized(protocol)
+    some = data.train.sample() if isinstance(data, StoredData) else data.train
     torch.manual_seed(settings.seed)
     with options_explained(settings):
-        vae = VAE.for_data(data.train, settings.latent, **parts)
+        vae = VAE.for_data(some, settings.latent, **parts)
     binary = Likelihood.of(vae.model.likelihood).binary
-    if binary and not data.train.is_binary:
+    if binary and not some.is_binary:
         raise InputError(
-            f"--binarize {protocol} leaves {counted(data.train.levels(), 'level')} of grey, and "
+            f"--binarize {protocol} leaves {counted(some.levels(), 'level')} of grey, and "
             f"the {vae.config['likelihood']} likelihood scores pixels that are 0 or 1; take "
             "--binarize dynamic, static or threshold, or --likelihood continuous-bernoulli"
         )
-    few = data.train.batch(slice(0, 2))
+    few = some.batch(slice(0, 2))
     training["objective"] = training["objective"] or fitting_objective(vae, few)
     with options_explained(settings):
         objective = built_objective(training, data.train)
@@ -139,20 +162,47 @@ def prepare(given: Mapping[str, Any], device: torch.device, data_dir: Path | Non
     vae.to(device)
     source = {"name": name_of(settings.data), "binarize": protocol, **reading}
     if settings.likelihood == Settings.likelihood:
-        likelihood, why = fitting_likelihood(data.train)
+        likelihood, why = fitting_likelihood(some)
         usual = " (--binarize dynamic), as is usual for this data set"
         as_usual = settings.binarize is None and protocol == "dynamic"
         note = f"The likelihood is {likelihood}: {why}{usual if as_usual else ''}."
     else:
         own = settings.binarize is None and settings.data not in DATASETS
-        drawn = own and protocol == "dynamic" and not loaded.train.is_binary
+        grey = not replace(some, binarize="none").is_binary
+        drawn = own and protocol == "dynamic" and grey
         note = DRAWN_NOTE if drawn else ""
     optimizer = adam(vae, training["lr"])
     Steering(optimizer, training["schedule"], training["clip"])  # refuses what fit would refuse
-    return Run(vae, data.to(device), source, training, optimizer, note=note)
+    note = " ".join(part for part in (note, stream_note(data, len(some))) if part)
+    return Run(vae, placed(data, device, vae), source, training, optimizer, note=note)
 
 
-def usual_protocol(loaded: Data, settings: Settings, parts: dict[str, Any]) -> str:
+def placed(data: Data | StoredData, device: torch.device, vae: VAE) -> Data | StoredData:
+    """Data on the device of a VAE. Images on disk are moved in batches, and are checked as they are
+    read if the likelihood scores only 0 and 1."""
+    if isinstance(data, Data):
+        return data.to(device)
+    binary = Likelihood.of(vae.model.likelihood).binary
+    return replace(
+        data, train=replace(data.train, binary=binary), test=replace(data.test, binary=binary)
+    )
+
+
+def stream_note(data: Data | StoredData, sampled: int) -> str:
+    """What is said of images that stay on disk; "" for images in memory."""
+    if isinstance(data, Data):
+        return ""
+    note = (
+        f"The {len(data.train):,} training and {len(data.test):,} test images stay on disk. The "
+        "VAE starts from the levels of grey, the mean and the standard deviation of "
+        f"{sampled:,} training images."
+    )
+    if len(data.test) > MEASURED:
+        note += f" After each epoch, {MEASURED:,} of the test images are measured."
+    return note
+
+
+def usual_protocol(loaded: Data | StoredData, settings: Settings, parts: dict[str, Any]) -> str:
     """The binarisation where the user names none.
 
     A likelihood that the user names decides: ``dynamic`` if it scores only 0 and 1. With ``auto``,
@@ -193,7 +243,7 @@ def options_explained(settings: Settings) -> Iterator[None]:
         ) from error
 
 
-def built_objective(training: Mapping[str, Any], train: Images) -> Any:
+def built_objective(training: Mapping[str, Any], train: Images | StoredImages) -> Any:
     """The objective of a training.
 
     Args:

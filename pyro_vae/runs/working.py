@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from .. import checks, figures
-from ..data import load_data
+from ..data import Data
 from ..errors import InputError, TrainingError
 from ..history import Callback, CollapseWarning, Epoch, Position, collapsed
 from ..progress import Bar
@@ -26,10 +26,10 @@ from . import folder as files
 from . import older
 from .config import refuse_links
 from .failing import note_failure
-from .images import check_source
+from .images import check_source, opened
 from .keeping import Follower, Keeper, picture_of, save_pictures, state_at
 from .resuming import check_sites, check_steps, refuse_other_data
-from .setup import Run, built_objective
+from .setup import NOT_STREAMED, Run, built_objective, placed
 from .stopping import Signals
 
 
@@ -81,6 +81,7 @@ def resume(
     *,
     compiled: bool | None = None,
     other_data: bool = False,
+    workers: int = 0,
 ) -> Run:
     """A run as it stands at its checkpoint. Nothing is written yet.
 
@@ -93,6 +94,7 @@ def resume(
         compiled: whether steps are compiled; None for what the user said before.
         other_data: go on with images that are not those of before. The epoch that had begun then
             begins again.
+        workers: how many processes read images that stay on disk.
 
     Raises:
         InputError: a run that already has this many epochs, other images, or a folder that cannot
@@ -123,11 +125,14 @@ def resume(
     if compiled:
         checks.check_compiler(device)
     check_source(config["data"]["name"])
-    data = load_data(**config["data"], data_dir=data_dir).to(device)
+    if workers and not config["data"].get("stream"):
+        raise InputError(f"--workers read images that stay on disk, and {NOT_STREAMED}")
+    data = placed(opened(config["data"], data_dir, workers=workers), device, vae)
     built_objective(training, data.train)
     check_sites(folder, trained, vae, data)
     source = folder / (checkpoint.NAME if state is not None else older.OPTIMIZER)
     if state is None:
+        assert isinstance(data, Data)  # older versions had no others
         state = older.read(folder, vae, data, history, training)
     start, checksum = state.position, data.checksum()
     if state.data not in ("", checksum):
@@ -176,7 +181,7 @@ def train(
             warnings.filterwarnings("ignore", "Encountered NaN")  # fit raises an error of it
             fit(
                 run.vae,
-                run.data,
+                run.measured_data(),
                 **run.training,
                 compiled=run.compiled,
                 optimizer=run.optimizer,
@@ -220,7 +225,7 @@ def trackers_of(
     """The trackers of a run."""
     options: dict[str, Any] = {
         "vae": run.vae,
-        "images": run.data.test.first(4 * figures.COLUMNS),
+        "images": run.shown(),
         "config": {"data": run.source, "training": run.training},
         "every": pictures,
         "seed": run.training["seed"],
