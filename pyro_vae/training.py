@@ -25,8 +25,9 @@ from .measures import Measures, shown_of
 from .pair import WHAT, Pair
 from .pairing import objective_of
 from .progress import Bar, watched
-from .ranks import current
-from .ranks.refusing import refuse, try_share
+from .ranks import current, loss_told
+from .ranks.refusing import refuse
+from .ranks.trial import try_share
 from .registry import OBJECTIVES, lookup
 from .settings import TrainingArguments, TrainingOptions
 from .sources import ImagesInMemory, InMemory
@@ -188,7 +189,7 @@ def fit(
         unit = "image" if isinstance(data, Data | StoredData | Images) else "row"
         several.append(Bar(console, epochs, source.rows, source.batch_size, start, unit))
     history: list[Epoch] = []
-    with Interrupt(loop.ranks) as interrupt, ExitStack() as stack:
+    with loss_told(loop.ranks), Interrupt(loop.ranks) as interrupt, ExitStack() as stack:
         told = Callbacks([*several, interrupt])
         stack.callback(lambda: told.on_end(len(history) == epochs - start.epoch))
         # By the steps of all epochs, so that a run that goes on decides as it did when it began.
@@ -270,7 +271,7 @@ def begun(
     measures.decide()
     ranks = current()
     if ranks.size > 1:
-        refuse(ranks, pair, source, objective, optimizer, options)
+        refuse(ranks, pair, source, objective, optimizer, options, start)
         try_share(ranks, pair, objective, batch, begins, options.seed)
     return Loop(pair, source, objective, optimizer, options, measures, further, ranks)
 

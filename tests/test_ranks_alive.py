@@ -39,23 +39,32 @@ def test_a_silent_process_is_named_by_the_others(watches):
         )
 
 
-def test_nobody_is_named_while_all_are_alive_or_have_left(watches):
+def test_nobody_is_named_while_all_are_alive(watches):
+    assert watches[0].silent(0.3) == []
+    assert "a connection between the processes" in watches[0].lost()
+
+
+def test_a_process_that_left_is_named_if_the_training_breaks(watches):
     watches[1].stop()
     time.sleep(0.5)
     assert watches[0].silent(0.3) == []
-    assert "a connection between the processes" in watches[0].lost()
+    assert watches[0].lost().startswith("process 1 (host b, process id 11) ended")
 
 
 def test_a_process_that_waits_for_a_dead_one_ends(watches, monkeypatch, capsys):
     ended = []
     monkeypatch.setattr(alive, "PATIENCE", 0.5)
     monkeypatch.setattr(alive.os, "_exit", ended.append)
+    for watch in watches:
+        watch.advice = lambda: "continue it with: pyro-vae"
     watches[2].over.set()
     limit = time.monotonic() + 20
     while len(ended) < 2 and time.monotonic() < limit:
         time.sleep(0.01)
     assert set(ended) == {1}
-    assert "Error: process 2 (host b, process id 12) ended" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Error: process 2 (host b, process id 12) ended" in said
+    assert "continue it with: pyro-vae" in said
 
 
 def test_the_error_of_one_process_ends_the_others(watches, monkeypatch, capsys):

@@ -106,6 +106,19 @@ def test_an_error_of_all_processes_is_said_by_the_first(tmp_path):
     first, second = logs(tmp_path)
     assert "cannot be shared by 2 processes" in first
     assert second == ""
+    assert not (tmp_path / "run").exists()
+
+
+def other_rate(arguments, folder):
+    """Run the command with another learning rate in each process."""
+    return command([*arguments, "--lr", f"0.00{os.environ['RANK']}1"], folder)
+
+
+def test_settings_that_differ_are_refused_by_their_name(tmp_path):
+    arguments = [*SMALL, "--out", str(tmp_path / "run")]
+    assert launch(2, other_rate, arguments, tmp_path) == [2, 2]
+    assert "same lr" in logs(tmp_path)[0].replace("\n", " ")
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_commands_and_restarts_without_a_folder_are_refused(monkeypatch, capsys):

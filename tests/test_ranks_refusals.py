@@ -1,17 +1,20 @@
 """What several processes cannot share is refused before the first step, in all of them."""
 
 import os
+import random
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import TraceEnum_ELBO
 from support.ranks import SHAPE, launch, refusals
 from torch import nn
 
-from pyro_vae import VAE, Guide
+from pyro_vae import VAE, Guide, Position
 from pyro_vae.data import Data, Images
 from pyro_vae.objectives.terms import PerImage
+from pyro_vae.registry import OBJECTIVES
 
 
 def rank() -> int:
@@ -98,6 +101,79 @@ class Spread(PerImage):
         return -terms.log_weight + terms.log_likelihood.var()
 
 
+class Rows:
+    """Two Pyro programs over rows of three numbers, with one change.
+
+    Args:
+        change: called in the model with the rows.
+        scale: the scale of both programs, for a number of rows.
+        seen: what the guide sees of the rows.
+        start: added to each location; it gets the number of rows.
+    """
+
+    def __init__(self, change=None, scale=None, seen=None, start=None) -> None:
+        self.change, self.scale = change or (lambda x: None), scale or (lambda rows: 1.0)
+        self.seen, self.start = seen or (lambda x: x), start or (lambda rows: 0.0)
+
+    def model(self, x):
+        slope = pyro.param("slope", torch.ones(3))
+        with pyro.poutine.scale(scale=self.scale(len(x))):
+            with pyro.plate("rows", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+                loc = z[:, None] * slope
+                pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+            self.change(x)
+
+    def guide(self, x):
+        weight = pyro.param("weight", torch.ones(3))
+        loc = self.seen(x) @ weight + self.start(len(x))
+        with pyro.poutine.scale(scale=self.scale(len(x))), pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(loc, 1.0))
+
+
+def rows_fitted(**change):
+    programs = Rows(**change)
+    x = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
+    return [programs.model, programs.guide, x], {}
+
+
+def weight():
+    return pyro.get_param_store()["weight"]
+
+
+def global_of_four(x):
+    """A site that is observed once, in a plate of as many units as a process has rows."""
+    with pyro.plate("units", 4):
+        pyro.sample("unit", dist.Normal(weight().sum(), 1.0), obs=torch.zeros(4))
+
+
+def mixture(x):
+    loc = pyro.param("loc", torch.randn(3, 3))
+    with pyro.plate("rows", len(x)):
+        k = pyro.sample("k", dist.Categorical(torch.ones(3)), infer={"enumerate": "parallel"})
+        pyro.sample("x", dist.Normal(loc[k], 1.0).to_event(1), obs=x)
+
+
+def units(x, observed=True):
+    """A latent that is not of the rows, in a plate of as many units as a process has rows."""
+    with pyro.plate("units", 4):
+        w = pyro.sample("w", dist.Normal(pyro.param("w0", torch.zeros(4)), 1.0))
+    with pyro.plate("rows", len(x)):
+        if observed:
+            pyro.sample("x", dist.Normal(w.sum(), 1.0).expand([3]).to_event(1), obs=x)
+
+
+def subsampled(x):
+    with pyro.plate("rows", len(x), subsample_size=2) as few:
+        loc = pyro.param("loc", torch.zeros(3))
+        pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x[few])
+
+
+def programs_fitted(model, guide=lambda x: None, **kwargs):
+    x = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
+    return [model, guide, x], kwargs
+
+
 def with_layer(layer):
     vae = small()
     vae.guide.posterior.encoder.append(layer)
@@ -133,9 +209,62 @@ CASES = {
     "a small batch": (lambda: fitted(batch_size=1), "cannot be shared by 2 processes"),
     "other images": (lambda: fitted(images=data(rank())), "the same data"),
     "another seed": (lambda: fitted(seed=rank()), "the same seed"),
+    "another rate": (lambda: fitted(lr=1e-3 * (1 + rank())), "the same lr"),
+    "another limit": (lambda: fitted(clip=1.0 + rank()), "the same clip"),
+    "another schedule": (lambda: fitted(schedule=("constant", "cosine")[rank()]), "same schedule"),
+    "other epochs": (lambda: fitted(epochs=1 + rank()), "the same epochs"),
+    "another objective": (
+        lambda: fitted(objective=("iwae", "monte-carlo")[rank()]),
+        "the same objective",
+    ),
+    "an objective's option": (lambda: fitted(objective=beta(1.0 + rank())), "the same objective"),
+    "another start": (lambda: fitted(epochs=3, start=Position(rank())), "the same start"),
+    "another optimizer": (lambda: own_optimizer(), "the same optimizer"),
     "other weights": (lambda: fitted(small(hidden=(8 + rank(),))), "the same weights"),
+    "a factor outside the plate": (
+        lambda: rows_fitted(change=lambda x: pyro.factor("f", -weight().square().sum())),
+        "do not add up to that of the whole batch",
+    ),
+    "a site outside the rows": (lambda: rows_fitted(change=global_of_four), "losses of 2"),
+    "the mean over the rows": (lambda: rows_fitted(scale=lambda rows: 1 / rows), "losses of 2"),
+    "rows of a data set": (lambda: rows_fitted(scale=lambda rows: 99 / rows), "losses of 2"),
+    "moments of a batch": (
+        lambda: rows_fitted(seen=lambda x: (x - x.mean(0)) / x.std(0)),
+        "losses of 2",
+    ),
+    "normalization by a function": (
+        lambda: rows_fitted(seen=lambda x: nn.functional.batch_norm(x, None, None, training=True)),
+        "losses of 2",
+    ),
+    "parameters of rows": (
+        lambda: rows_fitted(start=lambda rows: pyro.param("m", torch.zeros(8))[:rows]),
+        "gradients of 2",
+    ),
+    "random numbers of Python": (
+        lambda: rows_fitted(start=lambda rows: random.random()),
+        "losses of 2",
+    ),
+    "units as many as rows": (
+        lambda: programs_fitted(units, lambda x: units(x, observed=False)),
+        "site 'w' is in 0 plates of the images",
+    ),
+    "a sum over rows": (lambda: rows_fitted(), ""),
+    "a subsample": (lambda: programs_fitted(subsampled), "a subsample of 2 of 4 rows"),
+    "an enumerated latent": (
+        lambda: programs_fitted(mixture, objective=TraceEnum_ELBO(max_plate_nesting=1)),
+        "",
+    ),
     "nothing": (lambda: fitted(), ""),
 }
+
+
+def beta(weight):
+    return OBJECTIVES.build("beta", beta=weight)
+
+
+def own_optimizer():
+    vae = small()
+    return fitted(vae, optimizer=torch.optim.SGD(vae.parameters(), 1e-3, momentum=0.5 * rank()))
 
 
 class GammaPrior(nn.Module):

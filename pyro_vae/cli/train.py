@@ -163,6 +163,11 @@ def train(
         words += ["--trust"] if trust or any(own_classes([*given.values()])) else []
         return shlex.join(["pyro-vae", "train", "--resume", str(folder), *words])
 
+    def advice() -> str:
+        """The sentence that says how the run continues; "" if there is none yet."""
+        command = again()
+        return f"The run is in {folder}; continue it with: {command}" if command else ""
+
     def go_on() -> Run:
         """The run in the folder, where its checkpoint stands."""
         return working.resume(
@@ -182,6 +187,11 @@ def train(
     with Signals() as signals:
         try:
             with joined(place) as ranks:
+                if ranks.watch is not None:
+                    ranks.watch.advice = advice
+                # The data is compared by its images: its place may be another one on each host.
+                told = {k: v for k, v in vars(setup.settled(given)).items() if k != "data"}
+                ranks.check_equal({"--resume": resume is not None, **told})
                 lock = locked if ranks.first else nullcontext
                 if resume is not None:
                     refuse_settings("--resume", [key for key in named if key != "epochs"])
@@ -208,6 +218,7 @@ def train(
                     console.print(setup.recipe_line(given), soft_wrap=True)
                 if run.note:
                     console.print(run.note, soft_wrap=True)
+                working.refuse(run, ranks)
                 with lock(folder):
                     working.begin(run, folder, compiled, ranks)
                     train_on(run)
@@ -225,8 +236,8 @@ def train(
             if isinstance(error, TrainingError) and (folder / failing.NAME).is_file():
                 replayed = shlex.join(["pyro-vae", "train", "--replay", str(folder)])
                 o.warn(f"What went wrong in this step is shown by: {replayed}")
-            if isinstance(error, RankError) and (command := again()):
-                o.warn(f"The run is in {folder}; continue it with: {command}")
+            if isinstance(error, RankError) and (sentence := advice()):
+                o.warn(sentence)
             raise
 
 

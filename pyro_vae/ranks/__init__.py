@@ -9,13 +9,13 @@ each batch, and a step is the step that one process takes with the whole batch:
   processes (:class:`.group.Ranks`), with gradients.
 - **Gradients** are summed over the processes before the optimizer uses them, by one all-reduce
   (:mod:`.exchange`).
-- What cannot be split is refused before the first step (:mod:`.refusing`).
+- What cannot be split is refused before the first step (:mod:`.refusing`, :mod:`.trial`).
 - A process that dies ends the others, with a sentence that names it (:mod:`.alive`).
 
 :func:`.fit` does so wherever ``torch.distributed`` is initialised; :func:`joined` initialises it.
 """
 
-from .group import Ranks, current
+from .group import Ranks, current, loss_told
 from .joining import joined
 
-__all__ = ["Ranks", "current", "joined"]
+__all__ = ["Ranks", "current", "joined", "loss_told"]

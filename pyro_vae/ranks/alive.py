@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from time import monotonic, sleep
 from typing import Any
 
@@ -18,6 +19,8 @@ PATIENCE = 40.0
 
 GONE = (b"left", b"failed")
 """The last signs of a process that ended by itself."""
+
+UNKNOWN = "a connection between the processes of this training broke, so it stops"
 
 BEAT, FEW = 1.0, 3.0
 """The seconds between two signs of life, and those after which a missing one is remarkable."""
@@ -30,12 +33,16 @@ class Watch:
         store: torch's store, over a connection that nothing else uses.
         rank: the number of this process.
         names: host and process id of each process.
+
+    Attributes:
+        advice: gives a sentence for the user that is said before the end; "" for none.
     """
 
     def __init__(self, store: Any, rank: int, names: list[str]) -> None:
         self.store, self.rank, self.names = store, rank, names
         self.heard = {r: (b"", monotonic()) for r in range(len(names)) if r != rank}
         self.over = threading.Event()
+        self.advice: Callable[[], str] = str
         # Two threads, because a call to a store behind a cut network does not come back.
         self.threads = [threading.Thread(target=t, daemon=True) for t in (self.beat, self.judge)]
 
@@ -90,6 +97,8 @@ class Watch:
         """
         while not self.over.wait(BEAT):
             if gone := self.silent(PATIENCE):
+                if advice := self.advice():
+                    print(advice, file=sys.stderr)
                 print(f"Error: {self.sentence(gone)}", file=sys.stderr, flush=True)
                 os._exit(1)
             if self.failed() and not self.over.wait(FEW):  # it may have the same error itself
@@ -109,14 +118,16 @@ class Watch:
     def lost(self) -> str:
         """The sentence about the processes that are gone; it waits some seconds to know them."""
         limit = monotonic() + 2 * FEW
-        while not (gone := self.silent(FEW)) and monotonic() < limit:
+        while not (gone := self.silent(FEW) or self.failed()) and monotonic() < limit:
             sleep(0.1)
-        return self.sentence(gone)
+        # Nobody leaves while another one still trains, unless something went wrong in it.
+        left = [rank for rank, (sign, _) in self.heard.items() if sign in GONE]
+        return self.sentence(gone or left)
 
     def sentence(self, gone: list[int]) -> str:
         """What happened to some processes."""
         if not gone:
-            return "a connection between the processes of this training broke, so it stops"
+            return UNKNOWN
         who = " and ".join(f"process {rank} ({self.names[rank]})" for rank in gone)
         return f"{who} ended or cannot be reached, so this training stops"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -38,8 +39,8 @@ class WholeBatch(TorchFunctionMode):
 
     A distribution draws numbers whose first dimensions are its batch shape. One of them is that of
     the images. A draw that does not have this form, or whose random numbers depend on a parameter
-    (gamma), is not split here; :func:`.refusing.checked` then finds that the state of torch's
-    random numbers is not ``ranks.state``.
+    (gamma), is not split here; :func:`draw` then finds that the state of torch's random numbers is
+    not ``ranks.state``.
 
     Args:
         ranks: the processes.
@@ -118,7 +119,8 @@ class Draws(Messenger):
         ranks: the processes, which have begun a batch.
 
     Raises:
-        InputError: a latent site that is not in one plate of the images.
+        InputError: a latent site that is not in one plate of the images, or a plate that draws a
+            subsample of them.
     """
 
     def __init__(self, ranks: OwnRows) -> None:
@@ -126,6 +128,8 @@ class Draws(Messenger):
         self.ranks = ranks
 
     def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            self.refuse_subsample(msg["name"], msg["fn"])
         if not is_latent(msg) or msg["value"] is not None:  # a replayed site has its value
             return
         rows = self.ranks.stop - self.ranks.start
@@ -147,6 +151,16 @@ class Draws(Messenger):
         place = len(fn.batch_shape) + plates[0]
         msg["value"] = draw(self.ranks, fn, place, *msg["args"], **msg["kwargs"])
 
+    def refuse_subsample(self, name: str, fn: Any) -> None:
+        """Raise an InputError for a plate that draws some of the rows of this process."""
+        rows = self.ranks.stop - self.ranks.start
+        if fn.size in (rows, self.ranks.images) and (fn.subsample_size or fn.size) < fn.size:
+            raise InputError(
+                f"the plate {name!r} draws a subsample of {fn.subsample_size} of {fn.size} rows, "
+                "and several processes cannot share this draw; leave subsample_size out and give "
+                "fit a batch_size, or train in one process"
+            )
+
 
 def draw(ranks: OwnRows, fn: Any, place: int, *args: Any, **kwargs: Any) -> Tensor:
     """A draw from a distribution, for our images.
@@ -160,10 +174,16 @@ def draw(ranks: OwnRows, fn: Any, place: int, *args: Any, **kwargs: Any) -> Tens
     Raises:
         InputError: while the processes are checked, random numbers that were not split.
     """
-    check_state(ranks)
+    if ranks.state is not None:
+        ranks.state = random_state()
     with WholeBatch(ranks, fn.batch_shape, place):
         value = fn(*args, **kwargs)
-    check_state(ranks, type(fn).__name__)
+    if ranks.state not in (None, random_state()):
+        raise InputError(
+            f"the draws of {type(fn).__name__} take as many random numbers as their values need, "
+            "so that several processes cannot share them; take another distribution, or train in "
+            "one process"
+        )
     return value
 
 
@@ -173,27 +193,3 @@ def random_state() -> int:
     if torch.cuda.is_initialized():
         states.append(torch.cuda.get_rng_state())
     return zlib.crc32(b"".join(state.numpy().tobytes() for state in states))
-
-
-def check_state(ranks: OwnRows, drawn: str = "") -> None:
-    """While the processes are checked: whether all random numbers so far were split.
-
-    Args:
-        ranks: the processes.
-        drawn: the distribution that was drawn from; "" between two draws.
-
-    Raises:
-        InputError: some were not.
-    """
-    if ranks.state is None or ranks.state == random_state():
-        return
-    if drawn:
-        raise InputError(
-            f"the draws of {drawn} take as many random numbers as their values need, so that "
-            "several processes cannot share them; take another distribution, or train in one "
-            "process"
-        )
-    raise InputError(
-        "a part draws random numbers outside of pyro.sample, such as dropout, and several "
-        "processes cannot share them; take a part without them, or train in one process"
-    )

@@ -5,15 +5,16 @@ gloo serves CPUs. NCCL serves GPUs; that path has not been run on GPUs yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import InputError
-from .alive import Watch
+from ..errors import InputError, RankError
+from .alive import UNKNOWN, Watch
 from .draws import draw
 from .rows import OwnRows
 
@@ -113,6 +114,29 @@ class Ranks(OwnRows):
 
 def current() -> Ranks:
     """The processes of ``torch.distributed``; this one alone where it is not initialised."""
-    if dist.is_available() and dist.is_initialized():
-        return Ranks(dist.get_rank(), dist.get_world_size())
-    return Ranks()
+    if not (dist.is_available() and dist.is_initialized()):
+        return Ranks()
+    ranks = Ranks(dist.get_rank(), dist.get_world_size())
+    ranks.watch = WATCHES[-1] if WATCHES else None
+    return ranks
+
+
+WATCHES: list[Watch] = []
+"""That of :func:`.joining.joined`, inside this context."""
+
+
+@contextmanager
+def loss_told(ranks: Ranks) -> Iterator[None]:
+    """Turn the error of a broken connection between processes into a RankError.
+
+    Raises:
+        RankError: a process ended or cannot be reached.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        words = ("gloo", "NCCL", "Connection", "Broken pipe", "Socket")
+        broken = isinstance(error, dist.DistError) or any(word in str(error) for word in words)
+        if ranks.size == 1 or not broken:
+            raise
+        raise RankError(UNKNOWN if ranks.watch is None else ranks.watch.lost()) from error

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..errors import InputError, RankError
+from ..errors import InputError
 from ..launch import launched, local_rank, restarts
 from .alive import Watch
-from .group import Ranks
+from .group import WATCHES, Ranks, loss_told
 
 COMING = timedelta(minutes=5)
 """How long the processes wait for each other at the start."""
@@ -69,22 +69,21 @@ def joined(device: str | torch.device = "cpu") -> Iterator[Ranks]:
     if torch.device(device).type == "cuda":
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"  # not run on GPUs yet
+    WATCHES.append(watch)
     try:
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST)
-        yield ranks
-    except RuntimeError as error:
-        if not broken(error):
-            watch.stop(failed=True)
-            raise
-        sentence = watch.lost()
-        watch.stop(failed=True)
-        raise RankError(sentence) from error
+        with loss_told(ranks):
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=size, timeout=LONGEST
+            )
+            yield ranks
     except Exception:
         watch.stop(failed=True)
         raise
     except BaseException:
         watch.stop()
         raise
+    finally:
+        WATCHES.remove(watch)
     watch.stop()
     dist.destroy_process_group()
 
@@ -119,9 +118,3 @@ def introduced(store: Any, rank: int, size: int) -> list[str]:
             )
         sleep(0.1)  # not store.wait(), in which Python does not see a Ctrl-C
     return [store.get(f"who/{r}").decode() for r in range(size)]
-
-
-def broken(error: RuntimeError) -> bool:
-    """Whether an error is that of a connection between processes."""
-    words = ("gloo", "NCCL", "Connection", "Broken pipe", "Socket")
-    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pyro
 import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
@@ -16,14 +15,13 @@ from torch.utils.data import DistributedSampler
 
 from ..batch import Batch
 from ..errors import InputError
+from ..history import Position
 from ..networks import BatchNorm
 from ..objectives.terms import Checked, PerImage
 from ..pair import Pair
 from ..settings import TrainingOptions
 from ..sources import ImagesInMemory, InMemory, Source
 from ..streams import Loaded
-from .draws import check_state, random_state
-from .exchange import Share
 from .group import Ranks
 
 SUMS = (Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO)
@@ -37,6 +35,7 @@ def refuse(
     elbo: ELBO,
     optimizer: Any,
     options: TrainingOptions,
+    start: Position,
 ) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` for what several processes cannot share.
 
@@ -47,9 +46,12 @@ def refuse(
         elbo: the objective.
         optimizer: the optimizer.
         options: how to train.
+        start: where training goes on.
     """
     weights = [(name, list(p.shape)) for name, p in pair.named_parameters()]
-    told = {"seed": options.seed, "epochs": options.epochs, "batch size": source.batch_size}
+    told = {name: described(value) for name, value in vars(options).items()}
+    told |= {"batch size": source.batch_size, "objective": described(elbo)}
+    told |= {"start": (start.epoch, len(start.losses)), "optimizer": described(optimizer)}
     ranks.check_equal({**told, "weights": weights, "data": checksum(source)})
     rows = min(source.batch_size, source.rows or source.batch_size)
     if rows < ranks.size:
@@ -84,6 +86,26 @@ def refuse(
             )
 
 
+def described(value: Any, deep: int = 2) -> Any:
+    """A value that can be compared with that of another process.
+
+    Of an object, it is its class and its attributes, and of an optimizer of torch, its settings.
+
+    Args:
+        value: the value.
+        deep: into how many objects within objects it looks.
+    """
+    if isinstance(value, int | float | str | bool | tuple | None):
+        return value
+    if isinstance(value, Tensor):
+        return value.tolist()
+    held: Any = getattr(value, "__dict__", {})
+    if isinstance(value, torch.optim.Optimizer):
+        held = {f"{k} {i}": v for i, g in enumerate(value.param_groups) for k, v in g.items()}
+        held = {key: v for key, v in held.items() if not key.startswith("params ")}
+    return type(value).__name__, {k: described(v, deep - 1) for k, v in held.items() if deep}
+
+
 def checksum(source: Source) -> str:
     """A text that tells unequal data apart; of data that comes in batches, its first batch."""
     data: Any = Batch.of(source.first()).tensors()
@@ -101,50 +123,6 @@ def modules(pair: Pair) -> Iterator[nn.Module]:
     """All modules of the programs, with those inside."""
     for module in pair.modules:
         yield from module.modules()
-
-
-def try_share(ranks: Ranks, pair: Pair, elbo: ELBO, batch: Batch, begins: bool, seed: int) -> None:
-    """Compute the loss of a batch once, shared, from the weights of the process 0.
-
-    Args:
-        ranks, pair, elbo: as for :func:`refuse`.
-        batch: a batch like those of training.
-        begins, seed: as for :meth:`Pair.tried() <pyro_vae.pair.Pair.tried>`.
-
-    Raises:
-        InputError: random numbers that cannot be shared, or a buffer that the programs change.
-    """
-    ranks.follow_first((*pair.parameters(), *pair.buffers()))
-    own = ranks.begin(len(batch))
-    rows, loss = batch.cut(own.start, own.stop), Share(elbo, ranks)
-    with (
-        pyro.validation_enabled(),
-        pair.tried(True, begins, batch, seed),
-        shared(ranks, pair, elbo),
-    ):
-        # The first call finds out how many plates there are, and draws for it.
-        loss.loss(pair.model, pair.guide, *rows.args, **rows.named)
-        with checked(ranks, pair):
-            loss.loss(pair.model, pair.guide, *rows.args, **rows.named)
-
-
-@contextmanager
-def checked(ranks: Ranks, pair: Pair) -> Iterator[None]:
-    """While the loss of a batch is computed once: look for what the processes would not share."""
-    own = {id(b) for m in modules(pair) if isinstance(m, BatchNorm) for b in m.buffers()}
-    before = [(b, b.clone()) for b in pair.buffers() if id(b) not in own]
-    ranks.state = random_state()
-    try:
-        yield
-        check_state(ranks)
-    finally:
-        ranks.state = None
-    for buffer, value in before:
-        if not torch.equal(buffer, value):
-            raise InputError(
-                f"the programs change a buffer of the shape {list(buffer.shape)}, which several "
-                "processes would change in different ways; train in one process"
-            )
 
 
 @contextmanager

@@ -20,7 +20,7 @@ class OwnRows(Rows):
     Attributes:
         images: the rows of the batch.
         start, stop: the rows of this process.
-        state: while :func:`.refusing.checked` looks, the state of torch's random numbers after the
+        state: while :func:`.trial.checked` looks, the state of torch's random numbers after the
             last draw that was split; else None.
     """
 

@@ -15,12 +15,14 @@ from .. import checks, figures
 from ..data import Data
 from ..errors import InputError, TrainingError
 from ..history import Callback, CollapseWarning, Epoch, Position, collapsed
+from ..pair import Pair
 from ..progress import Bar
 from ..ranks import Ranks
+from ..settings import TrainingOptions
 from ..storage import checkpoint
 from ..storage.writing import remove_leftovers, written
 from ..trackers import Tracker
-from ..training import adam, fit
+from ..training import adam, begun, fit
 from ..words import counted
 from . import folder as files
 from . import older
@@ -51,6 +53,16 @@ def begin(run: Run, folder: Path, compiled: bool | None = None, ranks: Ranks | N
     run.checksum, run.compiled = run.data.checksum(), compiled
     if ranks is None or ranks.first:
         files.create(folder, config_of(run), state_at(run, run.start))
+
+
+def refuse(run: Run, ranks: Ranks) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for what several processes cannot share.
+
+    ``fit`` refuses it, too, but the folder of a new run is made before.
+    """
+    if ranks.size > 1:
+        pair = Pair.of(run.vae)
+        begun(pair, run.data, TrainingOptions(**run.training), run.optimizer, run.start)
 
 
 def config_of(run: Run) -> dict[str, Any]:
