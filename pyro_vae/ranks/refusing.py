@@ -99,6 +99,8 @@ def described(value: Any, deep: int = 2) -> Any:
         return value
     if isinstance(value, Tensor):
         return value.tolist()
+    if isinstance(value, dict):
+        return {key: described(each, deep) for key, each in value.items()}
     held: Any = getattr(value, "__dict__", {})
     if isinstance(value, torch.optim.Optimizer):
         held = {f"{k} {i}": v for i, g in enumerate(value.param_groups) for k, v in g.items()}
