@@ -8,7 +8,11 @@ and take the key as their seed. That path has not been run on a GPU yet.
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,3 +82,44 @@ def states(seed: int, kind: int, block: int) -> list[Tensor]:
     rows[:, WORDS].view(np.uint64)[:] = stream.view(np.uint32).reshape(BLOCK, 624)
     # A storage for each, because torch 2.15 crashes at a state that is a part of another tensor.
     return [torch.from_numpy(row) for row in rows]
+
+
+class Randomness:
+    """Random numbers of torch (CPU), NumPy and Python that are a function of some whole numbers.
+
+    Args:
+        key: the numbers.
+    """
+
+    def __init__(self, *key: int) -> None:
+        words = np.random.SeedSequence(key).generate_state(3).tolist()
+        generator = np.random.mtrand._rand  # the one behind np.random.rand
+        before = self.read()
+        torch.default_generator.manual_seed(words[0])
+        generator.seed(words[1])
+        random.seed(words[2])
+        self.states = self.read()
+        self.write(before)
+
+    @staticmethod
+    def read() -> tuple[Any, ...]:
+        """The states of the three generators."""
+        return torch.get_rng_state(), np.random.mtrand._rand.get_state(), random.getstate()
+
+    @staticmethod
+    def write(states: tuple[Any, ...]) -> None:
+        """Set the states of the three generators."""
+        torch.set_rng_state(states[0])
+        np.random.mtrand._rand.set_state(states[1])
+        random.setstate(states[2])
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Draw these numbers. Afterwards the global generators are as before."""
+        before = self.read()
+        self.write(self.states)
+        try:
+            yield
+        finally:
+            self.states = self.read()
+            self.write(before)

@@ -15,14 +15,11 @@ Only some batches are in memory at a time, so that the data can be larger than m
 
 from __future__ import annotations
 
-import random
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Sampler
@@ -30,52 +27,12 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 from .batch import Batch
 from .data import Images, StoredImages
 from .errors import InputError
+from .noise import Randomness
 from .sources import ImagesInMemory, InMemory, Piece, Source, batches, steps_of_epoch
 
 ORDER, LOADING = 0, 1
 """What random numbers are for: the order of an epoch, and the rows of one of its batches."""
 END = object()
-
-
-class Randomness:
-    """Random numbers of torch (CPU), NumPy and Python that are a function of some whole numbers.
-
-    Args:
-        key: the numbers.
-    """
-
-    def __init__(self, *key: int) -> None:
-        words = np.random.SeedSequence(key).generate_state(3).tolist()
-        generator = np.random.mtrand._rand  # the one behind np.random.rand
-        before = self.read()
-        torch.default_generator.manual_seed(words[0])
-        generator.seed(words[1])
-        random.seed(words[2])
-        self.states = self.read()
-        self.write(before)
-
-    @staticmethod
-    def read() -> tuple[Any, ...]:
-        """The states of the three generators."""
-        return torch.get_rng_state(), np.random.mtrand._rand.get_state(), random.getstate()
-
-    @staticmethod
-    def write(states: tuple[Any, ...]) -> None:
-        """Set the states of the three generators."""
-        torch.set_rng_state(states[0])
-        np.random.mtrand._rand.set_state(states[1])
-        random.setstate(states[2])
-
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """Draw these numbers. Afterwards the global generators are as before."""
-        before = self.read()
-        self.write(self.states)
-        try:
-            yield
-        finally:
-            self.states = self.read()
-            self.write(before)
 
 
 def apart(loader: Iterable[Any], *key: int) -> Iterator[Any]:

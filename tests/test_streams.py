@@ -26,8 +26,9 @@ from pyro_vae import InputError, fit, loop, training
 from pyro_vae.batch import Batch
 from pyro_vae.compiling import CompiledSVI
 from pyro_vae.history import Callback, Position
+from pyro_vae.noise import Randomness
 from pyro_vae.sources import Source
-from pyro_vae.streams import Randomness, source_of
+from pyro_vae.streams import source_of
 
 LEGACY = np.random.mtrand._rand  # the generator behind np.random.rand
 
