@@ -168,7 +168,13 @@ def mark_sections(app, what, name, thing, options, lines: list[str]) -> None:
         lines += ["", f".. rst-class:: {kind.lower()}", "", f"**{kind}** \N{EM SPACE}{text}", ""]
 
 
+def leave_out(app, what, name, obj, skip, options) -> bool | None:
+    """Leave out what scikit-learn adds to an estimator: it refers to pages of scikit-learn."""
+    return True if re.fullmatch(r"set_\w+_request", name.rpartition(".")[2]) else None
+
+
 def setup(app) -> None:
+    app.connect("autodoc-skip-member", leave_out)
     # Before napoleon, which has the default priority of 500.
     app.connect("autodoc-process-docstring", mark_sections, priority=400)
     GENERATED.mkdir(exist_ok=True)

@@ -11,7 +11,8 @@ programs must meet three conditions:
   measured, and not the objective of training.
 
 A program that does not meet them raises an :class:`~pyro_vae.errors.InputError`. A program is
-called with a :class:`~pyro_vae.batch.Batch`. :mod:`.draws` runs it for several draws of z.
+called with a :class:`~pyro_vae.batch.Batch`. :mod:`~pyro_vae.evaluation.draws` runs it for several
+draws of z.
 
 Random numbers, the draws of pixels included, are drawn in blocks of a fixed size. So no result
 depends on how much is computed at once.

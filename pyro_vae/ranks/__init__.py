@@ -3,8 +3,8 @@
 ``torchrun --nproc-per-node 2 -m pyro_vae train ...`` starts them. Each process takes its rows of
 each batch, and a step is the step that one process takes with the whole batch:
 
-- **Noise** (:mod:`.draws`): it is a function of the seed and the step, so each process draws the
-  noise of the whole batch and keeps the rows of its own images.
+- **Noise** (:mod:`~pyro_vae.ranks.draws`): it is a function of the seed and the step, so each
+  process draws the noise of the whole batch and keeps the rows of its own images.
 - **Batch normalization and objectives** that look across a batch get what they need from the other
   processes (:class:`.group.Ranks`), with gradients.
 - **Gradients** are summed over the processes before the optimizer uses them, by one all-reduce
