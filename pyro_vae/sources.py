@@ -173,6 +173,7 @@ class ImagesInMemory(InMemory):
     def __init__(self, images: Images, batch_size: int, dtype: torch.dtype | None) -> None:
         self.images = images
         with torch.random.fork_rng():
+            torch.manual_seed(0)  # so that all processes try the programs on equal pixels
             # One place in memory for the pixels of all epochs, as a CUDA graph needs it.
             pixels = images.drawn().pixels
         super().__init__(pixels, batch_size, partial(as_float, dtype=dtype))
