@@ -14,7 +14,8 @@ def code_cells(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
+def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two notebooks at a time share the cores
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": tmp_path}}).execute()
 
