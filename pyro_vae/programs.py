@@ -229,7 +229,7 @@ def expect(program: Program, x: Tensor, mask: Any = None) -> tuple[Tensor, Tenso
         mask = as_mask(mask, x)
     if not is_validation_enabled():
         return x, mask
-    if mask is None and x.isnan().any():
+    if mask is None and x.amin().isnan():  # in one pass: the smallest of numbers and NaN is NaN
         mask = ~x.isnan()
     low, high = program.bounds
     if mask is not None:
