@@ -242,7 +242,7 @@ CASES = {
     ),
     "random numbers of Python": (
         lambda: rows_fitted(start=lambda rows: random.random()),
-        "losses of 2",
+        "of 2 processes do not add up",
     ),
     "units as many as rows": (
         lambda: programs_fitted(units, lambda x: units(x, observed=False)),
