@@ -75,8 +75,9 @@ def try_share(ranks: Ranks, pair: Pair, elbo: ELBO, batch: Batch, begins: bool, 
     raise InputError(
         f"the {what or 'losses'} of {ranks.size} processes do not add up to that of the whole "
         "batch, because something in the programs is not a sum over rows, such as pyro.factor or "
-        "an observed site outside the plate of the rows, a scale or a mean that depends on the batch, "
-        "or a random number that is not of torch; put it into the plate, or train in one process"
+        "an observed site outside the plate of the rows, a scale or a mean that depends on the "
+        "batch, or a random number that is not of torch; put it into the plate, or train in one "
+        "process"
     )
 
 
