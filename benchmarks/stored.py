@@ -25,7 +25,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from pyro_vae import VAE, Callback, Position, fit, load_data
-from pyro_vae.data import open_images
+from pyro_vae.data import open_data
 
 RESULT = Path(__file__).parent / "results" / "stored.json"
 COUNTS = (10_000, 100_000)
@@ -61,7 +61,7 @@ def measure(path: str, kind: str) -> dict[str, Any]:
         data = load_data(path, binarize="dynamic").train
         some = data.first(10_000)
     else:
-        data, _ = open_images(path, binarize="dynamic")
+        data = open_data(path, binarize="dynamic").train
         some = data.sample()
     vae = VAE.for_data(some, 20)
     if kind == "workers":

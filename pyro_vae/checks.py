@@ -20,8 +20,10 @@ from .errors import InputError, broken_distribution
 from .evaluation.rows import check_arguments
 from .history import Callback, Position
 from .latents import Sites
+from .modules import refuse_device
 from .options import is_whole
 from .pair import Pair
+from .programs import ModelProgram
 from .sources import Source, epochs_done
 
 
@@ -35,6 +37,7 @@ def check_data(data: Data | StoredData) -> None:
 def check_weights(pair: Pair) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` for a parameter that cannot be trained."""
     for name, p in pair.named_parameters():
+        refuse_device(p.device)
         if p.dtype in (torch.float16, torch.bfloat16):
             raise InputError(
                 f"the weight {name} has the type {str(p.dtype).removeprefix('torch.')}, which is "
@@ -46,6 +49,17 @@ def check_weights(pair: Pair) -> None:
                 f"the weight {name} was made in torch.inference_mode and can have no gradient; "
                 "make the VAE outside of it"
             )
+
+
+def check_holes(pair: Pair, batch: Batch) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for NaN that a VAE of this library is given
+    without a mask. Training runs without Pyro's validation, which makes the mask elsewhere."""
+    holes = any(x.isnan().any() for x in batch.tensors() if x.is_floating_point())
+    if holes and isinstance(pair.model, ModelProgram) and "mask" not in batch.named:
+        raise InputError(
+            "the data has NaN, and fit needs the mask of what was observed beside it: "
+            'fit(vae, {"x": x, "mask": ~x.isnan()})'
+        )
 
 
 def check_trainable(pair: Pair) -> None:

@@ -7,7 +7,7 @@ import sys
 
 from .errors import InputError
 
-ON_DISK = "leave them on disk by --stream (in Python by open_images), or give fewer or smaller ones"
+ON_DISK = "leave them on disk by --stream (in Python by open_data), or give fewer or smaller ones"
 """What can be done with images that do not fit into memory."""
 
 

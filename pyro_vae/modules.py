@@ -11,6 +11,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from .errors import InputError
+
+UNUSABLE = {
+    "mps": "has no float64, in which losses and weights are summed",
+    "meta": "holds no numbers",
+}
+"""Devices of torch that training and evaluation cannot use, and why."""
+
+
+def refuse_device(device: torch.device) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a device that cannot be used."""
+    if why := UNUSABLE.get(device.type):
+        raise InputError(f"the device {device.type} {why}; take cpu or cuda")
+
 
 @contextmanager
 def mode(training: bool, *modules: nn.Module) -> Iterator[None]:

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, Unpack, overload
 
 import torch
@@ -43,41 +43,25 @@ own work, and takes 18 to 26 s with an empty cache.
 Optimizer = torch.optim.Optimizer | PyroOptim
 
 
-@overload
-def fit(
-    vae: Any,
-    data: Any,
-    /,
-    *,
-    options: TrainingOptions | None = ...,
-    test: Any = ...,
-    kwargs: Mapping[str, Any] | None = ...,
-    optimizer: Optimizer | None = ...,
-    compiled: bool | None = ...,
-    start: Position | None = ...,
-    callback: Callback | Sequence[Callback] | None = ...,
-    progress: bool | None = ...,
-    **given: Unpack[TrainingArguments],
-) -> list[Epoch]: ...
+class Arguments(TrainingArguments, total=False):
+    """The keyword arguments of :func:`fit`, as type checkers see them."""
+
+    options: TrainingOptions | None
+    test: Any
+    kwargs: Mapping[str, Any] | None
+    optimizer: Optimizer | None
+    compiled: bool | None
+    start: Position | None
+    callback: Callback | Sequence[Callback] | None
+    progress: bool | None
 
 
 @overload
-def fit(
-    model: Any,
-    guide: Any,
-    data: Any,
-    /,
-    *,
-    options: TrainingOptions | None = ...,
-    test: Any = ...,
-    kwargs: Mapping[str, Any] | None = ...,
-    optimizer: Optimizer | None = ...,
-    compiled: bool | None = ...,
-    start: Position | None = ...,
-    callback: Callback | Sequence[Callback] | None = ...,
-    progress: bool | None = ...,
-    **given: Unpack[TrainingArguments],
-) -> list[Epoch]: ...
+def fit(vae: Any, data: Any, /, **given: Unpack[Arguments]) -> list[Epoch]: ...
+
+
+@overload
+def fit(model: Any, guide: Any, data: Any, /, **given: Unpack[Arguments]) -> list[Epoch]: ...
 
 
 @torch.inference_mode(False)
@@ -99,8 +83,8 @@ def fit(
     are the parameters of these modules, and those that the programs make or register by
     ``pyro.param`` and ``pyro.module``. A step is that of ``pyro.infer.SVI``.
 
-    The data is a ``Data`` with training and test images, or ``Images``; a tensor; a tuple or a dict
-    of tensors; a torch ``Dataset``, map-style or iterable; or a ``DataLoader``. A batch becomes the
+    The data is a ``Data`` or a ``StoredData`` with training and test images, or ``Images``; a
+    tensor; a tuple or a dict of tensors; a torch ``Dataset``, map-style or iterable; or a ``DataLoader``. A batch becomes the
     arguments of both programs: a tensor is ``model(x)``, a tuple or a list is ``model(*batch)``, a
     dict is ``model(**batch)``. The first dimension of each tensor counts the rows. What belongs to
     a row, such as its label, stands in the data. What is the same for all rows, such as a weight of
@@ -149,6 +133,7 @@ def fit(
             the data, nothing to train, a ``start`` that does not fit, or ``compiled=True`` without
             a C++ compiler.
         TrainingError: the loss or a weight became NaN or infinite.
+        RankError: another process of the training ended or cannot be reached.
 
     Warns:
         UserWarning: Ctrl-C ended training.
@@ -246,6 +231,8 @@ def begun(
             f"batch_size={options.batch_size}; leave batch_size out"
         )
     checks.check_start(start, source)
+    rows = source.data if isinstance(source, InMemory) else source.first()
+    checks.check_holes(pair, Batch.of(rows, further))
     batch, begins = Batch.of(source.first(), further), not (start.epoch or len(start.losses))
     sites = checks.try_programs(pair, batch, begins, options.seed)
     pair.register()
@@ -282,10 +269,8 @@ def options_of(options: TrainingOptions | None, given: Mapping[str, Any]) -> Tra
     Raises:
         InputError: an unknown argument; the sentence has the nearest names.
     """
-    known = [each.name for each in fields(TrainingOptions)]
-    own = ["options", "test", "kwargs", "optimizer", "compiled", "start", "callback", "progress"]
     for name in given:
-        lookup("argument of fit", name, dict.fromkeys([*known, *own]))
+        lookup("argument of fit", name, Arguments.__annotations__)
     if options is not None and not isinstance(options, TrainingOptions):
         raise InputError(f"options is a TrainingOptions of pyro_vae.settings, not {options!r:.100}")
     return replace(options or TrainingOptions(), **given)

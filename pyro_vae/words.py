@@ -17,8 +17,8 @@ def plus_minus(mean: float, error: float | None, digits: int = 2) -> str:
 
 
 def protocol_of(binarize: str) -> str:
-    """A binarisation in a sentence: ``not binarised``, ``dynamic binarisation``."""
-    return "not binarised" if binarize == "none" else f"{binarize} binarisation"
+    """A binarisation in a sentence: ``no binarisation``, ``dynamic binarisation``."""
+    return f"{'no' if binarize == 'none' else binarize} binarisation"
 
 
 def first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import partial
 
 import pyro
@@ -15,7 +16,7 @@ from support.rows import scored
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from pyro_vae import VAE, Guide, InputError, Likelihood, Network
+from pyro_vae import VAE, Guide, InputError, Likelihood, Network, fit
 from pyro_vae.compiling import CompiledELBO
 from pyro_vae.data import Images
 from pyro_vae.evaluation import elbo
@@ -237,3 +238,21 @@ def test_what_a_mask_cannot_serve_is_refused():
     x[2, 1] = NAN
     with pytest.raises(InputError, match=r"x\[2, 1\] is nan"):
         Trace_ELBO().loss(plain.model, plain.guide, x, mask=torch.ones_like(x) > 0)
+
+
+def test_fit_takes_a_mask_beside_the_data():
+    """The numbers in the holes change nothing, and NaN without a mask is refused."""
+    torch.manual_seed(0)
+    x, mask = torch.randn(40, 5), torch.rand(40, 5) < 0.7
+    vae = VAE((5,), 2, likelihood="student-t", hidden=(4,))
+    ends = []
+    for hole in (torch.nan, 0.0, 9.0):
+        copy = deepcopy(vae)
+        data = {"x": torch.where(mask, x, hole), "mask": mask}
+        fit(copy, data, epochs=2, batch_size=16, compiled=False)
+        ends.append(copy.state_dict())
+    for name, value in ends[1].items():
+        assert torch.equal(ends[0][name], value)
+        assert torch.equal(ends[2][name], value)
+    with pytest.raises(InputError, match="the data has NaN, and fit needs the mask"):
+        fit(vae, torch.where(mask, x, torch.nan))

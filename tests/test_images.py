@@ -216,3 +216,12 @@ def test_two_parts_are_joined_in_order_with_labels_and_files_that_both_have():
     assert both.pixels.flatten().tolist() == both.labels.tolist() == [3, 1, 4]
     assert both.files == ("d", "b", "e")
     assert a.joined(Images(pixels)).labels is None
+
+
+def test_drawn_pixels_of_floats_are_independent_of_torch_s_numbers_of_the_same_seed():
+    """The draws of z in an evaluation have the same seed on a CPU."""
+    pixels = torch.full((1, 20_000), 0.5)
+    drawn = bernoulli(pixels, torch.Generator().manual_seed(3))[0].float()
+    torch.manual_seed(3)
+    for noise in (torch.rand(20_000), torch.randn(20_000)):
+        assert torch.corrcoef(torch.stack([drawn, noise]))[0, 1].abs() < 0.03

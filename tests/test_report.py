@@ -317,7 +317,7 @@ def test_another_binarisation_is_refused_or_marked():
         choose_binarization("dynamic", "static")
     used, mark = choose_binarization("dynamic", "static", anyway=True)
     assert used == "static"
-    assert mark == "trained under dynamic binarisation, evaluated under static"
+    assert mark == "trained under dynamic binarisation, evaluated under static binarisation"
 
 
 def small_report(**other):

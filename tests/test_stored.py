@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from pyro_vae import VAE, InputError, elbo, fit, load_data
 from pyro_vae.batch import Batch
-from pyro_vae.data import Images, open_data, open_images, reader
+from pyro_vae.data import Images, open_data, reader
 from pyro_vae.data.stored import bernoulli
 from pyro_vae.ranks.rows import OwnRows
 from pyro_vae.streams import source_of
@@ -34,7 +34,8 @@ def numbers(images) -> torch.Tensor:
 @pytest.mark.parametrize("binarize", ["none", "threshold"])
 def test_the_rows_are_those_in_memory(kind, binarize, array, image_folder):
     path = array[0] if kind == "array" else image_folder[0]
-    parts = open_images(path, binarize=binarize)
+    data = open_data(path, binarize=binarize)
+    parts = data.train, data.test
     whole = load_data(path, binarize=binarize, test_fraction=0).train
     expected = whole.batch(slice(None))
     assert [len(part) for part in parts] == ([48, 12] if kind == "array" else [10, 2])
@@ -108,17 +109,17 @@ def test_an_image_that_contradicts_those_that_were_looked_at_is_refused(tmp_path
         mask = np.full((4, 5), 7 if i == 1 else 1, np.uint8)
         write(tmp_path / "b" / f"{i}.png", mask)
     with pytest.raises(InputError, match=r"1.png' has colour, and the images that were looked at"):
-        _ = [part.loaded() for part in open_images(tmp_path / "a")]
+        _ = open_data(tmp_path / "a").train.loaded(), open_data(tmp_path / "a").test.loaded()
     with pytest.warns(UserWarning, match="read as masks"):
-        parts = open_images(tmp_path / "b")
+        data = open_data(tmp_path / "b")
     with pytest.raises(InputError, match=r"1.png' has the pixel 7, and .* are masks"):
-        _ = [part.loaded() for part in parts]
+        _ = data.train.loaded(), data.test.loaded()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_grey_pixels_are_refused_where_a_likelihood_scores_only_0_and_1(dtype, tmp_path):
     np.save(tmp_path / "a.npy", np.full((9, 2, 2), 0.5, dtype))
-    train, _ = open_images(tmp_path / "a.npy")
+    train = open_data(tmp_path / "a.npy").train
     with pytest.raises(InputError, match="has grey pixels, and the likelihood scores"):
         _ = replace(train, binary=True)[0]
     assert replace(train, binary=True, binarize="threshold")[0].unique().tolist() == [1.0]
@@ -127,7 +128,7 @@ def test_grey_pixels_are_refused_where_a_likelihood_scores_only_0_and_1(dtype, t
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_while_rows_are_read_is_one_sentence(workers, tmp_path):
     np.save(tmp_path / "a.npy", np.linspace(0, 1, 80, dtype=np.float32).round().reshape(20, 2, 2))
-    train, _ = open_images(tmp_path / "a.npy", workers=workers)
+    train = open_data(tmp_path / "a.npy", workers=workers).train
     made = source_of(replace(train, binary=True), 7, None, None)
     np.lib.format.open_memmap(tmp_path / "a.npy")[:] = 0.5
     with pytest.raises(InputError, match=r"^an image of .* has grey pixels, .*, or another "):
@@ -148,7 +149,7 @@ def in_order(rows, batches):
 
 def test_drawn_pixels_are_a_function_of_seed_epoch_and_row(array):
     """They depend neither on the number of processes that read, nor on those that train."""
-    train, _ = open_images(array[0], binarize="dynamic")
+    train = open_data(array[0], binarize="dynamic").train
     rows, batches = epoch_of(train, 2)
     assert sorted(np.concatenate(rows)) == list(range(48))
     for workers in (1, 2):
@@ -179,12 +180,12 @@ def test_floats_and_truth_values_are_read(dtype, tmp_path):
     pixels = np.random.RandomState(0).rand(8, 3, 4, 4)
     pixels = (pixels > 0.5) if dtype == np.bool_ else pixels.astype(dtype)
     np.save(tmp_path / "a.npy", pixels)
-    train, _ = open_images(tmp_path / "a.npy")
+    train = open_data(tmp_path / "a.npy").train
     torch.testing.assert_close(numbers(train), torch.from_numpy(pixels[train.index]).float())
 
 
 def test_dynamic_pixels_have_the_mean_of_the_grey_ones(array):
-    train, _ = open_images(array[0], binarize="dynamic")
+    train = open_data(array[0], binarize="dynamic").train
     drawn = sum(numbers(train) for _ in range(400)) / 400
     grey = torch.from_numpy(array[1][train.index][:, None]) / 255
     assert set(train[0].unique().tolist()) <= {0.0, 1.0}
@@ -193,7 +194,8 @@ def test_dynamic_pixels_have_the_mean_of_the_grey_ones(array):
 
 def test_training_is_that_of_the_same_rows_in_memory(array):
     """The same batches in the same order: the order of stored rows is a function of the seed."""
-    train, test = open_images(array[0], binarize="threshold")
+    data = open_data(array[0], binarize="threshold")
+    train, test = data.train, data.test
     memory = numbers(train)
     vae = VAE.for_data(train.sample(), 2, hidden=(8,))
     loader = DataLoader(train, batch_size=len(train))
@@ -209,7 +211,7 @@ def test_training_is_that_of_the_same_rows_in_memory(array):
 
 
 def test_a_sample_is_in_memory_and_is_measured_for_a_vae(array):
-    train, _ = open_images(array[0])
+    train = open_data(array[0]).train
     some = train.sample(20)
     assert isinstance(some, Images)
     assert len(some) == 20
@@ -221,11 +223,11 @@ def test_a_sample_is_in_memory_and_is_measured_for_a_vae(array):
 def test_images_of_two_sizes_are_refused_with_their_sizes(image_folder):
     folder, _ = image_folder
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "cats" / "99.png")
-    parts = open_images(folder)
+    data = open_data(folder)
     with pytest.raises(InputError, match=r"99.png' is 9 x 9 .*first one is 6 x 5.*options size"):
-        _ = [part.pixels(range(len(part))) for part in parts]
-    train, test = open_images(folder, size=(6, 6), crop=True)
-    assert numbers(train).shape[1:] == numbers(test).shape[1:] == (1, 6, 6)
+        _ = [part.pixels(range(len(part))) for part in (data.train, data.test)]
+    data = open_data(folder, size=(6, 6), crop=True)
+    assert numbers(data.train).shape[1:] == numbers(data.test).shape[1:] == (1, 6, 6)
 
 
 @pytest.mark.parametrize(
@@ -233,19 +235,19 @@ def test_images_of_two_sizes_are_refused_with_their_sizes(image_folder):
     [
         ({"binarize": "static"}, "needs them in memory; take dynamic or threshold"),
         ({"binarize": "dynamical"}, "did you mean dynamic"),
-        ({"test_fraction": 0}, "test_fraction is a number between 0 and 1, not 0"),
+        ({"test_fraction": 1}, r"test fraction 1 is not in \[0, 1\)"),
         ({"size": 8}, "size, crop and grey change the image files of a folder"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, message, array):
     with pytest.raises(InputError, match=message):
-        open_images(array[0], **options)
+        open_data(array[0], **options)
 
 
 def test_a_file_that_is_no_array_is_refused(tmp_path):
     (tmp_path / "a.npy").write_bytes(b"not an array")
     with pytest.raises(InputError, match=r"is not a readable \.npy file"):
-        open_images(tmp_path / "a.npy")
+        open_data(tmp_path / "a.npy")
     np.save(tmp_path / "b.npy", np.zeros((1, 4, 4), np.uint8))
     with pytest.raises(InputError, match="has fewer than 2 images"):
-        open_images(tmp_path / "b.npy")
+        open_data(tmp_path / "b.npy")

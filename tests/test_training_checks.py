@@ -18,6 +18,7 @@ from torch import nn
 from pyro_vae import VAE, InputError, fit
 from pyro_vae.data import Data
 from pyro_vae.errors import TrainingError
+from pyro_vae.modules import refuse_device
 from pyro_vae.noise import EPOCH, STEP, seed_noise
 from pyro_vae.sources import batches
 from pyro_vae.training import adam
@@ -325,3 +326,16 @@ def test_what_is_not_a_vae_is_refused(data, given):
 def test_an_empty_part_is_refused_before_training(train, test, part):
     with pytest.raises(InputError, match=f"'stripes' has no {part} images"):
         fit(small(), stripes(train, test))
+
+
+@pytest.mark.parametrize("name", ["mps", "meta"])
+def test_a_device_without_what_sums_need_is_refused(name):
+    """A tensor on mps cannot be made here, so its device alone is tried."""
+    with pytest.raises(InputError, match=f"the device {name} .*; take cpu or cuda"):
+        refuse_device(torch.device(name))
+
+
+def test_weights_that_hold_no_numbers_are_refused(data):
+    vae = small().to("meta")
+    with pytest.raises(InputError, match="the device meta holds no numbers; take cpu or cuda"):
+        fit(vae, data)

@@ -229,6 +229,8 @@ def pick(device: str) -> torch.device:
     """The device that ``--device`` names."""
     import torch
 
+    from ..modules import refuse_device
+
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -237,6 +239,7 @@ def pick(device: str) -> torch.device:
         raise InputError(
             f"--device {device!r} is not there; take auto, or cpu, which every machine has"
         ) from None
+    refuse_device(torch.device(device))
     return torch.device(device)
 
 

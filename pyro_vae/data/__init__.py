@@ -10,7 +10,7 @@ Example:
 from .datasets import DATASETS, DataSet, data_folder
 from .images import BINARIZE, Images
 from .loading import Data, load_data
-from .opening import StoredData, open_data, open_images
+from .opening import StoredData, open_data
 from .stored import StoredImages, in_memory
 
 __all__ = [
@@ -25,5 +25,4 @@ __all__ = [
     "in_memory",
     "load_data",
     "open_data",
-    "open_images",
 ]

@@ -264,7 +264,12 @@ def bernoulli(
     device = pixels.device if generator is None else generator.device
     if out is None:
         out = torch.empty(pixels.shape, dtype=torch.bool, device=pixels.device)
-    if pixels.dtype != torch.uint8:
+    if pixels.dtype != torch.uint8 and device.type == "cpu":
+        # From a generator of NumPy, which is independent of torch's with the same seed.
+        seed = int(torch.randint(2**63 - 1, (), generator=generator))
+        uniform = np.random.Generator(SFC64(seed)).random(tuple(pixels.shape), np.float32)
+        noise = torch.from_numpy(uniform)
+    elif pixels.dtype != torch.uint8:
         noise = torch.rand(pixels.shape, generator=generator, device=device)
     elif device.type != "cpu":
         noise = torch.empty(pixels.shape, dtype=torch.uint8, device=device)

@@ -84,7 +84,36 @@ def open_data(
     grey: bool = False,
     workers: int = 0,
 ) -> StoredData:
-    """As :func:`open_images`; the parts of a folder that is split already may have a validation."""
+    """The images of a folder or of a ``.npy`` file, without reading them.
+
+    It serves images that do not fit into memory; :func:`~pyro_vae.data.load_data` reads all others
+    faster. The split is that of ``load_data``. Whether all images are grey or masks is told by 100
+    of them, and an image that contradicts them is an error when it is read.
+
+    Args:
+        path: a folder of image files, as for ``load_data``, or a ``.npy`` file of images.
+        binarize: ``none``, ``dynamic`` or ``threshold``.
+        test_fraction: the share of the images that becomes the test set, in [0, 1). A folder that
+            is split already ignores it.
+        split_seed: seed of the split.
+        size, crop, grey: as for ``load_data``.
+        workers: how many processes read batches ahead while ``fit`` trains.
+
+    Returns:
+        the training and the test images, each a torch ``Dataset``, for ``fit(vae, data)`` or a
+        ``DataLoader``; of a folder that is split already also its validation images, if any.
+
+    Raises:
+        InputError: the name of a data set, nothing is there, it cannot be read, there are fewer
+            than two images, or an option has a wrong value.
+
+    Example:
+        >>> import numpy as np
+        >>> np.save("grey.npy", np.arange(50 * 64, dtype=np.uint8).reshape(50, 8, 8))
+        >>> from pyro_vae.data import open_data
+        >>> data = open_data("grey.npy")
+        >>> history = fit(VAE.for_data(data.train.sample(), 2), data, epochs=1)
+    """
     if str(path) in DATASETS:
         raise InputError(
             f"{str(path)!r} is a data set that is read into memory; images that stay on disk are "
@@ -118,57 +147,3 @@ def open_data(
         return StoredData(str(path), *whole.split(test_fraction, split_seed))
     cut = {part: whole.subset(where) for part, where in parts.items()}
     return StoredData(str(path), cut["train"], cut["test"], cut.get("validation"))
-
-
-def open_images(
-    path: str | Path,
-    *,
-    binarize: str = "none",
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
-    size: int | Sequence[int] | None = None,
-    crop: bool = False,
-    grey: bool = False,
-    workers: int = 0,
-) -> tuple[StoredImages, StoredImages]:
-    """The training and the test images of a folder or a ``.npy`` file, without reading them.
-
-    It serves images that do not fit into memory; :func:`~pyro_vae.data.load_data` reads all others
-    faster. The split is that of ``load_data``. Whether all images are grey or masks is told by 100
-    of them, and an image that contradicts them is an error when it is read.
-
-    Args:
-        path: a folder of image files, as for ``load_data``, or a ``.npy`` file of images.
-        binarize: ``none``, ``dynamic`` or ``threshold``.
-        test_fraction: the share of the images that becomes the test set, in (0, 1). A folder that
-            is split already ignores it.
-        split_seed: seed of the split.
-        size, crop, grey: as for ``load_data``.
-        workers: how many processes read batches ahead while ``fit`` trains.
-
-    Returns:
-        two torch ``Dataset``, for ``fit(vae, train, test=test)`` or a ``DataLoader``.
-
-    Raises:
-        InputError: nothing is there, it cannot be read, or there are fewer than two images.
-
-    Example:
-        >>> import numpy as np
-        >>> np.save("grey.npy", np.arange(50 * 64, dtype=np.uint8).reshape(50, 8, 8))
-        >>> from pyro_vae.data import open_images
-        >>> train, test = open_images("grey.npy")
-        >>> history = fit(VAE.for_data(train.sample(), 2), train, test=test, epochs=1)
-    """
-    if not 0 < test_fraction < 1:
-        raise InputError(f"test_fraction is a number between 0 and 1, not {test_fraction!r}")
-    data = open_data(
-        path,
-        binarize=binarize,
-        test_fraction=test_fraction,
-        split_seed=split_seed,
-        size=size,
-        crop=crop,
-        grey=grey,
-        workers=workers,
-    )
-    return data.train, data.test

@@ -45,7 +45,7 @@ class Store:
 class StoredImages(Dataset[Tensor]):
     """A torch ``Dataset`` of images on disk: row i is float32 ``[C, H, W]`` in [0, 1], binarised.
 
-    Only the rows that are asked for are in memory. :func:`open_images` makes one.
+    Only the rows that are asked for are in memory. :func:`.open_data` makes them.
 
     Args:
         store: where the images are.

@@ -17,6 +17,7 @@ from ..data.images import Images
 from ..errors import InputError
 from ..options import at_least_one
 from ..progress import Report, silent
+from ..words import protocol_of
 from .importance import Importance, importance
 
 
@@ -64,17 +65,14 @@ def score_images(
     if pixel_draws > 1 and images.binarize != "dynamic":
         raise InputError(
             f"{pixel_draws} draws of the pixels need dynamic binarisation; these images have "
-            f"{images.binarize} binarisation, and their pixels are always the same"
+            f"{protocol_of(images.binarize)}, and their pixels are always the same"
         )
     # Not seed + 1 and so on, which the user may take for another result.
     seeds = [seed, *np.random.SeedSequence(seed).generate_state(pixel_draws - 1).tolist()]
-    each = [
-        importance(
-            model, guide, images, samples=samples, seed=own,
-            progress=share_of(progress, i, pixel_draws),
-        )
-        for i, own in enumerate(seeds)
-    ]  # fmt: skip
+    each = []
+    for i, own in enumerate(seeds):
+        tell = share_of(progress, i, pixel_draws)
+        each.append(importance(model, guide, images, samples=samples, seed=own, progress=tell))
     if pixel_draws == 1:
         return each[0]
 

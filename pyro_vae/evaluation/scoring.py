@@ -36,7 +36,7 @@ from ..batch import Batch
 from ..compiling import HANDLERS
 from ..errors import InputError
 from ..latents import Sites, infer, is_latent
-from ..modules import mode, modules_of
+from ..modules import mode, modules_of, refuse_device
 from ..objectives.divergences import base
 from .draws import DECISIONS, holds_all_draws, plates_of, run, stack_distributions
 
@@ -261,7 +261,7 @@ def measuring(*programs: Any, seed: int, device: torch.device) -> Iterator[None]
     because all threads share Pyro's handlers and torch's global generators.
 
     Raises:
-        InputError: a program that cannot be called.
+        InputError: a program that cannot be called, or a device that cannot be used.
     """
     for program in programs:
         if not callable(program):
@@ -269,6 +269,7 @@ def measuring(*programs: Any, seed: int, device: torch.device) -> Iterator[None]
                 "a model or a guide is a Pyro program, which is a function or a module that takes "
                 f"images, not a {type(program).__name__}"
             )
+    refuse_device(device)
     decisions = DECISIONS.set({})
     try:
         with (
@@ -277,7 +278,8 @@ def measuring(*programs: Any, seed: int, device: torch.device) -> Iterator[None]
             torch.random.fork_rng([device] if device.type == "cuda" else []),
             mode(False, *modules_of(programs)),
         ):
-            # Not ``seed`` itself, which seeds the draws of pixels.
+            # Not ``seed`` itself, which seeds the draws of pixels on a GPU. On a CPU torch uses the
+            # lower 32 bits, so the seeds are equal there, and NumPy draws the pixels.
             torch.manual_seed(seed + 2**40)
             yield
     finally:

@@ -23,6 +23,7 @@ from ..evaluation.scoring import Programs
 from ..programs import ModelProgram
 from ..progress import Report, silent
 from ..vae import VAE
+from ..words import protocol_of
 from . import figures as show
 from .intervals import Table, covered, pair, trust, with_error, withdraw
 from .samples import prior_gap
@@ -266,8 +267,8 @@ def choose_binarization(
         return trained, None
     if not anyway:
         raise InputError(
-            f"the run was trained under {trained} binarisation, and results under {asked} "
-            "binarisation cannot be compared with it; --other-protocol evaluates anyway and marks "
-            "the result"
+            f"the run was trained under {protocol_of(trained)}, and results under "
+            f"{protocol_of(asked)} cannot be compared with it; --other-protocol evaluates anyway "
+            "and marks the result"
         )
-    return asked, f"trained under {trained} binarisation, evaluated under {asked}"
+    return asked, f"trained under {protocol_of(trained)}, evaluated under {protocol_of(asked)}"

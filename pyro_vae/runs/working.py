@@ -206,7 +206,7 @@ def train(
             note_failure(folder, error, run.training["seed"])
         raise
     finally:
-        signals.largest = int
+        signals.largest = Ranks().largest  # this process alone
     signals.waiting = False
     signals.check()
     if not ranks.first:
