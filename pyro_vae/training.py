@@ -81,16 +81,17 @@ def fit(
 
     The programs are functions, modules, methods of modules or autoguides of Pyro. What is trained
     are the parameters of these modules, and those that the programs make or register by
-    ``pyro.param`` and ``pyro.module``. A step is that of ``pyro.infer.SVI``.
+    ``pyro.param`` and ``pyro.module``. A step is that of ``pyro.infer.SVI``. Only a parameter that
+    a step does not use differs: SVI moves it by its momentum, and the Adam of ``fit`` leaves it.
 
     The data is a ``Data`` or a ``StoredData`` with training and test images, or ``Images``; a
-    tensor; a tuple or a dict of tensors; a torch ``Dataset``, map-style or iterable; or a ``DataLoader``. A batch becomes the
-    arguments of both programs: a tensor is ``model(x)``, a tuple or a list is ``model(*batch)``, a
-    dict is ``model(**batch)``. The first dimension of each tensor counts the rows. What belongs to
-    a row, such as its label, stands in the data. What is the same for all rows, such as a weight of
-    the KL, stands in ``kwargs``: ``svi.step(x, y, beta=0.5)`` is ``fit(model, guide, (x, y),
-    kwargs={"beta": 0.5})``. The rows are in random order. If one batch holds all rows, they keep
-    their order, except for images.
+    tensor; a tuple or a dict of tensors; a torch ``Dataset``, map-style or iterable; or a
+    ``DataLoader``. A batch becomes the arguments of both programs: a tensor is ``model(x)``, a
+    tuple or a list is ``model(*batch)``, a dict is ``model(**batch)``. The first dimension of each
+    tensor counts the rows. What belongs to a row, such as its label, stands in the data. What is
+    the same for all rows, such as a weight of the KL, stands in ``kwargs``: ``svi.step(x, y,
+    beta=0.5)`` is ``fit(model, guide, (x, y), kwargs={"beta": 0.5})``. The rows are in random
+    order. If one batch holds all rows, they keep their order, except for images.
 
     The order and the drawn pixels of an epoch depend only on ``seed`` and on the number of the
     epoch, and the noise of a step only on ``seed`` and on the number of the step. So training that
