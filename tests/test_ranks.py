@@ -88,16 +88,21 @@ def test_three_processes_take_the_steps_of_one(name, three):
     check_same(THREE[name], [result[name] for result in three])
 
 
-@pytest.mark.slow
-def test_compiled_steps_are_those_of_one_process():
+COMPILED = {
+    "flat, 50 steps": "iwae",
+    "beta-tc, 50 steps": "beta-tc",
+    "ladder with batch normalization, 50 steps": "annealed(epochs=2)",
+}
+
+
+@pytest.mark.parametrize(
+    "names", [["flat, 50 steps"], pytest.param(list(COMPILED), marks=pytest.mark.slow)]
+)
+def test_compiled_steps_are_those_of_one_process(names):
     """Eager steps of one process are the reference."""
     cases = {
-        name: Case(TWO[name].vae, sgd=TWO[name].sgd, **FIFTY | {"objective": objective})
-        for name, objective in (
-            ("flat, 50 steps", "iwae"),
-            ("beta-tc, 50 steps", "beta-tc"),
-            ("ladder with batch normalization, 50 steps", "annealed(epochs=2)"),
-        )
+        name: Case(TWO[name].vae, sgd=TWO[name].sgd, **FIFTY | {"objective": COMPILED[name]})
+        for name in names
     }
     for case in cases.values():
         case.training["compiled"] = True

@@ -178,7 +178,7 @@ def draw(ranks: OwnRows, fn: Any, place: int, *args: Any, **kwargs: Any) -> Tens
         ranks.state = random_state()
     with WholeBatch(ranks, fn.batch_shape, place):
         value = fn(*args, **kwargs)
-    if ranks.state not in (None, random_state()):
+    if ranks.state is not None and ranks.state != random_state():
         raise InputError(
             f"the draws of {type(fn).__name__} take as many random numbers as their values need, "
             "so that several processes cannot share them; take another distribution, or train in "
