@@ -17,6 +17,8 @@ from .contracts import Likelihood, Network
 from .data import Data, Images
 from .data.images import describe
 from .errors import InputError
+from .holes import fill
+from .joining import Input
 from .latents import Layout, Shape, in_support, innermost
 from .likelihoods.located import HALF_A_LEVEL
 from .networks.layers import by_channel
@@ -55,6 +57,23 @@ def check_training(images: Any) -> Images:
     return images
 
 
+def condition_of(images: Images) -> int | list[int] | None:
+    """What a VAE for ``images`` is conditioned on: the number of classes of their context, or the
+    shape of its covariates; None for images without a context."""
+    context = images.context
+    if context is None:
+        return None
+    if context.dim() == 1 and not context.is_floating_point():
+        return max(len(images.classes), int(context.max()) + 1, 2)
+    return list(context.shape[1:]) or [1]
+
+
+def shows_own_units(choice: Choice) -> bool:
+    """Whether a likelihood shows entries to the encoder in units of its own."""
+    kind = type(choice.part) if choice.built else unwrapped(choice.part)
+    return isinstance(kind, type) and issubclass(kind, Likelihood) and kind.seen != Likelihood.seen
+
+
 def refuse_data(images: Images, likelihood: Any) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` if a likelihood does not score some of the
     training data. Grey pixels of 0 to 1 pass, because they can still be drawn as 0 or 1."""
@@ -62,8 +81,11 @@ def refuse_data(images: Images, likelihood: Any) -> None:
         return
     # The draws of pixels leave the global random numbers as they are.
     generator = torch.Generator(images.pixels.device).manual_seed(0)
-    for x in images.batches(1000, generator):
-        Likelihood.of(likelihood).check(x)
+    part = Likelihood.of(likelihood)
+    for start in range(0, len(images), 1000):
+        rows = images.rows(slice(start, start + 1000), generator)
+        (x,), mask = rows.args, rows.kwargs.get("mask")
+        part.check(x if mask is None else fill(x, mask, part.support))
 
 
 def start_likelihood(part: Any, mean: Tensor) -> None:
@@ -91,13 +113,14 @@ def statistics(images: Images) -> tuple[Tensor, list[list[float]]]:
     A channel of pixels does not change if it does by less than half a grey level; one of other
     numbers, if it does by less than float32 resolves.
     """
-    first, second = images.moments()
-    each = first.reshape(len(first), -1)  # [C, places]
-    mean = each.mean(1)
-    variance = second.reshape(each.shape).mean(1) - mean.square()
+    first, second, count = (m.reshape(images.shape[0], -1) for m in images.moments())
+    total = count.sum(1).clamp(1)  # of all places of a channel
+    mean = (first * count).sum(1) / total  # [C]
+    variance = (second * count).sum(1) / total - mean.square()
     least = HALF_A_LEVEL**2 if images.in_unit_interval else (mean.abs() * 1e-6).square()
     scale = torch.where(variance > least, variance, 1).sqrt()
-    return first, [mean.tolist(), scale.tolist()]
+    start = torch.where(count > 0, first, mean[:, None])
+    return start.reshape(images.shape), [mean.tolist(), scale.tolist()]
 
 
 def latents_of(
@@ -213,18 +236,46 @@ def network_of(spec: Any, hidden: Sequence[int] | None, handed: dict[str, Any]) 
     return replace(choice, options={**choice.options, "hidden": hidden}).make(**handed)
 
 
-def likelihood_of(choice: Choice, net: Network, latent_size: int, handed: dict[str, Any]) -> Any:
+def network_for(
+    seen: Input, spec: Any, hidden: Sequence[int] | None, handed: dict[str, Any]
+) -> Any:
+    """The network of the encoder, if the encoder sees more than x.
+
+    Raises:
+        InputError: a network that is built already, for x alone.
+    """
+    if NETWORKS.choose(spec).built:
+        raise InputError(
+            f"the encoder sees observations of shape {list(seen.shape)}, with mask, context or "
+            "categories, and the network was built for x alone; give its name or its class"
+        )
+    return network_of(spec, hidden, {**handed, "shape": seen.shape})
+
+
+def likelihood_of(
+    choice: Choice, net: Network, latent_size: int, handed: dict[str, Any], further: int = 0
+) -> Any:
     """The likelihood with a decoder that gives as many outputs as the likelihood needs.
 
     A likelihood says how many outputs it needs once it is made, because the number can depend on
     its options. So trials are made until one has the number that it needs. They do not change the
     state of the random numbers. The likelihood is made anew after them.
 
+    Args:
+        choice: the likelihood.
+        net: makes the decoder.
+        latent_size: how many latents the decoder gets.
+        handed: the arguments of :meth:`~pyro_vae.registry.Choice.make`.
+        further: how many numbers of the context it gets beside them.
+
     Raises:
         InputError: the number that it needs changes with the number that it was given.
     """
     if choice.built:
         return choice.make()
+    latent_size += further
+    if further:
+        handed = {**handed, "latent_size": latent_size, "latent_layers": ((latent_size,),)}
     outputs = own_outputs(choice.part)
     for _ in range(3):  # a class of the user may not say its number, and may correct it once
         with torch.random.fork_rng(devices=[]):

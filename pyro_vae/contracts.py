@@ -42,6 +42,13 @@ argument for. So a ``forward`` that has an argument ``context`` gets the context
 observed; NaN in x makes one. A likelihood need not know of it: only the observed entries are
 scored. A guide sees 0 in the holes, or the mean where the encoder standardises, and the mask if its
 ``forward`` has an argument ``mask``.
+
+**A condition, and holes that are seen.** No part need know of them. A guide's ``forward(x)`` is
+then handed the observations with the mask and the context joined (:class:`.joining.Input`),
+and a likelihood's ``forward(z)`` the latents with the context joined. So encoder and decoder get
+more numbers, and nothing else changes. The ``shape`` of the encoder's network is that of the joined
+tensor, and the latent size of a likelihood that asks for it is that of the joined vector. An
+argument ``context`` is handed numbers ``[B, n]``: labels as one-of-K.
 """
 
 from __future__ import annotations
@@ -179,7 +186,7 @@ class Likelihood(Part):
             ``[*, outputs·C, H, W]``.
     """
 
-    optional = ("outputs", "support", "binary", "levels", "check", "start")
+    optional = ("outputs", "support", "binary", "levels", "check", "start", "seen")
 
     outputs: int = 1
     """How many numbers the decoder gives for each entry of x."""
@@ -236,6 +243,18 @@ class Likelihood(Part):
         else:
             refuse_outside(x, self.support, f"the {name} likelihood")
 
+    def seen(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The observations as an encoder should see them, ``[B, *]``; the default is x itself.
+
+        A likelihood of categories shows each of them as one-of-K. What an observation without holes
+        has in an entry does not depend on other entries.
+
+        Args:
+            x: ``[B, *shape]``. In its holes is 0, or the mean where the encoder standardises.
+            mask: bool, True where x was observed; None if all entries were.
+        """
+        return x
+
     def start(self, mean: Tensor) -> None:
         """Set the decoder so that the mean of p(x | z) starts near ``mean``, of the shape of x.
 
@@ -254,6 +273,10 @@ class Network:
     times a batch.
     """
 
+    placed: bool = False
+    """Whether the encoder keeps the places of x. A mask and a context then come as further
+    channels; for other networks x, mask and context are one vector."""
+
     @staticmethod
     def of(network: Any) -> Network:
         """``network`` itself if it derives from this contract; else a view with the defaults.
@@ -263,7 +286,7 @@ class Network:
         """
         if isinstance(network, Network):
             return network
-        refuse_ignored(network, "Network", ["between"])
+        refuse_ignored(network, "Network", ["between", "placed"])
         for name in ("encoder", "decoder"):
             if name not in dir(network):
                 raise ContractError(

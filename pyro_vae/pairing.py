@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import constraints
-from torch import Tensor, nn
+from torch import Tensor
 
+from .batch import Batch
 from .compiling import HANDLERS
-from .contracts import NOTHING, ContractError, Guide, Likelihood, Part, Prior
+from .contracts import NOTHING, ContractError, Given, Guide, Likelihood, Part, Prior
 from .data.images import Images
 from .errors import InputError
+from .joining import beside
 from .latents import Sites, in_support, infer, innermost, is_latent, kind_of
 from .modules import mode
 from .parts import check_distribution
@@ -51,7 +54,7 @@ def entries(images: Images) -> str:
 
 
 @torch.no_grad()
-def fitting_objective(vae: Any, x: Tensor) -> str:
+def fitting_objective(vae: Any, x: Any) -> str:
     """The name of the objective that fits a VAE's guide.
 
     Discrete latents are summed out by ``enumerate``, because their draws have no gradient. All
@@ -60,10 +63,11 @@ def fitting_objective(vae: Any, x: Tensor) -> str:
     Args:
         vae: a module with ``guide``, a Pyro program. It runs in evaluation mode, so that one image
             is enough and the statistics of batch normalization are not changed.
-        x: one image or more, ``[B, *shape]``.
+        x: one observation or more, a tensor ``[B, *shape]`` or a Batch.
     """
+    rows = Batch.of(x)
     with HANDLERS, mode(False, vae), torch.random.fork_rng():
-        return objective_of(latent_sites(lambda: vae.guide(x)))
+        return objective_of(latent_sites(lambda: vae.guide(*rows.args, **rows.named)))
 
 
 def objective_of(sites: Sites) -> str:
@@ -77,26 +81,37 @@ def objective_of(sites: Sites) -> str:
 
 
 @torch.no_grad()
-def refuse_misfits(
-    x: Tensor, posterior: nn.Module, prior: nn.Module, likelihood: nn.Module
-) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` unless the three parts fit each other.
+def refuse_misfits(x: Tensor, model: Any, guide: Any) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` unless the parts of two programs fit each other.
 
     All run once, for the two observations ``x`` ``[2, *shape]``, in evaluation mode. The random
     numbers that follow and the statistics of batch normalization are not changed. Prior and guide
     fit if they have the same latent sites, with events of the same shape, and if a draw of the
     guide lies in the support of the prior. A likelihood fits if its event has the shape of x.
+
+    Args:
+        x: the observations.
+        model: a :class:`~pyro_vae.programs.ModelProgram`.
+        guide: a :class:`~pyro_vae.programs.GuideProgram`.
     """
-    guide_part, prior_part = Guide.of(posterior), Prior.of(prior)
-    given, z = NOTHING, None
+    likelihood = model.likelihood
+    guide_part, prior_part = Guide.of(guide.posterior), Prior.of(model.prior)
+    given, shown, z = NOTHING, x, None
+    if model.condition is not None:
+        given = Given(context=x.new_zeros(len(x), model.condition.size))
+    if guide.seen is not None:
+        shown = guide.seen(x, None, given.context)
+        given = replace(given, observations=x)
     devices = [x.device] if x.is_cuda else []
     with (
         HANDLERS,
-        mode(False, posterior, prior, likelihood),
+        mode(False, guide.posterior, model.prior, likelihood),
         torch.random.fork_rng(devices=devices),
         pyro.plate("data", len(x), dim=-1),
     ):
-        q_sites = attempt(guide_part, lambda: sites_of(lambda: guide_part.sample_sites(x, given)))
+        q_sites = attempt(
+            guide_part, lambda: sites_of(lambda: guide_part.sample_sites(shown, given))
+        )
         if q_sites is None:
             return
 
@@ -112,6 +127,8 @@ def refuse_misfits(
         weight = next(likelihood.parameters(), None)
         if z is not None and weight is not None:
             z = z.to(weight.dtype)  # the VAE may be moved to one type later, by .double()
+        if z is not None and model.joined and given.context is not None:
+            z = beside(z, given.context)
         fn = attempt(part, lambda: part.run(z, given=given))
     if fn is not None:
         check_distribution(part, fn, "x")

@@ -27,12 +27,14 @@ class Given:
     A new kind of information becomes a field here. No signature of a part changes for it.
 
     Args:
-        context: labels or covariates, ``[B, ...]``.
+        context: labels or covariates, ``[B, ...]``; in a VAE with a condition numbers ``[B, n]``.
         mask: bool, of the shape of x, True where x was observed.
+        observations: x itself, ``[B, *shape]``, where a guide is handed more than x.
     """
 
     context: Tensor | None = None
     mask: Tensor | None = None
+    observations: Tensor | None = None
 
 
 NOTHING = Given()

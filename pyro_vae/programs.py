@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import suppress
-from itertools import count
+from dataclasses import replace
 from math import inf
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
-from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Independent, constraints
@@ -22,73 +19,53 @@ from torch.distributions import Independent, constraints
 from .contracts import Given, Guide, Likelihood, Prior
 from .errors import InputError
 from .holes import as_mask, fill, of_observed
+from .joining import Condition, Input, beside
 from .latents import Shape, innermost, kind_of
 from .modules import drop_weakrefs
+from .naming import register
 from .options import is_whole
 from .supports import refuse_outside, within
 
-_names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-_numbers = count(1)
-
-
-def register(module: nn.Module, label: str) -> None:
-    """Register a module's parameters with Pyro under a name that no other module has had.
-
-    Pyro's parameter store is global and keeps the first tensor under each name. If a second module
-    used the same name, it would compute with its own weights while the optimizer changed those of
-    the first module. So every module, a copy included, gets its own number. If the store holds
-    another tensor under the name nevertheless (a store that was loaded from a file), the module's
-    own weights are used.
-    """
-    name = unique_name(module, label)
-    for key, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        full = f"{name}$$${key}"  # the form that pyro.module uses
-        pyro.param(full, parameter)  # its result can be wrapped by a handler of Pyro
-        if pyro.get_param_store()[full] is not parameter:
-            warnings.warn(
-                f"Pyro's parameter store held other values for {full}; the module's own are used "
-                "(weights are loaded with load_state_dict)",
-                stacklevel=3,
-            )
-            pyro.get_param_store()[full] = parameter
-            pyro.param(full, parameter)
-
-
-def unique_name(module: nn.Module, label: str) -> str:
-    """The name of a module in Pyro's store; it is made when it is first asked for."""
-    name = _names.get(module)
-    if name is None:
-        name = _names[module] = f"{label}_{next(_numbers)}"
-        name_pyro_modules(module, name)
-    return name
-
-
-def name_pyro_modules(module: nn.Module, name: str) -> None:
-    """Give every ``PyroModule`` inside a module a full name that begins with ``name``.
-
-    A ``PyroModule`` looks up its parameters in Pyro's store by its full name. One that stands in a
-    plain module has no such name, so that two of them would share their weights.
-    """
-    for path, part in module.named_modules():
-        if isinstance(part, PyroModule) and not isinstance(parent_of(module, path), PyroModule):
-            part._pyro_set_supermodule(f"{name}.{path}", part._pyro_context)
-
-
-def parent_of(module: nn.Module, path: str) -> nn.Module:
-    """The module that holds the one at ``path``."""
-    return module.get_submodule(path.rpartition(".")[0])
-
 
 class Program(nn.Module):
-    """What the two programs have in common."""
+    """What the two programs have in common.
 
-    def __init__(self, shape: Shape) -> None:
+    Args:
+        shape: the shape of one observation.
+        condition: what the context is; None leaves the context to the parts.
+    """
+
+    def __init__(self, shape: Shape, condition: Condition | None = None) -> None:
         super().__init__()
         self.shape = tuple(shape)
+        self.condition = condition
         self.context_taken = False  # whether a part of the VAE takes a context; the VAE sets it
         self.bounds = -inf, inf  # of the numbers in x, by the likelihood; the VAE sets it
+
+    def encoded(self, context: Tensor | None, n: int | None) -> Tensor | None:
+        """The context as parts get it: as numbers ``[B, n]`` if the VAE has a condition.
+
+        Args:
+            context: the context that the program was called with.
+            n: the number of observations, if it is known.
+
+        Raises:
+            InputError: a context that does not fit, or none where the VAE has a condition.
+        """
+        if context is None:
+            if self.condition is not None:
+                raise InputError(
+                    f"this VAE is conditioned on {self.condition}; call model(x, context) and "
+                    "guide(x, context)"
+                )
+            return None
+        expect_context(context, n, self.context_taken)
+        if self.condition is None:
+            return context
+        weight = next(self.parameters(), torch.zeros(()))
+        if is_validation_enabled():
+            self.condition.check(context)
+        return self.condition.encode(context, weight)
 
     def __getstate__(self) -> dict[str, Any]:
         drop_weakrefs(self)
@@ -102,12 +79,22 @@ class ModelProgram(Program):
         shape: the shape of one observation.
         prior: a module that meets the contract :class:`~pyro_vae.contracts.Prior`.
         likelihood: a module that meets the contract :class:`~pyro_vae.contracts.Likelihood`.
+        condition: as in :class:`Program`.
+        joined: whether the likelihood gets the context beside z.
     """
 
-    def __init__(self, shape: Shape, prior: nn.Module, likelihood: nn.Module) -> None:
-        super().__init__(shape)
+    def __init__(
+        self,
+        shape: Shape,
+        prior: nn.Module,
+        likelihood: nn.Module,
+        condition: Condition | None = None,
+        joined: bool = False,
+    ) -> None:
+        super().__init__(shape, condition)
         self.prior = prior
         self.likelihood = likelihood
+        self.joined = joined
 
     def forward(
         self,
@@ -138,13 +125,15 @@ class ModelProgram(Program):
                 likelihood.check(x)
         elif mask is not None:
             raise InputError("a mask says which entries of x were observed, and x is None")
-        given = Given(context, mask)
+        given = Given(self.encoded(context, n), mask)
         if context is not None:
-            n = expect_context(context, n, self.context_taken)
+            n = len(context)
         n = 1 if n is None else n
         expect_count("the number of images", n, least=1)
         with pyro.plate("data", n, dim=-1):
             z = prior.sample_sites(given)  # [*, B, Z]
+            if self.joined and given.context is not None:
+                z = beside(z, given.context)  # [*, B, Z + n]
             p = likelihood.run(z, given=given)
             if x is not None and mask is not None:
                 p = of_observed(p, mask, f"the {likelihood.name()} likelihood")
@@ -160,13 +149,22 @@ class GuideProgram(Program):
     Args:
         shape: the shape of one observation.
         posterior: a module that meets the contract :class:`~pyro_vae.contracts.Guide`.
+        seen: what the guide is handed in place of x; None for x itself.
+        condition: as in :class:`Program`.
     """
 
     blank: Tensor
 
-    def __init__(self, shape: Shape, posterior: nn.Module) -> None:
-        super().__init__(shape)
+    def __init__(
+        self,
+        shape: Shape,
+        posterior: nn.Module,
+        seen: Input | None = None,
+        condition: Condition | None = None,
+    ) -> None:
+        super().__init__(shape, condition)
         self.posterior = posterior
+        self.seen = seen
         # What the encoder sees where x is missing; the VAE sets it.
         self.register_buffer("blank", torch.zeros(()), persistent=False)
 
@@ -191,10 +189,13 @@ class GuideProgram(Program):
         if mask is not None:
             x = torch.where(mask, x, self.blank.to(x))
         posterior = Guide.of(self.posterior)
-        if context is not None:
-            expect_context(context, len(x), self.context_taken)
-        with pyro.plate("data", len(x), dim=-1):
-            return posterior.sample_sites(x, Given(context, mask))  # [*, B, Z]
+        given = Given(self.encoded(context, len(x)), mask)
+        n = len(x)
+        if self.seen is not None:
+            given = replace(given, observations=x)
+            x = self.seen(x, mask, given.context)
+        with pyro.plate("data", n, dim=-1):
+            return posterior.sample_sites(x, given)  # [*, B, Z]
 
 
 def expect(program: Program, x: Tensor, mask: Any = None) -> tuple[Tensor, Tensor | None]:
@@ -252,16 +253,15 @@ def expect_count(what: str, n: Any, least: int) -> None:
         raise InputError(f"{what} is a whole number of at least {least}, not {n!r}")
 
 
-def expect_context(context: Any, n: int | None, taken: bool) -> int:
-    """The number of images that a context is for.
+def expect_context(context: Any, n: int | None, taken: bool) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a context that does not fit.
+
+    It is not a tensor with one row for each image, or no part takes it.
 
     Args:
         context: the context that was given.
         n: the number of images, if it is known.
         taken: whether a part of the VAE takes a context.
-
-    Raises:
-        InputError: not a tensor with one row for each image, or a context that no part takes.
     """
     if not isinstance(context, Tensor) or context.dim() == 0:
         raise InputError(
@@ -271,11 +271,11 @@ def expect_context(context: Any, n: int | None, taken: bool) -> int:
     if not taken:
         raise InputError(
             "a context was given, and no part takes one: neither the forward of the prior, of the "
-            "likelihood nor of the guide has an argument 'context'"
+            "likelihood nor of the guide has an argument 'context', and the VAE was made without a "
+            "condition"
         )
     if n is not None and len(context) != n:
         raise InputError(f"the context has {len(context)} rows, and the number of images is {n}")
-    return len(context)
 
 
 def typical(fn: Any) -> Tensor:

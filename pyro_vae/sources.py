@@ -162,7 +162,8 @@ class InMemory(Source):
 
 
 class ImagesInMemory(InMemory):
-    """Images in memory. ``dynamic`` pixels are drawn anew at each epoch.
+    """Images in memory, with their contexts and masks. ``dynamic`` pixels are drawn anew at each
+    epoch.
 
     Args:
         images: the images.
@@ -175,12 +176,15 @@ class ImagesInMemory(InMemory):
         with torch.random.fork_rng():
             torch.manual_seed(0)  # so that all processes try the programs on equal pixels
             # One place in memory for the pixels of all epochs, as a CUDA graph needs it.
-            pixels = images.drawn().pixels
-        super().__init__(pixels, batch_size, partial(as_float, dtype=dtype))
+            self.pixels = images.drawn().pixels
+        beside = {k: t for k, t in images.tensors().items() if k in ("context", "mask")}
+        data = {"x": self.pixels, **beside} if beside else self.pixels
+        prepare = partial(row_as_float if beside else as_float, dtype=dtype)
+        super().__init__(data, batch_size, prepare)
         self.shuffled = True
 
     def draw(self) -> None:
-        self.images.drawn(out=self.data)
+        self.images.drawn(out=self.pixels)
 
 
 def epochs_done(source: Source, position: Position) -> float:
@@ -229,3 +233,8 @@ def as_float(pixels: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     ``dtype`` is the type of the result; None leaves it as it is.
     """
     return (pixels / 255 if pixels.dtype == torch.uint8 else pixels).to(dtype)
+
+
+def row_as_float(rows: dict[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Rows whose ``x`` is stored pixels, with these as numbers; see :func:`as_float`."""
+    return {**rows, "x": as_float(rows["x"], dtype)}

@@ -28,11 +28,14 @@ from . import guides, likelihoods, networks, priors, scales  # noqa: F401  (they
 from .building import (
     Moments,
     check_training,
+    condition_of,
     likelihood_of,
     moments_of,
+    network_for,
     network_of,
     refuse_data,
     scaling_of,
+    shows_own_units,
     start_likelihood,
     statistics,
 )
@@ -40,10 +43,12 @@ from .contracts import Guide, Likelihood, Network, Prior
 from .data import Data, Images
 from .errors import InputError
 from .exporting import export
+from .joining import CONDITIONED, Condition, Input, sizes_of
 from .latents import LatentSize, check_layouts, layouts
+from .naming import unique_name
 from .networks.layers import Standardized, by_channel
 from .pairing import fitting_likelihood, refuse_misfits
-from .programs import GuideProgram, ModelProgram, unique_name
+from .programs import GuideProgram, ModelProgram
 from .registry import GUIDES, LIKELIHOODS, PRIORS, parse
 from .settings import Settings
 from .storage.creating import save_vae
@@ -74,6 +79,11 @@ class VAE(Usage):
         scaling: the same for the parts that ask for them: the likelihoods of real numbers, whose
             decoder then gives x in these units, and the VampPrior. None is 0 and 1. Densities are
             those of x itself in any case.
+        condition: what x is conditioned on: a number of classes, for labels ``[B]``, or the shape
+            of real covariates, ``(3,)`` for ``[B, 3]``. They are the argument ``context`` of both
+            programs. A prior gets them if its ``forward`` has an argument ``context``.
+        conditioned: which of likelihood and guide get them.
+        holes: whether the encoder sees the mask of what was observed, beside x.
 
     Attributes:
         model, guide: the two Pyro programs.
@@ -101,6 +111,9 @@ class VAE(Usage):
         hidden: Sequence[int] | None = Settings.hidden,
         standardize: Moments | None = None,
         scaling: Moments | None = None,
+        condition: Any = None,
+        conditioned: Sequence[str] = CONDITIONED,
+        holes: bool = False,
     ) -> None:
         super().__init__()
         whole = isinstance(shape, Sequence) and all(type(n) is int and n > 0 for n in shape)
@@ -129,7 +142,12 @@ class VAE(Usage):
             "hidden": list(hidden) if isinstance(hidden, Sequence) else hidden,
             "standardize": standardize,
             "scaling": scaling,
+            "condition": list(condition) if isinstance(condition, Sequence) else condition,
+            "conditioned": list(conditioned),
+            "holes": holes,
         }
+        given = Condition.of(condition)
+        to_likelihood, to_guide = sizes_of(given, conditioned)
         handed: dict[str, Any] = {
             "shape": self.shape,
             "latent_layers": layers,
@@ -145,11 +163,16 @@ class VAE(Usage):
             handed["unavailable"] = {"latent_size": why}
         net = Network.of(network_of(network, hidden, handed))
         handed["network"] = net
-        p_x = likelihood_of(LIKELIHOODS.choose(likelihood), net, prod(layers[0]), handed)
+        p_x = likelihood_of(
+            LIKELIHOODS.choose(likelihood), net, prod(layers[0]), handed, to_likelihood
+        )
+        seen = Input(Likelihood.checked(p_x), self.shape, holes, to_guide, net.placed)
+        if not seen.plain:
+            net = Network.of(network_for(seen, network, hidden, handed))
         encoder = net.encoder()
         if standardize is not None:
-            moments = moments_of("standardize", standardize, self.shape[0])
-            encoder = Standardized(encoder, self.shape, *moments)
+            moments = seen.moments(*moments_of("standardize", standardize, self.shape[0]))
+            encoder = Standardized(encoder, seen.shape, *moments)
         q_z = GUIDES.choose(guide).make(encoder=encoder, **handed)
         posterior = Guide.checked(q_z)
         fitting = posterior.default_prior
@@ -159,19 +182,23 @@ class VAE(Usage):
         spec = fitting if prior == parse(fitting)[0] else prior
         p_z = PRIORS.choose(spec).make(posterior=q_z, **handed)
         parts = (posterior, Prior.checked(p_z), Likelihood.checked(p_x))
-        self.model = ModelProgram(self.shape, p_z, p_x)
-        self.guide = GuideProgram(self.shape, q_z)
+        self.model = ModelProgram(self.shape, p_z, p_x, given, to_likelihood > 0)
+        self.guide = GuideProgram(self.shape, q_z, None if seen.plain else seen, given)
         if standardize is not None:
             self.guide.blank = by_channel(standardize[0], self.shape)
-        self.model.context_taken = self.guide.context_taken = any(
-            part.takes("context") for part in parts
-        )
+        taken = any(part.takes("context") for part in parts)
+        if given is not None and not (taken or to_likelihood or to_guide):
+            raise InputError(
+                f"the VAE is conditioned on {given}, and no part gets it: conditioned names "
+                "neither likelihood nor guide, and the prior has no argument 'context'"
+            )
+        self.model.context_taken = self.guide.context_taken = taken or given is not None
         self.model.bounds = self.guide.bounds = bounds(parts[2].support)
         for program, label in ((self.model, "model"), (self.guide, "guide")):
             unique_name(program, label)  # before a PyroModule looks up its parameters
         posterior.attach(self.model)
         own = next(chain(q_z.parameters(), p_x.parameters()), torch.zeros(()))
-        refuse_misfits(own.new_zeros(2, *self.shape), q_z, p_z, p_x)
+        refuse_misfits(own.new_zeros(2, *self.shape), self.model, self.guide)
 
     @classmethod
     def for_data(
@@ -183,7 +210,8 @@ class VAE(Usage):
         biases. Its encoder standardises each channel by their mean and standard deviation; entries
         of 0 and 1 stay as they are. A likelihood of real numbers measures in these units, except
         for numbers in [0, 1] such as pixels. Training then begins where a plain
-        ``VAE(images.shape)`` needs epochs to arrive.
+        ``VAE(images.shape)`` needs epochs to arrive. If the images have a context, the VAE is
+        conditioned on it; if entries are missing, its encoder sees which.
 
         Args:
             images: the training images or other observations, already binarised, or a Data with
@@ -213,10 +241,13 @@ class VAE(Usage):
                 )
         if parts.get("likelihood", Settings.likelihood) == Settings.likelihood:
             parts["likelihood"] = fitting_likelihood(images)[0]
+        parts.setdefault("condition", condition_of(images))
+        parts.setdefault("holes", images.mask is not None)
         mean, moments = statistics(images)
         # Pixels of 0 and 1 need no other unit. Measured on mnist-5k: standardised, they end 0.4 to
         # 1.1 nats lower after 200 epochs.
-        parts["standardize"] = None if images.is_binary else moments
+        own = images.is_binary or shows_own_units(LIKELIHOODS.choose(parts["likelihood"]))
+        parts["standardize"] = None if own else moments
         parts["scaling"] = None if images.in_unit_interval else moments
         vae = cls(images.shape, latent_size, **parts)
         refuse_data(images, vae.model.likelihood)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pyro_vae.data import BINARIZE, load_data
-from pyro_vae.data.images import PIECE, Images, bernoulli
+from pyro_vae.data.drawing import PIECE, bernoulli
+from pyro_vae.data.images import Images
 
 RANDOM = np.random.RandomState(0)
 

@@ -16,11 +16,21 @@ PACKAGE = ROOT / "pyro_vae"
 
 ROOMS = [
     {"errors", "launch", "memory", "noise", "words", "processes"},
-    {"budget", "options", "registry", "latents", "settings", "compiling", "modules", "supports"}
+    {
+        "budget",
+        "options",
+        "registry",
+        "latents",
+        "settings",
+        "compiling",
+        "modules",
+        "naming",
+        "supports",
+    }
     | {"batch", "sharing"},
     {"contracts", "parts", "distributions", "scales", "data", "history", "progress", "schedules"},
     {"sources", "streams", "pair"},
-    {"networks", "holes"},
+    {"networks", "holes", "joining"},
     {"storage", "priors"},
     {"likelihoods", "guides"},
     {"pairing"},

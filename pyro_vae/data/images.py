@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.random import PCG64, SFC64
 from torch import Tensor
 
+from ..batch import Batch
 from ..errors import InputError
 from ..supports import ROUNDING
+from .drawing import bernoulli
 from .splitting import split_rows
 
 BINARIZE = {
@@ -38,6 +38,10 @@ class Images:
         files: the name of each image's file; None when the images are not from files.
         binarize: the binarisation that :meth:`batch` applies, a name in :data:`BINARIZE`. All but
             ``none`` are for numbers in [0, 1].
+        mask: bool, of the shape of ``pixels``, True where an entry was observed; None if all were.
+            NaN in the pixels makes one. What is not observed is kept as 0.
+        context: ``[N, ...]``, the labels or covariates that model and guide are given; None for
+            none.
 
     Example:
         >>> from pyro_vae.data import Images
@@ -50,10 +54,29 @@ class Images:
     classes: tuple[str, ...] = ()
     files: tuple[str, ...] | None = None
     binarize: str = "none"
+    mask: Tensor | None = None
+    context: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.pixels, Tensor) or self.pixels.dim() == 0:
             raise InputError(f"pixels are a tensor [N, *shape], not {describe(self.pixels)}")
+        if self.mask is None and self.pixels.is_floating_point():
+            missing = self.pixels.isnan()
+            if missing.any():
+                object.__setattr__(self, "mask", ~missing)
+        if self.mask is not None:
+            if self.mask.dtype != torch.bool or self.mask.shape != self.pixels.shape:
+                raise InputError(
+                    f"the mask is a tensor of bool {list(self.pixels.shape)}, True where an entry "
+                    f"was observed, not {describe(self.mask)}"
+                )
+            nothing = self.pixels.new_zeros(())
+            object.__setattr__(self, "pixels", torch.where(self.mask, self.pixels, nothing))
+        if self.context is not None and len(self.context) != len(self.pixels):
+            raise InputError(
+                f"the context has {len(self.context)} rows, and there are {len(self.pixels)} "
+                "observations"
+            )
         if self.labels is not None and tuple(self.labels.shape) != (len(self.pixels),):
             raise InputError(
                 f"labels are a tensor [{len(self.pixels)}], one for each image, not "
@@ -75,18 +98,25 @@ class Images:
 
     def to(self, device: str | torch.device) -> Images:
         """The same images on another device; their batches are on this device too."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return replace(self, pixels=self.pixels.to(device), labels=labels)
+        moved: dict[str, Any] = {name: each.to(device) for name, each in self.tensors().items()}
+        return replace(self, **moved)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that have an entry for each observation, without those that are None."""
+        fields = {
+            "pixels": self.pixels,
+            "labels": self.labels,
+            "mask": self.mask,
+            "context": self.context,
+        }
+        return {name: each for name, each in fields.items() if each is not None}
 
     def subset(self, index: Tensor) -> Images:
         """The images at ``index`` (int64), in this order, with their labels and files."""
         where = index.to(self.pixels.device)
-        return replace(
-            self,
-            pixels=self.pixels.index_select(0, where),
-            labels=None if self.labels is None else self.labels.index_select(0, where),
-            files=None if self.files is None else tuple(self.files[i] for i in index.tolist()),
-        )
+        files = None if self.files is None else tuple(self.files[i] for i in index.tolist())
+        cut: dict[str, Any] = {k: each.index_select(0, where) for k, each in self.tensors().items()}
+        return replace(self, files=files, **cut)
 
     def first(self, count: int) -> Images:
         """The first ``count`` images, or all if there are fewer."""
@@ -94,13 +124,17 @@ class Images:
 
     def joined(self, other: Images) -> Images:
         """These images, followed by those of ``other``, which is from the same data set."""
-        labels = files = None
-        if self.labels is not None and other.labels is not None:
-            labels = torch.cat([self.labels, other.labels])
+        own, further = self.tensors(), other.tensors()
+        for images, others in ((own, self.pixels), (further, other.pixels)):
+            if "mask" in own.keys() ^ further.keys():
+                images.setdefault("mask", torch.ones_like(others, dtype=torch.bool))
+        files = None
         if self.files is not None and other.files is not None:
             files = self.files + other.files
-        pixels = torch.cat([self.pixels, other.pixels])
-        return replace(self, pixels=pixels, labels=labels, files=files)
+        both = own.keys() & further.keys()
+        joined: dict[str, Any] = dict.fromkeys(own)
+        joined |= {name: torch.cat([own[name], further[name]]) for name in both}
+        return replace(self, files=files, **joined)
 
     def split(self, test_fraction: float, seed: int) -> tuple[Images, Images]:
         """Hold out a share of the images as a test set: ``(train, test)``.
@@ -173,6 +207,16 @@ class Images:
             return pixels / 255
         return pixels.clone() if pixels.is_floating_point() else pixels.float()
 
+    def rows(
+        self, index: Tensor | slice | Sequence[int], generator: torch.Generator | None = None
+    ) -> Batch:
+        """What model and guide are called with for a batch: x as :meth:`batch` makes it, and its
+        context and mask where there are some. The arguments are those of :meth:`batch`."""
+        beside = {name: t for name, t in self.tensors().items() if name in ("context", "mask")}
+        if not isinstance(index, slice):
+            index = torch.as_tensor(index, dtype=torch.int64, device=self.pixels.device)
+        return Batch((self.batch(index, generator),), {k: t[index] for k, t in beside.items()})
+
     def drawn(self, out: Tensor | None = None) -> Images:
         """All images after one ``dynamic`` draw; under the other protocols the images unchanged.
 
@@ -188,7 +232,8 @@ class Images:
     def batches(
         self, batch_size: int, generator: torch.Generator | None = None, *, shuffle: bool = False
     ) -> Iterator[Tensor]:
-        """The batches of one epoch; the last is smaller when ``batch_size`` does not divide N."""
+        """The batches of one epoch, by :meth:`batch`; the last is smaller when ``batch_size`` does
+        not divide N."""
         order = None
         if shuffle:
             device = self.pixels.device if generator is None else generator.device
@@ -198,15 +243,25 @@ class Images:
             cut = slice(start, start + batch_size)
             yield self.batch(cut if order is None else order[cut], generator)
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """E[x] and E[x²] of each entry of :meth:`batch` over all observations, ``shape`` each."""
-        first = second = torch.zeros(self.shape, dtype=torch.float64, device=self.pixels.device)
-        for some in self.pixels.split(1000):  # so that the memory does not grow with the images
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """E[x] and E[x²] of each entry of :meth:`batch` over the observations that have it, and in
+        how many observations it was observed, ``shape`` each. E[x] of an entry that was never
+        observed is 0."""
+        count = first = second = torch.zeros(
+            self.shape, dtype=torch.float64, device=self.pixels.device
+        )
+        for start in range(0, len(self), 1000):  # so that memory does not grow with the images
+            some = self.pixels[start : start + 1000]
             x = some.double() / (255 if some.dtype == torch.uint8 else 1)
+            if self.mask is None:
+                count = count + len(x)
+            else:
+                observed = self.mask[start : start + 1000]
+                x, count = x * observed, count + observed.sum(0)
             first = first + x.sum(0)
             # A drawn pixel is 0 or 1, so that its square is itself.
             second = second + (x if self.binarize == "dynamic" else x.square()).sum(0)
-        return first / len(self), second / len(self)
+        return first / count.clamp(1), second / count.clamp(1), count
 
     def levels(self) -> int:
         """The number of different values in :meth:`batch`, counted up to 256."""
@@ -244,70 +299,3 @@ def describe(array: Any) -> str:
     """The type and the shape of an array, for error messages."""
     shape = f" of shape {list(array.shape)}" if isinstance(array, Tensor | np.ndarray) else ""
     return f"a {type(array).__name__}{shape}"
-
-
-def bernoulli(
-    pixels: Tensor, generator: torch.Generator | None = None, out: Tensor | None = None
-) -> Tensor:
-    r"""Draw x ~ Bernoulli(p) as bool.
-
-    Equation:
-        For float32, p = pixel. For uint8, p = pixel / 255, drawn as
-        :math:`x = [r < \text{pixel}]` with r uniform on 0, …, 254. So p is exact: a pixel of 0
-        always gives 0, and a pixel of 255 always gives 1.
-
-    Args:
-        pixels: of any shape, uint8 or float32 in [0, 1].
-        generator: what to draw from; by default torch's global generator of the pixels' device.
-        out: where to write the draws, bool, of the shape of ``pixels``.
-    """
-    device = pixels.device if generator is None else generator.device
-    if out is None:
-        out = torch.empty(pixels.shape, dtype=torch.bool, device=pixels.device)
-    if pixels.dtype != torch.uint8 and device.type == "cpu":
-        # From a generator of NumPy, which is independent of torch's with the same seed.
-        seed = int(torch.randint(2**63 - 1, (), generator=generator))
-        uniform = np.random.Generator(SFC64(seed)).random(tuple(pixels.shape), np.float32)
-        noise = torch.from_numpy(uniform)
-    elif pixels.dtype != torch.uint8:
-        noise = torch.rand(pixels.shape, generator=generator, device=device)
-    elif device.type != "cpu":
-        noise = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
-        noise.random_(0, 255, generator=generator)
-    else:
-        here = out.cpu()
-        draw_on_threads(pixels.cpu(), here, generator)
-        return out.copy_(here)
-    return torch.lt(noise.to(pixels.device), pixels, out=out)
-
-
-PIECE = 1 << 18  # pixels; the noise of this many fits the cache of a core
-
-
-def draw_on_threads(pixels: Tensor, out: Tensor, generator: torch.Generator | None) -> None:
-    """Draw uint8 pixels on a CPU, in pieces that several threads share.
-
-    torch's generator is slow on a CPU, so it only seeds a faster generator for each piece. The
-    draws do not depend on the number of threads.
-    """
-    seed = torch.randint(2**63 - 1, (), generator=generator)
-    cuts = range(0, pixels.numel(), PIECE)
-    seeds = np.random.SeedSequence(int(seed)).spawn(len(cuts))
-    flat, drawn = pixels.reshape(-1).numpy(), out.view(-1).numpy()
-
-    def draw_piece(start: int, seed: np.random.SeedSequence) -> None:
-        piece = flat[start : start + PIECE]
-        random, other = (np.random.Generator(kind(seed)) for kind in (SFC64, PCG64))
-        # Eight bytes from each word, uniform on 0, …, 255. Bytes of 255 (1 in 256) are drawn again,
-        # from a second stream, so that no draw depends on the number of images that follow.
-        words = random.integers(0, 2**64, (len(piece) + 7) // 8, dtype=np.uint64)
-        noise = words.view(np.uint8)[: len(piece)]
-        again = np.flatnonzero(noise == 255)
-        noise[again] = other.integers(0, 255, len(again), dtype=np.uint8)
-        np.less(noise, piece, out=drawn[start : start + PIECE])
-
-    if len(cuts) == 1:
-        draw_piece(0, seeds[0])
-    else:
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(draw_piece, cuts, seeds))

@@ -43,7 +43,7 @@ def encode_images(vae: Any, images: Images, seed: int) -> dict[str, np.ndarray]:
     parts: dict[str, list[Tensor]] = {}
     with measuring(vae.guide, seed=seed, device=images.pixels.device):
         for x in blocks(images, 500, seed, vae.guide):
-            q = vae.encode(x)
+            q = vae.encode(*x.args, **x.named)
             if isinstance(q, dict):
                 each = {n: site_moments(s) for n, s in run_guide(vae.guide, x, 100).items()}
                 total = {name: total_moments(*pair) for name, pair in each.items()}

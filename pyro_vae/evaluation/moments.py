@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..batch import Batch
 from ..data.images import Images
 from ..errors import InputError
 from ..latents import exact_moments, is_real
@@ -135,12 +136,12 @@ def total_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     return mean.mean(0), variance.mean(0) + mean.var(0)
 
 
-def prior_moments(model: Any, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+def prior_moments(model: Any, x: Batch) -> dict[str, tuple[Tensor, Tensor]]:
     """Mean and variance of each real-valued site of the prior, ``[Z]`` each.
 
     Args:
         model: a Pyro program that meets :mod:`.scoring`.
-        x: images for which the model runs, ``[B, C, H, W]``; they do not affect the prior.
+        x: the rows for which the model runs. Without a context they do not affect the prior.
     """
     draws = max(1, 500 // len(x))
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}

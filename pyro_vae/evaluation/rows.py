@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,8 +53,7 @@ def read(
 ) -> Iterator[Batch]:
     """The batches of :func:`batches_of`, not yet cut."""
     if isinstance(data, Images):
-        for x in blocks(data, size, seed, *programs, further=further):
-            yield Batch.of(x, further)
+        yield from blocks(data, size, seed, *programs, further=further)
     elif isinstance(data, Dataset | DataLoader):
         weight = first_weight(*programs)
         loader = data if isinstance(data, DataLoader) else DataLoader(data, READ)
@@ -72,8 +72,8 @@ def blocks(
     seed: int,
     *programs: Any,
     further: Mapping[str, Any] | None = None,
-) -> Iterator[Tensor]:
-    """The images in order, at most ``size`` at a time, ``[B, C, H, W]``.
+) -> Iterator[Batch]:
+    """The images in order, at most ``size`` at a time, with their context and mask.
 
     ``dynamic`` pixels depend only on ``seed``. They are drawn for 500 images at a time and then
     cut, so every estimate with the same seed uses the same pixels.
@@ -88,12 +88,16 @@ def blocks(
     """
     if len(images) == 0:
         raise InputError("there are no images to evaluate on: this split of the data set is empty")
-    check_arguments(Batch.of(images.pixels, further), *programs)
     weight = first_weight(*programs)
     generator = torch.Generator(images.pixels.device).manual_seed(seed)
-    for x in images.batches(500, generator):
-        x = x if weight is None else x.to(weight.dtype)
-        yield from x.split(size)
+    for start in range(0, len(images), 500):
+        batch = Batch.of(images.rows(slice(start, start + 500), generator), further)
+        if start == 0:
+            check_arguments(batch, *programs)
+        (x,) = batch.args
+        if weight is not None:
+            batch = replace(batch, args=(x.to(weight.dtype),))
+        yield from batch.split(size)
 
 
 def rows_of(data: Any) -> int | None:

@@ -161,14 +161,13 @@ def reconstructions(
         tensors by name: ``grey images``, only if the pixels are ``dynamic``; then ``binarized
         pixels`` or ``images``; then ``reconstructions``, the mean images of p(x | z).
     """
-    x = pixels
-    if x is None:
-        x = images.batch(slice(None), torch.Generator().manual_seed(seed))
+    batch = images.rows(slice(None), torch.Generator().manual_seed(seed))
+    x = batch.args[0] if pixels is None else pixels
     rows = {"images": x}
     if images.binarize == "dynamic":
         grey = replace(images, binarize="none").batch(slice(None))
         rows = {"grey images": grey, "binarized pixels": x}
-    return rows | {"reconstructions": vae.reconstruct(x)}
+    return rows | {"reconstructions": vae.reconstruct(x, **batch.kwargs)}
 
 
 def save_reconstructions(vae: Any, images: Images, path: str | Path, *, seed: int = 0) -> None:

@@ -77,10 +77,10 @@ class SemiAmortized(Guide):
     def attach(self, model: Any) -> None:
         """Keep the model whose ELBO the steps increase: ``model.prior``, ``model.likelihood``."""
         for part in (Prior.of(model.prior), Likelihood.of(model.likelihood)):
-            if part.takes("context"):
+            if part.takes("context") or model.joined:
                 raise InputError(
-                    "the semi-amortized guide computes its steps without a context, and the "
-                    f"forward of {part.name()} takes one; take another guide"
+                    "the semi-amortized guide computes its steps without a context, and "
+                    f"{part.name()} gets one; take another guide"
                 )
         borrowed = [b for b in vars(model.prior).values() if isinstance(b, Borrowed)]
         if any(b.module is self for b in borrowed):
@@ -115,11 +115,14 @@ class SemiAmortized(Guide):
         log_joint = model.prior().log_prob(z) + p.log_prob(x)
         return log_joint.mean(0).sum() + 0.5 * logvar.sum()
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Distribution:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, observations: Tensor | None = None
+    ) -> Distribution:
         if self.model.module is None:
             raise InputError("the semi-amortized guide has no model; call attach(model) first")
         learning = torch.is_grad_enabled()
         loc, logvar = self.head(self.encoder(x)).chunk(2, -1)  # each [B, Z]
+        x = x if observations is None else observations
         with torch.enable_grad():
             for _ in range(self.steps):
                 if not loc.requires_grad:

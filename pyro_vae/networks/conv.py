@@ -51,6 +51,8 @@ class Conv(Network):
         256
     """
 
+    placed = True
+
     def __init__(
         self,
         shape: Shape,

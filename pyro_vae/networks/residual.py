@@ -50,6 +50,8 @@ class Residual(Network):
         torch.Size([2, 3, 64, 64])
     """
 
+    placed = True
+
     def __init__(
         self,
         shape: Shape,

@@ -112,7 +112,9 @@ def checksum(source: Source) -> str:
     """A text that tells unequal data apart; of data that comes in batches, its first batch."""
     data: Any = Batch.of(source.first()).tensors()
     if isinstance(source, InMemory):
-        data = source.images.pixels if isinstance(source, ImagesInMemory) else source.data
+        data = source.data
+        if isinstance(source, ImagesInMemory):
+            data = source.images.tensors()
     digest = hashlib.blake2b(str(source.rows).encode(), digest_size=8)
     for leaf in tree_leaves(data):
         values: Tensor = leaf.detach().cpu().contiguous()

@@ -206,7 +206,8 @@ def best_to_worst(
     ranks = torch.linspace(0, len(order) - 1, min(3 * columns, len(order))).round().long()
     chosen = order[ranks]
     columns = min(columns, len(chosen))
-    scored = torch.cat(list(blocks(images, 500, seed)))[chosen.to(images.pixels.device)]
+    drawn = torch.cat([batch.args[0] for batch in blocks(images, 500, seed)])
+    scored = drawn[chosen.to(images.pixels.device)]
     rows = reconstructions(vae, images.subset(chosen), pixels=scored)
     best, worst = each[order[0]].item(), each[order[-1]].item()
     what = f"from the best, {best:.0f} nats of log p(x | z), to the worst, {worst:.0f} nats"
@@ -218,7 +219,9 @@ def traversal_grid(vae: Any, images: Images, *, seed: int = 0, title: str = "") 
     """:meth:`~pyro_vae.vae.VAE.traverse` of the first image, a row for each unit."""
     columns = 11
     with measuring(vae.model, vae.guide, seed=seed, device=images.pixels.device):
-        rows = vae.traverse(next(blocks(images, 1, seed))[0], steps=columns)  # [Z, columns, …]
+        first = next(blocks(images, 1, seed))
+        # [Z, columns, …]
+        rows = vae.traverse(*first.args, steps=columns, context=first.named.get("context"))
     return picture_of(
         to_images(vae, rows.flatten(0, 1))[0],
         columns,

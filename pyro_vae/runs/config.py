@@ -51,7 +51,12 @@ def are_moments(value: Any) -> bool:
     return pair and all(isinstance(each, list) and all(map(is_number, each)) for each in value)
 
 
-TEXT: Kind = ("a text", lambda v: isinstance(v, str))
+def is_text(value: Any) -> bool:
+    """Whether a value is a text."""
+    return isinstance(value, str)
+
+
+TEXT: Kind = ("a text", is_text)
 SPEC: Kind = ("the name of a part, with its options", TEXT[1])
 SIZE: Kind = ("a whole number above 0", is_size)
 FLAG: Kind = ("true or false", lambda v: isinstance(v, bool))
@@ -67,6 +72,12 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "hidden": ("a list of whole numbers above 0, or null", lambda v: v is None or are_sizes(v)),
         "standardize": ("two lists of numbers, or null", lambda v: v is None or are_moments(v)),
         "scaling": ("two lists of numbers, or null", lambda v: v is None or are_moments(v)),
+        "condition": (
+            "a whole number above 0, a list of them, or null",
+            lambda v: v is None or is_size(v) or are_sizes(v),
+        ),
+        "conditioned": ("a list of texts", lambda v: isinstance(v, list) and all(map(is_text, v))),
+        "holes": FLAG,
     },
     "data": {
         "name": ("a text that is not empty", lambda v: isinstance(v, str) and v != ""),
@@ -92,7 +103,7 @@ FIELDS: dict[str, dict[str, Kind]] = {
 }
 """What each field of a config is, in words and as a check."""
 
-ADDED = ("standardize", "scaling")
+ADDED = ("standardize", "scaling", "condition", "conditioned", "holes")
 """The fields of ``vae`` that the configs of older versions lack."""
 
 

@@ -15,6 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent, constraints
 
+from ..batch import Batch
 from ..data import Images, StoredImages, in_memory
 from ..errors import InputError, TrainingError
 from ..history import Callback, Position
@@ -120,14 +121,15 @@ class Walk(Callback):
                 loop.before_step()
                 with sites, torch.no_grad():
                     few = in_memory(self.test.first(500)).to(loop.device)
-                    loop.elbo.loss(vae.model, vae.guide, few.batch(slice(None)))
+                    rows = few.rows(slice(None))
+                    loop.elbo.loss(vae.model, vae.guide, *rows.args, **rows.named)
                 return [sites.found or "Each site is finite for the first test images."]
             if loop.advance is not None:
                 loop.advance(loop.epochs_done(self.position))
-            x = loop.source.batch(next(loop.source.epoch(seed, epoch, done, 1)))
+            rows = Batch.of(loop.source.batch(next(loop.source.epoch(seed, epoch, done, 1))))
             loop.before_step()  # after the order of the epoch was drawn
             with sites:
-                loop.elbo.loss_and_grads(vae.model, vae.guide, x)
+                loop.elbo.loss_and_grads(vae.model, vae.guide, *rows.args, **rows.named)
             loss = sites.found or "Each site has valid parameters, a finite value and density."
             gradients = {name: p.grad for name, p in vae.named_parameters() if p.grad is not None}
             if lost := first_lost(gradients):

@@ -149,7 +149,7 @@ def prepare(
             f"the {vae.config['likelihood']} likelihood scores pixels that are 0 or 1; take "
             "--binarize dynamic, static or threshold, or --likelihood continuous-bernoulli"
         )
-    few = some.batch(slice(0, 2))
+    few = some.rows(slice(0, 2))
     training["objective"] = training["objective"] or fitting_objective(vae, few)
     with options_explained(settings):
         objective = built_objective(training, data.train)
@@ -158,7 +158,7 @@ def prepare(
         with torch.random.fork_rng(), warnings.catch_warnings(), buffers_restored(vae), autocast:
             # Pyro's warnings would repeat the sentence of the error.
             warnings.simplefilter("ignore")
-            audit(vae, few, objective=objective)
+            audit(vae, *few.args, objective=objective, **few.named)
     vae.to(device)
     source = {"name": name_of(settings.data), "binarize": protocol, **reading}
     if settings.likelihood == Settings.likelihood:

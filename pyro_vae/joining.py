@@ -1,0 +1,213 @@
+"""Context and mask beside x and z: what the encoder sees, and what the decoder gets.
+
+A part need not know of a context or of holes. The encoder sees one tensor in which x, the mask of
+its holes and the context are joined (:class:`Input`). The decoder gets one vector in which z and
+the context are joined (:func:`beside`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from .contracts import Borrowed, Likelihood
+from .errors import InputError
+from .latents import Shape
+from .options import is_whole
+
+CONDITIONED = ("likelihood", "guide")
+"""The parts that can get the context beside z or x."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a VAE is conditioned on: labels of classes, or real covariates.
+
+    Args:
+        classes: the number of classes; the context is then int64 labels ``[B]`` from 0.
+        shape: the shape of the covariates of one observation; the context is then ``[B, *shape]``.
+    """
+
+    classes: int | None = None
+    shape: Shape = ()
+
+    @classmethod
+    def of(cls, condition: Any) -> Self | None:
+        """The condition that a user gives: a number of classes, or the shape of covariates.
+
+        Raises:
+            InputError: something else.
+        """
+        if condition is None:
+            return None
+        if is_whole(condition) and condition > 1:
+            return cls(classes=condition)
+        listed = isinstance(condition, Sequence) and not isinstance(condition, str)
+        if listed and condition and all(is_whole(n) and n > 0 for n in condition):
+            return cls(shape=tuple(condition))
+        raise InputError(
+            "condition is a number of classes from 2, such as 10, or the shape of real covariates, "
+            f"such as (3,), not {condition!r}"
+        )
+
+    @property
+    def size(self) -> int:
+        """How many numbers the parts get."""
+        return self.classes or prod(self.shape)
+
+    def __str__(self) -> str:
+        if self.classes:
+            return f"labels of {self.classes} classes, int64 [B]"
+        return f"real covariates [B, {', '.join(map(str, self.shape))}]"
+
+    def encode(self, context: Tensor, like: Tensor) -> Tensor:
+        """What the parts get, ``[B, size]``: labels as one-of-K, covariates as they are.
+
+        Args:
+            context: labels or covariates.
+            like: a tensor of the type and the device that the numbers get.
+
+        Raises:
+            InputError: a context of another type or shape, or a label that is not a class.
+        """
+        if self.classes is None:
+            if tuple(context.shape[1:]) != self.shape or context.is_complex():
+                raise InputError(
+                    f"the context of this VAE is {self}, not a tensor of shape "
+                    f"{list(context.shape)}"
+                )
+            return context.to(like).flatten(1)
+        if context.dim() != 1 or context.is_floating_point() or context.dtype == torch.bool:
+            kind = str(context.dtype).removeprefix("torch.")
+            raise InputError(
+                f"the context of this VAE is {self}, not a tensor of type {kind} and shape "
+                f"{list(context.shape)}"
+            )
+        return one_hot(context.long(), self.classes).to(like)
+
+    def check(self, context: Tensor) -> None:
+        """Raise :class:`~pyro_vae.errors.InputError` for a label that is not a class, or a
+        covariate that is not finite. Pyro's validation switches the check on."""
+        if self.classes is not None:
+            ok = (context >= 0) & (context < self.classes)
+            if not ok.all():
+                raise InputError(
+                    f"the label {context[~ok][0].item()} is not one of the {self.classes} classes, "
+                    f"0 to {self.classes - 1}"
+                )
+        elif not context.isfinite().all():
+            raise InputError("the context has NaN or infinite numbers")
+
+
+class Input(nn.Module):
+    """What an encoder sees of observations: x, the mask and the context as one tensor.
+
+    Without holes and context it is x as the likelihood shows it
+    (:meth:`~pyro_vae.contracts.Likelihood.seen`). Otherwise mask and context are further channels,
+    equal at all places, for a network that keeps the places of x
+    (:attr:`~pyro_vae.contracts.Network.placed`). For other networks all numbers are one vector.
+
+    Args:
+        likelihood: how entries are shown to an encoder.
+        shape: the shape of one observation.
+        holes: whether the mask is joined; it is 1 where x was observed.
+        context: how many numbers of the context are joined; 0 for none.
+        placed: whether the network keeps the places of x.
+
+    Attributes:
+        shape: the shape of the result for one observation.
+        plain: whether the result is x itself.
+
+    Paper: Nazábal et al. 2020, Handling incomplete heterogeneous data using VAEs.
+    """
+
+    def __init__(
+        self, likelihood: Likelihood, shape: Shape, holes: bool, context: int, placed: bool
+    ) -> None:
+        super().__init__()
+        self.likelihood = Borrowed(likelihood)
+        self.holes, self.context, self.placed = holes, context, placed
+        self.own = type(likelihood).seen is not Likelihood.seen
+        self.plain = not (holes or context or self.own)
+        self.observed, self.shape = shape, shape
+        if not self.plain:
+            like = next(likelihood.parameters(), torch.zeros(()))
+            few = self(like.new_zeros(1, *shape), None, like.new_zeros(1, context))
+            self.shape = tuple(few.shape[1:])
+
+    def moments(self, mean: Sequence[float], scale: Sequence[float]) -> tuple[list[float], ...]:
+        """Means and standard deviations of the channels of x as those of the joined tensor.
+
+        Mask and context are not standardised.
+
+        Raises:
+            InputError: a likelihood that shows entries in units of its own.
+        """
+        if self.own:
+            name = self.likelihood.module.name()
+            raise InputError(
+                f"the {name} likelihood shows entries to the encoder in units of its own; leave "
+                "standardize out"
+            )
+        if self.plain:
+            return list(mean), list(scale)
+        each = 1 if self.placed else prod(self.observed[1:])
+        rest = self.shape[0] - len(mean) * each
+        return tuple(
+            [m for m in moment for _ in range(each)] + [neutral] * rest
+            for moment, neutral in ((mean, 0.0), (scale, 1.0))
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None, context: Tensor | None) -> Tensor:
+        """The joined tensor, ``[*, B, *shape]``.
+
+        Args:
+            x: the observations ``[B, *shape]``, with numbers of no meaning in the holes.
+            mask: bool, of the shape of x; None if all entries were observed.
+            context: the encoded context ``[*, B, n]``; None for none.
+        """
+        seen = self.likelihood.module.seen(x, mask)
+        parts = [seen]
+        if self.holes:
+            parts.append(torch.ones_like(x) if mask is None else mask.to(x.dtype))
+        if not self.placed and not self.plain:
+            parts = [part.flatten(1) for part in parts]
+        if self.context and context is not None:
+            sides = seen.shape[2:] if self.placed else ()
+            placed = context.reshape(*context.shape, *[1] * len(sides))
+            parts.append(placed.expand(*context.shape, *sides))  # [*, B, n, *sides]
+        event = parts[0].dim() - 1
+        leading = torch.broadcast_shapes(*(part.shape[:-event] for part in parts))
+        return torch.cat([p.expand(*leading, *p.shape[-event:]) for p in parts], -event)
+
+
+def sizes_of(condition: Condition | None, conditioned: Any) -> tuple[int, int]:
+    """How many numbers of the context the likelihood and the guide get beside z and x.
+
+    Args:
+        condition: what the VAE is conditioned on.
+        conditioned: the parts that get it, of :data:`CONDITIONED`.
+
+    Raises:
+        InputError: something else.
+    """
+    listed = isinstance(conditioned, Sequence) and not isinstance(conditioned, str)
+    if not listed or not all(part in CONDITIONED for part in conditioned):
+        raise InputError(
+            f"conditioned is a list of the parts {' and '.join(CONDITIONED)}, not {conditioned!r}"
+        )
+    size = 0 if condition is None else condition.size
+    likelihood, guide = (size if part in conditioned else 0 for part in CONDITIONED)
+    return likelihood, guide
+
+
+def beside(z: Tensor, context: Tensor) -> Tensor:
+    """Latents ``[*, B, Z]`` and the encoded context ``[*, B, n]`` as what a decoder gets."""
+    leading = torch.broadcast_shapes(z.shape[:-1], context.shape[:-1])
+    return torch.cat([each.expand(*leading, -1) for each in (z, context)], -1)  # [*, B, Z + n]
