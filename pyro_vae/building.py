@@ -84,7 +84,7 @@ def refuse_data(images: Images, likelihood: Any) -> None:
     part = Likelihood.of(likelihood)
     for start in range(0, len(images), 1000):
         rows = images.rows(slice(start, start + 1000), generator)
-        (x,), mask = rows.args, rows.kwargs.get("mask")
+        x, mask = rows.args[0], rows.kwargs.get("mask")
         part.check(x if mask is None else fill(x, mask, part.support))
 
 

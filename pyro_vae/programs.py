@@ -100,15 +100,16 @@ class ModelProgram(Program):
         self,
         x: Tensor | None = None,
         context: Tensor | None = None,
-        *,
         mask: Tensor | None = None,
+        *,
         n: int | None = None,
     ) -> Tensor:
         """Score the observations ``x`` ``[B, *shape]``, or draw new ones if ``x`` is None.
 
         Args:
             x: the observations to score.
-            context: labels or covariates, ``[B, ...]``, for the parts that take them.
+            context: labels or covariates, ``[B, ...]``, for the parts that take them. Give it by
+                its place and not by its name: Pyro's handlers have an argument of this name.
             mask: bool, True where x was observed, of the shape of x or ``[B]``. Only these entries
                 are scored. Under Pyro's validation, NaN in x stands for an entry that is missing.
             n: how many observations to draw if ``x`` is None; None for 1, or for one for each row
@@ -172,8 +173,8 @@ class GuideProgram(Program):
         self,
         x: Tensor,
         context: Tensor | None = None,
-        *,
         mask: Tensor | None = None,
+        *,
         n: int = 1,
     ) -> Any:
         """Draw z for the observations ``x`` ``[B, *shape]``.

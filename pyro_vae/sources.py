@@ -177,10 +177,12 @@ class ImagesInMemory(InMemory):
             torch.manual_seed(0)  # so that all processes try the programs on equal pixels
             # One place in memory for the pixels of all epochs, as a CUDA graph needs it.
             self.pixels = images.drawn().pixels
-        beside = {k: t for k, t in images.tensors().items() if k in ("context", "mask")}
-        data = {"x": self.pixels, **beside} if beside else self.pixels
-        prepare = partial(row_as_float if beside else as_float, dtype=dtype)
-        super().__init__(data, batch_size, prepare)
+        data: Any = self.pixels
+        if images.context is not None:
+            data = tuple(t for t in (self.pixels, images.context, images.mask) if t is not None)
+        elif images.mask is not None:
+            data = {"x": self.pixels, "mask": images.mask}
+        super().__init__(data, batch_size, partial(with_x, change=partial(as_float, dtype=dtype)))
         self.shuffled = True
 
     def draw(self) -> None:
@@ -235,6 +237,10 @@ def as_float(pixels: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return (pixels / 255 if pixels.dtype == torch.uint8 else pixels).to(dtype)
 
 
-def row_as_float(rows: dict[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Rows whose ``x`` is stored pixels, with these as numbers; see :func:`as_float`."""
-    return {**rows, "x": as_float(rows["x"], dtype)}
+def with_x(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A batch with ``x`` changed: a tensor x, a tuple whose first entry is x, or a dict."""
+    if isinstance(batch, Tensor):
+        return change(batch)
+    if isinstance(batch, dict):
+        return {**batch, "x": change(batch["x"])}
+    return (change(batch[0]), *batch[1:])

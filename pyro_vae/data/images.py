@@ -212,10 +212,12 @@ class Images:
     ) -> Batch:
         """What model and guide are called with for a batch: x as :meth:`batch` makes it, and its
         context and mask where there are some. The arguments are those of :meth:`batch`."""
-        beside = {name: t for name, t in self.tensors().items() if name in ("context", "mask")}
         if not isinstance(index, slice):
             index = torch.as_tensor(index, dtype=torch.int64, device=self.pixels.device)
-        return Batch((self.batch(index, generator),), {k: t[index] for k, t in beside.items()})
+        args: tuple[Tensor, ...] = (self.batch(index, generator),)
+        if self.context is not None:
+            args = (*args, self.context[index])
+        return Batch(args, {} if self.mask is None else {"mask": self.mask[index]})
 
     def drawn(self, out: Tensor | None = None) -> Images:
         """All images after one ``dynamic`` draw; under the other protocols the images unchanged.

@@ -94,9 +94,9 @@ def blocks(
         batch = Batch.of(images.rows(slice(start, start + 500), generator), further)
         if start == 0:
             check_arguments(batch, *programs)
-        (x,) = batch.args
         if weight is not None:
-            batch = replace(batch, args=(x.to(weight.dtype),))
+            x, *context = batch.args
+            batch = replace(batch, args=(x.to(weight.dtype), *context))
         yield from batch.split(size)
 
 

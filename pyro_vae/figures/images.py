@@ -167,7 +167,7 @@ def reconstructions(
     if images.binarize == "dynamic":
         grey = replace(images, binarize="none").batch(slice(None))
         rows = {"grey images": grey, "binarized pixels": x}
-    return rows | {"reconstructions": vae.reconstruct(x, **batch.kwargs)}
+    return rows | {"reconstructions": vae.reconstruct(x, *batch.args[1:], **batch.kwargs)}
 
 
 def save_reconstructions(vae: Any, images: Images, path: str | Path, *, seed: int = 0) -> None:

@@ -220,8 +220,8 @@ def traversal_grid(vae: Any, images: Images, *, seed: int = 0, title: str = "") 
     columns = 11
     with measuring(vae.model, vae.guide, seed=seed, device=images.pixels.device):
         first = next(blocks(images, 1, seed))
-        # [Z, columns, …]
-        rows = vae.traverse(*first.args, steps=columns, context=first.named.get("context"))
+        x, *given = first.args
+        rows = vae.traverse(x, steps=columns, context=given[0] if given else None)
     return picture_of(
         to_images(vae, rows.flatten(0, 1))[0],
         columns,
