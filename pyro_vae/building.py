@@ -45,6 +45,8 @@ def check_training(images: Any) -> Images:
         )
     if len(images) == 0:
         raise InputError("a VAE for data needs at least one training image, and there are none")
+    if images.mask is not None and not images.mask.any():
+        raise InputError("all entries of the training data are missing")
     pixels = images.pixels
     if pixels.dtype == torch.uint8 and pixels.max() == 1:
         warnings.warn(
