@@ -17,6 +17,7 @@ import torch
 from pyro import poutine
 from pyro.distributions import constraints
 from pyro.infer.autoguide import AutoGuide
+from pyro.optim import PyroOptim
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
@@ -165,6 +166,33 @@ class Pair:
                     "would not be saved with it; make it an nn.Parameter of a part, or give "
                     "fit(vae.model, vae.guide, data), which trains it in Pyro's store"
                 )
+
+    def take_new(self, optimizer: Any, epoch: int, known: set[str]) -> set[str]:
+        """Take in the parameters that were made in an epoch, which only an optimizer of Pyro can.
+
+        Args:
+            optimizer: the optimizer.
+            epoch: the number of the epoch.
+            known: the names in Pyro's store before it.
+
+        Returns:
+            the names in the store.
+
+        Raises:
+            InputError: a parameter that is not trained.
+        """
+        store = pyro.get_param_store()
+        for name in store.keys() - known:
+            p: Any = store._params[name]
+            if isinstance(optimizer, PyroOptim):
+                self.stored[name] = p
+            elif p.grad is not None:
+                raise InputError(
+                    f"the parameter {name!r} was made in epoch {epoch}, after the optimizer, so it "
+                    "is not trained; let the programs make all parameters at each call, or give an "
+                    "optimizer of pyro.optim"
+                )
+        return set(store.keys())
 
     def refuse_batches(self, size: int, rows: int | None) -> None:
         """Raise :class:`~pyro_vae.errors.InputError` for an autoguide with parameters for each row
