@@ -246,9 +246,10 @@ class Loop:
         self.known = self.pair.take_new(self.optimizer, epoch, self.known)
         if self.options.average is not None or epoch == self.options.epochs:
             self.normalize(epoch)
-        loss = position.losses.double().sum().item() / (
-            self.source.rows or rows + self.source.skipped
-        )
+        counted = self.source.rows or rows + self.source.skipped
+        if self.pair.full is not None:  # each batch stands for all rows
+            counted = self.pair.full * self.taken
+        loss = position.losses.double().sum().item() / counted
         step_scheduler(self.optimizer, loss)
         return loss
 
