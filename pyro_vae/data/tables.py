@@ -1,0 +1,201 @@
+"""Tables of mixed columns: CSV, Parquet and AnnData files, and data frames of pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from ..memory import check_memory
+from ..words import first_line
+from .images import Images
+from .inferring import infer
+from .schema import Schema
+from .schemafile import Given, read_schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CELL = 8
+"""The bytes of a number while a table is read."""
+
+
+def read_table(path: Path, schema: Given = None, label: str | None = None) -> Images:
+    """Read the table in a file.
+
+    Args:
+        path: a file with an ending in :data:`READERS`.
+        schema: as for :func:`~.schemafile.read_schema`.
+        label: the column that holds the classes of the rows; it becomes their labels.
+
+    Raises:
+        InputError: the file cannot be read, or does not fit the schema.
+    """
+    known = read_schema(schema)
+    if not path.is_file():
+        raise InputError(f"{str(path)!r} is not a regular file")
+    # A cell of a CSV file has about as many bytes as a number.
+    check_memory(path.stat().st_size, f"the table in {str(path)!r}")
+    words = word_columns(known)
+    try:
+        frame, labels = READERS[path.suffix.lower()](path, words, label)
+    except InputError:
+        raise
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{str(path)!r} needs the package {error.name}, which is not installed"
+        ) from None
+    except Exception as error:  # pandas and the readers below it raise many kinds of errors
+        raise InputError(
+            f"the table {str(path)!r} cannot be read ({first_line(error):.200})"
+        ) from None
+    return table_images(frame, known, repr(path.name), label, labels)
+
+
+def table_images(
+    frame: pd.DataFrame,
+    known: Schema | dict[str, dict[str, Any]],
+    table: str,
+    label: str | None = None,
+    labels: pd.Series | None = None,
+) -> Images:
+    """A data frame as observations ``[N, D]``, with a number for each column that is used.
+
+    Args:
+        frame: the table.
+        known: the schema, or the types of some columns.
+        table: what error messages call the table.
+        label: the column that becomes the labels.
+        labels: the labels, if they are not a column of ``frame``.
+
+    Raises:
+        InputError: a table without rows or with a name twice, or what the schema does not allow.
+    """
+    frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
+    if len(frame) == 0:
+        raise InputError(f"{table} has no rows")
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise InputError(f"{table} has the column {twice[0]!r} twice")
+    if label is not None and labels is None:
+        if label not in frame.columns:
+            raise InputError(
+                f"the label {label!r} is not a column of {table}; its columns are "
+                f"{', '.join(frame.columns[:20])}"
+            )
+        labels, frame = frame[label], frame.drop(columns=label)
+    schema = known if isinstance(known, Schema) else infer(frame, known, table)
+    numbers, observed = schema.read(frame, table)
+    index, classes = None, ()
+    if labels is not None:
+        index, classes = classes_of(labels, str(label), table)
+    names = tuple(map(str, frame.index))
+    return Images(numbers, index, classes, names, mask=observed, schema=schema)
+
+
+def classes_of(labels: pd.Series, name: str, table: str) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """The numbers of the classes, ``[N]``, and their names.
+
+    Raises:
+        InputError: a label is missing.
+    """
+    missing = labels.isna().to_numpy()
+    if missing.any():
+        raise InputError(
+            f"the label {name!r} of {table} is missing in {missing.sum():,} rows, first in row "
+            f"{labels.index[missing.argmax()]}"
+        )
+    classes, index = np.unique(labels.astype(str).to_numpy(dtype=str), return_inverse=True)
+    return torch.from_numpy(index.astype(np.int64)), tuple(map(str, classes))
+
+
+def word_columns(known: Schema | dict[str, dict[str, Any]]) -> list[str]:
+    """The columns whose levels are words, which a CSV reader must not turn into numbers."""
+    if isinstance(known, Schema):
+        levels = {column.name: column.levels for column in known.columns}
+    else:
+        levels = {name: tuple(entry.get("levels", ())) for name, entry in known.items()}
+    return [n for n, each in levels.items() if each and all(isinstance(v, str) for v in each)]
+
+
+Read = tuple["pd.DataFrame", "pd.Series | None"]
+
+
+def read_csv(path: Path, words: list[str], label: str | None, separator: str = ",") -> Read:
+    """A CSV file with a row of names. The rows have numbers, from 0."""
+    import pandas as pd
+
+    names = pd.read_csv(path, sep=separator, nrows=0).columns
+    if len(names) == 1 and (other := next((s for s in ";\t|" if s in names[0]), None)):
+        raise InputError(
+            f"the table {str(path)!r} has one column, {names[0]!r:.60}; its separator seems to be "
+            f"{other!r}, and it must be {separator!r}"
+        )
+    kinds = {name: str for name in words if name in names}
+    return pd.read_csv(path, sep=separator, dtype=kinds, low_memory=False, index_col=False), None
+
+
+def read_tsv(path: Path, words: list[str], label: str | None) -> Read:
+    """As :func:`read_csv`, with tabs."""
+    return read_csv(path, words, label, "\t")
+
+
+def read_parquet(path: Path, words: list[str], label: str | None) -> Read:
+    """A Parquet file."""
+    import pandas as pd
+
+    return pd.read_parquet(path), None
+
+
+def read_anndata(path: Path, words: list[str], label: str | None) -> Read:
+    """The matrix X of an AnnData file, with the names of its variables; the label is one of obs."""
+    import pandas as pd
+    from anndata import read_h5ad
+
+    data = read_h5ad(path)
+    if data.X is None:
+        raise InputError(f"the AnnData in {str(path)!r} has no matrix X")
+    rows, columns = data.shape
+    check_memory(2 * CELL * rows * columns, f"the matrix X in {str(path)!r} as a dense table")
+    dense = data.X if isinstance(data.X, np.ndarray) else data.X.toarray()
+    frame = pd.DataFrame(dense, index=data.obs_names, columns=data.var_names)
+    if label is None or label in frame.columns:
+        return frame, None
+    if label not in data.obs:
+        raise InputError(
+            f"the label {label!r} is neither a variable nor a column of obs in {str(path)!r}; obs "
+            f"has {', '.join(map(str, data.obs.columns)) or 'no columns'}"
+        )
+    return frame, data.obs[label]
+
+
+READERS: dict[str, Callable[[Path, list[str], str | None], Read]] = {
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".parquet": read_parquet,
+    ".h5ad": read_anndata,
+}
+"""The readers of tables by the ending of the file."""
+
+
+def is_table(path: str | Path) -> bool:
+    """Whether a path has the ending of a table."""
+    return Path(path).suffix.lower() in READERS
+
+
+def write_table(frame: pd.DataFrame, path: Path, suffix: str) -> None:
+    """Write a table as CSV or Parquet.
+
+    Args:
+        frame: the table.
+        path: where it is written.
+        suffix: ``.csv``, ``.tsv`` or ``.parquet``.
+    """
+    if suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
