@@ -25,6 +25,7 @@ from .evaluation.importance import importance
 from .history import Callback, CollapseWarning, Position, collapsed
 from .options import at_least_one
 from .processes import side_by_side
+from .registry import parse
 from .runs.setup import prepare
 from .settings import Settings
 from .training import fit
@@ -85,7 +86,8 @@ class Training:
         bound = elbo(model, guide, test, seed=MEASURED_WITH)
         log_p = importance(model, guide, test, samples=self.samples, seed=MEASURED_WITH)
         seconds = [e.seconds for e in history]
-        taken = f" ({run.vae.config['likelihood']})" if self.name == Settings.likelihood else ""
+        taken = f" ({parse(run.vae.config['likelihood'])[0]})"
+        taken = taken if self.name == Settings.likelihood else ""
         result = {
             "name": self.name + taken,
             "seed": self.seed,

@@ -31,6 +31,8 @@ def fitting_likelihood(images: Images) -> tuple[str, str]:
     Args:
         images: the training images or other observations, after their binarisation.
     """
+    if images.schema is not None:
+        return images.schema.likelihood, "each column of the table has that of its type"
     if images.binarize == "dynamic":
         return "bernoulli", "the pixels are drawn as 0 or 1"
     if images.is_binary:

@@ -239,7 +239,8 @@ class VAE(Usage):
                     "VAE.for_data measures the means and standard deviations of the images itself; "
                     f"{name} is an argument of VAE(shape)"
                 )
-        if parts.get("likelihood", Settings.likelihood) == Settings.likelihood:
+        fitting = [Settings.likelihood] + ["columns"] * (images.schema is not None)
+        if parts.get("likelihood", Settings.likelihood) in fitting:
             parts["likelihood"] = fitting_likelihood(images)[0]
         parts.setdefault("condition", condition_of(images))
         parts.setdefault("holes", images.mask is not None)
@@ -248,7 +249,8 @@ class VAE(Usage):
         # 1.1 nats lower after 200 epochs.
         own = images.is_binary or shows_own_units(LIKELIHOODS.choose(parts["likelihood"]))
         parts["standardize"] = None if own else moments
-        parts["scaling"] = None if images.in_unit_interval else moments
+        pixels = images.in_unit_interval and images.schema is None
+        parts["scaling"] = None if pixels else moments
         vae = cls(images.shape, latent_size, **parts)
         refuse_data(images, vae.model.likelihood)
         start_likelihood(vae.model.likelihood, mean)

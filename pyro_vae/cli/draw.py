@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from ..data.images import Images
     from ..vae import VAE
+
+TABLES = (".csv", ".tsv", ".parquet")
+"""The endings of tables that are written."""
 
 Picture = Annotated[
     Path,
@@ -49,25 +52,38 @@ def sample(
         ),
     ] = None,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             metavar="FILE",
             parser=place,
-            help="The picture to write, or a .npy file with the numbers.",
+            help="The picture to write, a .npy file with the numbers or, of a table, a .csv, .tsv "
+            "or .parquet file. Default: samples.png, of a table samples.csv.",
+            show_default=False,
             rich_help_panel="Output",
         ),
-    ] = Path("samples.png"),
+    ] = None,
     seed: o.Seed = 0,
     device: o.Device = "auto",
     trust: o.Trust = False,
 ) -> None:
-    """Draw images or other observations from the prior: the decoder's mean for each draw of z."""
+    """Draw images or other observations from the prior: the decoder's mean for each draw of z.
+
+    The rows of a table are draws of p(x), with the names and types of its columns.
+    """
     import numpy as np
 
     from .. import figures
 
-    check_output("--out", out, (*o.PICTURES, ".npy"))
-    vae, _ = o.opened(run, device, seed, trust)
+    if out is not None:
+        check_output("--out", out, (*o.PICTURES, ".npy", *TABLES))
+    vae, config = o.opened(run, device, seed, trust)
+    table = config["data"].get("schema")
+    if out is None:
+        out = Path("samples.csv" if table else "samples.png")
+        check_output("--out", out)
+    if out.suffix.lower() in TABLES:
+        sample_table(vae, table, n, vary, out)
+        return
     check_grid("--n", n, vae.shape)
     columns = min(n, figures.COLUMNS)
     rows = n // columns
@@ -90,6 +106,34 @@ def sample(
     else:
         save(vae, images, out, columns, caption)
     console.print(said, soft_wrap=True)
+
+
+def sample_table(vae: VAE, table: Any, n: int, vary: str | None, out: Path) -> None:
+    """Write rows drawn from p(x) as a table.
+
+    Args:
+        vae: the VAE.
+        table: the schema of the run; None for a run on other data.
+        n: the number of rows.
+        vary: the option of :func:`sample`, which is for pictures.
+        out: the file.
+    """
+    from ..data.schema import Schema
+    from ..data.tables import write_table
+
+    if table is None:
+        raise InputError(
+            f"--out {str(out)!r} is a table, and the run was not trained on one; give a picture or "
+            "a .npy file"
+        )
+    if vary is not None:
+        raise InputError("--vary is for pictures, and --out is a table; give --out samples.png")
+    check_memory(16 * n * prod(vae.shape), counted(n, "row"))
+    with vae.in_use():
+        rows = Schema.from_json(table).frame(vae.model(None, n=n))
+    with written(out) as part:
+        write_table(rows, part, out.suffix.lower())
+    console.print(f"{counted(n, 'row')} drawn from p(x) in {out}", soft_wrap=True)
 
 
 def reconstruct(

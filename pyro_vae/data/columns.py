@@ -112,11 +112,11 @@ class Column:
         if self.levels:
             codes = np.where(missing, -1, numbers.round().clip(0, len(self.levels) - 1)).astype(int)
             if self.dtype in CATEGORIES:
-                kind = pd.CategoricalDtype(list(self.levels), self.dtype == CATEGORIES[1])
-                made = pd.Categorical.from_codes(codes, dtype=kind)
+                ordered = self.dtype == CATEGORIES[1]
+                made = pd.Categorical.from_codes(codes, list(self.levels), ordered)  # type: ignore[call-overload]
                 return pd.Series(made, index=index, name=self.name)
             levels = np.empty(len(self.levels) + 1, dtype=object)
-            levels[:-1], levels[-1] = self.levels, None if self.dtype == "object" else np.nan
+            levels[:-1], levels[-1] = self.levels, np.nan
             values = pd.Series(levels[codes], index=index, name=self.name, dtype=object)
         else:
             numbers = numbers + self.offset
@@ -142,7 +142,7 @@ def with_dtype(values: pd.Series, dtype: str) -> pd.Series:
     types cannot hold, stay as pandas reads them from a file."""
     import pandas as pd
 
-    kind = pd.api.types.pandas_dtype(dtype)
+    kind: Any = pd.api.types.pandas_dtype(dtype)
     if isinstance(kind, np.dtype) and kind.kind in "biu" and values.isna().any():
         return values if kind.kind == "b" else values.astype(np.float64)
     if isinstance(kind, np.dtype) and kind.kind in "iu":

@@ -14,6 +14,7 @@ from ..batch import Batch
 from ..errors import InputError
 from ..supports import ROUNDING
 from .drawing import bernoulli
+from .schema import Schema
 from .splitting import split_rows
 
 BINARIZE = {
@@ -42,6 +43,7 @@ class Images:
             NaN in the pixels makes one. What is not observed is kept as 0.
         context: ``[N, ...]``, the labels or covariates that model and guide are given; None for
             none.
+        schema: the columns of a table; None for other data.
 
     Example:
         >>> from pyro_vae.data import Images
@@ -56,6 +58,7 @@ class Images:
     binarize: str = "none"
     mask: Tensor | None = None
     context: Tensor | None = None
+    schema: Schema | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.pixels, Tensor) or self.pixels.dim() == 0:

@@ -81,7 +81,7 @@ def guess(name: str, cells: pd.Series) -> tuple[str, str]:
     import pandas as pd
 
     observed = cells.dropna().infer_objects()
-    kind = observed.dtype
+    kind: Any = observed.dtype
     if len(observed) == 0:
         return LEFT_OUT, "all missing"
     if kind.kind in "mM" or isinstance(kind, pd.PeriodDtype):
@@ -126,9 +126,9 @@ def guess_numbers(name: str, numbers: NDArray[np.float64], different: int) -> tu
         different: how many different numbers there are.
     """
     low, whole = numbers.min(), bool((numbers % 1 == 0).all())
-    if whole and different == len(numbers):
-        if (np.diff(numbers) > 0).all() or ROW_NAME.fullmatch(name):
-            return LEFT_OUT, "all values differ"
+    rises = bool((np.diff(numbers) > 0).all())
+    if whole and different == len(numbers) and (rises or ROW_NAME.fullmatch(name)):
+        return LEFT_OUT, "all values differ"
     if whole and low == 0 and numbers.max() <= LARGEST_COUNT:
         return "count", ""
     if whole and low > 0 and different <= MOST_ORDERED:

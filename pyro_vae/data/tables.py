@@ -90,7 +90,8 @@ def table_images(
         labels, frame = frame[label], frame.drop(columns=label)
     schema = known if isinstance(known, Schema) else infer(frame, known, table)
     numbers, observed = schema.read(frame, table)
-    index, classes = None, ()
+    index: torch.Tensor | None = None
+    classes: tuple[str, ...] = ()
     if labels is not None:
         index, classes = classes_of(labels, str(label), table)
     names = tuple(map(str, frame.index))
@@ -107,7 +108,7 @@ def classes_of(labels: pd.Series, name: str, table: str) -> tuple[torch.Tensor, 
     if missing.any():
         raise InputError(
             f"the label {name!r} of {table} is missing in {missing.sum():,} rows, first in row "
-            f"{labels.index[missing.argmax()]}"
+            f"{labels.index[int(missing.argmax())]}"
         )
     classes, index = np.unique(labels.astype(str).to_numpy(dtype=str), return_inverse=True)
     return torch.from_numpy(index.astype(np.int64)), tuple(map(str, classes))

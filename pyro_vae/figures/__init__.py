@@ -1,6 +1,7 @@
-"""Pictures: grids of images, and curves of a training.
+"""Pictures: grids of images, the columns of tables, and curves of a training.
 
-The grids are in :mod:`~pyro_vae.figures.images`, the curves in :mod:`~pyro_vae.figures.curves`.
+The grids are in :mod:`~pyro_vae.figures.images`, the columns in :mod:`~pyro_vae.figures.tables`, the
+curves in :mod:`~pyro_vae.figures.curves`.
 The pictures of an evaluation are in :mod:`~pyro_vae.report.figures`.
 """
 
@@ -18,17 +19,23 @@ from .images import (
     vary,
     walk,
 )
+from .tables import drawn_rows, marginals, pixels_of, save_marginals, table_marginals
 
 __all__ = [
     "COLUMNS",
+    "drawn_rows",
     "grid",
     "kl_curves",
     "latent_names",
+    "marginals",
     "pairs",
+    "pixels_of",
     "reconstructions",
     "save_grid",
+    "save_marginals",
     "save_reconstructions",
     "stack_rows",
+    "table_marginals",
     "to_images",
     "training_curves",
     "vary",

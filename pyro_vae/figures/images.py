@@ -16,6 +16,7 @@ from ..data.images import Images, describe
 from ..errors import InputError
 from ..latents import is_latent
 from ..programs import AtMean, mean_image
+from .tables import save_marginals
 
 COLUMNS = 12
 """Images in a row."""
@@ -171,7 +172,11 @@ def reconstructions(
 
 
 def save_reconstructions(vae: Any, images: Images, path: str | Path, *, seed: int = 0) -> None:
-    """Write :func:`reconstructions` as a picture, with a caption that says what each row shows."""
+    """Write :func:`reconstructions` as a picture, with a caption that says what each row shows; of
+    a table the marginals of both."""
+    if images.schema is not None:
+        save_marginals(vae, images, path, means=True)
+        return
     rows = reconstructions(vae, images, seed=seed)
     columns = min(COLUMNS, len(images))
     picture = stack_rows(*to_images(vae, *rows.values()), columns=columns)

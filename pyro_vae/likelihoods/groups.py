@@ -205,11 +205,14 @@ class Categorical(Levels):
 
     many = True
     chosen: Tensor
+    shown: Tensor
 
     def __init__(self, of: Members) -> None:
         super().__init__(of)
         self.size = sum(of.categories)
         self.register_buffer("chosen", padded(of.categories), persistent=False)
+        own = (self.chosen < self.size).flatten().nonzero().flatten()
+        self.register_buffer("shown", own, persistent=False)
 
     def forward(self, raw: Tensor) -> Any:
         # A category that a column does not have gets the logit -inf, from one more number.
@@ -217,8 +220,8 @@ class Categorical(Levels):
         return dist.Categorical(logits=with_none[..., self.chosen])  # [*, D_g, K]
 
     def seen(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        shown = one_of(x, max(self.categories), mask)  # [B, D_g, K]
-        return shown[..., self.chosen < self.size]  # [B, ΣK]
+        every = one_of(x, max(self.categories), mask)  # [B, D_g, K]
+        return every.flatten(1).index_select(1, self.shown)  # [B, ΣK]
 
 
 class Ordered(Levels):

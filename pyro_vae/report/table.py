@@ -161,7 +161,9 @@ def drawings(
         draw["units"] = lambda: show.unit_bars(units, title=title)
     if lost is not None:
         draw["gaps"] = lambda: show.gap_bars({name: lost}, title=title)
-    if isinstance(vae, VAE):
+    if isinstance(vae, VAE) and images.schema is not None:
+        draw["marginals"] = lambda: show.column_marginals(vae, images, seed=seed, title=title)
+    elif isinstance(vae, VAE):
         draw["reconstructions"] = lambda: show.best_to_worst(vae, images, seed=seed, title=title)
         draw["traversals"] = lambda: show.traversal_grid(vae, images, seed=seed, title=title)
     return draw

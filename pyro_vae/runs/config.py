@@ -19,8 +19,9 @@ from ..options import is_number, is_whole
 from ..registry import own_classes
 from ..settings import LARGEST_SEED
 
-LARGEST = 1 << 20
-"""The bytes that a config may have. A usual one has some hundreds."""
+LARGEST = 1 << 24
+"""The bytes that a config may have. A usual one has some hundreds; one of a table has about 200 for
+each column."""
 LONGEST = 1 << 24
 """The bytes that a line of the metrics may have. A latent unit takes about 20."""
 
@@ -86,6 +87,8 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "crop": FLAG,
         "grey": FLAG,
         "stream": FLAG,
+        "schema": ("a list of the columns of a table", lambda v: isinstance(v, list)),
+        "label": TEXT,
     },
     "training": {
         "objective": SPEC,

@@ -12,9 +12,10 @@ from typing import Any
 
 from ..contracts import Likelihood
 from ..data import DATASETS, Data, Images, StoredData, StoredImages, in_memory, load_data, open_data
+from ..data.tables import is_table
 from ..errors import InputError
 from ..registry import lookup
-from ..settings import READING
+from ..settings import OF_TABLES, READING
 
 
 def unnamed_data(likelihood: Any) -> dict[str, Any]:
@@ -51,6 +52,10 @@ def opened(
     options = {key: value for key, value in source.items() if key not in ("name", "stream")}
     options["test_fraction"] = test_fraction
     if source.get("stream"):
+        if is_table(source["name"]):
+            raise InputError(
+                f"the table {source['name']!r} is read into memory; leave --stream out"
+            )
         return open_data(source["name"], workers=workers, **options)
     return load_data(source["name"], data_dir=data_dir, **options)
 
@@ -152,6 +157,7 @@ def scored_images(
     own = source["name"] == config["data"]["name"]
     data = data_of(config, name, source, not own, data_dir, say)
     own_array = source["name"] not in DATASETS and not own_folder(source["name"])
+    own_array = own_array and not is_table(source["name"])  # its rows have names already
     if isinstance(data, Data) and own_array:  # images on disk have the numbers already
         data = with_rows(data, source["name"])
     parts = {"train": data.train, "test": data.test, "validation": data.validation}
@@ -185,6 +191,11 @@ def source_of(
             raise InputError(
                 "the VAE was saved from Python, and its folder names no data; give --data"
             )
+        if is_table(name):
+            raise InputError(
+                "the VAE was saved from Python, and its folder has no schema for the table "
+                f"{name!r}; read the table in Python by load_data(path, schema=data.train.schema)"
+            )
         if source["binarize"] != "none":
             say(
                 "The folder does not say how the training images were binarised. Those of --data "
@@ -195,8 +206,10 @@ def source_of(
     elif name_of(name) != source["name"]:
         source["name"] = name_of(name)
         source.pop("stream", None)  # other images are read into memory
-        if own_folder(name) is None:  # load_data() changes only the images of a folder
-            source = {key: value for key, value in source.items() if key not in READING}
+        # load_data() resizes only the images of a folder, and only a table has a schema.
+        kept = ("size", "crop", "grey") if own_folder(name) else ()
+        kept = OF_TABLES if is_table(name) else kept
+        source = {k: v for k, v in source.items() if k not in READING or k in kept}
     return source
 
 

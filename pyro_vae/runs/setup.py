@@ -44,6 +44,8 @@ DRAWN_NOTE = (
 """For grey or colour images under a likelihood that the user named, without --binarize."""
 
 NOT_STREAMED = "these are in memory; give --stream, or leave --workers out"
+ROWS = 1000
+"""The rows of a table whose columns are drawn."""
 MEASURED = 10_000
 """The test images on disk, and as many training images, that are measured after each epoch."""
 
@@ -76,7 +78,8 @@ class Run:
 
     def shown(self) -> Images:
         """The test images of the pictures, on the device of the VAE."""
-        few = in_memory(self.data.test.first(4 * COLUMNS))
+        table = isinstance(self.data, Data) and self.data.train.schema is not None
+        few = in_memory(self.data.test.first(ROWS if table else 4 * COLUMNS))
         return few.to(next(self.vae.parameters()).device)
 
     def measured_data(self) -> Data | StoredData:
@@ -161,12 +164,14 @@ def prepare(
             warnings.simplefilter("ignore")
             audit(vae, *few.args, objective=objective, **few.named)
     vae.to(device)
+    if some.schema is not None:
+        reading["schema"] = some.schema.to_json()
     source = {"name": name_of(settings.data), "binarize": protocol, **reading}
     if settings.likelihood == Settings.likelihood:
         likelihood, why = fitting_likelihood(some)
         usual = " (--binarize dynamic), as is usual for this data set"
         as_usual = settings.binarize is None and protocol == "dynamic"
-        note = f"The likelihood is {likelihood}: {why}{usual if as_usual else ''}."
+        note = f"The likelihood is {parse(likelihood)[0]}: {why}{usual if as_usual else ''}."
     else:
         own = settings.binarize is None and settings.data not in DATASETS
         grey = not replace(some, binarize="none").is_binary
@@ -175,7 +180,8 @@ def prepare(
     optimizer = adam(vae, training["lr"])
     Steering(optimizer, training["schedule"], training["clip"])  # refuses what fit would refuse
     Averaging(optimizer, training["average"])
-    note = " ".join(part for part in (note, stream_note(data, len(some))) if part)
+    parts_of_note = (table_note(settings.data, some), note, stream_note(data, len(some)))
+    note = " ".join(part for part in parts_of_note if part)
     return Run(vae, placed(data, device, vae), source, training, optimizer, note=note)
 
 
@@ -188,6 +194,15 @@ def placed(data: Data | StoredData, device: torch.device, vae: VAE) -> Data | St
     return replace(
         data, train=replace(data.train, binary=binary), test=replace(data.test, binary=binary)
     )
+
+
+def table_note(name: str, images: Images) -> str:
+    """What is said of a table: the types of its columns; "" for other data."""
+    if images.schema is None:
+        return ""
+    holes = 0.0 if images.mask is None else 1 - images.mask.double().mean().item()
+    missing = f" {holes:.1%} of the cells of the training rows are missing." if holes else ""
+    return f"{Path(name).name}: {images.schema}.{missing}"
 
 
 def stream_note(data: Data | StoredData, sampled: int) -> str:

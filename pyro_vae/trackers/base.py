@@ -130,6 +130,11 @@ class Tracker(Callback):
             return
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
+            if self.images.schema is not None:
+                for name, means in (("reconstructions", True), ("samples", False)):
+                    figure = figures.table_marginals(self.vae, self.images, means=means)
+                    self.picture(self.epoch, name, figures.pixels_of(figure))
+                return
             rows = figures.reconstructions(self.vae, self.images, seed=self.seed)
             sets = figures.to_images(self.vae, *rows.values())
             above = figures.stack_rows(*sets, columns=min(12, len(self.images)))
