@@ -204,11 +204,12 @@ def interpolate(
 
 
 def batch(images: Images, n: int, seed: int) -> torch.Tensor:
-    """The first ``n`` observations, ``[n, *shape]``, their binarisation drawn with ``seed``."""
+    """The first ``n`` observations, ``[n, *shape]``, their binarisation drawn with ``seed``.
+    What is missing is NaN."""
     import torch
 
-    generator = torch.Generator().manual_seed(seed)
-    return images.batch(slice(0, n), generator)
+    x = images.batch(slice(0, n), torch.Generator().manual_seed(seed))
+    return x if images.mask is None else torch.where(images.mask[:n], x, torch.nan)
 
 
 def check_grid(option: str, n: int, shape: tuple[int, ...]) -> None:

@@ -14,7 +14,6 @@ from ..errors import InputError
 from ..storage.writing import written
 from ..words import counted, plus_minus, protocol_of
 from . import options as o
-from .draw import batch
 from .options import console
 from .outputs import check_output
 from .printing import print_report
@@ -208,6 +207,8 @@ def audit(
     Its distribution, shape, log p, log q and KL, and whether this KL is analytic. A mistake that
     makes a bound wrong is an error.
     """
+    import torch
+
     from ..audit import audit as audited
     from ..audit import table
     from ..runs.setup import built_objective
@@ -217,8 +218,9 @@ def audit(
     if "training" in config:
         trained = o.images_of(config, None, o.Split.train, data_dir, device)
         objective = built_objective(config["training"] | {"batch_size": n}, trained)
-    x = batch(o.images_of(config, data, split, data_dir, device), n, seed)
-    console.print(table(audited(vae, x, objective=objective)))
+    images = o.images_of(config, data, split, data_dir, device)
+    rows = images.rows(slice(0, n), torch.Generator().manual_seed(seed))
+    console.print(table(audited(vae, *rows.args, objective=objective, **rows.named)))
 
 
 def score(

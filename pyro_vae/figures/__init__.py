@@ -1,7 +1,7 @@
 """Pictures: grids of images, the columns of tables, and curves of a training.
 
-The grids are in :mod:`~pyro_vae.figures.images`, the columns in :mod:`~pyro_vae.figures.tables`, the
-curves in :mod:`~pyro_vae.figures.curves`.
+The grids are in :mod:`~pyro_vae.figures.images`, the columns in :mod:`~pyro_vae.figures.tables`,
+the curves in :mod:`~pyro_vae.figures.curves`.
 The pictures of an evaluation are in :mod:`~pyro_vae.report.figures`.
 """
 

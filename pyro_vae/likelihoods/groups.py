@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 from ..scales import SCALES
 from .categories import RankedCategorical, one_of, ordered_logits
-from .counts import log_of
+from .counts import FEWEST, log_of
 from .located import logit
 
 FAR = 1e4
@@ -156,7 +156,10 @@ class Count(Scaled):
     def __init__(self, of: Members) -> None:
         super().__init__(of)
         self.set_units(*log_moments(of.mean + 1, of.scale))
-        self.log_inverse = nn.Parameter(torch.zeros(self.size))  # log θ
+        # θ at the start is that of a negative binomial with these moments: s² = m + m² / θ.
+        excess = (of.scale.square() - of.mean).clamp_min(FEWEST)
+        theta = torch.where(of.mean > 0, of.mean.square() / excess, 1)
+        self.log_inverse = nn.Parameter(theta.clamp(0.1, 100).log())
 
     def forward(self, raw: Tensor) -> Any:
         logits = self.centre + self.unit * raw - self.log_inverse

@@ -207,8 +207,8 @@ def source_of(
         source["name"] = name_of(name)
         source.pop("stream", None)  # other images are read into memory
         # load_data() resizes only the images of a folder, and only a table has a schema.
-        kept = ("size", "crop", "grey") if own_folder(name) else ()
-        kept = OF_TABLES if is_table(name) else kept
+        kept: tuple[str, ...] = OF_TABLES if is_table(name) else ()
+        kept = ("size", "crop", "grey") if own_folder(name) else kept
         source = {k: v for k, v in source.items() if k not in READING or k in kept}
     return source
 
