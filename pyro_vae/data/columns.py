@@ -94,8 +94,8 @@ class Column:
         if wrong.any():
             row = int(wrong.argmax())
             raise InputError(
-                f"row {cells.index[row]} of {table} has {cells.iloc[row]!r:.60} in the column "
-                f"{self.name!r}, {allowed}"
+                f"row {cells.index[row]} of {table} has {plain(cells.iloc[row])!r:.60} in the "
+                f"column {self.name!r}, {allowed}"
             )
 
     def cells(self, numbers: NDArray[np.float64], index: Any = None) -> pd.Series:
@@ -125,6 +125,11 @@ class Column:
                 numbers = numbers.round()
             values = pd.Series(numbers, index=index, name=self.name)
         return with_dtype(values, self.dtype)
+
+
+def plain(value: Any) -> Any:
+    """A value of NumPy as one of Python; any other value is unchanged."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def as_numbers(cells: pd.Series) -> NDArray[np.float64]:

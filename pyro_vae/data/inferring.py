@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .columns import CATEGORIES, LARGEST_COUNT, WITH_LEVELS, Column, as_numbers
+from .columns import CATEGORIES, LARGEST_COUNT, WITH_LEVELS, Column, as_numbers, plain
 from .schema import LEFT_OUT, Schema, listed
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ MOST_ORDERED = 10
 SKEWED = 1.0
 
 DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}([ T].*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}( .*)?")
-ROW_NAME = re.compile(r"(.*[\W_])?(id|index|key)|.*[a-z]ID", re.IGNORECASE)
+ROW_NAME = re.compile(r"(?i:(.*[\W_])?(id|index|key))|.*[a-z]I[Dd]")
 
 
 def infer(frame: pd.DataFrame, given: Mapping[str, Mapping[str, Any]], table: str) -> Schema:
@@ -91,7 +91,7 @@ def guess(name: str, cells: pd.Series) -> tuple[str, str]:
     except TypeError:  # lists and dicts have no hash
         return LEFT_OUT, f"holds things of type {type(observed.iloc[0]).__name__}"
     if len(values) == 1:
-        return LEFT_OUT, f"always {values[0]}"
+        return LEFT_OUT, f"always {values[0]!s:.60}"
     category = isinstance(kind, pd.CategoricalDtype)
     if category and kind.ordered and len(kind.categories) > 2:
         return "ordered", ""
@@ -125,6 +125,8 @@ def guess_numbers(name: str, numbers: NDArray[np.float64], different: int) -> tu
         numbers: the cells that are there.
         different: how many different numbers there are.
     """
+    if not np.isfinite(numbers).all():
+        return "real", ""  # reading the column names the cell
     low, whole = numbers.min(), bool((numbers % 1 == 0).all())
     rises = bool((np.diff(numbers) > 0).all())
     if whole and different == len(numbers) and (rises or ROW_NAME.fullmatch(name)):
@@ -171,8 +173,8 @@ def column_of(cells: pd.Series, kind: str, levels: Any, table: str) -> Column:
         raise InputError(f"{who} is all missing; give it the type {LEFT_OUT!r} in the schema")
     if levels is None and observed.nunique() < 2:
         raise InputError(
-            f"{who} is always {observed.iloc[0]!r:.60}, so there is nothing to model; give it the "
-            f"type {LEFT_OUT!r} in the schema"
+            f"{who} is always {plain(observed.iloc[0])!r:.60}, so there is nothing to model; give "
+            f"it the type {LEFT_OUT!r} in the schema"
         )
     category = isinstance(cells.dtype, pd.CategoricalDtype)
     dtype = CATEGORIES[bool(cells.cat.ordered)] if category else str(cells.dtype)
@@ -203,15 +205,15 @@ def levels_of(cells: pd.Series, kind: str, who: str) -> tuple[Any, ...]:
         values = list(cells.cat.categories)
     else:
         values = list(cells.dropna().unique())
-    plain = [v.item() if isinstance(v, np.generic) else v for v in values]
+    values = [plain(value) for value in values]
     if isinstance(cells.dtype, pd.CategoricalDtype):
-        return tuple(plain)
-    numbers = all(isinstance(v, bool | int | float) for v in plain)
+        return tuple(values)
+    numbers = all(isinstance(v, bool | int | float) for v in values)
     if kind == "ordered" and not numbers:
         raise InputError(
             f"{who} is ordered by the schema, and its values are words; give their order as "
             '{"type": "ordered", "levels": [the lowest, …, the highest]}'
         )
-    if not numbers and not all(isinstance(v, str | bool | int | float) for v in plain):
+    if not numbers and not all(isinstance(v, str | bool | int | float) for v in values):
         raise InputError(f"{who} is {kind} by the schema, and it has other values than words")
-    return tuple(sorted(plain) if numbers else sorted(plain, key=str))
+    return tuple(sorted(values) if numbers else sorted(values, key=str))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,7 +138,11 @@ def read_csv(path: Path, words: list[str], label: str | None, separator: str = "
             f"{other!r}, and it must be {separator!r}"
         )
     kinds = {name: str for name in words if name in names}
-    return pd.read_csv(path, sep=separator, dtype=kinds, low_memory=False, index_col=False), None
+    with warnings.catch_warnings():
+        # A row with more cells than there are names would lose some.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        frame = pd.read_csv(path, sep=separator, dtype=kinds, low_memory=False, index_col=False)
+    return frame, None
 
 
 def read_tsv(path: Path, words: list[str], label: str | None) -> Read:

@@ -83,7 +83,7 @@ class Columns(Likelihood):
         read = [read_type(column) for column in self.columns]
         mean, scale = (torch.zeros(()), torch.ones(())) if scaling is None else scaling
         mean, scale = (each.expand(shape).flatten() for each in (mean, scale))
-        groups: list[Group] = []
+        groups: dict[str, Group] = {}
         used: list[Tensor] = []
         width = torch.tensor([k if GROUPS[name].many else 1 for name, k in read])
         first = width.cumsum(0) - width  # the first of the decoder's numbers that a column takes
@@ -91,14 +91,19 @@ class Columns(Likelihood):
             places = [i for i, (name, _) in enumerate(read) if name == kind]
             if places:
                 where, categories = torch.tensor(places), [read[i][1] for i in places]
-                groups.append(group(Members(where, categories, mean[where], scale[where])))
+                groups[kind] = group(Members(where, categories, mean[where], scale[where]))
                 used += [first[i] + torch.arange(int(width[i])) for i in places]
-        self.groups: Any = nn.ModuleList(groups)
-        self.sizes = [group.size for group in groups]
+        self.by_type: Any = nn.ModuleDict(groups)
+        self.sizes = [group.size for group in groups.values()]
         self.outputs = ceil(sum(self.sizes) / len(read))
-        order = torch.cat([group.places for group in groups]).argsort()
+        order = torch.cat([group.places for group in groups.values()]).argsort()
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("used", torch.cat(used), persistent=False)
+
+    @property
+    def groups(self) -> list[Group]:
+        """The groups of columns of one type, in the order of :data:`~.groups.GROUPS`."""
+        return list(self.by_type.values())
 
     @property
     def support(self) -> EachEntry:
