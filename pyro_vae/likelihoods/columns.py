@@ -74,6 +74,11 @@ class Columns(Likelihood):
     ) -> None:
         super().__init__(decoder)
         self.shape = shape
+        if columns is not None and not isinstance(columns, list | tuple):
+            raise InputError(
+                "the columns are a list with the type of each column, such as "
+                f"['real', 'categorical(3)'], not {columns!r}"
+            )
         self.columns = ["real"] * prod(shape) if columns is None else list(columns)
         if len(self.columns) != prod(shape):
             raise InputError(
