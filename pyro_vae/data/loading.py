@@ -79,15 +79,14 @@ class Data:
         return self.train.shape
 
     def checksum(self) -> str:
-        """A text of 32 letters that is another one if a pixel, a label, the order of the images or
-        their split is another one. It takes about a second for each GB of pixels."""
+        """A text of 32 letters that is another one if a pixel, the mask, a label, the context, the
+        order of the images or their split is another one. It takes about a second for each GB of pixels."""
         digest = hashlib.blake2b(digest_size=16)
         for images in (self.train, self.test):
-            for tensor in (images.pixels, images.labels):
-                if tensor is not None:
-                    array = tensor.cpu().contiguous().numpy()
-                    digest.update(f"{array.dtype} {array.shape}".encode())
-                    digest.update(array.data)
+            for tensor in images.tensors().values():
+                array = tensor.cpu().contiguous().numpy()
+                digest.update(f"{array.dtype} {array.shape}".encode())
+                digest.update(array.data)
         return digest.hexdigest()
 
     def to(self, device: str | torch.device) -> Data:
