@@ -198,9 +198,13 @@ def test_a_label_becomes_the_classes_of_the_rows():
     assert "sex" not in types(data.train.schema)
     rows = [int(name) for name in data.test.files]
     assert [data.test.classes[i] for i in data.test.labels] == frame["sex"][rows].tolist()
+    unlabelled = Data.of_table(frame.drop(columns="sex"), data.train.schema, label="sex")
+    assert unlabelled.train.labels is None  # new rows need not have a label
     with pytest.raises(InputError, match="label 'city' of the table is missing in"):
         Data.of_table(frame, label="city")
-    with pytest.raises(InputError, match="label 'town' is not a column"):
+    with pytest.raises(
+        InputError, match="label 'town' is not a column of the table, which has id, age"
+    ):
         Data.of_table(frame, label="town")
 
 
@@ -242,6 +246,11 @@ BAD_SCHEMAS = [
     ({"seen": "real"}, "in the column 'seen', which has real numbers"),
     ([], "a schema is a list of columns"),
     ([{"name": "age", "type": "real"}], "has a name, a type and a dtype"),
+    (
+        [{"name": "age", "type": "real", "dtype": "datetime64[ns]"}],
+        "has a name, a type and a dtype",
+    ),
+    ([{"name": "age", "type": "real", "dtype": "no type"}], "has a name, a type and a dtype"),
     (3, "a schema gives columns their types"),
     ("no-such.json", "the schema file 'no-such.json' cannot be read"),
 ]
@@ -347,7 +356,7 @@ def test_the_matrix_of_an_anndata_file(tmp_path):
         assert images.pixels.tolist() == counts.tolist()
         assert images.classes == ("a", "b")
         assert images.files == tuple(obs.index)
-    with pytest.raises(InputError, match="obs has cell"):
+    with pytest.raises(InputError, match="which has cell, g1, g2"):
         load_data(path, label="batch")
 
 

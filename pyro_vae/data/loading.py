@@ -19,7 +19,7 @@ from .datasets import DATASETS, data_folder
 from .folders import find_files
 from .imagefiles import read_files
 from .images import BINARIZE, Images
-from .schemafile import Given, read_schema
+from .schemafile import GivenSchema, read_schema
 from .tables import is_table, read_table, table_images
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Data:
     def of_table(
         cls,
         frame: pd.DataFrame,
-        schema: Given = None,
+        schema: GivenSchema = None,
         *,
         label: str | None = None,
         name: str = "the table",
@@ -80,7 +80,8 @@ class Data:
 
     def checksum(self) -> str:
         """A text of 32 letters that is another one if a pixel, the mask, a label, the context, the
-        order of the images or their split is another one. It takes about a second for each GB of pixels."""
+        order of the images or their split is another one. It takes about a second for each GB of
+        pixels."""
         digest = hashlib.blake2b(digest_size=16)
         for images in (self.train, self.test):
             for tensor in images.tensors().values():
@@ -121,7 +122,7 @@ def load_data(
     size: int | Sequence[int] | None = None,
     crop: bool = False,
     grey: bool = False,
-    schema: Given = None,
+    schema: GivenSchema = None,
     label: str | None = None,
 ) -> Data:
     """Load a data set of :data:`DATASETS` or the user's own data, split and binarised.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..words import counted
-from .columns import TYPES, WITH_LEVELS, Column
+from .columns import CATEGORIES, TYPES, WITH_LEVELS, Column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,7 +177,7 @@ def is_entry(entry: Any) -> bool:
         return False
     if entry.get("type") == LEFT_OUT:
         return entry.keys() <= {"name", "type", "reason"} and is_text(entry.get("reason", ""))
-    if entry.get("type") not in TYPES or not is_text(entry.get("dtype")):
+    if entry.get("type") not in TYPES or not is_dtype(entry.get("dtype")):
         return False
     if entry.keys() - {"name", "type", "dtype", "levels", "offset"}:
         return False
@@ -187,6 +187,18 @@ def is_entry(entry: Any) -> bool:
         return number and levels is None
     two = entry["type"] != "binary" or (isinstance(levels, list) and len(levels) == 2)
     return number and are_levels(levels) and two
+
+
+def is_dtype(name: Any) -> bool:
+    """Whether pandas has a type of numbers, truth values, words or categories of this name."""
+    import pandas as pd
+
+    if name in CATEGORIES:
+        return True
+    try:
+        return isinstance(name, str) and pd.api.types.pandas_dtype(name).kind in "biufO"
+    except (TypeError, ValueError, ImportError):
+        return False
 
 
 def is_text(value: Any) -> bool:

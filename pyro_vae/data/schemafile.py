@@ -11,11 +11,11 @@ from ..errors import InputError
 from .columns import TYPES, WITH_LEVELS
 from .schema import LEFT_OUT, Schema, are_levels
 
-Given = Schema | Mapping[str, Any] | Sequence[Any] | str | Path | None
+GivenSchema = Schema | Mapping[str, Any] | Sequence[Any] | str | Path | None
 """What a user may give as a schema."""
 
 
-def read_schema(given: Given) -> Schema | dict[str, dict[str, Any]]:
+def read_schema(given: GivenSchema) -> Schema | dict[str, dict[str, Any]]:
     """A whole schema; or, for some columns by name, their ``type`` and perhaps their ``levels``.
 
     Args:

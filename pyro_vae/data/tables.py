@@ -15,8 +15,8 @@ from ..memory import check_memory
 from ..words import first_line
 from .images import Images
 from .inferring import infer
-from .schema import Schema
-from .schemafile import Given, read_schema
+from .schema import Schema, listed
+from .schemafile import GivenSchema, read_schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,7 @@ CELL = 8
 """The bytes of a number while a table is read."""
 
 
-def read_table(path: Path, schema: Given = None, label: str | None = None) -> Images:
+def read_table(path: Path, schema: GivenSchema = None, label: str | None = None) -> Images:
     """Read the table in a file.
 
     Args:
@@ -43,7 +43,7 @@ def read_table(path: Path, schema: Given = None, label: str | None = None) -> Im
     check_memory(path.stat().st_size, f"the table in {str(path)!r}")
     words = word_columns(known)
     try:
-        frame, labels = READERS[path.suffix.lower()](path, words, label)
+        frame, obs = READERS[path.suffix.lower()](path, words)
     except InputError:
         raise
     except ModuleNotFoundError as error:
@@ -54,7 +54,7 @@ def read_table(path: Path, schema: Given = None, label: str | None = None) -> Im
         raise InputError(
             f"the table {str(path)!r} cannot be read ({first_line(error):.200})"
         ) from None
-    return table_images(frame, known, repr(path.name), label, labels)
+    return table_images(frame, known, repr(path.name), label, obs)
 
 
 def table_images(
@@ -62,7 +62,7 @@ def table_images(
     known: Schema | dict[str, dict[str, Any]],
     table: str,
     label: str | None = None,
-    labels: pd.Series | None = None,
+    obs: pd.DataFrame | None = None,
 ) -> Images:
     """A data frame as observations ``[N, D]``, with a number for each column that is used.
 
@@ -70,8 +70,9 @@ def table_images(
         frame: the table.
         known: the schema, or the types of some columns.
         table: what error messages call the table.
-        label: the column that becomes the labels.
-        labels: the labels, if they are not a column of ``frame``.
+        label: the column that becomes the labels. A table that is read by a whole schema, as that
+            of a run, may lack it.
+        obs: further columns, of which one can be the label.
 
     Raises:
         InputError: a table without rows or with a name twice, or what the schema does not allow.
@@ -82,13 +83,16 @@ def table_images(
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
         raise InputError(f"{table} has the column {twice[0]!r} twice")
-    if label is not None and labels is None:
-        if label not in frame.columns:
-            raise InputError(
-                f"the label {label!r} is not a column of {table}; its columns are "
-                f"{', '.join(frame.columns[:20])}"
-            )
+    labels = None
+    if label is not None and label in frame.columns:
         labels, frame = frame[label], frame.drop(columns=label)
+    elif label is not None and obs is not None and label in obs.columns:
+        labels = obs[label]
+    elif label is not None and not isinstance(known, Schema):
+        columns = [*(() if obs is None else obs.columns), *frame.columns]
+        raise InputError(
+            f"the label {label!r} is not a column of {table}, which has {listed(columns, 20)}"
+        )
     schema = known if isinstance(known, Schema) else infer(frame, known, table)
     numbers, observed = schema.read(frame, table)
     index: torch.Tensor | None = None
@@ -124,10 +128,11 @@ def word_columns(known: Schema | dict[str, dict[str, Any]]) -> list[str]:
     return [n for n, each in levels.items() if each and all(isinstance(v, str) for v in each)]
 
 
-Read = tuple["pd.DataFrame", "pd.Series | None"]
+Read = tuple["pd.DataFrame", "pd.DataFrame | None"]
+"""A table, and the further columns of its rows in an AnnData file."""
 
 
-def read_csv(path: Path, words: list[str], label: str | None, separator: str = ",") -> Read:
+def read_csv(path: Path, words: list[str], separator: str = ",") -> Read:
     """A CSV file with a row of names. The rows have numbers, from 0."""
     import pandas as pd
 
@@ -145,20 +150,20 @@ def read_csv(path: Path, words: list[str], label: str | None, separator: str = "
     return frame, None
 
 
-def read_tsv(path: Path, words: list[str], label: str | None) -> Read:
+def read_tsv(path: Path, words: list[str]) -> Read:
     """As :func:`read_csv`, with tabs."""
-    return read_csv(path, words, label, "\t")
+    return read_csv(path, words, "\t")
 
 
-def read_parquet(path: Path, words: list[str], label: str | None) -> Read:
+def read_parquet(path: Path, words: list[str]) -> Read:
     """A Parquet file."""
     import pandas as pd
 
     return pd.read_parquet(path), None
 
 
-def read_anndata(path: Path, words: list[str], label: str | None) -> Read:
-    """The matrix X of an AnnData file, with the names of its variables; the label is one of obs."""
+def read_anndata(path: Path, words: list[str]) -> Read:
+    """The matrix X of an AnnData file, with the names of its variables; and its obs."""
     import pandas as pd
     from anndata import read_h5ad
 
@@ -169,17 +174,10 @@ def read_anndata(path: Path, words: list[str], label: str | None) -> Read:
     check_memory(2 * CELL * rows * columns, f"the matrix X in {str(path)!r} as a dense table")
     dense = data.X if isinstance(data.X, np.ndarray) else data.X.toarray()
     frame = pd.DataFrame(dense, index=data.obs_names, columns=data.var_names)
-    if label is None or label in frame.columns:
-        return frame, None
-    if label not in data.obs:
-        raise InputError(
-            f"the label {label!r} is neither a variable nor a column of obs in {str(path)!r}; obs "
-            f"has {', '.join(map(str, data.obs.columns)) or 'no columns'}"
-        )
-    return frame, data.obs[label]
+    return frame, data.obs
 
 
-READERS: dict[str, Callable[[Path, list[str], str | None], Read]] = {
+READERS: dict[str, Callable[[Path, list[str]], Read]] = {
     ".csv": read_csv,
     ".tsv": read_tsv,
     ".parquet": read_parquet,
