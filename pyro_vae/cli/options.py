@@ -80,7 +80,7 @@ OtherData = Annotated[
     typer.Option(
         "--data",
         metavar="NAME",
-        help="Other images: a name, a folder or an array file. Default: those of the run.",
+        help="Other data: a name, a folder, an array file or a table. Default: those of the run.",
         callback=filled("--data"),
         rich_help_panel="Images",
     ),

@@ -198,8 +198,16 @@ def write_table(frame: pd.DataFrame, path: Path, suffix: str) -> None:
         frame: the table.
         path: where it is written.
         suffix: ``.csv``, ``.tsv`` or ``.parquet``.
+
+    Raises:
+        InputError: a Parquet file without the package that writes it.
     """
     if suffix == ".parquet":
-        frame.to_parquet(path)
+        try:
+            frame.to_parquet(path)
+        except ImportError:
+            raise InputError(
+                "a .parquet file needs the package pyarrow, which is not installed; give a .csv"
+            ) from None
     else:
         frame.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
