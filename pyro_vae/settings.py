@@ -51,7 +51,7 @@ class Setup:
 
     data: str = option(
         "mnist-5k",
-        "A data set, a folder, a .npy or .npz file, or a table (.csv, .tsv, .parquet, .h5ad).",
+        "A data set, a folder, an array or a table.",
         "Data",
     )
     binarize: str | None = option(
