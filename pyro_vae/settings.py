@@ -76,6 +76,16 @@ class Setup:
     stream: bool = option(
         False, "Leave a folder or .npy file on disk and read batches.", "Data", value="", shown=""
     )
+    condition: str | None = option(
+        None, "What x is conditioned on: label, the labels of the images.", "Data", shown=""
+    )
+    labels: Any = option(
+        None,
+        "For --recipe m2: all, or how many training images keep their label.",
+        "Data",
+        value="N",
+        shown="",
+    )
     schema: Any = option(
         None,
         "A JSON file with the types of a table's columns. Default: inferred.",
@@ -190,6 +200,9 @@ class Settings(TrainingOptions, Setup):
 
 TRAINING = tuple(each.name for each in fields(TrainingOptions))
 """The settings that :func:`~pyro_vae.training.fit` takes."""
+
+CONTEXT = ("condition", "labels")
+"""The settings that say what the context of model and guide is."""
 
 OF_TABLES = ("schema", "label")
 """The settings that say how a table is read."""

@@ -176,9 +176,10 @@ def evaluate(
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))  # no line breaks by the console
         return
+    given = "" if images.context is None else ", p(x) given the label"
     console.print(
-        f"{counted(len(images), f'{split.value} image')} of {source['data']}, {protocol_of(used)}. "
-        "Numbers are means over images ± one standard error, in nats per image.",
+        f"{counted(len(images), f'{split.value} image')} of {source['data']}, {protocol_of(used)}"
+        f"{given}. Numbers are means over images ± one standard error, in nats per image.",
         soft_wrap=True,
     )
     again = {"--data": data, "--binarize": binarize, "--data-dir": data_dir}

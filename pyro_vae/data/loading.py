@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from .datasets import DATASETS, data_folder
 from .folders import find_files
 from .imagefiles import read_files
 from .images import BINARIZE, Images
+from .labelled import some_labels
 from .schemafile import GivenSchema, read_schema
 from .tables import is_table, read_table, table_images
 
@@ -92,23 +93,66 @@ class Data:
 
     def to(self, device: str | torch.device) -> Data:
         """The same data on another device."""
-        return replace(
-            self,
-            train=self.train.to(device),
-            test=self.test.to(device),
-            validation=None if self.validation is None else self.validation.to(device),
-        )
+        return self._each(lambda images: images.to(device))
+
+    def conditioned(self, on: str = "label", classes: Sequence[str] | None = None) -> Data:
+        """The same data with the labels as the context of model and guide.
+
+        For covariates, condition each part: ``Data(name, train.conditioned(a),
+        test.conditioned(b))``. ``classes`` is as in :meth:`.images.Images.conditioned`.
+
+        Raises:
+            InputError: a part without labels, or a label that is not in ``classes``.
+
+        Example:
+            >>> data = load_data("digits").conditioned("label")
+            >>> torch.equal(data.train.context, data.train.labels)
+            True
+        """
+        if on != "label":
+            raise InputError(
+                f"data is conditioned on 'label', not {on!r:.100}; covariates are conditions of "
+                "its parts, train.conditioned(tensor) and test.conditioned(tensor)"
+            )
+        names = classes or self.train.classes or None
+        return self._each(lambda images: images.conditioned(on, names))
+
+    def labelled(self, count: int | None = None, seed: int = 0) -> Data:
+        """The same data with labels for semi-supervised learning, in the context.
+
+        The context of a training image is its label, or -1 if the label is hidden. Test and
+        validation images have no context, so that the label is inferred.
+
+        Args:
+            count: how many training images keep their label, equally many of each class to within
+                one; None for all.
+            seed: of the draw of those that do.
+
+        Raises:
+            InputError: training images without labels, or a count that is not possible.
+
+        Example:
+            >>> data = load_data("digits").labelled(100)
+            >>> (data.train.context >= 0).sum()
+            tensor(100)
+        """
+        train = self.train.conditioned("label")
+        if count is not None:
+            some = some_labels(train.context, count, seed)  # type: ignore[arg-type]
+            train = replace(train, context=some.to(train.pixels.device))
+        return replace(self, train=train)
+
+    def _each(self, change: Callable[[Images], Images]) -> Data:
+        train, test = change(self.train), change(self.test)
+        validation = None if self.validation is None else change(self.validation)
+        return replace(self, train=train, test=test, validation=validation)
 
     def binarized(self, protocol: str, seed: int = 0) -> Data:
         """The same data, binarised by ``protocol``; ``seed`` is that of a ``static`` draw."""
         lookup("binarisation", protocol, BINARIZE)
-        # The order matters: the static draws of each part come from this one stream.
+        # The order matters: the static draws of train, test and validation are one stream.
         random = np.random.RandomState(seed)
-        train, test = self.train.binarized(protocol, random), self.test.binarized(protocol, random)
-        validation = self.validation
-        if validation is not None:
-            validation = validation.binarized(protocol, random)
-        return replace(self, train=train, test=test, validation=validation)
+        return self._each(lambda images: images.binarized(protocol, random))
 
 
 def load_data(

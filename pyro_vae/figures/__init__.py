@@ -8,9 +8,11 @@ The pictures of an evaluation are in :mod:`~pyro_vae.report.figures`.
 from .curves import kl_curves, training_curves
 from .images import (
     COLUMNS,
+    by_class,
     grid,
     latent_names,
     pairs,
+    prior_samples,
     reconstructions,
     save_grid,
     save_reconstructions,
@@ -23,6 +25,7 @@ from .tables import drawn_rows, marginals, pixels_of, save_marginals, table_marg
 
 __all__ = [
     "COLUMNS",
+    "by_class",
     "drawn_rows",
     "grid",
     "kl_curves",
@@ -30,6 +33,7 @@ __all__ = [
     "marginals",
     "pairs",
     "pixels_of",
+    "prior_samples",
     "reconstructions",
     "save_grid",
     "save_marginals",

@@ -121,13 +121,16 @@ def drawn_rows(vae: Any, images: Images) -> Tensor:
         return vae.model(None, *batch.args[1:], n=len(images))
 
 
-def table_marginals(vae: Any, images: Images, *, means: bool = False, title: str = "") -> Any:
+def table_marginals(
+    vae: Any, images: Images, *, means: bool = False, given: Any = None, title: str = ""
+) -> Any:
     """:func:`marginals` of rows of a table and of rows that a VAE draws.
 
     Args:
         vae: a VAE.
         images: the rows, of a table.
         means: compare with the means of p(x | z), z drawn for each row, in place of samples.
+        given: the context that the means are decoded with; None for that of the rows.
         title: what the picture says about the data.
 
     Raises:
@@ -139,7 +142,10 @@ def table_marginals(vae: Any, images: Images, *, means: bool = False, title: str
     if means:
         batch = images.rows(slice(None))
         # The same cells, so that both histograms are of the same rows.
-        sets["reconstructions"] = (vae.reconstruct(*batch.args, **batch.kwargs), images.mask)
+        sets["reconstructions"] = (
+            vae.reconstruct(*batch.args, given=given, **batch.kwargs),
+            images.mask,
+        )
     else:
         sets["samples"] = (drawn_rows(vae, images), None)
     return marginals(images.schema, sets, title=title)

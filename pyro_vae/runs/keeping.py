@@ -110,9 +110,9 @@ def save_pictures(run: Run, folder: Path, epoch: int) -> None:
             if few.schema is not None:
                 figures.save_marginals(run.vae, few, part, title=f"epoch {epoch}")
                 return
-            caption = f"epoch {epoch}: means of p(x | z), z from the prior"
-            (samples,) = figures.to_images(run.vae, run.vae.sample(144))
-            figures.save_grid(samples, part, caption=caption)
+            drawn, columns, caption = figures.prior_samples(run.vae, 144, few.context)
+            (samples,) = figures.to_images(run.vae, drawn)
+            figures.save_grid(samples, part, columns, f"epoch {epoch}: {caption}")
 
 
 def picture_of(epoch: int) -> str:

@@ -18,6 +18,7 @@ from pyro.infer import TraceEnum_ELBO
 from ..audit import audit
 from ..averaging import Averaging
 from ..budget import Budget
+from ..conditions import condition_of
 from ..contracts import Likelihood
 from ..data import DATASETS, Data, Images, StoredData, StoredImages, in_memory
 from ..errors import InputError
@@ -31,10 +32,12 @@ from ..recipes import RECIPES
 from ..registry import OBJECTIVES, lookup, own_classes, parse, spec
 from ..schedules import Steering
 from ..settings import READING, TRAINING, Settings
+from ..sources import known_labels
 from ..training import adam
 from ..vae import VAE
 from ..words import counted, first_line
 from .images import name_of, opened
+from .labels import check_labels, context_of, label_note
 
 DRAWN_NOTE = (
     "The images have values between black and white, and the likelihood scores only 0 and 1, so "
@@ -131,6 +134,7 @@ def prepare(
     reading = {key: vars(settings)[key] for key in READING if vars(settings)[key]}
     if workers and not settings.stream:
         raise InputError(f"--workers read images that stay on disk, and {NOT_STREAMED}")
+    reading |= context_of(settings)
     source = {"name": settings.data, "binarize": settings.binarize or "none", **reading}
     loaded = opened(source, data_dir, workers=workers)
     parts = {
@@ -146,6 +150,7 @@ def prepare(
     torch.manual_seed(settings.seed)
     with options_explained(settings):
         vae = VAE.for_data(some, settings.latent, **parts)
+    check_labels(vae, settings)
     binary = Likelihood.of(vae.model.likelihood).binary
     if binary and not some.is_binary:
         raise InputError(
@@ -180,8 +185,8 @@ def prepare(
     optimizer = adam(vae, training["lr"])
     Steering(optimizer, training["schedule"], training["clip"])  # refuses what fit would refuse
     Averaging(optimizer, training["average"])
-    parts_of_note = (table_note(settings.data, some), note, stream_note(data, len(some)))
-    note = " ".join(part for part in parts_of_note if part)
+    said = (table_note(settings.data, some), note, label_note(data), stream_note(data, len(some)))
+    note = " ".join(part for part in said if part)
     return Run(vae, placed(data, device, vae), source, training, optimizer, note=note)
 
 
@@ -230,7 +235,9 @@ def usual_protocol(loaded: Data | StoredData, settings: Settings, parts: dict[st
     else:
         # The likelihood says so once it is made. The random numbers that follow stay the same.
         with torch.random.fork_rng(devices=[]), options_explained(settings):
-            trial = VAE(loaded.shape, settings.latent, **parts)
+            train = loaded.train
+            condition = condition_of(train) if isinstance(train, Images) else None
+            trial = VAE(loaded.shape, settings.latent, condition=condition, **parts)
         drawn = Likelihood.of(trial.model.likelihood).binary
     return "dynamic" if drawn else "none"
 
@@ -271,7 +278,8 @@ def built_objective(training: Mapping[str, Any], train: Images | StoredImages) -
         InputError: a step with its draws does not fit into memory, or Pyro cannot sum out latents
             in this precision.
     """
-    objective = OBJECTIVES.build(training["objective"], data_size=len(train))
+    known = known_labels(train.context) if isinstance(train, Images) else None
+    objective = OBJECTIVES.build(training["objective"], data_size=len(train), labelled=known)
     if isinstance(objective, TraceEnum_ELBO) and training["precision"] != "float32":
         raise InputError(
             f"the objective {training['objective']} sums out latents, which Pyro does only in "
