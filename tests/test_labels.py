@@ -225,9 +225,10 @@ def test_the_commands_of_a_run_with_few_labels(few_labels, tmp_path, capsys):
     assert vae.infers_labels
     assert (config["data"]["labels"], config["data"]["labels_seed"]) == (100, 0)
     assert typed(["evaluate", few_labels, "--samples", "5"]) == 0
-    out = capsys.readouterr().out
-    assert "accuracy of the most probable class" in out
-    assert "expected calibration error, 15 bins" in out
+    said = capsys.readouterr()
+    assert "accuracy of the most probable class" in said.out
+    assert "expected calibration error, 15 bins" in said.out
+    assert "are not those that the run was trained on" not in said.err
     assert (
         typed(["sample", few_labels, "--given", "7", "--n", "5", "--out", tmp_path / "x.npy"]) == 0
     )

@@ -88,12 +88,13 @@ def check_source(name: str) -> None:
         lookup("data set", name, DATASETS)
 
 
-def same_data(data: Data | StoredData, checksum: str) -> bool:
+def same_data(data: Data | StoredData, checksum: str, source: Mapping[str, Any]) -> bool:
     """Whether data has a checksum. "" stands for one that is not known.
 
     Args:
         data: as :func:`images_of` loads it; without a split if all images are wanted.
-        checksum: that of the data with its split.
+        checksum: that of the data with its split and its context.
+        source: as for :func:`with_context`.
     """
     if len(data.test) == 0 and len(data.train) > 1:
         if data.train.binarize == "static":  # its draws depend on the split
@@ -102,6 +103,8 @@ def same_data(data: Data | StoredData, checksum: str) -> bool:
             data = StoredData(data.name, *data.train.split(0.2, seed=0))
         else:
             data = Data(data.name, *data.train.split(0.2, seed=0))
+    if isinstance(data, Data):
+        data = with_context(data, source)
     return checksum in ("", data.checksum())
 
 
@@ -259,7 +262,7 @@ def data_of(
         )
     if source.get("condition") is not None and isinstance(data, Data):
         data = by_classes_of(config, data)
-    if name is None and not same_data(data, config.get("checksum", "")):
+    if name is None and not same_data(data, config.get("checksum", ""), source):
         say(
             f"The images of {source['name']!r}, their labels or their split are not those that the "
             "run was trained on, so it may have been trained on some of the test images."
