@@ -85,10 +85,15 @@ def test_no_more_graphs_are_kept_than_there_may_be():
     assert len(step.bounds) == step.MOST_GRAPHS == 8
 
 
-def test_nan_gives_a_warning():
+def test_nan_gives_the_error_or_the_warning_of_eager_svi():
     net, x = PlainVAE(), images()
     compiled = compiled_after(net.model, net.guide, x)
     with torch.no_grad():
         net.head.bias.fill_(float("nan"))
-    with pytest.warns(UserWarning, match="NaN"):
+    with pytest.raises(ValueError, match="to satisfy the constraint Real"):
         compiled.loss_and_grads(net.model, net.guide, x)
+    with pyro.validation_enabled(False):
+        for _ in range(2):
+            compiled.loss_and_grads(net.model, net.guide, x)
+        with pytest.warns(UserWarning, match="NaN"):
+            compiled.loss_and_grads(net.model, net.guide, x)

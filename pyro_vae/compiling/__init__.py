@@ -15,7 +15,14 @@ The files, in the order in which a step passes through them:
 - ``steps``: picks the graph that is still valid for a call, or makes a new one.
 - ``tracing``: runs a program once and records its tensor operations as a graph.
 - ``refusing``: while tracing, raises where Python reads a tensor's value.
-- ``watching``: compares the Python state that the programs read between two calls.
+- ``checking``: adds Pyro's validation of the sites to the graph.
+- ``reading``: records what the programs read and call while they run.
+- ``watching``, with ``kinds`` and ``places``: finds the Python state that the programs read, and
+  compares it between two calls.
+- ``restoring``: finds what the programs wrote while they were traced, and sets it back.
+- ``proving``: runs a new graph once beside the programs.
+- ``floats``: decides whether floats among the arguments are inputs or constants.
+- ``private``: the private names of torch and Pyro that are used here.
 - ``optim``: the optimizers.
 
 This package imports only ``errors`` from the rest of the library, so it can be copied into another

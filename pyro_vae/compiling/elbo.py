@@ -5,20 +5,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from operator import is_not
 from typing import Any
 
 import pyro
 import torch
 from pyro.infer import ELBO, TraceGraph_ELBO
-from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..errors import InputError
+from .checking import validates
+from .floats import fits
+from .places import SCALARS
+from .private import HANDLER_STACK, tree_flatten, tree_unflatten
+from .refusing import EagerReason
 from .steps import BACKENDS, LOCK, GraphFunction, Step, compile_graph, tensor_key
 from .tracing import Graph
-from .watching import SCALARS
 
 
 class CompiledELBO(ELBO):
@@ -27,14 +30,18 @@ class CompiledELBO(ELBO):
     The first call with new shapes runs eagerly. The second call is traced and compiled, which takes
     seconds. Later calls run the graph: same loss, same gradients, same random numbers.
 
-    Tensors and floats among the arguments are inputs of the graph. Other arguments (integers,
-    strings, ...) are constants of the graph, so a new value needs a new graph. The graph reads
-    parameters, buffers and other tensors at each call. Numbers and tensors in attributes, closures,
-    globals, lists and dicts are compared at each call. If one has changed, and no graph exists for
-    the new state, this call runs eagerly and the next one is traced.
+    Tensors and floats among the arguments are inputs of the graph; a float is a constant, if the
+    programs tell it apart from a tensor. Other arguments are constants, so a new value needs a new
+    graph. The graph reads parameters, buffers and other tensors at each call. All other state that
+    the programs read is compared at each call, wherever Python keeps it. If it has changed, and no
+    graph exists for the new state, this call runs eagerly and the next one is traced. A new graph
+    runs once beside the programs before it is used, and must give the same numbers.
 
     **What runs eagerly**, with one warning that gives the reason:
 
+    - programs that write state (a counter, a value that is stored for the user), read a clock or a
+      file, handle torch's generator, or read what cannot be compared, such as a large NumPy array;
+    - a step in which a parameter has a hook;
     - ``TraceGraph_ELBO``;
     - a sequential plate with a random subsample;
     - a model and a guide without a parameter to train;
@@ -50,24 +57,20 @@ class CompiledELBO(ELBO):
     - Python reads the value of a tensor: ``if x.sum() > 0``, ``float(x)``, ``x.numpy()``,
       ``x.tolist()``; a tensor has a shape that depends on values. ``x.item()`` is allowed: it stays
       a tensor.
-    - Two traces of the same call differ, for example because of ``random.random()``,
-      ``np.random.rand()`` or a counter that the model increments.
+    - Python or NumPy draws a random number: ``random.random()``, ``np.random.rand()``.
     - A later check finds a difference. At calls 4, 16, 64, ... the step is traced again and
-      compared with the graph in use.
+      compared with the graph in use. A graph that no longer holds is dropped.
 
-    **What can stay unnoticed**: a change is noticed only if the compared state or the two traces
-    differ. Attributes of classes and of Python modules (``config.beta``), sets,
-    ``SimpleNamespace``, the inside of NumPy arrays, files and ``os.environ`` are not compared at
-    each call. Such a change is noticed at the next check, and until then the graph uses the old
-    value. A random number of Python that only decides a rare branch (``random.random() < 0.001``)
-    can be equal for both traces; then the graph always takes the branch that it was traced with.
+    With Pyro's validation on, a value outside its support or a parameter outside its constraint
+    raises the error of eager SVI at the same call.
 
-    Side effects in Python, such as a printed line, happen in eager calls and while tracing, not
-    when a graph runs. Attributes that a program sets while it is traced are set back.
+    ``docs/compiled-svi.md`` has the table of what is guaranteed and what is not.
 
     Args:
         elbo: any ELBO of Pyro or of this package.
         backend: ``"inductor"`` compiles the graph; ``"eager"`` runs it operation by operation.
+        static: what does not change although it cannot be compared, or what the programs may write
+            although a graph does not: objects, and names of attributes and variables.
 
     Raises:
         InputError: ``elbo`` is not an ELBO, or is a ``Jit...`` one; ``backend`` is unknown.
@@ -84,18 +87,28 @@ class CompiledELBO(ELBO):
 
     MOST_STEPS = 64
 
-    def __init__(self, elbo: Any, backend: str = "inductor") -> None:
+    def __init__(self, elbo: Any, backend: str = "inductor", static: Sequence[Any] = ()) -> None:
         jit = type(elbo).__name__.startswith("Jit")
         if jit or isinstance(elbo, CompiledELBO) or not isinstance(elbo, ELBO):
             raise InputError(f"CompiledELBO takes an ELBO such as Trace_ELBO(), not {elbo!r}")
         if backend not in BACKENDS:
             raise InputError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
-        super().__init__()
-        vars(self).update(vars(elbo))
         self.elbo: Any = elbo
         self.backend = backend
+        self.static = static
         self.steps: dict[Any, Step] = {}
         self.graphs: dict[str, GraphFunction] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        """The attributes of the ELBO inside, such as ``num_particles``."""
+        if name == "elbo":  # not set yet, as in a copy
+            raise AttributeError(name)
+        return getattr(self.elbo, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute that the ELBO inside has on that ELBO."""
+        inside = "elbo" in vars(self) and name in vars(self.elbo)
+        setattr(self.elbo, name, value) if inside else super().__setattr__(name, value)
 
     def _get_trace(self, *args: Any) -> Any:
         return self.elbo._get_trace(*args)
@@ -109,10 +122,12 @@ class CompiledELBO(ELBO):
             step, inputs = self.step_for(call, (model, guide), args, kwargs)
             bound = step.find(inputs)
             if bound is None:
-                loss = call(*args, **kwargs)
-                step.ran_eagerly()
-                return loss
+                with step.eager():
+                    return call(*args, **kwargs)
         values, gradients = bound(inputs)
+        if bound.refused(inputs):
+            with LOCK, step.eager():
+                return call(*args, **kwargs)
         for leaf, gradient in zip(bound.leaves(inputs), gradients, strict=True):
             if leaf.is_leaf and leaf.grad is None:
                 leaf.grad = gradient
@@ -127,10 +142,12 @@ class CompiledELBO(ELBO):
             step, inputs = self.step_for(call, (model, guide), args, kwargs)
             bound = step.find(inputs)
             if bound is None:
-                loss = self.elbo.differentiable_loss(model, guide, *args, **kwargs)
-                step.ran_eagerly()
-                return loss
+                with step.eager():
+                    return self.elbo.differentiable_loss(model, guide, *args, **kwargs)
         (value,), gradients = bound(inputs)
+        if bound.refused(inputs):
+            with LOCK, step.eager():
+                return self.elbo.differentiable_loss(model, guide, *args, **kwargs)
         report_params(bound.graph.params)
         return WithGradients.apply(value, gradients, *bound.leaves(inputs))
 
@@ -146,31 +163,53 @@ class CompiledELBO(ELBO):
         """The step that ``call(*args, **kwargs)`` belongs to, and the tensors in its arguments."""
         leaves, spec = tree_flatten((args, kwargs))
         inputs = [x for x in leaves if isinstance(x, Tensor)]
-        if len(inputs) < len(leaves):
-            device = inputs[0].device if inputs else None
-            inputs = [as_input(x, device) for x in leaves if isinstance(x, INPUTS)]
+        floats: dict[int, float] = {}
         key = (*map(program_key, programs), spec, *map(argument_key, leaves), *torch_settings())
+        is_input = is_tensor
+        if len(inputs) < len(leaves):
+            if key in self.steps and self.steps[key].constant_floats:
+                key = (*key, *(x for x in leaves if isinstance(x, float)))
+            else:
+                is_input = is_tensor_or_float
+            device = inputs[0].device if inputs else None
+            given = [x for x in leaves if is_input(x)]
+            floats = {i: x for i, x in enumerate(given) if not isinstance(x, Tensor)}
+            inputs = [as_input(x, device) for x in given]
         reason = eager_reason(self.elbo)
         if key not in self.steps and len(self.steps) >= self.MOST_STEPS:
             reason = f"more than {self.MOST_STEPS} different kinds of arguments were given"
         step = self.steps.get(reason or key)
         if step is None:
-            slots = [SLOT if isinstance(x, INPUTS) else x for x in leaves]
+            slots = [SLOT if is_input(x) else x for x in leaves]
 
-            def run(*tensors: Tensor) -> Any:
-                rest = iter(tensors)
-                args, kwargs = tree_unflatten([next(rest) if x is SLOT else x for x in slots], spec)
-                return call(*args, **kwargs)
+            def run(*tensors: Tensor, floats: dict[int, float] | None = None) -> Any:
+                rest = iter([(floats or {}).get(i, x) for i, x in enumerate(tensors)])
+                given = [next(rest) if x is SLOT else x for x in slots]
+                args, kwargs = tree_unflatten(given, spec)
+                loss = call(*args, **kwargs)
+                now, spec_now = tree_flatten((args, kwargs))
+                if spec_now != spec or any(map(is_not, now, given)):
+                    raise EagerReason("the programs change the containers in their arguments")
+                return loss
 
-            step = Step(run, [*programs, self.elbo, slots], self.compiled_graph)
+            roots = [*programs, self.elbo, slots]
+            step = Step(run, roots, self.compiled_graph, self.static)
             self.steps[reason or key] = step
             if reason:
                 step.stay_eager(reason)
+        step.floats = floats
         return step, inputs
 
 
-INPUTS = (Tensor, float)
 SLOT = object()
+
+
+def is_tensor(x: Any) -> bool:
+    return isinstance(x, Tensor)
+
+
+def is_tensor_or_float(x: Any) -> bool:
+    return isinstance(x, Tensor) or (isinstance(x, float) and fits(x))
 
 
 def as_input(x: Any, device: Any) -> Tensor:
@@ -181,8 +220,8 @@ def argument_key(leaf: Any) -> Any:
     """The part of an argument that decides which step it belongs to."""
     if isinstance(leaf, Tensor):
         return tensor_key(leaf)
-    if isinstance(leaf, INPUTS):
-        return float
+    if isinstance(leaf, float):
+        return type(leaf), fits(leaf) or repr(leaf)
     return (type(leaf), leaf) if isinstance(leaf, SCALARS) else id(leaf)
 
 
@@ -198,7 +237,17 @@ def program_key(program: Any) -> Any:
 def torch_settings() -> tuple[Any, ...]:
     """Global settings of torch that change what a program computes."""
     devices = [d for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)]
-    return (*((d, torch.get_autocast_dtype(d)) for d in devices), torch.get_default_dtype())
+    return (
+        *((d, torch.get_autocast_dtype(d)) for d in devices),
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        validates(),
+        *map(pyro.settings.get, NUMERICAL),
+    )
+
+
+# Settings of Pyro that change a number.
+NUMERICAL = [name for name in pyro.settings.get() if not name.startswith(("validate", "module"))]
 
 
 def eager_reason(elbo: ELBO) -> str:
@@ -207,7 +256,7 @@ def eager_reason(elbo: ELBO) -> str:
         return "TraceGraph_ELBO keeps running averages in the parameter store"
     if pyro.settings.get("module_local_params"):
         return "module_local_params is on"
-    for handler in _PYRO_STACK:
+    for handler in HANDLER_STACK:
         if not (isinstance(handler, TraceMessenger) and handler.param_only):
             return f"it is called inside Pyro's {type(handler).__name__}"
     return ""
@@ -215,7 +264,7 @@ def eager_reason(elbo: ELBO) -> str:
 
 def report_params(params: dict[str, Tensor]) -> None:
     """Tell the handlers around the step, such as that of SVI, which parameters were used."""
-    if _PYRO_STACK:
+    if HANDLER_STACK:
         for name in params:
             pyro.param(name)
 

@@ -8,25 +8,20 @@ raises :class:`CompileError` instead, with the line of the program.
 from __future__ import annotations
 
 import sys
-import sysconfig
-from collections.abc import Iterable
-from pathlib import Path
-from traceback import walk_stack
+from collections import Counter
 from types import FrameType
 from typing import Any
 
-import pyro
 import torch
-from pyro.infer.util import Dice
 from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.util import warn_if_inf, warn_if_nan
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.distributions import Distribution, distribution
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError
+from .private import CONSTRAINT_CHECK, Dice, TorchDispatchMode, get_proxy_mode
+from .reading import PYRO, line_of
 
 
 class CompileError(InputError):
@@ -52,6 +47,8 @@ VALUE_READS = {
     Tensor.is_nonzero: "tensor.is_nonzero()",
     Tensor.equal: "tensor.equal()",
     Tensor.allclose: "tensor.allclose()",
+    Tensor.__format__: "the text of a tensor",
+    Tensor.__repr__: "the text of a tensor",
     DATA.__set__: "an assignment to tensor.data",
     torch.is_nonzero: "torch.is_nonzero",
     torch.equal: "torch.equal",
@@ -67,7 +64,7 @@ ANSWERS = {
     warn_if_inf.__code__: False,
     Distribution.__init__.__code__: True,
     Distribution._validate_sample.__code__: True,
-    distribution._all_true_or_runtime_assert.__code__: True,
+    getattr(CONSTRAINT_CHECK, "__code__", None): True,
 }
 
 
@@ -81,12 +78,14 @@ class RefusingMode(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.losses: list[Tensor] = []
+        self.turns: Counter[FrameType] = Counter()  # of each loop over a sequential plate
+        self.ranges: list[Tensor] = []  # the indices of whole plates
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is Tensor.item:
-            index = plate_index(calling_frame(), args[0])
+            index = self.plate_index(calling_frame(), args[0])
             return args[0].detach().reshape(()) if index is None else index
         if func is Tensor.backward:
             weight = dict(enumerate(args)).get(1, (kwargs or {}).get("gradient"))
@@ -104,9 +103,29 @@ class RefusingMode(TorchFunctionMode):
             raise CompileError("tensor.random_(low, high), unlike torch.randint(low, high, size)")
         if func in VALUE_READS:
             raise CompileError(VALUE_READS[func])
+        generators = [*args, *(kwargs or {}).values()]
+        if any(isinstance(x, torch.Generator) for x in generators):
+            raise EagerReason(f"{line_of(sys._getframe(1))} draws from a generator of its own")
         result = func(*args, **(kwargs or {}))
-        note_line(user_line([*walk_stack(sys._getframe(1))][::-1]))
+        if func is torch.arange and calling_frame().f_code.co_filename.startswith(PYRO):
+            self.ranges.append(result)
+        note_line(line_of(sys._getframe(1)))
         return result
+
+    def plate_index(self, frame: FrameType, value: Tensor) -> int | None:
+        """The index of a sequential plate's loop, if the plate calls ``item``; else None.
+
+        Each turn of the loop becomes a part of the graph of its own, so its index must be an int.
+        """
+        if frame.f_code is not IndepMessenger.__iter__.__code__:
+            return None
+        plate = frame.f_locals["self"]
+        if not any(plate.indices is known for known in self.ranges):
+            raise EagerReason(
+                f"the sequential plate {plate.name!r} takes a random subsample, or was made before"
+            )
+        self.turns[frame] += 1
+        return self.turns[frame] - 1
 
     def gradients(self) -> tuple[list[Tensor], list[Tensor]]:
         """The leaves that ``backward`` reaches, and the gradient of each."""
@@ -129,6 +148,21 @@ class RefusingMode(TorchFunctionMode):
         return [p for p, _ in reached], own
 
 
+class ValueReads(TorchDispatchMode):
+    """Refuses what Python cannot see: torch itself reads the value of a 0-dim tensor.
+
+    ``x[:t]``, ``torch.full(size, t)`` and ``alpha=t`` do so. While tracing, the programs' inputs
+    have no values, but the tensors that they find elsewhere, and constants made of them, do.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise CompileError("torch reads the value of a tensor as a Python number")
+        return func(*args, **(kwargs or {}))
+
+
 def calling_frame() -> FrameType:
     """The frame that called the torch function that the mode sees."""
     frame: FrameType = sys._getframe(2)
@@ -141,38 +175,6 @@ def calling_frame() -> FrameType:
 def aliased(gradient: Tensor, leaf: Tensor) -> bool:
     """Whether a gradient is a view, or has other strides than its parameter."""
     return gradient._is_view() or gradient.stride() != leaf.stride()
-
-
-def plate_index(frame: FrameType, value: Tensor) -> int | None:
-    """The index of a sequential plate's loop, if the plate calls ``item``; else None.
-
-    Each turn of the loop becomes a part of the graph of its own, so its index must be an int.
-    """
-    if frame.f_code is not IndepMessenger.__iter__.__code__:
-        return None
-    plate = frame.f_locals["self"]
-    if plate.subsample_size != plate.size or not isinstance(value, FakeTensor):
-        raise EagerReason(f"the sequential plate {plate.name!r} takes a random subsample")
-    return plate.counter - 1
-
-
-# Files whose frames are not the user's: torch, Pyro, Python's own and this package.
-LIBRARIES = (
-    *(f"{Path(str(module.__file__)).parent}/" for module in (torch, pyro)),
-    f"{sysconfig.get_path('stdlib')}/",
-    "<string>",
-    f"{Path(__file__).parent}/",
-)
-
-
-def user_line(frames: Iterable[tuple[FrameType, int]]) -> str:
-    """``file:line`` of the innermost frame of the user's code; frames are given outermost first."""
-    own = [
-        f"{frame.f_code.co_filename}:{line}"
-        for frame, line in frames
-        if not frame.f_code.co_filename.startswith(LIBRARIES)
-    ]
-    return own[-1] if own else "the model or the guide"
 
 
 def note_line(line: str) -> None:

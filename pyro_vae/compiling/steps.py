@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
 
-from .refusing import EagerReason
+from .floats import are_inputs
+from .proving import difference
+from .reading import Reads
+from .refusing import CompileError, EagerReason
+from .restoring import writes
 from .tracing import Graph, TensorFunction, make_graph
-from .watching import Watch, Written, changes
+from .watching import Watch
 
 GraphFunction = Callable[..., list[Tensor]]
 BACKENDS = ("inductor", "eager")
@@ -40,10 +47,12 @@ class BoundGraph:
         self.graph = graph
         self.function = function
         self.watch = watch
-        self.keys = [tensor_key(t) for t in graph.captured]
+        self.tensors = list({id(t): t for t in (*graph.captured, *watch.tensors)}.values())
+        self.keys = [tensor_key(t) for t in self.tensors]
         store = pyro.get_param_store()
         self.stored = [(name, p) for name, p in graph.params.items() if name in store]
         self.params = set(graph.params.values())
+        self.invalid = 0  # calls whose checks failed
         self.replay: Any = None  # on CUDA: see CompiledSVI
 
     def holds(self) -> bool:
@@ -51,16 +60,39 @@ class BoundGraph:
         params = pyro.get_param_store()._params
         return (
             all(params.get(name) is p for name, p in self.stored)
-            and [tensor_key(t) for t in self.graph.captured] == self.keys
+            and [tensor_key(t) for t in self.tensors] == self.keys
             and self.watch.unchanged()
         )
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """The parts of the loss, and the gradients of ``leaves(inputs)``."""
         with torch.no_grad():
-            values = self.function(*inputs, *self.graph.captured)
+            tensors = [*inputs, *self.graph.captured]
+            if self.graph.valid:
+                self.before = torch.get_rng_state(), [tensors[i].clone() for i in self.graph.writes]
+            values = self.function(*tensors)
         count = self.graph.loss.num_leaves
-        return list(values[:count]), list(values[count:])
+        self.outputs = values[: count + self.graph.valid]
+        return list(values[:count]), list(values[count + self.graph.valid :])
+
+    def refused(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether Pyro's own checks must see this call: a check failed, or the loss is not finite.
+
+        The call must then be repeated eagerly, so what it changed is set back. A program may have
+        opted out of Pyro's checks; after three such calls the graph's checks are no longer read.
+        """
+        if not self.graph.valid or self.invalid >= 3 or self.outputs[0].is_cuda:
+            return False
+        if all(map(math.isfinite, (x.item() for x in self.outputs))) and self.outputs[-1].item():
+            return False
+        self.invalid += 1
+        state, values = self.before
+        torch.set_rng_state(state)
+        tensors = [*inputs, *self.graph.captured]
+        with torch.no_grad():
+            for place, value in zip(self.graph.writes, values, strict=True):
+                tensors[place].copy_(value)
+        return True
 
     def leaves(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The tensors that the gradients belong to."""
@@ -84,23 +116,32 @@ class Step:
         run: the function; it calls ``loss_and_grads``.
         roots: the programs and the objective, whose state is watched.
         compile: compiles a graph for given inputs, or returns a compiled graph with equal text.
+        static: what the user declared constant.
     """
 
     MOST_GRAPHS = 8
     MOST_MISSES = 16
 
     def __init__(
-        self, run: TensorFunction, roots: Sequence[Any], compile: Callable[..., GraphFunction]
+        self,
+        run: TensorFunction,
+        roots: Sequence[Any],
+        compile: Callable[..., GraphFunction],
+        static: Sequence[Any] = (),
     ) -> None:
         self.run = run
         self.roots = roots
         self.compile = compile
+        self.static = static
+        self.reads = Reads()
         self.bounds: list[BoundGraph] = []
         self.seen: Watch | None = None  # the state after the last eager call
-        self.before: Any = []
-        self.written: Written = {}
-        self.calls, self.next_check, self.misses = 0, 4, 0
+        self.ignored: set[tuple[int, Any]] = set()
+        self.calls, self.next_check, self.misses, self.runs = 0, 4, 0, 0
         self.reason = ""
+        self.floats: dict[int, float] = {}  # the floats of the present call, by position
+        self.constant_floats = False  # they are constants; each value has a step of its own
+        self.said: set[str] = set()
 
     def find(self, inputs: Sequence[Tensor]) -> BoundGraph | None:
         """The graph that is valid for this call; None if the call must run eagerly."""
@@ -112,9 +153,24 @@ class Step:
                 self.misses = 0
                 if self.calls >= self.next_check:
                     self.next_check = 4 * self.calls
-                    make_graph(self.run, inputs, self.roots, before=bound.graph)
-                return bound
+                    self.check(bound, inputs)
+                    if self.reason:
+                        return None
+                return None if self.hooked(bound.leaves(inputs)) else bound
+        self.bounds = [bound for bound in self.bounds if not bound.watch.cleared()]
         return self.bind(inputs)
+
+    def check(self, bound: BoundGraph, inputs: Sequence[Tensor]) -> None:
+        """Trace again; a graph that no longer holds is dropped, so that it is never used again."""
+        try:
+            make_graph(self.run, inputs, bound.watch, self.reads, before=bound.graph)
+        except EagerReason as reason:
+            self.bounds.remove(bound)
+            self.stay_eager(str(reason))
+        except CompileError:
+            self.bounds.remove(bound)
+            self.seen = None
+            raise
 
     def bind(self, inputs: Sequence[Tensor]) -> BoundGraph | None:
         """A new graph, if the state is that after the last eager call; else None."""
@@ -124,10 +180,27 @@ class Step:
             self.misses += 1
             if self.misses == self.MOST_MISSES:
                 self.stay_eager("something that model or guide reads changes at each call")
-            self.before = self.seen.snapshot() if self.seen is not None else []
+            return None
+        if (self.reads.outside or self.seen.iterators) and self.runs < 2:
+            return None  # the first call may have read something only to create things
+        if self.hooked([*store._params.values(), *self.seen.tensors]):
             return None
         try:
-            graph = make_graph(self.run, inputs, self.roots)
+            self.refuse_unknown(self.seen)  # before tracing, which would advance an iterator
+            graph, by_libraries = make_graph(self.run, inputs, self.seen, self.reads)
+            self.ignored |= by_libraries
+            watch = self.watch()
+            self.refuse_unknown(watch)
+            if self.floats and not are_inputs(
+                graph, partial(self.trace_constant, inputs), inputs, self.floats
+            ):
+                self.constant_floats = True
+                return None
+        except CompileError:
+            if not self.floats:
+                raise
+            self.constant_floats = True  # Python reads one of them, perhaps
+            return None
         except EagerReason as reason:
             self.stay_eager(str(reason))
             return None
@@ -141,21 +214,59 @@ class Step:
             first = str(error).strip().partition("\n")[0]
             self.stay_eager(f"torch cannot compile it here ({first})")
             return None
-        bound = BoundGraph(graph, function, self.seen)
+        bound = BoundGraph(graph, function, watch)
+        wrong = difference(self.run, bound, inputs)
+        if wrong:
+            self.stay_eager(wrong)
+            return None
         self.bounds = [bound, *self.bounds][: self.MOST_GRAPHS]
         return bound
 
-    def ran_eagerly(self) -> None:
-        """Note the state after an eager call.
+    def trace_constant(self, inputs: Sequence[Tensor], floats: dict[int, float]) -> Graph:
+        """The graph in which these floats are constants."""
+        assert self.seen is not None
+        return make_graph(partial(self.run, floats=floats), inputs, self.seen, self.reads)[0]
 
-        What the programs themselves wrote during the call is no longer watched; otherwise each
-        call would be followed by another eager one. If the programs also read it, the two traces
-        differ. The first call is an exception, because it creates things.
-        """
-        if not self.reason:
-            self.written |= changes(self.before)
-            self.seen = Watch(self.roots, self.written)
+    def refuse_unknown(self, watch: Watch) -> None:
+        if watch.unknown:
+            raise EagerReason(f"the programs read {watch.unknown}, which cannot be compared")
+        if self.reads.outside:
+            raise EagerReason(self.reads.outside)
+
+    def watch(self) -> Watch:
+        return Watch(self.roots, self.reads, self.static, self.ignored)
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        """A context for an eager call; it notes what the programs read and the state after it."""
+        if self.reason:
+            yield
+            return
+        seen = self.seen
+        before = [(place, place.read()) for place in seen.places] if seen is not None else []
+        positions = seen.positions() if seen is not None else []
+        with self.reads:
+            yield
+        self.runs += 1
+        if seen is not None and seen.positions() != positions:
+            self.stay_eager("the programs advance an iterator")
+            return
+        self.ignored |= writes(before, self.reads)[1]
+        self.seen = self.watch()
+
+    def hooked(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether a parameter has a hook; a graph would neither run nor repeat it correctly."""
+        found = any(p._backward_hooks or p._post_accumulate_grad_hooks for p in tensors)
+        if found and "hook" not in self.said:
+            self.said.add("hook")
+            say("a parameter has a hook, and as long as it has one")
+        return found
 
     def stay_eager(self, reason: str) -> None:
         self.reason = reason
-        warnings.warn(f"this step runs eagerly, without compiling: {reason}", stacklevel=2)
+        self.bounds.clear()
+        say(reason)
+
+
+def say(reason: str) -> None:
+    warnings.warn(f"this step runs eagerly, without compiling: {reason}", stacklevel=2)

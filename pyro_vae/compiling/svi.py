@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,8 +19,7 @@ from .optim import bare_adam, hooks_of, torch_optimizer
 from .steps import LOCK, BoundGraph, Step
 
 MOST_RUNS = 3
-"""Eager runs before a step is compiled; the second and third for programs that count their calls.
-"""
+"""Eager runs before a step is compiled; a program may create things in the first ones."""
 
 
 class CompiledSVI:
@@ -42,7 +41,9 @@ class CompiledSVI:
             called as in :func:`.calls.arguments`. It becomes part of the graph. It may draw random
             numbers with torch.
         backend: ``"inductor"`` or ``"eager"``, as in :class:`CompiledELBO`.
-        before_step: called before each step of :meth:`epoch`, for example to seed torch.
+        before_step: called before each step of :meth:`epoch`, for example to seed torch. The state
+            of the programs is then compared before each step, otherwise once in an epoch.
+        static: as in :class:`CompiledELBO`.
 
     Raises:
         CompileError: as :class:`CompiledELBO` does; its documentation also lists what runs eagerly.
@@ -66,11 +67,12 @@ class CompiledSVI:
         prepare: Callable[[Tensor], Any] | None = None,
         backend: str = "inductor",
         before_step: Callable[[], None] | None = None,
+        static: Sequence[Any] = (),
     ) -> None:
         self.model = model
         self.guide = guide
         self.optim = optim
-        self.elbo = CompiledELBO(loss, backend)
+        self.elbo = CompiledELBO(loss, backend, static)
         self.prepare = prepare
         self.before_step = before_step
 
@@ -80,9 +82,10 @@ class CompiledSVI:
         with LOCK:
             step, inputs = self.elbo.step_for(call, (self.model, self.guide), args, kwargs)
             bound = step.find(inputs)
+            eagerly = partial(self.run_eagerly, step, call, args, kwargs)
             if bound is None:
-                return self.run_eagerly(step, call, args, kwargs).tolist()
-        return self.run_compiled(bound, inputs).tolist()
+                return eagerly().tolist()
+        return self.run_compiled(bound, eagerly, inputs).tolist()
 
     def epoch(self, data: Any, batches: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Take one step for each row of ``batches``.
@@ -100,22 +103,25 @@ class CompiledSVI:
         with LOCK:
             step, inputs = self.step_of_epoch(args, kwargs)
         losses: list[Tensor] = []
-        work: Callable[[list[Tensor]], Tensor] | None = None
+        last: BoundGraph | None = None
+        bound: BoundGraph | None
         for index in batches.unbind():
             inputs[0] = index
             if self.before_step is not None:
                 self.before_step()
-            # Between two steps of an epoch only this loop runs, so a valid graph stays valid.
-            if work is None:
+            eagerly = partial(self.run_eagerly, step, self.on_batch, (index, *args[1:]), kwargs)
+            if last is not None and self.before_step is None:
+                step.calls += 1  # between two steps only this loop runs, so a valid graph stays so
+                bound = last
+            else:
                 with LOCK:
                     bound = step.find(inputs)
                     if bound is None:
-                        now = (index, *args[1:])
-                        losses.append(self.run_eagerly(step, self.on_batch, now, kwargs))
+                        losses.append(eagerly())
                         continue
-                work = self.replayed(bound, inputs, 1 + len(tree_leaves(data)))
-                step.calls += len(batches) - len(losses) - 1
-            losses.append(work(inputs))
+            if bound is not last:
+                last, work = bound, self.replayed(bound, inputs, 1 + len(tree_leaves(data)))
+            losses.append(work(eagerly, inputs))
         return torch.stack(losses)
 
     def compile(self, data: Any, index: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -146,10 +152,10 @@ class CompiledSVI:
         for _ in range(MOST_RUNS):
             if step.find(inputs) is not None:
                 break
-            _, params = self.gradients(call, args, kwargs)
+            with step.eager():
+                _, params = self.gradients(call, args, kwargs)
             for p in params:
                 p.grad = None
-            step.ran_eagerly()
 
     def step_of_epoch(self, args: Any, kwargs: Any) -> tuple[Step, list[Tensor]]:
         """The step that :meth:`on_batch` with these arguments belongs to, and its tensors."""
@@ -163,9 +169,9 @@ class CompiledSVI:
         return loss_and_grads(self.model, self.guide, *first, *args, **named, **kwargs)
 
     def run_eagerly(self, step: Step, call: Any, args: Any, kwargs: Any) -> Tensor:
-        loss, params = self.gradients(call, args, kwargs)
+        with LOCK, step.eager():
+            loss, params = self.gradients(call, args, kwargs)
         self.update(params)
-        step.ran_eagerly()
         return torch.as_tensor(loss)
 
     def gradients(self, call: Any, args: Any, kwargs: Any) -> tuple[Any, set[Tensor]]:
@@ -175,8 +181,13 @@ class CompiledSVI:
         values: list[Any] = [site["value"] for site in sites.trace.nodes.values()]
         return loss, {value.unconstrained() for value in values}
 
-    def run_compiled(self, bound: BoundGraph, inputs: list[Tensor], adam: Any = None) -> Tensor:
+    def run_compiled(
+        self, bound: BoundGraph, eagerly: Any, inputs: list[Tensor], adam: Any = None
+    ) -> Tensor:
+        """One compiled step; ``eagerly`` takes it if Pyro's own checks must see it."""
         values, gradients = bound(inputs)
+        if bound.refused(inputs):
+            return eagerly()
         if adam is not None:
             adam(gradients)
         else:
@@ -196,13 +207,13 @@ class CompiledSVI:
 
     def replayed(
         self, bound: BoundGraph, inputs: list[Tensor], fixed_before: int
-    ) -> Callable[[list[Tensor]], Tensor]:
+    ) -> Callable[..., Tensor]:
         """The compiled step as a function of its inputs; on CUDA, its replay.
 
         The inputs are the index, the data up to the place ``fixed_before``, and further arguments.
         """
         adam = bare_adam(self.optim, bound.leaves(inputs))
-        work = partial(self.run_compiled, bound, adam=adam)
+        work: Any = partial(self.run_compiled, bound, adam=adam)
         optimizer = torch_optimizer(self.optim)
         on_device = all(t.is_cuda for t in (*inputs, *bound.graph.captured))
         if optimizer is None or not on_device or hooks_of(optimizer):
@@ -242,15 +253,15 @@ class Replay:
         self.warm = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, inputs: list[Tensor]) -> Tensor:
+    def __call__(self, eagerly: Any, inputs: list[Tensor]) -> Tensor:
         self.warm += 1
         if self.warm <= 3:
-            return self.work(inputs)
+            return self.work(eagerly, inputs)
         for i in self.changing:
             self.inputs[i].copy_(inputs[i])
         if self.graph is None:
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
-                self.loss = self.work(self.inputs)
+                self.loss = self.work(None, self.inputs)
         self.graph.replay()
         return self.loss.clone()

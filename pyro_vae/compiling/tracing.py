@@ -8,27 +8,29 @@ constants). Its outputs are the loss and the gradients.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from traceback import walk_tb
 from typing import Any, cast
 
-import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch._subclasses.fake_tensor import (
+from torch.fx import GraphModule, Node
+
+from .checking import SiteChecks, validates
+from .private import (
     DynamicOutputShapeException,
     FakeTensor,
     FakeTensorMode,
+    TreeSpec,
+    make_fx,
+    tree_flatten,
 )
-from torch.fx import GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import TreeSpec, tree_flatten
-
-from .refusing import CompileError, RefusingMode, user_line
-from .watching import undisturbed
+from .reading import Reads, user_line
+from .refusing import CompileError, EagerReason, RefusingMode, ValueReads
+from .restoring import Undisturbed
+from .watching import Watch
 
 TensorFunction = Callable[..., Any]
 
@@ -38,11 +40,13 @@ class Graph:
     """One call as a function of tensors.
 
     Attributes:
-        module: ``(*inputs, *captured) -> [*loss, *gradients]``.
+        module: ``(*inputs, *captured) -> [*loss, *valid, *gradients]``.
         captured: the tensors that the programs read, without their arguments.
         leaves: for each gradient, the position of its tensor in ``(*inputs, *captured)``.
         loss: the structure of the loss: one tensor, or a tuple of tensors.
+        valid: how many outputs say whether all sites passed their checks, 0 or 1.
         params: the parameters that were used, by their names in Pyro's store.
+        writes: the positions of the tensors into which the graph writes.
         text: the code of the graph; graphs with equal text compute the same function.
     """
 
@@ -50,54 +54,77 @@ class Graph:
     captured: list[Tensor]
     leaves: list[int]
     loss: TreeSpec
+    valid: int
     params: dict[str, Tensor]
+    writes: list[int]
     text: str
 
 
 def make_graph(
-    run: TensorFunction, inputs: Sequence[Tensor], roots: Sequence[Any], before: Graph | None = None
-) -> Graph:
+    run: TensorFunction,
+    inputs: Sequence[Tensor],
+    watch: Watch,
+    reads: Reads,
+    before: Graph | None = None,
+) -> tuple[Graph, set[tuple[int, Any]]]:
     """Record ``run(*inputs)``, which calls ``loss_and_grads``, as a graph.
 
-    The call is traced twice, with different seeds for Python and NumPy. The second trace starts
-    from the state that the first one left. So a random number, a counter or a stored tensor is
-    noticed if it makes the two graphs differ. Afterwards buffers, random states and attributes are
-    set back.
+    The function is traced twice, the second time from the state that the first one left. What the
+    two graphs do not show is found beside them: what the programs wrote, whether a random
+    generator was used, whether something outside was read. Afterwards all is set back.
 
     Args:
         run: the function of tensors.
         inputs: its arguments; their values are not read.
-        roots: the objects whose state is set back: model, guide, objective.
+        watch: the state that the programs read or write.
+        reads: records what the programs read.
         before: an earlier graph of the same function. If given, the function is traced once and
             compared with it.
 
+    Returns:
+        the graph, and ``(id(box), key)`` of what torch and Pyro wrote for themselves.
+
     Raises:
-        CompileError: Python reads a tensor's value, or the two graphs differ.
-        EagerReason: a sequential plate takes a random subsample, or nothing can be trained.
+        CompileError: Python reads a tensor's value or draws a random number, or the two graphs
+            differ.
+        EagerReason: the programs write state, read something outside, or cannot be trained.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fakes = [mode.from_tensor(x.detach()) for x in inputs]
     for fake, x in zip(fakes, inputs, strict=True):
         fake.requires_grad_(x.requires_grad)
-    with undisturbed(roots), mode:
-        graph = trace_once(run, fakes, seed=1)
-        other = before or trace_once(run, fakes, seed=2)
-    node = first_difference(graph, other)
+    validated = validates()
+    with Undisturbed(watch) as kept:
+        with mode, reads:
+            graph = trace_once(run, fakes, validated)
+        written, by_libraries = kept.writes(reads)
+        if written:
+            raise EagerReason(f"the programs write {written}, which a graph would leave as it is")
+        if before is None:
+            with mode:
+                other = trace_once(run, fakes, validated)
+        drawn = kept.drawn()
+    node = first_difference(graph, before or other)
     if node is not None:
         line = node.meta.get("line", "the model or the guide")
         raise CompileError((BETWEEN if before else AT_EACH).format(line))
-    return graph
+    if drawn or reads.drawn:
+        raise CompileError(DRAWN.format(reads.drawn or "the model or the guide"))
+    return graph, by_libraries
 
 
 AT_EACH = (
-    "{} is not the same at two calls with equal arguments, so one graph cannot represent both (a "
-    "random number of Python or NumPy, or state that the program changes); draw random numbers "
-    "with torch or pyro.sample, and pass a value that changes as an argument"
+    "{} is not the same at two calls with equal arguments, so one graph cannot represent both (for "
+    "example a random number of Python or NumPy); draw random numbers with torch or pyro.sample, "
+    "and pass a value that changes as an argument"
 )
 BETWEEN = (
-    "{} has changed since the step was compiled, and steps since the last check may have used the "
-    "old value; keep the value in an attribute of an object, a closure or a global, or pass it as "
-    "an argument"
+    "{} has changed since the step was compiled, in a way that is not compared at each call, and "
+    "steps since the last check may have used the old value; pass the value as an argument"
+)
+DRAWN = (
+    "{} draws a random number of Python or NumPy, which a graph would repeat; draw random numbers "
+    "with torch or pyro.sample"
 )
 
 
@@ -125,28 +152,33 @@ def same_tensor(a: Tensor, b: Tensor) -> bool:
     return where[0] == where[1] or torch.equal(a, b)
 
 
-def trace_once(run: TensorFunction, fakes: Sequence[Tensor], seed: int) -> Graph:
-    random.seed(seed)
-    np.random.mtrand._rand.seed(seed)
+def trace_once(run: TensorFunction, fakes: Sequence[Tensor], validated: bool) -> Graph:
     found: dict[str, Any] = {}
 
     def flat(*inputs: Tensor) -> list[Tensor]:
-        with RefusingMode() as mode, poutine.block(), poutine.trace(param_only=True) as sites:
+        with (
+            RefusingMode() as mode,
+            ValueReads(),
+            poutine.block(),
+            SiteChecks(validated) as checks,
+            poutine.trace(param_only=True) as sites,
+        ):
             loss, found["loss"] = tree_flatten(run(*inputs))
             leaves, gradients = mode.gradients()
-        found["leaves"], found["inputs"] = leaves, inputs
+            valid = checks.result()
+        found["leaves"], found["inputs"], found["valid"] = leaves, inputs, len(valid)
         found["params"] = {
             name: cast(Any, site["value"]).unconstrained()
             for name, site in sites.trace.nodes.items()
         }
-        return [*(torch.as_tensor(v) for v in loss), *gradients]
+        return [*(torch.as_tensor(v) for v in loss), *valid, *gradients]
 
     try:
         module = make_fx(flat, tracing_mode="fake")(*fakes)
-    except (CompileError, RuntimeError, TypeError, ValueError) as error:
-        line, what = user_line(walk_tb(error.__traceback__)), str(error).partition("\n")[0]
-        if isinstance(error, DynamicOutputShapeException):
-            what = f"a shape that depends on values ({what})"
+    except EagerReason:
+        raise
+    except Exception as error:  # the programs' own errors too: the eager call did not raise them
+        line, what = user_line(walk_tb(error.__traceback__)), describe(error)
         raise CompileError(f"{line} cannot be part of a graph: {what}") from error
     module.graph.eliminate_dead_code()
     captured = lift_constants(module)
@@ -162,7 +194,7 @@ def trace_once(run: TensorFunction, fakes: Sequence[Tensor], seed: int) -> Graph
     # A leaf that the programs created during the call is skipped: nobody can read its gradient.
     output = module.graph.output_node()
     values = cast(list[Node], output.args[0])
-    outputs = values[: found["loss"].num_leaves]
+    outputs = values[: found["loss"].num_leaves + found["valid"]]
     leaves = []
     for leaf, gradient in zip(found["leaves"], values[len(outputs) :], strict=True):
         if id(leaf) not in places:
@@ -177,8 +209,30 @@ def trace_once(run: TensorFunction, fakes: Sequence[Tensor], seed: int) -> Graph
     module.recompile()
     shapes = [(t.dtype, t.device, tuple(t.shape), t.stride()) for t in [*fakes, *captured]]
     return Graph(
-        module, captured, leaves, found["loss"], found["params"], f"{module.code}{shapes}{leaves}"
-    )
+        module, captured, leaves, found["loss"], found["valid"], found["params"],
+        written_inputs(module), f"{module.code}{shapes}{leaves}",
+    )  # fmt: skip
+
+
+def written_inputs(module: GraphModule) -> list[int]:
+    """The positions of the inputs into which an operation of the graph writes."""
+    inputs = {node: i for i, node in enumerate(module.graph.find_nodes(op="placeholder"))}
+    found = set()
+    for node in module.graph.nodes:
+        schema = getattr(node.target, "_schema", None)  # of torch's own operations
+        for argument, given in zip(schema.arguments if schema else [], node.args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                found.add(inputs.get(cast(Any, given)))
+    return sorted(place for place in found if place is not None)
+
+
+def describe(error: Exception) -> str:
+    """An error in one line."""
+    text = str(error).partition("\n")[0]
+    if isinstance(error, DynamicOutputShapeException):
+        return f"a shape that depends on values ({text})"
+    kinds = (CompileError, RuntimeError, TypeError, ValueError)
+    return text if isinstance(error, kinds) else f"{type(error).__name__}: {text}"
 
 
 def lift_constants(module: GraphModule) -> list[Tensor]:

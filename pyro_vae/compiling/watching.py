@@ -1,202 +1,285 @@
-"""Compares the Python state that a program reads between two calls.
+"""Finds the Python state that the programs read, and compares it between two calls.
 
-A graph repeats the Python values with which it was traced. An attribute, a global, a closure
-variable, a list or ``module.training`` may have changed since then. :class:`Watch` collects the
-objects that the programs can reach and compares them by identity at each call. The comparison is
-one pass in C, so it is fast.
+A graph repeats the Python values with which it was traced. :class:`Watch` starts from the programs
+and follows every name that their code uses: attributes, classes, modules, globals, closures and
+containers. What it finds is compared at each call (``places``). What cannot be compared is noted,
+and the programs then run eagerly.
 """
 
 from __future__ import annotations
 
-import functools
-import random
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import chain
-from operator import is_
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+import gc
+import io
+import weakref
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from types import CodeType, FunctionType, MappingProxyType, MemberDescriptorType, ModuleType
 from typing import Any
 
 import numpy as np
-import pyro
-import torch
-from pyro.infer import ELBO
 from torch import Tensor, nn
 
-# Objects of these modules are not searched: their code does not change while a program runs.
-LIBRARY_MODULES = {"torch", "pyro", "numpy", "builtins", *sys.stdlib_module_names} - {"__main__"}
-SCALARS = (int, float, str, bool, complex, type(None))
-LARGE = 1000  # longer collections are not searched
-Written = dict[tuple[int, Any], dict[Any, Any]]  # (id of a dict, key) -> the dict, kept alive
+from .kinds import (
+    CONSTANT,
+    CONTAINERS,
+    DESCRIBING,
+    GENERATORS,
+    HOOKS,
+    KEPT,
+    NOTHING,
+    UNREAD,
+    WRAPPERS,
+    from_library,
+    position,
+    user_classes,
+)
+from .places import CELL, CLASS, CONTENT, KEY, SCALARS, SLOT, Comparison, Place
+from .private import GLOBAL_HOOKS, CachedFunction
+from .reading import USER, Reads, codes_in, kind_of, names_of
+
+MOST_PLACES = 20_000
+MOST_BYTES = 65_536
+"""Arrays of NumPy are compared up to this size together; larger ones cannot be compared cheaply."""
 
 
 class Watch:
-    """The objects that the programs can reach now: attributes, closures, globals, lists and dicts.
-
-    The search is recursive. Tensors are compared as objects, without their values.
-
-    The search does not enter: class attributes; attributes of Python modules (``config.beta``);
-    properties and static methods; ``__slots__``; NumPy arrays; sets; collections of more than 1,000
-    items; objects whose class belongs to torch, Pyro, NumPy or Python, such as ``SimpleNamespace``
-    or ``os.environ`` (but it enters ``nn.Module`` and ``ELBO``); files; hooks.
+    """The state that the programs read, as it is now.
 
     Args:
         roots: the objects to start from: functions, modules, any object.
-        written: attributes to leave out, as returned by :func:`changes`.
+        reads: the names that the programs use, recorded while they ran.
+        static: objects, and names of attributes and variables, that the user declared constant.
+        ignored: ``(id(box), key)`` of places that torch and Pyro write for themselves.
 
     Attributes:
-        boxes: the dicts, lists and tuples found; the ``__dict__`` of an object is one of them.
-        cells: the variables of closures.
-        globals: the globals that the functions read, as ``(namespace, name)``.
+        places: the places that are compared.
+        tensors: the tensors that were found.
+        generators: the random generators that were found.
+        iterators: iterators with their paths; they may have been read to create something.
+        unknown: the first thing that cannot be compared; empty if there is none.
     """
 
-    def __init__(self, roots: Iterable[Any], written: Written | None = None) -> None:
-        self.boxes: list[Any] = []
-        self.written = written or {}
-        self.cells: list[CellType] = []
-        self.globals: list[tuple[dict[str, Any], str]] = []
-        seen: dict[int, Any] = {}  # keeps each object alive, so that ids stay unique
-        queue = list(roots)
-        while queue:
-            item = queue.pop()
-            if isinstance(item, (*SCALARS, Tensor, type, ModuleType)) or id(item) in seen:
-                continue
-            seen[id(item)] = item
-            queue += self.visit(item)
-        self.values = list(self.read())
-
-    def visit(self, item: Any) -> Iterator[Any]:
-        """Note the content of ``item``; yields the objects to visit next."""
-        if isinstance(item, dict | list | tuple):
-            if len(item) <= LARGE:
-                self.boxes.append(item)
-                yield from self.content(item)
-        elif isinstance(item, MethodType):
-            yield item.__self__
-            yield item.__func__
-        elif isinstance(item, functools.partial):
-            yield from (item.func, item.args, item.keywords)
-        elif isinstance(item, FunctionType):
-            if not from_library(item):
-                yield from self.function(item)
-        elif not from_library(type(item)) or isinstance(item, nn.Module | ELBO):
-            state = getattr(item, "__dict__", {})  # the user's object may have no __dict__
-            self.boxes.append(state)
-            # The hooks of a module are many empty dicts, so they are compared but not entered.
-            hooks = [v for k, v in state.items() if "_hooks" in str(k)]
-            yield from [v for v in self.content(state) if not any(v is hook for hook in hooks)]
-            for cls in type(item).__mro__:
-                if not from_library(cls):
-                    yield from [f for f in vars(cls).values() if isinstance(f, FunctionType)]
-
-    def function(self, item: FunctionType) -> Iterator[Any]:
-        for cell in item.__closure__ or ():
-            try:
-                yield cell.cell_contents
-                self.cells.append(cell)
-            except ValueError:  # the variable has no value yet
-                continue
-        yield item.__defaults__
-        yield item.__kwdefaults__
-        for name in set(names_read(item.__code__)) & item.__globals__.keys():
-            value = item.__globals__[name]
-            if isinstance(value, ModuleType | type):
-                continue
-            if not (isinstance(value, FunctionType) and from_library(value)):
-                self.globals.append((item.__globals__, name))
-                yield value
-
-    def content(self, box: Any) -> Iterable[Any]:
-        if not isinstance(box, dict):
-            return box
-        if not self.written:
-            return box.values()
-        return [v for k, v in box.items() if (id(box), k) not in self.written]
-
-    def read(self) -> Iterator[Any]:
-        """All watched objects in one sequence."""
-        return chain(
-            chain.from_iterable(map(self.content, self.boxes)),
-            (cell.cell_contents for cell in self.cells),
-            (space.get(name) for space, name in self.globals),
-        )
+    def __init__(
+        self,
+        roots: Iterable[Any],
+        reads: Reads,
+        static: Iterable[Any] = (),
+        ignored: Iterable[tuple[int, Any]] = (),
+    ) -> None:
+        self.reads = reads
+        self.static_names = {x for x in static if isinstance(x, str)}
+        self.seen: dict[int, Any] = {id(x): x for x in static if not isinstance(x, str)}
+        self.taken = set(ignored)  # the places that are compared already, or never
+        self.places: list[Place] = []
+        self.sizes: list[Any] = []
+        self.computed: list[Any] = []
+        self.tensors: list[Tensor] = []
+        self.generators: list[Any] = []
+        self.caches: list[tuple[Any, Any]] = []
+        self.iterators: list[tuple[str, Any]] = []
+        self.hooks: list[dict[Any, Any]] = list(GLOBAL_HOOKS)
+        self.bytes = 0
+        self.codes: set[CodeType] = set()
+        self.unknown = ""
+        self.queue: list[tuple[Any, str]] = [(root, "") for root in roots]
+        self.queue += [(module, "") for module in reads.modules.values()]
+        self.follow()
+        unseen = reads.codes - self.codes
+        if unseen:  # functions that ran and that no name leads to
+            found = [f for f in gc.get_referrers(*unseen) if isinstance(f, FunctionType)]
+            self.queue = [(f, f.__name__) for f in found if f.__code__ in unseen]
+            self.follow()
+        self.queue = [(hook, "a hook") for hooks in self.hooks for hook in hooks.values()]
+        self.follow()
+        self.places += [Place(CONTENT, hooks, None, "hooks") for hooks in self.hooks if hooks]
+        empty = [hooks for hooks in self.hooks if not hooks]
+        self.comparison = Comparison(self.places, self.sizes, self.computed, empty)
 
     def unchanged(self) -> bool:
-        """Whether all watched objects are those of the time when this watch was made."""
-        now = list(self.read())
-        if len(now) != len(self.values):
-            return False
-        return all(map(is_, now, self.values)) or all(map(alike, now, self.values))
+        """Whether all that is compared is as it was when this watch was made."""
+        return self.comparison.holds()
 
-    def snapshot(self) -> list[tuple[dict[Any, Any], dict[Any, Any]]]:
-        return [(box, box.copy()) for box in self.boxes if isinstance(box, dict)]
+    def cleared(self) -> bool:
+        """Whether a function under ``lru_cache`` has other entries, which may have other values."""
+        return any(function.cache_info()[1:] != info for function, info in self.caches)
 
-    def tensors(self) -> list[Tensor]:
-        return [v for v in self.values if isinstance(v, Tensor)]
+    def positions(self) -> list[bytes | None]:
+        """Where the iterators stand."""
+        return [position(item) for _, item in self.iterators]
 
+    def follow(self) -> None:
+        while self.queue:
+            item, path = self.queue.pop()
+            if id(item) in self.seen or isinstance(item, SCALARS):
+                continue
+            self.seen[id(item)] = item  # keeps each object alive, so that ids stay unique
+            self.visit(item, path)
+            if len(self.places) > MOST_PLACES:
+                self.cannot(path, f"more than {MOST_PLACES:,} values in")
+                return
 
-def changes(before: Iterable[tuple[dict[Any, Any], dict[Any, Any]]]) -> Written:
-    """The attributes that have changed since a snapshot."""
-    return {
-        (id(box), k): box
-        for box, old in before
-        for k, v in box.items()
-        if k in old and v is not old[k]
-    }
+    def cannot(self, path: str, what: str) -> None:
+        self.unknown = self.unknown or f"{what} {path.lstrip('.') or 'the programs'}"
 
+    def visit(self, item: Any, path: str) -> None:
+        """Note what is compared of ``item``, and queue what it holds."""
+        if isinstance(item, Tensor):
+            self.tensors.append(item)
+            for name in vars(item).keys() & self.reads.user_names:
+                self.place(KEY, vars(item), name, path)
+        elif isinstance(item, GENERATORS):
+            self.generators.append(item)
+        elif isinstance(item, type):
+            self.cls(item, path)
+        elif isinstance(item, CONSTANT) or type(item).__name__ in NOTHING:
+            pass
+        elif isinstance(item, CONTAINERS):
+            self.container(item, path)
+        elif isinstance(item, FunctionType):
+            self.function(item, path)
+        elif isinstance(item, ModuleType):
+            self.module(item, path)
+        elif isinstance(item, np.ndarray):
+            self.array(item, path)
+        elif isinstance(item, CachedFunction):
+            self.computed.append(lambda: item.cache_info()[1:])
+            self.caches.append((item, item.cache_info()[1:]))
+            self.queue.append((item.__wrapped__, path))
+        elif isinstance(item, weakref.WeakKeyDictionary | weakref.WeakSet):
+            # Its keys may vanish at any time, so they are counted and not restored.
+            self.computed.append(lambda: len(item))
+            if isinstance(item, weakref.WeakKeyDictionary):
+                self.queue += [(value, path) for value in item.values()]
+        elif isinstance(item, weakref.ref):
+            self.computed.append(lambda: id(item()))
+            self.queue.append((item(), path))
+        elif isinstance(item, MappingProxyType):
+            self.queue += [(box, path) for box in gc.get_referents(item)]
+        elif isinstance(item, Iterator) and position(item) is not None:
+            self.iterators.append((path, item))
+        elif inner := WRAPPERS.get(type(item)):
+            self.queue += [(getattr(item, name), path) for name in inner]
+        else:
+            self.instance(item, path)
 
-def alike(a: Any, b: Any) -> bool:
-    return a is b or (type(a) is type(b) and isinstance(a, SCALARS) and a == b)
+    def place(self, kind: str, box: Any, key: Any, path: str) -> None:
+        """Compare one place, and queue what it holds."""
+        if key in self.static_names or (id(box), key) in self.taken:
+            return
+        self.taken.add((id(box), key))
+        place = Place(kind, box, key, f"{path}.{key}")
+        self.places.append(place)
+        self.queue.append((place.read(), place.path))
 
+    def container(self, item: Any, path: str) -> None:
+        skipped = isinstance(item, dict) and any(
+            (id(item), key) in self.taken or key in self.static_names
+            for key in item
+            if isinstance(key, str)
+        )
+        if skipped:
+            for key in item:
+                self.place(KEY, item, key, path)
+        elif (id(item), None) not in self.taken:
+            place = Place(CONTENT, item, None, path)
+            self.places.append(place)
+            self.queue += [(x, path) for x in place.read()]
+        if type(item) not in CONTAINERS:
+            self.instance(item, path)
 
-def from_library(item: Any) -> bool:
-    # A foreign object may have no __module__, or None there.
-    return (getattr(item, "__module__", None) or "").partition(".")[0] in LIBRARY_MODULES
-
-
-def names_read(code: CodeType) -> Iterator[str]:
-    """The names that the code of a function reads; inner functions are included."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from names_read(constant)
-
-
-@contextmanager
-def undisturbed(roots: Sequence[Any]) -> Iterator[None]:
-    """A context for tracing that leaves the programs and the random generators unchanged.
-
-    Inside, Pyro's validation and the cache of autocast are off. At the end, random states, watched
-    state and tensors with one element are set back.
-    """
-    watch = Watch([*roots, vars(pyro.get_param_store())])
-    contents = [(box, box.copy()) for box in watch.boxes if not isinstance(box, tuple)]
-    cells = [(cell, cell.cell_contents) for cell in watch.cells]
-    spaces = [(space, name, space[name]) for space, name in watch.globals]
-    # While tracing, torch changes tensors with one element, because they may be used as sizes.
-    small = [(t, t.detach().clone()) for t in watch.tensors() if t.numel() == 1]
-    numpys = np.random.mtrand._rand  # the generator behind np.random.rand
-    states = random.getstate(), numpys.get_state(), torch.get_rng_state()
-    cache = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        with pyro.validation_enabled(False):
-            yield
-    finally:
-        torch.set_autocast_cache_enabled(cache)
-        random.setstate(states[0])
-        numpys.set_state(states[1])
-        torch.set_rng_state(states[2])
-        for tensor, value in small:
-            tensor.detach().copy_(value)
-        for box, content in contents:
-            if isinstance(box, dict):
-                box.clear()
-                box.update(content)
+    def function(self, item: FunctionType, path: str) -> None:
+        """What a function that ran reads: variables of closures, defaults, globals."""
+        inner = list(codes_in(item.__code__))
+        user = kind_of(item.__code__.co_filename) is USER
+        if user and self.reads.codes.isdisjoint(inner):
+            return
+        for name, cell in zip(item.__code__.co_freevars, item.__closure__ or (), strict=True):
+            try:
+                value = cell.cell_contents
+            except ValueError:  # the variable has no value yet
+                continue
+            if name not in self.static_names:
+                self.places.append(Place(CELL, cell, name, f"{path}.{name}"))
+                self.queue.append((value, f"{path}.{name}"))
+        for name in ("__code__", "__defaults__", "__kwdefaults__"):
+            if user and getattr(item, name):
+                self.place(SLOT, item, name, path)
+        for name in vars(item).keys() & {*self.reads.user_names, "__wrapped__"}:
+            self.place(KEY, vars(item), name, path)
+        self.codes.update(inner)
+        if not user:
+            return
+        for name in frozenset().union(*map(names_of, inner)) & item.__globals__.keys():
+            if not from_library(item.__globals__[name]):
+                self.place(KEY, item.__globals__, name, "")
             else:
-                box[:] = content
-        for cell, content in cells:
-            cell.cell_contents = content
-        for space, name, content in spaces:
-            space[name] = content
+                self.queue.append((item.__globals__[name], f".{name}"))
+
+    def module(self, item: ModuleType, path: str) -> None:
+        """The names of a module that the programs use; of a library's module only its data."""
+        space = vars(item)
+        library = (
+            kind_of(str(space.get("__file__", "<frozen>"))) is not USER and "__loader__" in space
+        )
+        for name in self.reads.user_names & space.keys():
+            value = space[name]
+            if isinstance(value, ModuleType):
+                self.queue.append((value, f"{path}.{name}"))
+            elif not library or (isinstance(value, (*SCALARS, *CONTAINERS)) and name != "__name__"):
+                self.place(KEY, space, name, path)
+
+    def array(self, item: Any, path: str) -> None:
+        self.bytes += item.nbytes
+        if item.dtype.hasobject or self.bytes > MOST_BYTES:
+            self.cannot(path, "the content of an array,")
+        else:
+            self.computed.append(lambda: (item.tobytes(), item.shape, item.dtype))
+
+    def instance(self, item: Any, path: str) -> None:
+        """The attributes of an object that the programs name; all, if its class is a library's."""
+        cls: Any = type(item)
+        state = getattr(item, "__dict__", None)  # the user's object may have no __dict__
+        slotted = [c for c in cls.__mro__ if "__slots__" in vars(c) or c is defaultdict]
+        slots = [
+            n
+            for c in slotted
+            for n, v in vars(c).items()
+            if isinstance(v, MemberDescriptorType) and not n.startswith("__")
+        ]
+        if isinstance(state, dict):
+            whole = self.reads.dynamic or from_library(cls)
+            shadows = {n for c in user_classes(cls) for n in vars(c)} & self.reads.names
+            names = state.keys() if whole else (state.keys() | shadows) & self.reads.names
+            self.sizes.append(state)
+            if isinstance(item, nn.Module):
+                self.hooks += [state[n] for n in names & HOOKS if isinstance(state[n], dict)]
+                self.queue += [(state[n], f"{path}.{n}") for n in names & KEPT]
+                names = names - UNREAD - KEPT - HOOKS
+            for name in names:
+                self.place(KEY, state, name, path)
+        elif not (slots or isinstance(item, CONTAINERS) or cls is object or user_classes(cls)):
+            self.cannot(path, f"an object of type {cls.__name__},")
+        if user_classes(cls):
+            self.place(SLOT, item, "__class__", path)
+        if any(c.__module__ == "_ctypes" for c in cls.__mro__):
+            self.cannot(path, "a value of ctypes,")
+        if isinstance(item, io.IOBase):
+            self.cannot(path, "the file")
+        for name in slots:
+            self.place(SLOT, item, name, path)
+        self.queue.append((cls, f".{cls.__name__}"))
+
+    def cls(self, item: Any, path: str) -> None:
+        """The attributes of a user's class that the programs name, and its special methods."""
+        for cls in user_classes(item):
+            for name, value in vars(cls).items():
+                special = name.startswith("__") and name.endswith("__")
+                if name in DESCRIBING:
+                    continue
+                ran = special and getattr(value, "__code__", None) in self.reads.codes
+                if ran or name in self.reads.names or (self.reads.dynamic and not special):
+                    self.place(CLASS, cls, name, f".{cls.__name__}")
+                elif special and isinstance(value, FunctionType | property | classmethod):
+                    self.queue.append((value, path))
+        if type(item) is not type:
+            self.queue.append((type(item), path))

@@ -1,0 +1,103 @@
+"""The kinds of Python objects that a program can reach, and whose they are."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import functools
+import logging
+import pathlib
+import pickle
+import random
+import re
+import sys
+from collections import deque
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    GenericAlias,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+    WrapperDescriptorType,
+)
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.params.param_store import ParamStoreDict
+from pyro.poutine import Trace
+
+from .places import SCALARS
+from .reading import USER, kind_of
+
+# Objects that never change, or whose content no program reads.
+CONSTANT = (
+    *SCALARS, type, type(...), type(NotImplemented), range, slice, enum.Enum, np.generic, np.dtype,
+    np.ufunc, torch.dtype, torch.device, torch.layout, torch.memory_format, re.Pattern, CodeType,
+    GenericAlias, MethodDescriptorType, WrapperDescriptorType, GetSetDescriptorType,
+    MemberDescriptorType, logging.Logger, ParamStoreDict, Trace, torch._ops.OpOverload,
+    torch._ops.OpOverloadPacket, decimal.Decimal, datetime.date, datetime.time, datetime.timedelta,
+    pathlib.PurePath,
+)  # fmt: skip
+GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+CONTAINERS = (dict, list, tuple, set, frozenset, deque)
+# Attributes of each module that only state_dict and load_state_dict read.
+UNREAD = {
+    "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks", "_non_persistent_buffers_set",
+}  # fmt: skip
+# Attributes of each class that describe it.
+DESCRIBING = {"__module__", "__name__", "__doc__", "__dict__", "__annotations__", "_abc_impl"}
+# Containers that a module has from the start and keeps; their content is compared.
+KEPT = {"_parameters", "_buffers", "_modules"}
+HOOKS = {
+    "_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook", "_forward_hooks",
+    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+}  # fmt: skip
+NOTHING = {"lock", "RLock", "_abc_data", "_tuplegetter", "cython_function_or_method"}
+LIBRARIES = {"torch", "pyro", "numpy", "typing_extensions", *sys.stdlib_module_names} - {"__main__"}
+
+
+# Objects that stand for others, and the attributes that hold those.
+WRAPPERS: dict[type, tuple[str, ...]] = {
+    MethodType: ("__self__", "__func__"),
+    BuiltinFunctionType: ("__self__",),
+    MethodWrapperType: ("__self__",),
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
+    property: ("fget", "fset"),
+    functools.partial: ("func", "args", "keywords"),
+    functools.partialmethod: ("func", "args", "keywords"),
+    functools.cached_property: ("func",),
+}
+
+
+def position(iterator: Any) -> bytes | None:
+    """Where an iterator stands; None if it does not say."""
+    try:
+        return pickle.dumps(iterator)
+    except Exception:  # each iterator has its own error
+        return None
+
+
+@functools.cache
+def user_classes(cls: Any) -> list[type]:
+    """The class and its bases, without those of the libraries."""
+    return [c for c in cls.__mro__ if not from_library(c)]
+
+
+def from_library(item: Any) -> bool:
+    """Whether a class, function or module belongs to torch, Pyro, NumPy or Python."""
+    if isinstance(item, FunctionType):
+        return kind_of(item.__code__.co_filename) is not USER
+    if not isinstance(item, type | ModuleType | BuiltinFunctionType):
+        return False
+    name = item.__name__ if isinstance(item, ModuleType) else item.__module__
+    return (name or "").partition(".")[0] in LIBRARIES

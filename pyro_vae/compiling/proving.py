@@ -1,0 +1,65 @@
+"""A new graph is run once beside the programs: both must give the same loss and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .private import tree_flatten
+
+
+def difference(run: Callable[..., Any], bound: Any, inputs: Sequence[Tensor]) -> str:
+    """How a graph differs from the programs on the same inputs with the same random numbers.
+
+    Args:
+        run: the programs, as a function of tensors; it calls ``loss_and_grads``.
+        bound: the graph with its tensors, a ``BoundGraph``.
+        inputs: the inputs.
+
+    Returns:
+        what differs; empty if nothing does.
+    """
+    copies = [x.detach().clone().requires_grad_(x.requires_grad) for x in inputs]
+    leaves = bound.leaves(copies)
+    with unchanged([*leaves, *bound.graph.captured]):
+        loss = tree_flatten(run(*copies))[0]
+        gradients = [p.grad for p in leaves]
+    with unchanged(bound.graph.captured):
+        try:
+            loss_c, gradients_c = bound(copies)
+        except (RuntimeError, AssertionError) as error:
+            return f"the graph cannot be run ({str(error).partition(chr(10))[0]})"
+    tolerance = 5e-2 if torch.is_autocast_enabled("cpu") else 1e-3
+    if torch.is_autocast_enabled("cuda"):
+        tolerance = 5e-2
+    pairs = [
+        (torch.as_tensor(a).detach().cpu(), b.cpu()) for a, b in zip(loss, loss_c, strict=True)
+    ]
+    pairs += [
+        (torch.zeros_like(b) if a is None else a, b)
+        for a, b in zip(gradients, gradients_c, strict=True)
+    ]
+    for a, b in pairs:
+        scale = a.abs().nan_to_num().max().item() if a.numel() else 0.0
+        if not torch.allclose(a.to(b), b, tolerance, tolerance * scale + 1e-6, equal_nan=True):
+            return "its graph gave other numbers than the programs"
+    return ""
+
+
+@contextmanager
+def unchanged(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """A context that sets back the values and gradients of tensors and torch's random numbers."""
+    kept = [(t, t.detach().clone(), t.grad) for t in tensors if t.is_leaf]
+    for t, _, _ in kept:
+        t.grad = None
+    with torch.random.fork_rng():
+        yield
+    with torch.no_grad():
+        for t, value, gradient in kept:
+            if not torch.equal(t, value):
+                t.copy_(value)
+            t.grad = gradient
