@@ -24,7 +24,8 @@ class ContractError(InputError):
 class Given:
     """What comes with a batch of observations beside x. None stands for "not given".
 
-    A new kind of information becomes a field here. No signature of a part changes for it.
+    A new kind of information becomes a field here, and a name in :meth:`Part.run`. No signature of
+    a part changes for it.
 
     Args:
         context: labels or covariates, ``[B, ...]``; in a VAE with a condition numbers ``[B, n]``.
@@ -56,7 +57,7 @@ class Part(nn.Module):
             return part
         view = cls.__new__(cls)
         nn.Module.__init__(view)
-        vars(view)["forward"] = part  # not by setattr, which would register the module
+        object.__setattr__(view, "forward", part)  # that of nn.Module would register the module
         return view
 
     @classmethod
@@ -86,7 +87,7 @@ class Part(nn.Module):
             InputError: ``forward`` needs something that is not given.
         """
         beside = {}
-        for name, value in vars(given).items():
+        for name, value in (("context", given.context), ("mask", given.mask)):
             if value is not None:
                 if self.takes(name):
                     beside[name] = value
@@ -114,9 +115,10 @@ def refuse_ignored(part: Any, contract: str, names: Iterable[str]) -> None:
 def forward_arguments(part: Part) -> Mapping[str, inspect.Parameter]:
     """The arguments of a part's ``forward``; of a view, those of the plain module."""
     module = part.forward if isinstance(part.forward, nn.Module) else part
-    if "forward" in vars(module):  # set on the object, as torch.compile does
-        return inspect.signature(vars(module)["forward"]).parameters
-    return signature(type(module).forward)
+    forward = module.forward
+    if inspect.ismethod(forward) and forward.__self__ is module:
+        return signature(forward.__func__)
+    return inspect.signature(forward).parameters  # set on the object, as torch.compile does
 
 
 @lru_cache(maxsize=256)

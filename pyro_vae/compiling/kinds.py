@@ -24,6 +24,7 @@ from types import (
     MethodType,
     MethodWrapperType,
     ModuleType,
+    UnionType,
     WrapperDescriptorType,
 )
 from typing import Any
@@ -34,7 +35,7 @@ from pyro.params.param_store import ParamStoreDict
 from pyro.poutine import Trace
 
 from .places import SCALARS
-from .reading import USER, kind_of
+from .reading import READER, USER, kind_of
 
 # Objects that never change, or whose content no program reads.
 CONSTANT = (
@@ -43,7 +44,7 @@ CONSTANT = (
     GenericAlias, MethodDescriptorType, WrapperDescriptorType, GetSetDescriptorType,
     MemberDescriptorType, logging.Logger, ParamStoreDict, Trace, torch._ops.OpOverload,
     torch._ops.OpOverloadPacket, decimal.Decimal, datetime.date, datetime.time, datetime.timedelta,
-    pathlib.PurePath,
+    pathlib.PurePath, UnionType, type(list[Any]), type(Any),
 )  # fmt: skip
 GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 CONTAINERS = (dict, list, tuple, set, frozenset, deque)
@@ -91,6 +92,13 @@ def position(iterator: Any) -> bytes | None:
 def user_classes(cls: Any) -> list[type]:
     """The class and its bases, without those of the libraries."""
     return [c for c in cls.__mro__ if not from_library(c)]
+
+
+@functools.cache
+def is_recorded(cls: Any) -> bool:
+    """Whether the attributes that the methods of a class read are recorded, see ``Reads.names``."""
+    files = (getattr(sys.modules.get(c.__module__), "__file__", None) for c in cls.__mro__[:-1])
+    return all(kind_of(file or "") in (USER, READER) for file in files)
 
 
 def from_library(item: Any) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, repeat
-from operator import attrgetter, is_
+from operator import is_
 from typing import Any, NamedTuple
 
 from torch.utils.hooks import RemovableHandle
 
 SCALARS = (int, float, str, bytes, bool, complex, type(None))
-MISSING = object()
+MISSING, END = object(), (object(),)
 CONTENT, KEY, CLASS, SLOT, CELL = "content", "key", "class", "slot", "cell"
 
 
@@ -97,24 +97,24 @@ class Comparison:
         computed: list[Callable[[], Any]],
         hooks: list[Any],
     ) -> None:
-        of: dict[str, list[Any]] = {kind: [] for kind in (CONTENT, KEY, CLASS, SLOT, CELL)}
-        keys: dict[str, list[Any]] = {kind: [] for kind in of}
+        of: dict[str, list[Place]] = {kind: [] for kind in (CONTENT, KEY, CLASS, SLOT, CELL)}
         for place in places:
-            of[place.kind].append(place.box)
-            keys[place.kind].append(place.key)
-        self.cells = of[CELL]
-        self.containers = [box for box in of[CONTENT] if box]
-        sizes = [*sizes, *(box for box in of[CONTENT] if not box)]
+            of[place.kind].append(place)
+        contents = [place.box for place in of[CONTENT]]
+        self.containers = [box for box in contents if box]
         self.mappings = [box for box in self.containers if isinstance(box, dict)]
-        self.dicts, self.keys = of[KEY], keys[KEY]
+        self.sizes = [*sizes, *(box for box in contents if not box)]
         # The dict behind vars(class) is read faster than vars(class) itself.
-        self.classes = [gc.get_referents(vars(c))[0] for c in of[CLASS]]
-        self.class_keys = keys[CLASS]
-        self.owners, self.slots = of[SLOT], keys[SLOT]
-        self.sizes, self.computed = sizes, computed
+        self.dicts = [p.box for p in of[KEY]] + [
+            gc.get_referents(vars(p.box))[0] for p in of[CLASS]
+        ]
+        self.keys = [p.key for p in of[KEY] + of[CLASS]]
+        self.owners = [p.box for p in of[SLOT] + of[CELL]]
+        self.names = [p.key for p in of[SLOT]] + ["cell_contents"] * len(of[CELL])
         self.hooks, self.registered = hooks, RemovableHandle.next_id
+        self.computed = computed
         self.values = list(self.read())
-        self.lengths = list(map(len, sizes))
+        self.lengths = list(map(len, self.sizes))
         self.results = [compute() for compute in computed]
 
     def read(self) -> Iterator[Any]:
@@ -123,25 +123,31 @@ class Comparison:
             chain.from_iterable(self.containers),
             chain.from_iterable(map(dict.values, self.mappings)),
             map(dict.get, self.dicts, self.keys, repeat(MISSING)),
-            map(dict.get, self.classes, self.class_keys, repeat(MISSING)),
-            map(getattr, self.owners, self.slots, repeat(MISSING)),
-            map(attrgetter("cell_contents"), self.cells),
+            map(getattr, self.owners, self.names, repeat(MISSING)),
+            END,
         )
 
     def holds(self) -> bool:
-        """Whether the same objects, or equal numbers and strings, are there."""
+        """Whether the same objects, or equal numbers and strings, are there.
+
+        The end mark stands at another place if a container has another length.
+        """
         if RemovableHandle.next_id != self.registered:
             if any(self.hooks):
                 return False
             self.registered = RemovableHandle.next_id
         try:
-            now = list(self.read())
-            if len(now) != len(self.values) or list(map(len, self.sizes)) != self.lengths:
-                return False
-            same = all(map(is_, now, self.values)) or all(map(alike, now, self.values))
-            return same and [compute() for compute in self.computed] == self.results
+            same = all(map(is_, self.read(), self.values)) or self.alike(list(self.read()))
+            return (
+                same
+                and list(map(len, self.sizes)) == self.lengths
+                and [compute() for compute in self.computed] == self.results
+            )
         except (RuntimeError, ValueError):  # another thread changes a dict; a variable was deleted
             return False
+
+    def alike(self, now: list[Any]) -> bool:
+        return len(now) == len(self.values) and all(map(alike, now, self.values))
 
 
 def alike(a: Any, b: Any) -> bool:

@@ -15,6 +15,7 @@ import torch
 from pyro.infer.util import Dice
 from pyro.poutine.runtime import _PYRO_STACK as HANDLER_STACK
 from pyro.poutine.subsample_messenger import _Subsample as Subsample
+from torch._C._dynamo.guards import TensorGuards
 from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensor,
@@ -24,7 +25,7 @@ from torch.distributions import distribution
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.nn.modules import module as nn_module
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 __all__ = [
     "HANDLER_STACK",
@@ -33,11 +34,14 @@ __all__ = [
     "FakeTensor",
     "FakeTensorMode",
     "Subsample",
+    "TensorGuards",
     "TorchDispatchMode",
     "TreeSpec",
     "get_proxy_mode",
     "make_fx",
     "tree_flatten",
+    "tree_leaves",
+    "tree_map",
     "tree_unflatten",
 ]
 
@@ -55,6 +59,7 @@ REPLACEMENTS = {
     "pyro.poutine.runtime._PYRO_STACK": "a handler of our own that meets the message of a param",
     "pyro.poutine.subsample_messenger._Subsample": "the class of the fn in a plate's message",
     "pyro.infer.util.Dice": "run enumeration with score functions eagerly",
+    "torch._C._dynamo.guards.TensorGuards": "compare shape, strides and so on, 0.03 ms slower",
     "torch._subclasses.fake_tensor.FakeTensorMode": "make_fx with tracing_mode='fake'",
     "torch._subclasses.fake_tensor.FakeTensor": "torch.compiler's public test for fake tensors",
     "torch._subclasses.fake_tensor.DynamicOutputShapeException": "the text of the RuntimeError",
@@ -63,6 +68,8 @@ REPLACEMENTS = {
     "torch.utils._python_dispatch.TorchDispatchMode": "refuse captured 0-dim tensors outright",
     "torch.utils._pytree.tree_flatten": "a flattening of dicts, lists and tuples of our own",
     "torch.utils._pytree.tree_unflatten": "the inverse of that",
+    "torch.utils._pytree.tree_leaves": "the first part of its result",
+    "torch.utils._pytree.tree_map": "a function of that and of its inverse",
     "torch.utils._pytree.TreeSpec": "the structure that that returns",
     "torch._inductor.compile": "torch.compile(module, fullgraph=True)",
     "torch._foreach_add_": "Adam.step, 0.1 ms slower",

@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import uuid
 from collections.abc import Iterable, Iterator
-from dis import get_instructions
+from dis import Instruction, get_instructions, stack_effect
 from functools import cache
 from pathlib import Path
 from traceback import walk_stack
@@ -71,8 +71,13 @@ def codes_in(code: CodeType) -> Iterator[CodeType]:
 
 @cache
 def names_of(code: CodeType) -> frozenset[str]:
-    """The names that a function reads or writes, and its strings, which may be names."""
-    strings = {x for x in code.co_consts if isinstance(x, str) and x.isidentifier()}
+    """The names that a function reads or writes, and its strings, which may be names.
+
+    A string of a library is a name only if the function reads attributes by strings.
+    """
+    strings: set[str] = set()
+    if kind_of(code.co_filename) is USER or not BY_STRING.isdisjoint(code.co_names):
+        strings = {x for x in code.co_consts if isinstance(x, str) and x.isidentifier()}
     return frozenset({*code.co_names, *code.co_freevars, *strings})
 
 
@@ -86,9 +91,10 @@ def names_written(code: CodeType) -> frozenset[str]:
 
 # A function that uses one of these can reach an attribute whose name is not in its code.
 DYNAMIC = {
-    "getattr", "setattr", "vars", "__dict__", "attrgetter", "asdict", "__getattribute__",
-    "__getstate__", "deepcopy", "__getattr__",
+    "setattr", "vars", "__dict__", "attrgetter", "asdict", "__getattribute__", "__getstate__",
+    "deepcopy", "__getattr__",
 }  # fmt: skip
+BY_STRING = DYNAMIC | {"getattr", "hasattr"}
 EVALUATING = {"eval", "exec", "globals", "_getframe", "currentframe"}
 FORK: Any = torch.random.fork_rng
 CUDA: Any = torch.cuda.random
@@ -196,9 +202,38 @@ class Reads:
             self.written |= names_written(code)
             if not EVALUATING.isdisjoint(code.co_names):
                 self.outside = self.outside or f"{code.co_filename}:{code.co_firstlineno} uses eval"
-            self.dynamic = self.dynamic or not DYNAMIC.isdisjoint(code.co_names)
+            self.dynamic = self.dynamic or is_dynamic(code)
         if kind is USER or kind is READER:
             self.names |= names_of(code)
+
+
+CALL = "PRECALL" if sys.version_info < (3, 12) else "CALL"
+
+
+@cache
+def is_dynamic(code: CodeType) -> bool:
+    """Whether a function may read an attribute whose name is not in its code."""
+    if not DYNAMIC.isdisjoint(code.co_names):
+        return True
+    instructions = [i for i in get_instructions(code) if i.opname != "PUSH_NULL"]
+    return any(
+        i.argval in ("getattr", "hasattr") and not names_a_constant(instructions[place + 1 :])
+        for place, i in enumerate(instructions)
+    )
+
+
+def names_a_constant(instructions: list[Instruction]) -> bool:
+    """Whether a call, whose instructions follow its function, has a constant as second argument."""
+    depth, constant = 0, False  # the arguments on the stack; whether the second is a constant
+    for i in instructions:
+        if i.opname == CALL and i.arg == depth:
+            return constant
+        before, depth = depth, depth + stack_effect(i.opcode, i.arg, jump=False)
+        if depth <= 2 and before != depth:
+            constant = before == 1 and depth == 2 and i.opname == "LOAD_CONST"
+        if depth < 0:
+            break
+    return False
 
 
 @cache

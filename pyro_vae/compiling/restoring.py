@@ -32,7 +32,7 @@ class Undisturbed:
     """
 
     def __init__(self, watch: Watch) -> None:
-        self.places = [p for p in watch.places if not isinstance(p.box, tuple | frozenset)]
+        self.places = list(watch.places)
         self.store = [
             Place(CONTENT, box, None, "the parameter store")
             for box in vars(pyro.get_param_store()).values()

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from operator import is_
 from typing import Any
 
 import pyro
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .floats import are_inputs
+from .private import TensorGuards
 from .proving import difference
 from .reading import Reads
 from .refusing import CompileError, EagerReason
@@ -48,19 +50,20 @@ class BoundGraph:
         self.function = function
         self.watch = watch
         self.tensors = list({id(t): t for t in (*graph.captured, *watch.tensors)}.values())
-        self.keys = [tensor_key(t) for t in self.tensors]
-        store = pyro.get_param_store()
-        self.stored = [(name, p) for name, p in graph.params.items() if name in store]
+        self.guards = TensorGuards(
+            *self.tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None
+        )
+        store = self.store = pyro.get_param_store()
+        self.stored = {name: p for name, p in graph.params.items() if name in store}
         self.params = set(graph.params.values())
         self.invalid = 0  # calls whose checks failed
         self.replay: Any = None  # on CUDA: see CompiledSVI
 
     def holds(self) -> bool:
         """Whether the graph still computes what the programs would compute now."""
-        params = pyro.get_param_store()._params
         return (
-            all(params.get(name) is p for name, p in self.stored)
-            and [tensor_key(t) for t in self.tensors] == self.keys
+            all(map(is_, map(self.store._params.get, self.stored), self.stored.values()))
+            and self.guards.check(*self.tensors)
             and self.watch.unchanged()
         )
 
@@ -175,7 +178,7 @@ class Step:
     def bind(self, inputs: Sequence[Tensor]) -> BoundGraph | None:
         """A new graph, if the state is that after the last eager call; else None."""
         store = pyro.get_param_store()
-        lost = any(name not in store for bound in self.bounds for name, _ in bound.stored)
+        lost = any(name not in store for bound in self.bounds for name in bound.stored)
         if self.seen is None or lost or not self.seen.unchanged():
             self.misses += 1
             if self.misses == self.MOST_MISSES:

@@ -11,11 +11,11 @@ from pyro import poutine
 from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 from .calls import arguments
 from .elbo import CompiledELBO
 from .optim import bare_adam, hooks_of, torch_optimizer
+from .private import tree_leaves, tree_map
 from .steps import LOCK, BoundGraph, Step
 
 MOST_RUNS = 3

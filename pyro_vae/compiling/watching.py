@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .kinds import (
     CONSTANT,
@@ -30,6 +31,7 @@ from .kinds import (
     UNREAD,
     WRAPPERS,
     from_library,
+    is_recorded,
     position,
     user_classes,
 )
@@ -124,7 +126,10 @@ class Watch:
     def visit(self, item: Any, path: str) -> None:
         """Note what is compared of ``item``, and queue what it holds."""
         if isinstance(item, Tensor):
-            self.tensors.append(item)
+            if item.is_nested or is_lazy(item):
+                self.cannot(path, "a tensor without one shape,")
+            else:
+                self.tensors.append(item)
             for name in vars(item).keys() & self.reads.user_names:
                 self.place(KEY, vars(item), name, path)
         elif isinstance(item, GENERATORS):
@@ -147,7 +152,7 @@ class Watch:
             self.queue.append((item.__wrapped__, path))
         elif isinstance(item, weakref.WeakKeyDictionary | weakref.WeakSet):
             # Its keys may vanish at any time, so they are counted and not restored.
-            self.computed.append(lambda: len(item))
+            self.sizes.append(vars(item)["data"])
             if isinstance(item, weakref.WeakKeyDictionary):
                 self.queue += [(value, path) for value in item.values()]
         elif isinstance(item, weakref.ref):
@@ -180,6 +185,8 @@ class Watch:
         if skipped:
             for key in item:
                 self.place(KEY, item, key, path)
+        elif isinstance(item, tuple | frozenset):  # they never change
+            self.queue += [(x, path) for x in item]
         elif (id(item), None) not in self.taken:
             place = Place(CONTENT, item, None, path)
             self.places.append(place)
@@ -191,7 +198,7 @@ class Watch:
         """What a function that ran reads: variables of closures, defaults, globals."""
         inner = list(codes_in(item.__code__))
         user = kind_of(item.__code__.co_filename) is USER
-        if user and self.reads.codes.isdisjoint(inner):
+        if self.reads.known.isdisjoint(inner):
             return
         for name, cell in zip(item.__code__.co_freevars, item.__closure__ or (), strict=True):
             try:
@@ -247,9 +254,8 @@ class Watch:
             if isinstance(v, MemberDescriptorType) and not n.startswith("__")
         ]
         if isinstance(state, dict):
-            whole = self.reads.dynamic or from_library(cls)
-            shadows = {n for c in user_classes(cls) for n in vars(c)} & self.reads.names
-            names = state.keys() if whole else (state.keys() | shadows) & self.reads.names
+            whole = self.reads.dynamic or not is_recorded(cls)
+            names = set(state) if whole else (state.keys() | self.hideable(cls)) & self.reads.names
             self.sizes.append(state)
             if isinstance(item, nn.Module):
                 self.hooks += [state[n] for n in names & HOOKS if isinstance(state[n], dict)]
@@ -269,6 +275,16 @@ class Watch:
             self.place(SLOT, item, name, path)
         self.queue.append((cls, f".{cls.__name__}"))
 
+    def hideable(self, cls: Any) -> set[str]:
+        """The attributes of a class that an attribute of the object would hide."""
+        return {
+            name
+            for c in user_classes(cls)
+            for name, value in vars(c).items()
+            if not name.startswith("__")
+            and (not isinstance(value, FunctionType) or value.__code__ in self.reads.codes)
+        }
+
     def cls(self, item: Any, path: str) -> None:
         """The attributes of a user's class that the programs name, and its special methods."""
         for cls in user_classes(item):
@@ -276,8 +292,10 @@ class Watch:
                 special = name.startswith("__") and name.endswith("__")
                 if name in DESCRIBING:
                     continue
-                ran = special and getattr(value, "__code__", None) in self.reads.codes
-                if ran or name in self.reads.names or (self.reads.dynamic and not special):
+                named = name in self.reads.names or (self.reads.dynamic and not special)
+                if special and isinstance(value, FunctionType):  # Python runs it without its name
+                    named = value.__code__ in self.reads.codes
+                if named:
                     self.place(CLASS, cls, name, f".{cls.__name__}")
                 elif special and isinstance(value, FunctionType | property | classmethod):
                     self.queue.append((value, path))
