@@ -14,6 +14,8 @@ from torch import nn
 
 from pyro_vae.compiling import CompiledELBO, CompiledSVI, FusedAdam
 
+pytestmark = pytest.mark.filterwarnings("error:this step runs eagerly")
+
 
 @pytest.mark.parametrize("name", ZOO)
 def test_gradients_equal_eager_ones(name):

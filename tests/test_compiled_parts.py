@@ -14,6 +14,8 @@ from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.priors import PRIORS
 from pyro_vae.recipes import RECIPES
 
+pytestmark = pytest.mark.filterwarnings("error:this step runs eagerly")
+
 # A row that fits no default takes others with it.
 NEEDS = {
     "categorical": {"objective": "enumerate", "guide": "categorical"},

@@ -23,6 +23,8 @@ from torch import nn
 
 from pyro_vae.compiling import CompiledELBO
 
+pytestmark = pytest.mark.filterwarnings("error:this step runs eagerly")
+
 CHANGES = {
     "a number": lambda m: setattr(m, "number", 3.0),
     "a list": lambda m: m.listed.__setitem__(0, 3.0),

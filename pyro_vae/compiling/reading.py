@@ -6,6 +6,7 @@ when a graph runs.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import secrets
@@ -109,6 +110,8 @@ SEEDING = {
 }  # fmt: skip
 SYSTEM = os.getenv.__code__.co_filename
 DRAWING = {m.__file__ for m in (random, secrets, uuid)}
+# What runs inside an import or a handler of log messages gives no number to a program.
+BESIDE = {IMPORTING, logging.Logger.handle.__code__}
 # Functions in C whose result comes from outside of the program.
 OUTSIDE = {"time", "posix", "nt", "_io", "io", "_contextvars", "gc", "select", "_socket", "_uuid"}
 CLOCKS = {"now", "utcnow", "today"}
@@ -138,11 +141,11 @@ class Reads:
         self.dynamic = False
         self.drawn = self.outside = ""
         self.known: set[CodeType] = set()
-        self.importing = 0
+        self.beside = 0
         self.before: Any = None
 
     def __enter__(self) -> Reads:
-        self.outside, self.importing = "", 0
+        self.outside, self.beside = "", 0
         self.before = sys.getprofile()
         if self.before is not None and not callable(self.before):
             # A profiler written in C, such as cProfile, cannot be switched on again from here.
@@ -157,9 +160,9 @@ class Reads:
 
     def event(self, frame: FrameType, event: str, arg: Any) -> None:
         code = frame.f_code
-        if code is IMPORTING and event != "c_call":  # what runs inside is not the programs'
-            self.importing += {"call": 1, "return": -1}.get(event, 0)
-        elif self.importing:
+        if code in BESIDE and event != "c_call":  # what runs inside is not the programs'
+            self.beside += {"call": 1, "return": -1}.get(event, 0)
+        elif self.beside:
             return
         elif event == "call":
             if code not in self.known:

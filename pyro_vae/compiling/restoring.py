@@ -12,6 +12,7 @@ import numpy as np
 import pyro
 import torch
 
+from .kinds import KEPT
 from .places import CONTENT, Place
 from .private import NUMPY_GENERATOR
 from .reading import Reads
@@ -29,9 +30,10 @@ class Undisturbed:
 
     Args:
         watch: the state that the programs read or write.
+        reads: records what the programs read.
     """
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, reads: Reads) -> None:
         self.places = list(watch.places)
         self.store = [
             Place(CONTENT, box, None, "the parameter store")
@@ -39,7 +41,9 @@ class Undisturbed:
             if isinstance(box, dict | set)
         ]
         generators = {id(g): g for g in [random._inst, NUMPY_GENERATOR, *watch.generators]}
-        self.generators = [*map(state_of, generators.values()), state_of(torch.default_generator)]
+        self.generators = list(map(state_of, generators.values()))
+        self.reads = reads
+        self.noise = torch.default_generator.get_state()
         self.contents = [place.read() for place in [*self.places, *self.store]]
         self.states = [read() for read, _ in self.generators]
         # While tracing, torch changes tensors with one element, because they may be used as sizes.
@@ -58,6 +62,10 @@ class Undisturbed:
         for (read, write), state in zip(self.generators, self.states, strict=True):
             if differ(read(), state):
                 write(state)
+        # While tracing, no operation draws. Only programs that handle the state of torch's
+        # generator change it; other threads may draw from it meanwhile.
+        if self.reads.outside:
+            torch.default_generator.set_state(self.noise)
         with torch.no_grad():
             for tensor, value in self.small:
                 # A tensor that did not change keeps its version, which autograd compares.
@@ -67,12 +75,12 @@ class Undisturbed:
             if place.keys_changed(content, place.read()):
                 place.write(content)
 
-    def writes(self, reads: Reads) -> tuple[str, set[tuple[int, Any]]]:
+    def writes(self) -> tuple[str, set[tuple[int, Any]]]:
         """What was written since the context began, see :func:`writes`."""
-        return writes(list(zip(self.places, self.contents, strict=False)), reads)
+        return writes(list(zip(self.places, self.contents, strict=False)), self.reads)
 
     def drawn(self) -> bool:
-        """Whether a random generator was used."""
+        """Whether a random generator of Python, NumPy or the programs was used."""
         return any(
             differ(read(), state)
             for (read, _), state in zip(self.generators, self.states, strict=True)
@@ -91,8 +99,11 @@ def writes(places: Iterable[tuple[Place, Any]], reads: Reads) -> tuple[str, set[
     for place, content in places:
         for key in place.keys_changed(content, place.read()):
             owner = place.path.rpartition(".")[2]
-            inside = place.kind == CONTENT and (owner in reads.user_names or not owner)
-            if inside or key in reads.written or (can_set and place.kind != CONTENT):
+            if place.kind == CONTENT and owner not in KEPT:
+                own = owner in reads.user_names or not owner
+            else:  # an attribute; nn.Module keeps some in these containers
+                own = key in reads.written or (can_set and place.kind != CONTENT)
+            if own:
                 by_user = by_user or place.path.lstrip(".")
             else:
                 by_libraries.add((id(place.box), key))

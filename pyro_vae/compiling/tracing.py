@@ -94,10 +94,10 @@ def make_graph(
     for fake, x in zip(fakes, inputs, strict=True):
         fake.requires_grad_(x.requires_grad)
     validated = validates()
-    with Undisturbed(watch) as kept:
+    with Undisturbed(watch, reads) as kept:
         with mode, reads:
             graph = trace_once(run, fakes, validated)
-        written, by_libraries = kept.writes(reads)
+        written, by_libraries = kept.writes()
         if written:
             raise EagerReason(f"the programs write {written}, which a graph would leave as it is")
         if before is None:
