@@ -6,13 +6,13 @@ import datetime
 import decimal
 import enum
 import functools
-import logging
 import pathlib
 import pickle
 import random
 import re
 import sys
 from collections import deque
+from collections.abc import Callable
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -31,7 +31,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyro.params.param_store import ParamStoreDict
 from pyro.poutine import Trace
 
 from .places import SCALARS
@@ -42,7 +41,7 @@ CONSTANT = (
     *SCALARS, type, type(...), type(NotImplemented), range, slice, enum.Enum, np.generic, np.dtype,
     np.ufunc, torch.dtype, torch.device, torch.layout, torch.memory_format, re.Pattern, CodeType,
     GenericAlias, MethodDescriptorType, WrapperDescriptorType, GetSetDescriptorType,
-    MemberDescriptorType, logging.Logger, ParamStoreDict, Trace, torch._ops.OpOverload,
+    MemberDescriptorType, Trace, torch._ops.OpOverload,
     torch._ops.OpOverloadPacket, decimal.Decimal, datetime.date, datetime.time, datetime.timedelta,
     pathlib.PurePath, UnionType, type(list[Any]), type(Any),
 )  # fmt: skip
@@ -99,6 +98,47 @@ def is_recorded(cls: Any) -> bool:
     """Whether the attributes that the methods of a class read are recorded, see ``Reads.names``."""
     files = (getattr(sys.modules.get(c.__module__), "__file__", None) for c in cls.__mro__[:-1])
     return all(kind_of(file or "") in (USER, READER) for file in files)
+
+
+def hideable(cls: Any, ran: set[CodeType]) -> set[str]:
+    """The attributes of a class that an attribute of its object would hide.
+
+    Args:
+        cls: the class.
+        ran: the code that ran. A method that did not run is not read.
+    """
+    return {
+        name
+        for c in user_classes(cls)
+        for name, value in vars(c).items()
+        if not name.startswith("__")
+        and (not isinstance(value, FunctionType) or value.__code__ in ran)
+    }
+
+
+SETTINGS = {name for name in dir(torch) if name.startswith(("get_", "is_", "are_"))}
+
+
+def settings(module: ModuleType, names: set[str]) -> list[Callable[[], Any]]:
+    """The settings of torch that programs ask for, such as ``torch.get_num_threads``.
+
+    Args:
+        module: a module; some of torch, such as ``torch.backends.cudnn``, have properties.
+        names: the names that the programs use.
+    """
+    properties = set(dir(type(module))) - set(dir(ModuleType))
+    asked: list[Any] = [functools.partial(getattr, module, n) for n in names & properties]
+    if module is torch:
+        asked += [getattr(torch, name) for name in names & SETTINGS]
+    found = []
+    for ask in asked:
+        try:
+            value = ask()
+        except TypeError:  # the function takes an argument, so it asks for no setting
+            continue
+        if isinstance(value, (*SCALARS, torch.dtype, torch.device)):
+            found.append(ask)
+    return found
 
 
 def from_library(item: Any) -> bool:

@@ -113,7 +113,10 @@ DRAWING = {m.__file__ for m in (random, secrets, uuid)}
 # What runs inside an import or a handler of log messages gives no number to a program.
 BESIDE = {IMPORTING, logging.Logger.handle.__code__}
 # Functions in C whose result comes from outside of the program.
-OUTSIDE = {"time", "posix", "nt", "_io", "io", "_contextvars", "gc", "select", "_socket", "_uuid"}
+OUTSIDE = {
+    "time", "posix", "nt", "_io", "io", "_contextvars", "gc", "select", "_socket", "_uuid", "sys",
+}  # fmt: skip
+HARMLESS = {"exc_info", "intern", "audit"}  # functions of sys that Python's own library calls
 CLOCKS = {"now", "utcnow", "today"}
 
 
@@ -260,7 +263,7 @@ def comes_from_outside(function: Any) -> bool:
         if cls.__module__ == "datetime":
             return function.__name__ in CLOCKS
         home = cls.__module__
-    return home in OUTSIDE
+    return home in OUTSIDE and function.__name__ not in HARMLESS
 
 
 def by_user(frame: FrameType) -> bool:

@@ -33,6 +33,8 @@ class EagerReason(Exception):
 
 
 DATA: Any = Tensor.data
+GRAD: Any = Tensor.grad
+VERSION: Any = Tensor._version
 # These functions give Python the value of a tensor; while tracing, a tensor has no value.
 VALUE_READS = {
     Tensor.__bool__: "a branch on a tensor",
@@ -54,6 +56,8 @@ VALUE_READS = {
     torch.equal: "torch.equal",
     torch.allclose: "torch.allclose",
 }
+# These change from step to step and are no operation of a graph.
+BOOKS = {GRAD.__get__: "tensor.grad", VERSION.__get__: "tensor._version"}
 DICE = Dice.compute_expectation.__code__
 # Pyro and torch branch on tensors, too. Most of these branches check values; the eager call before
 # has passed them, so while tracing each gets the answer with which it passes. `loss_and_grads`
@@ -103,6 +107,8 @@ class RefusingMode(TorchFunctionMode):
             raise CompileError("tensor.random_(low, high), unlike torch.randint(low, high, size)")
         if func in VALUE_READS:
             raise CompileError(VALUE_READS[func])
+        if func in BOOKS:
+            raise EagerReason(f"{line_of(sys._getframe(1))} reads {BOOKS[func]}")
         generators = [*args, *(kwargs or {}).values()]
         if any(isinstance(x, torch.Generator) for x in generators):
             raise EagerReason(f"{line_of(sys._getframe(1))} draws from a generator of its own")

@@ -8,8 +8,10 @@ and the programs then run eagerly.
 
 from __future__ import annotations
 
+import builtins
 import gc
 import io
+import logging
 import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -17,6 +19,8 @@ from types import CodeType, FunctionType, MappingProxyType, MemberDescriptorType
 from typing import Any
 
 import numpy as np
+import pyro
+from pyro.params.param_store import ParamStoreDict
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -31,14 +35,17 @@ from .kinds import (
     UNREAD,
     WRAPPERS,
     from_library,
+    hideable,
     is_recorded,
     position,
+    settings,
     user_classes,
 )
 from .places import CELL, CLASS, CONTENT, KEY, SCALARS, SLOT, Comparison, Place
 from .private import GLOBAL_HOOKS, CachedFunction
 from .reading import USER, Reads, codes_in, kind_of, names_of
 
+LEVELS = {"isEnabledFor", "getEffectiveLevel", "level", "disabled"}
 MOST_PLACES = 20_000
 MOST_BYTES = 65_536
 """Arrays of NumPy are compared up to this size together; larger ones cannot be compared cheaply."""
@@ -85,6 +92,8 @@ class Watch:
         self.unknown = ""
         self.queue: list[tuple[Any, str]] = [(root, "") for root in roots]
         self.queue += [(module, "") for module in reads.modules.values()]
+        if "get_param_store" in reads.user_names:
+            self.queue.append((pyro.get_param_store(), "the parameter store"))
         self.follow()
         unseen = reads.codes - self.codes
         if unseen:  # functions that ran and that no name leads to
@@ -136,6 +145,11 @@ class Watch:
             self.generators.append(item)
         elif isinstance(item, type):
             self.cls(item, path)
+        elif isinstance(item, logging.Logger):
+            if not LEVELS.isdisjoint(self.reads.user_names):
+                self.computed.append(lambda: (item.getEffectiveLevel(), item.isEnabledFor(50)))
+        elif isinstance(item, ParamStoreDict):
+            self.place(KEY, vars(item), "_params", path)
         elif isinstance(item, CONSTANT) or type(item).__name__ in NOTHING:
             pass
         elif isinstance(item, CONTAINERS):
@@ -216,11 +230,14 @@ class Watch:
         self.codes.update(inner)
         if not user:
             return
-        for name in frozenset().union(*map(names_of, inner)) & item.__globals__.keys():
-            if not from_library(item.__globals__[name]):
-                self.place(KEY, item.__globals__, name, "")
-            else:
-                self.queue.append((item.__globals__[name], f".{name}"))
+        names = frozenset().union(*map(names_of, inner))
+        found = names & item.__globals__.keys()
+        for space, known in ((item.__globals__, found), (vars(builtins), names - found)):
+            for name in known & space.keys():
+                if not from_library(space[name]):
+                    self.place(KEY, space, name, "")
+                else:
+                    self.queue.append((space[name], f".{name}"))
 
     def module(self, item: ModuleType, path: str) -> None:
         """The names of a module that the programs use; of a library's module only its data."""
@@ -228,6 +245,7 @@ class Watch:
         library = (
             kind_of(str(space.get("__file__", "<frozen>"))) is not USER and "__loader__" in space
         )
+        self.computed += settings(item, self.reads.user_names)
         for name in self.reads.user_names & space.keys():
             value = space[name]
             if isinstance(value, ModuleType):
@@ -255,7 +273,8 @@ class Watch:
         ]
         if isinstance(state, dict):
             whole = self.reads.dynamic or not is_recorded(cls)
-            names = set(state) if whole else (state.keys() | self.hideable(cls)) & self.reads.names
+            hidden = hideable(cls, self.reads.codes)
+            names = set(state) if whole else (state.keys() | hidden) & self.reads.names
             self.sizes.append(state)
             if isinstance(item, nn.Module):
                 self.hooks += [state[n] for n in names & HOOKS if isinstance(state[n], dict)]
@@ -274,16 +293,6 @@ class Watch:
         for name in slots:
             self.place(SLOT, item, name, path)
         self.queue.append((cls, f".{cls.__name__}"))
-
-    def hideable(self, cls: Any) -> set[str]:
-        """The attributes of a class that an attribute of the object would hide."""
-        return {
-            name
-            for c in user_classes(cls)
-            for name, value in vars(c).items()
-            if not name.startswith("__")
-            and (not isinstance(value, FunctionType) or value.__code__ in self.reads.codes)
-        }
 
     def cls(self, item: Any, path: str) -> None:
         """The attributes of a user's class that the programs name, and its special methods."""
