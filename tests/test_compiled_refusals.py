@@ -155,7 +155,7 @@ def test_item_stays_a_tensor(look):
     assert len(compiled.graphs) == 1
 
 
-def test_a_stale_graph_is_dropped_before_the_error():
+def test_a_stale_graph_is_dropped():
     """What is declared static is not compared; the check at call 4 finds that it has changed."""
     hidden = np.ones(1)
     model, guide = refused(lambda z, x: z * hidden.item())  # hidden

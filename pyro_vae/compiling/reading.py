@@ -110,7 +110,8 @@ SEEDING = {
 }  # fmt: skip
 SYSTEM = os.getenv.__code__.co_filename
 DRAWING = {m.__file__ for m in (random, secrets, uuid)}
-# What runs inside an import or a handler of log messages gives no number to a program.
+# What runs inside an import or a handler of log messages gives no number to a program. The same
+# holds for `print`.
 BESIDE = {IMPORTING, logging.Logger.handle.__code__}
 # Functions in C whose result comes from outside of the program.
 OUTSIDE = {
@@ -165,6 +166,8 @@ class Reads:
         code = frame.f_code
         if code in BESIDE and event != "c_call":  # what runs inside is not the programs'
             self.beside += {"call": 1, "return": -1}.get(event, 0)
+        elif arg is print:
+            self.beside += 1 if event == "c_call" else -1
         elif self.beside:
             return
         elif event == "call":
