@@ -24,8 +24,7 @@ class ContractError(InputError):
 class Given:
     """What comes with a batch of observations beside x. None stands for "not given".
 
-    A new kind of information becomes a field here, and a name in :meth:`Part.run`. No signature of
-    a part changes for it.
+    A new kind of information becomes a field here. No signature of a part changes for it.
 
     Args:
         context: labels or covariates, ``[B, ...]``; in a VAE with a condition numbers ``[B, n]``.
@@ -36,6 +35,14 @@ class Given:
     context: Tensor | None = None
     mask: Tensor | None = None
     observations: Tensor | None = None
+
+    def items(self) -> tuple[tuple[str, Tensor | None], ...]:
+        """All fields with their names, written out so that a compiled step knows what is read."""
+        return (
+            ("context", self.context),
+            ("mask", self.mask),
+            ("observations", self.observations),
+        )
 
 
 NOTHING = Given()
@@ -87,7 +94,7 @@ class Part(nn.Module):
             InputError: ``forward`` needs something that is not given.
         """
         beside = {}
-        for name, value in (("context", given.context), ("mask", given.mask)):
+        for name, value in given.items():
             if value is not None:
                 if self.takes(name):
                     beside[name] = value

@@ -15,6 +15,7 @@ from torch import nn
 
 from pyro_vae import VAE, Guide, InputError, Likelihood, Prior, fit
 from pyro_vae.guides import BottomUp, JointGuide, Ladder
+from pyro_vae.parts import Given
 
 
 def vae(latent_size=2, **parts):
@@ -166,3 +167,8 @@ def test_a_part_that_needs_a_context_is_built_and_says_when_it_lacks_one():
     module = vae(prior=PriorAtContext)
     with pytest.raises(InputError, match=r"PriorAtContext needs a context: call model\(x, context"):
         fit(module, digit_data(), epochs=1)
+
+
+def test_all_that_is_given_is_handed_on():
+    given = Given(torch.ones(1), torch.ones(2), torch.ones(3))
+    assert dict(given.items()) == vars(given)

@@ -39,8 +39,9 @@ class CompiledELBO(ELBO):
 
     **What runs eagerly**, with one warning that gives the reason:
 
-    - programs that write state (a counter, a value that is stored for the user), read a clock or a
-      file, handle torch's generator, or read what cannot be compared, such as a large NumPy array;
+    - programs that write state (a counter, a value that is stored for the user), read a clock, a
+      file or ``tensor.grad``, handle torch's generator, or read what cannot be compared, such as a
+      large NumPy array;
     - a step in which a parameter has a hook;
     - ``TraceGraph_ELBO``;
     - a sequential plate with a random subsample;

@@ -130,6 +130,7 @@ class Reads:
         user_names: those that the user's code names.
         written: attributes and variables to which the user's code assigns.
         codes: the user's functions that ran.
+        known: all functions that ran.
         modules: Python modules that a function imported, and ``os.environ`` if it was read.
         dynamic: attributes may have been read under names that are not in the code.
         drawn: the line where Python drew a random number; empty if none did.
@@ -145,7 +146,7 @@ class Reads:
         self.dynamic = False
         self.drawn = self.outside = ""
         self.known: set[CodeType] = set()
-        self.beside = 0
+        self.beside = 0  # the depth of calls that are not the programs'
         self.before: Any = None
 
     def __enter__(self) -> Reads:
