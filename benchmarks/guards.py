@@ -79,12 +79,12 @@ def main() -> None:
         for name in random.sample(list(contenders), len(contenders)):
             take = contenders[name]
             take()
-            spent = []
+            taken = []
             for _ in range(options.steps):
                 began = time.process_time()
                 take()
-                spent.append((time.process_time() - began) * 1e3)
-            times[name].append(median(spent))
+                taken.append((time.process_time() - began) * 1e3)
+            times[name].append(median(taken))
     for name, values in times.items():
         print(f"{name:10s} {median(values):.3f} ms a step (fastest {min(values):.3f})")
     for label, more, less in (

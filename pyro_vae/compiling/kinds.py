@@ -34,7 +34,7 @@ import torch
 from pyro.poutine import Trace
 
 from .places import SCALARS
-from .reading import READER, USER, kind_of
+from .reading import OWN, READER, USER, kind_of
 
 # Objects that never change, or whose content no program reads.
 CONSTANT = (
@@ -139,6 +139,15 @@ def settings(module: ModuleType, names: set[str]) -> list[Callable[[], Any]]:
         if isinstance(value, (*SCALARS, torch.dtype, torch.device)):
             found.append(ask)
     return found
+
+
+def is_own_code(item: Any) -> bool:
+    """Whether a function or a class belongs to this library; like torch's, it is not replaced."""
+    function = getattr(item, "__func__", getattr(item, "fget", item))  # of a method, a property
+    if isinstance(function, FunctionType):
+        return function.__code__.co_filename.startswith(OWN)
+    home = sys.modules.get(item.__module__) if isinstance(item, type) else None
+    return (getattr(home, "__file__", None) or "").startswith(OWN)
 
 
 def from_library(item: Any) -> bool:

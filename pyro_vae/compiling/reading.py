@@ -30,6 +30,8 @@ from .private import IMPORTING
 STDLIB = f"{sysconfig.get_path('stdlib')}/"
 TORCH, PYRO, NUMPY = (f"{Path(str(m.__file__)).parent}/" for m in (torch, pyro, np))
 HERE = f"{Path(__file__).parent}/"
+# The library that this package is a part of. In another project there is none.
+OWN = f"{Path(__file__).parents[1]}/" if __name__.startswith("pyro_vae.") else HERE
 # These parts of the libraries read attributes of the user's modules and distributions.
 READERS = (PYRO, f"{TORCH}nn/", f"{TORCH}distributions/")
 USER, READER, PYTHON, LIBRARY = "user", "reader", "python", "library"

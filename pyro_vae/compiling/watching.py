@@ -36,6 +36,7 @@ from .kinds import (
     WRAPPERS,
     from_library,
     hideable,
+    is_own_code,
     is_recorded,
     position,
     settings,
@@ -223,7 +224,9 @@ class Watch:
                 self.places.append(Place(CELL, cell, name, f"{path}.{name}"))
                 self.queue.append((value, f"{path}.{name}"))
         for name in ("__code__", "__defaults__", "__kwdefaults__"):
-            if user and getattr(item, name):
+            if user and is_own_code(item):
+                self.queue.append((getattr(item, name), path))
+            elif user and getattr(item, name):
                 self.place(SLOT, item, name, path)
         for name in vars(item).keys() & {*self.reads.user_names, "__wrapped__"}:
             self.place(KEY, vars(item), name, path)
@@ -234,7 +237,7 @@ class Watch:
         found = names & item.__globals__.keys()
         for space, known in ((item.__globals__, found), (vars(builtins), names - found)):
             for name in known & space.keys():
-                if not from_library(space[name]):
+                if not (from_library(space[name]) or is_own_code(space[name])):
                     self.place(KEY, space, name, "")
                 else:
                     self.queue.append((space[name], f".{name}"))
@@ -304,7 +307,9 @@ class Watch:
                 named = name in self.reads.names or (self.reads.dynamic and not special)
                 if special and isinstance(value, FunctionType):  # Python runs it without its name
                     named = value.__code__ in self.reads.codes
-                if named:
+                if named and is_own_code(cls) and is_own_code(value):
+                    self.queue.append((value, f".{cls.__name__}.{name}"))
+                elif named:
                     self.place(CLASS, cls, name, f".{cls.__name__}")
                 elif special and isinstance(value, FunctionType | property | classmethod):
                     self.queue.append((value, path))
