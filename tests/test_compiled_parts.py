@@ -1,5 +1,7 @@
 """Every row of the library's tables, compiled: gradients equal to eager ones at equal noise."""
 
+from functools import partial
+
 import pyro
 import pytest
 import torch
@@ -36,7 +38,7 @@ TABLES = {
 ROWS = [(part, name) for part, table in TABLES.items() for name in table]
 
 
-def same_gradients(settings):
+def same_gradients(settings, mask=None):
     settings = {"latent_size": 12, "hidden": (8,), **settings}
     objective = settings.pop("objective", "monte-carlo")
     torch.manual_seed(0)
@@ -48,15 +50,26 @@ def same_gradients(settings):
         args[1][2:] = -1
     getattr(elbo, "advance", lambda epoch: None)(0.5)
     compiled = CompiledELBO(elbo, "eager")
-    take(compiled, vae.model, vae.guide, args)
+    model, guide = vae.model, vae.guide
+    if mask is not None:
+        model, guide = partial(model, mask=mask), partial(guide, mask=mask)
+    take(compiled, model, guide, args)
     for seed in range(2):
-        agree(elbo, compiled, vae.model, vae.guide, args, seed, rtol=1e-4)
+        agree(elbo, compiled, model, guide, args, seed, rtol=1e-4)
     return vae, elbo, compiled, args
 
 
 @pytest.mark.parametrize(("part", "name"), ROWS, ids=map(" ".join, ROWS))
 def test_parts(part, name):
     *_, compiled, _ = same_gradients({**NEEDS.get(name, {}), part: name})
+    assert len(compiled.graphs) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_likelihoods_with_a_mask(name):
+    mask = torch.rand(6, 1, 6, 5) < 0.7
+    *_, compiled, _ = same_gradients({"likelihood": name}, mask)
     assert len(compiled.graphs) == 1
 
 

@@ -6,6 +6,7 @@ import datetime
 import decimal
 import enum
 import functools
+import operator
 import pathlib
 import pickle
 import random
@@ -43,7 +44,8 @@ CONSTANT = (
     GenericAlias, MethodDescriptorType, WrapperDescriptorType, GetSetDescriptorType,
     MemberDescriptorType, Trace, torch._ops.OpOverload,
     torch._ops.OpOverloadPacket, decimal.Decimal, datetime.date, datetime.time, datetime.timedelta,
-    pathlib.PurePath, UnionType, type(list[Any]), type(Any),
+    pathlib.PurePath, UnionType, type(Any),
+    operator.itemgetter,
 )  # fmt: skip
 GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 CONTAINERS = (dict, list, tuple, set, frozenset, deque)

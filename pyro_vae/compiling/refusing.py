@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError
 from .private import CONSTRAINT_CHECK, Dice, TorchDispatchMode, get_proxy_mode
-from .reading import PYRO, line_of
+from .reading import OWN, PYRO, line_of
 
 
 class CompileError(InputError):
@@ -56,7 +56,8 @@ VALUE_READS = {
     torch.equal: "torch.equal",
     torch.allclose: "torch.allclose",
 }
-# These change from step to step and are no operation of a graph.
+# These change from step to step and are no operation of a graph. This library compares versions of
+# weights within one call, where they do not change.
 BOOKS = {GRAD.__get__: "tensor.grad", VERSION.__get__: "tensor._version"}
 DICE = Dice.compute_expectation.__code__
 # Pyro and torch branch on tensors, too. Most of these branches check values; the eager call before
@@ -84,6 +85,7 @@ class RefusingMode(TorchFunctionMode):
         self.losses: list[Tensor] = []
         self.turns: Counter[FrameType] = Counter()  # of each loop over a sequential plate
         self.ranges: list[Tensor] = []  # the indices of whole plates
+        self.literals: list[Tensor] = []  # tensors of Python numbers, whose values do not change
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -107,7 +109,7 @@ class RefusingMode(TorchFunctionMode):
             raise CompileError("tensor.random_(low, high), unlike torch.randint(low, high, size)")
         if func in VALUE_READS:
             raise CompileError(VALUE_READS[func])
-        if func in BOOKS:
+        if func in BOOKS and not calling_frame().f_code.co_filename.startswith(OWN):
             raise EagerReason(f"{line_of(sys._getframe(1))} reads {BOOKS[func]}")
         generators = [*args, *(kwargs or {}).values()]
         if any(isinstance(x, torch.Generator) for x in generators):
@@ -115,6 +117,8 @@ class RefusingMode(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if func is torch.arange and calling_frame().f_code.co_filename.startswith(PYRO):
             self.ranges.append(result)
+        if func is torch.tensor:
+            self.literals.append(result)
         note_line(line_of(sys._getframe(1)))
         return result
 
@@ -158,13 +162,19 @@ class ValueReads(TorchDispatchMode):
     """Refuses what Python cannot see: torch itself reads the value of a 0-dim tensor.
 
     ``x[:t]``, ``torch.full(size, t)`` and ``alpha=t`` do so. While tracing, the programs' inputs
-    have no values, but the tensors that they find elsewhere, and constants made of them, do.
+    have no values, but the tensors that they find elsewhere, and constants made of them, do. A
+    tensor that the programs make of a Python number may be read.
     """
+
+    def __init__(self, literals: list[Tensor]) -> None:
+        super().__init__()
+        self.literals = literals
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
+        reads = func is torch.ops.aten._local_scalar_dense.default
+        if reads and not any(args[0] is literal for literal in self.literals):
             raise CompileError("torch reads the value of a tensor as a Python number")
         return func(*args, **(kwargs or {}))
 

@@ -73,21 +73,32 @@ class BoundGraph:
             tensors = [*inputs, *self.graph.captured]
             if self.graph.valid:
                 self.before = torch.get_rng_state(), [tensors[i].clone() for i in self.graph.writes]
-            values = self.function(*tensors)
+            try:
+                values = self.function(*tensors)
+            except (RuntimeError, IndexError):  # as an index outside of a table
+                if not self.graph.valid:
+                    raise
+                self.outputs: list[Tensor] = []
+                return [], []
         count = self.graph.loss.num_leaves
-        self.outputs = values[: count + self.graph.valid]
+        self.outputs = list(values[: count + self.graph.valid])
         return list(values[:count]), list(values[count + self.graph.valid :])
 
     def refused(self, inputs: Sequence[Tensor]) -> bool:
-        """Whether Pyro's own checks must see this call: a check failed, or the loss is not finite.
+        """Whether Pyro's own checks must see this call: a check or the graph itself failed, or the
+        loss is not finite.
 
         The call must then be repeated eagerly, so what it changed is set back. A program may have
         opted out of Pyro's checks; after three such calls the graph's checks are no longer read.
         """
-        if not self.graph.valid or self.invalid >= 3 or self.outputs[0].is_cuda:
+        if not self.graph.valid:
             return False
-        if all(map(math.isfinite, (x.item() for x in self.outputs))) and self.outputs[-1].item():
-            return False
+        if self.outputs:
+            if self.invalid >= 3 or self.outputs[0].is_cuda:
+                return False
+            numbers = [x.item() for x in self.outputs]
+            if all(map(math.isfinite, numbers)) and numbers[-1]:
+                return False
         self.invalid += 1
         state, values = self.before
         torch.set_rng_state(state)

@@ -158,7 +158,7 @@ def trace_once(run: TensorFunction, fakes: Sequence[Tensor], validated: bool) ->
     def flat(*inputs: Tensor) -> list[Tensor]:
         with (
             RefusingMode() as mode,
-            ValueReads(),
+            ValueReads(mode.literals),
             poutine.block(),
             SiteChecks(validated) as checks,
             poutine.trace(param_only=True) as sites,

@@ -540,7 +540,7 @@ def a_bound_method_in_a_list():
     return lambda z, x: table[0](z), lambda v: setattr(config, "factor", v)
 
 
-@looks("equal")
+@looks("eager")
 def an_attrgetter():
     space = types.SimpleNamespace(factor=1.0)
     get = operator.attrgetter("factor")
