@@ -180,7 +180,8 @@ class Reads:
             kind = kind_of(code.co_filename)
             if (kind is USER or kind is PYTHON) and comes_from_outside(arg) and by_user(frame):
                 name = getattr(arg, "__qualname__", arg)
-                if isinstance(getattr(arg, "__self__", None), random.Random):
+                draws = isinstance(getattr(arg, "__self__", None), random.Random)
+                if draws or name == "urandom":
                     self.drawn = self.drawn or line_of(frame)
                     return
                 self.outside = self.outside or f"{line_of(frame)} calls {name}()"
