@@ -79,8 +79,8 @@ class Imputation:
         if few == 0:
             return ""
         return (
-            f"{few:,} of {rows} need more than {self.samples:,} draws of z (their Pareto k is too large), and what fills their holes can be wrong; "
-            "give more samples, or train longer"
+            f"{few:,} of {rows} need more than {self.samples:,} draws of z (their Pareto k is too "
+            "large), and what fills their holes can be wrong; give more samples, or train longer"
         )
 
 
