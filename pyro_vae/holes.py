@@ -67,3 +67,30 @@ def of_observed(p: Any, mask: Tensor, who: str) -> Any:
         )
     entries: Any = p.base_dist
     return entries.mask(mask).to_event(p.reinterpreted_batch_ndims)
+
+
+def refuse_unobserved(mask: Tensor) -> str:
+    """Raise :class:`~pyro_vae.errors.InputError` if an entry of vectors was observed in none of
+    them, because nothing can be learned about it.
+
+    Args:
+        mask: of the training observations, ``[N, *shape]``.
+
+    Returns:
+        for observations of another shape, a sentence that names such entries; "" if there are none.
+    """
+    never = ~mask.any(0)
+    if not never.any():
+        return ""
+    first = never.nonzero()[0].tolist()
+    if mask.dim() == 2:
+        raise InputError(
+            f"entry {first[0]} of x was observed in none of the {len(mask):,} training observations"
+            f"{f', nor were {int(never.sum()) - 1} others' if never.sum() > 1 else ''}, so nothing "
+            "can be learned about it; leave it out"
+        )
+    return (
+        f"{int(never.sum()):,} of {never.numel():,} entries of x were observed in none of the "
+        f"{len(mask):,} training observations (the first is {first}), so what the VAE gives there "
+        "means nothing"
+    )

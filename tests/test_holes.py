@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from functools import partial
+from math import isfinite
 
 import pyro
 import pyro.distributions as dist
@@ -15,6 +16,7 @@ from support.objectives import BY_IMAGE, ONE_VECTOR, objective
 from support.rows import scored
 from torch import nn
 from torch.distributions import MultivariateNormal
+from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_vae import VAE, Guide, InputError, Likelihood, Network, fit
 from pyro_vae.compiling import CompiledELBO
@@ -240,19 +242,65 @@ def test_what_a_mask_cannot_serve_is_refused():
         Trace_ELBO().loss(plain.model, plain.guide, x, mask=torch.ones_like(x) > 0)
 
 
-def test_fit_takes_a_mask_beside_the_data():
-    """The numbers in the holes change nothing, and NaN without a mask is refused."""
+def trained(vae, data, **options):
+    copy = deepcopy(vae)
+    fit(copy, data, **{"epochs": 2, "batch_size": 16, "compiled": False} | options)
+    return copy.state_dict()
+
+
+def assert_equal(a, b):
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Vectors with NaN, which the first 16 rows do not have; their mask; and a VAE for them."""
     torch.manual_seed(0)
     x, mask = torch.randn(40, 5), torch.rand(40, 5) < 0.7
-    vae = VAE((5,), 2, likelihood="student-t", hidden=(4,))
-    ends = []
-    for hole in (torch.nan, 0.0, 9.0):
-        copy = deepcopy(vae)
-        data = {"x": torch.where(mask, x, hole), "mask": mask}
-        fit(copy, data, epochs=2, batch_size=16, compiled=False)
-        ends.append(copy.state_dict())
-    for name, value in ends[1].items():
-        assert torch.equal(ends[0][name], value)
-        assert torch.equal(ends[2][name], value)
-    with pytest.raises(InputError, match="the data has NaN, and fit needs the mask"):
-        fit(vae, torch.where(mask, x, torch.nan))
+    mask[:16] = True
+    return torch.where(mask, x, NAN), mask, VAE((5,), 2, likelihood="student-t", hidden=(4,))
+
+
+def test_fit_makes_the_mask_of_nan(rows):
+    """NaN is the same as a mask, and what stands in the holes changes nothing."""
+    missing, mask, vae = rows
+    first = trained(vae, {"x": missing, "mask": mask})
+    filled = {"x": torch.where(mask, missing, 9.0), "mask": mask}
+    for data in (missing, (missing,), {"x": missing}, filled):
+        assert_equal(first, trained(vae, data))
+    history = fit(deepcopy(vae), missing, test=missing[:20], epochs=1, compiled=False)
+    assert isfinite(history[-1].test_elbo)
+
+
+def test_fit_makes_the_mask_of_nan_in_batches_that_are_read(rows):
+    """The first batch has no NaN, and the others have."""
+    missing, mask, vae = rows
+    both = trained(vae, DataLoader(TensorDataset(missing, mask), 16, collate_fn=with_mask))
+    assert_equal(both, trained(vae, DataLoader(missing, 16)))
+
+
+def with_mask(pairs):
+    x, mask = (torch.stack(each) for each in zip(*pairs, strict=True))
+    return {"x": x, "mask": mask}
+
+
+def test_a_compiled_training_makes_the_mask_of_nan(rows):
+    missing, _, vae = rows
+    eager = trained(vae, missing)
+    compiled = trained(vae, missing, compiled=True)
+    for name, value in eager.items():
+        torch.testing.assert_close(compiled[name], value)
+
+
+def test_an_entry_that_is_never_observed_is_named(rows):
+    missing, _, vae = rows
+    nothing = missing.clone()
+    nothing[:, 3] = NAN
+    for begin in (partial(fit, vae), lambda x: VAE.for_data(Images(x))):
+        with pytest.raises(InputError, match="entry 3 of x was observed in none of the 40"):
+            begin(nothing)
+    images = torch.rand(8, 1, 3, 3)
+    images[:, 0, 2] = NAN
+    with pytest.warns(UserWarning, match=r"3 of 9 entries .* first is \[0, 2, 0\]"):
+        fit(VAE((1, 3, 3), 2, likelihood="continuous-bernoulli"), images, epochs=1, compiled=False)
