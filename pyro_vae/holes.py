@@ -71,7 +71,7 @@ def of_observed(p: Any, mask: Tensor, who: str) -> Any:
 
 def refuse_unobserved(mask: Tensor) -> str:
     """Raise :class:`~pyro_vae.errors.InputError` if an entry of vectors was observed in none of
-    them, because nothing can be learned about it.
+    them, because nothing can be learned about it; or if nothing was observed at all.
 
     Args:
         mask: of the training observations, ``[N, *shape]``.
@@ -82,6 +82,8 @@ def refuse_unobserved(mask: Tensor) -> str:
     never = ~mask.any(0)
     if not never.any():
         return ""
+    if never.all():
+        raise InputError("all entries of x are missing in all training observations")
     first = never.nonzero()[0].tolist()
     if mask.dim() == 2:
         raise InputError(
