@@ -22,6 +22,7 @@ import time
 import warnings
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyro
@@ -35,12 +36,12 @@ from pyro_vae import VAE, fit
 from pyro_vae.data import Images
 from pyro_vae.evaluation.imputation import impute
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "likelihood": "student-t",
     "latent": 10,
     "hidden": (128, 128),
     "objective": "iwae(num_particles=5)",
-    "steps": 400,
+    "epochs": 200,
     "batch_size": 128,
     "lr": 3e-3,
     "weight_decay": 0.0,
@@ -53,7 +54,7 @@ SAMPLES, DRAWS = 500, 100
 def tables() -> dict[str, np.ndarray]:
     """The numeric columns of tables that installed packages carry, rows without holes."""
     import palmerpenguins
-    from statsmodels.datasets import anes96
+    from statsmodels.datasets import anes96  # type: ignore[import-untyped]
 
     penguins = palmerpenguins.load_penguins().select_dtypes("float").dropna()
     return {
@@ -82,7 +83,6 @@ def by_vae(x: np.ndarray, seed: int, settings: dict) -> tuple[np.ndarray, np.nda
             likelihood=settings["likelihood"],
             hidden=settings["hidden"],
         )
-        steps = -(-len(x) // settings["batch_size"])
         adam = torch.optim.AdamW(
             vae.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"]
         )
@@ -90,7 +90,7 @@ def by_vae(x: np.ndarray, seed: int, settings: dict) -> tuple[np.ndarray, np.nda
             vae,
             images,
             objective=settings["objective"],
-            epochs=settings["steps"] // steps,
+            epochs=settings["epochs"],
             batch_size=settings["batch_size"],
             optimizer=adam,
             seed=100 * seed + member,
@@ -99,6 +99,7 @@ def by_vae(x: np.ndarray, seed: int, settings: dict) -> tuple[np.ndarray, np.nda
         )
         result = impute(vae, images, samples=SAMPLES, draws=DRAWS, seed=seed)
         means.append(result.x.double().numpy())
+        assert result.draws is not None
         completions.append(result.draws.double().numpy())
         trusted.append(result.trusted.double().mean().item())
     return np.mean(means, 0), np.concatenate(completions), float(np.mean(trusted))
@@ -149,7 +150,7 @@ def measure(x: np.ndarray, known: np.ndarray, seed: int, settings: dict, asked: 
 
 def summary(rows: list[dict]) -> dict:
     """The mean over draws of the holes, and its standard error."""
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for method in rows[0]:
         found[method] = {}
         for number in rows[0][method]:
