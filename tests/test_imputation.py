@@ -1,0 +1,119 @@
+"""Imputation against closed forms: the linear-Gaussian VAE, whose conditionals are known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.linear import NAN, D, S, evidence, holes, linear
+
+from pyro_vae import VAE, InputError
+from pyro_vae.data import Images
+from pyro_vae.evaluation.imputation import conditional_density, impute
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A VAE whose guide is off, observations and their mask, and for each observation the mean and
+    the covariance of the missing entries given the observed ones, in all entries."""
+    torch.manual_seed(0)
+    vae, (x, mask) = linear(shift=0.3), holes()
+    w, b = (each.detach() for each in vae.model.likelihood.decoder.parameters())
+    cov = w @ w.T + S**2 * torch.eye(D).double()
+    means, covariances = x.clone(), torch.zeros(len(x), D, D).double()
+    for i, m in enumerate(mask):
+        gain = cov[~m][:, m] @ torch.linalg.inv(cov[m][:, m])
+        means[i, ~m] = b[~m] + gain @ (x[i, m] - b[m])
+        lost = torch.outer(~m, ~m)
+        covariances[i, lost] = (cov[~m][:, ~m] - gain @ cov[m][:, ~m]).flatten()
+    return vae, x, mask, means, covariances
+
+
+def test_the_conditional_mean_is_the_closed_form_within_its_error(case):
+    vae, x, mask, means, _ = case
+    off = []
+    for seed in range(10):
+        missing = Images(torch.where(mask, x, NAN))
+        result = impute(vae, missing, samples=1000, seed=seed)
+        assert torch.equal(result.x[mask], x[mask])
+        assert (result.errors[mask] == 0).all()
+        assert result.trusted.all()
+        off.append(((result.x - means) / result.errors)[~mask])
+    off = torch.stack(off)  # [seeds, missing]
+    assert off.abs().max() < 5
+    assert 0.7 < off.square().mean().sqrt() < 1.3  # the error is neither too small nor too large
+
+
+def test_completions_have_the_conditional_distribution(case):
+    """The moments of 4,000 draws, within five standard errors."""
+    vae, x, mask, means, covariances = case
+    draws = vae.impute(torch.where(mask, x, NAN), samples=8000, draws=4000)
+    assert torch.equal(draws[:, mask], x[mask].expand(4000, -1))
+    for i, m in enumerate(mask):
+        own, cov = draws[:, i, ~m], covariances[i][~m][:, ~m]
+        scale = cov.diagonal().sqrt()
+        assert ((own.mean(0) - means[i, ~m]).abs() < 0.1 * scale).all()
+        assert ((own.T.cov() - cov).abs() < 0.1 * torch.outer(scale, scale)).all()
+
+
+def test_the_conditional_density_is_the_closed_form_within_its_error(case):
+    """Entries that were never known count on neither side."""
+    vae, x, mask, *_ = case
+    known = torch.ones_like(mask)
+    known[2, :2] = False
+    found = conditional_density(vae, Images(torch.where(known, x, NAN)), mask, samples=4000)
+    truth = evidence(vae, x, known) - evidence(vae, x, mask & known)
+    assert found.trusted
+    assert ((found.log_p - truth).abs() < 4 * found.errors + 1e-9).all()
+    assert found.errors.max() < 0.05
+
+
+def test_categories_are_imputed_by_their_probabilities():
+    """The weighted mean of softmax over many draws from the prior is p(x_m | x_o) by Bayes."""
+    torch.manual_seed(0)
+    vae = VAE((3,), 1, likelihood="categorical(categories=4)", hidden=(8,)).double()
+    x = torch.tensor([[0.0, 3.0, 2.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, False, True], [True, True, True]])
+    result = impute(vae, Images(x, mask=mask), samples=5000)
+    z = torch.linspace(-8, 8, 4001).double()[:, None]
+    log_p = vae.model.likelihood(z).base_dist.logits.log_softmax(-1)  # [G, 3, 4]
+    log_w = -(z[:, 0] ** 2) / 2 + log_p[:, 0, 0] + log_p[:, 2, 2]
+    truth = log_w.softmax(0) @ log_p[:, 1].exp()  # [4]
+    torch.testing.assert_close(result.probabilities[0, 1], truth, atol=0.01, rtol=0)
+    assert result.x[0].tolist() == [0.0, truth.argmax().item(), 2.0]
+    assert abs(result.probabilities[0, 1].max() - truth.max()) < 5 * result.errors[0, 1]
+    assert torch.equal(result.x[1], x[1])
+
+
+@pytest.mark.parametrize("guide", ["ladder", "bottom-up", "semi-amortized", "categorical"])
+def test_every_guide_imputes(guide):
+    """Also two layers of latents, and models that run for one draw at a time."""
+    latent = (2, 2) if guide in ("ladder", "bottom-up") else 2
+    vae = VAE((4,), latent, guide=guide, likelihood="student-t", hidden=(8,), holes=True)
+    x = torch.randn(7, 4)
+    x[:, 1] = NAN
+    filled = vae.impute(x, samples=50, draws=3)
+    assert filled.shape == (3, 7, 4)
+    assert filled.isfinite().all()
+    assert torch.equal(filled[:, :, 2], x[:, 2].expand(3, -1))
+    assert torch.equal(vae.impute(x, samples=50), vae.impute(x, samples=50))
+
+
+def test_observed_numbers_keep_their_own_type():
+    """Numbers that float32 cannot hold come back as they are from a VAE of float32."""
+    x = torch.tensor([[0.1, NAN, 1e-300], [1.0, 2.0, 3.0]], dtype=torch.float64)
+    filled = VAE((3,), 2, likelihood="student-t", hidden=(4,)).impute(x, samples=10)
+    assert torch.equal(filled[~x.isnan()], x[~x.isnan()])
+    assert filled.isfinite().all()
+
+
+def test_what_is_not_trusted_is_said(case):
+    """A guide far from the posterior has a few weights only."""
+    vae, x, mask, *_ = case
+    far = linear(shift=5.0)
+    far.load_state_dict(vae.state_dict())
+    missing = torch.where(mask, x, NAN)
+    with pytest.warns(UserWarning, match="5 of 6 observations need more than 500 draws"):
+        far.impute(missing, samples=500)
+    assert not conditional_density(far, Images(x), mask, samples=500).trusted
+    with pytest.raises(InputError, match="samples"):
+        vae.impute(missing, samples=0)
