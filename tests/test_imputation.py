@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.linear import NAN, D, S, evidence, holes, linear
+from support.linear import NAN, Affine, D, S, evidence, holes, linear
+from torch.distributions import MultivariateNormal
+from torch.nn.functional import logsigmoid
 
-from pyro_vae import VAE, InputError
+from pyro_vae import VAE, InputError, fit
 from pyro_vae.data import Images
+from pyro_vae.evaluation.importance import importance
 from pyro_vae.evaluation.imputation import conditional_density, impute
 
 
@@ -84,6 +87,7 @@ def test_categories_are_imputed_by_their_probabilities():
     assert torch.equal(result.x[1], x[1])
 
 
+@pytest.mark.filterwarnings("ignore:.*draws of z")
 @pytest.mark.parametrize("guide", ["ladder", "bottom-up", "semi-amortized", "categorical"])
 def test_every_guide_imputes(guide):
     """Also two layers of latents, and models that run for one draw at a time."""
@@ -98,6 +102,7 @@ def test_every_guide_imputes(guide):
     assert torch.equal(vae.impute(x, samples=50), vae.impute(x, samples=50))
 
 
+@pytest.mark.filterwarnings("ignore:.*draws of z")
 def test_observed_numbers_keep_their_own_type():
     """Numbers that float32 cannot hold come back as they are from a VAE of float32."""
     x = torch.tensor([[0.1, NAN, 1e-300], [1.0, 2.0, 3.0]], dtype=torch.float64)
@@ -117,3 +122,53 @@ def test_what_is_not_trusted_is_said(case):
     assert not conditional_density(far, Images(x), mask, samples=500).trusted
     with pytest.raises(InputError, match="samples"):
         vae.impute(missing, samples=0)
+
+
+def test_a_likelihood_of_the_mask_against_quadrature():
+    """log p(x_o, m) and E[x_m | x_o, m] of x ~ N(b, W Wᵀ + s²), one entry missing by its own value,
+    by an integral over the missing entry."""
+    torch.manual_seed(0)
+    spec = f"self-masking(likelihood='normal(scale={S}, bounded=False)', missing='high')"
+    vae = VAE((2,), 1, likelihood=spec, network=Affine, holes=True).double()
+    part = vae.model.likelihood
+    with torch.no_grad():
+        part.slope.copy_(torch.tensor([2.0, 0.5]))
+        part.intercept.copy_(torch.tensor([0.3, 1.0]))
+        w, b = part.inner.decoder.weight, part.inner.decoder.bias
+        joint = MultivariateNormal(b, w @ w.T + S**2 * torch.eye(2).double())
+        grid = torch.linspace(-8, 8, 8001).double()
+        x = torch.tensor([[NAN, 0.4]]).double()
+        points = torch.stack([grid, torch.full_like(grid, 0.4)], -1)
+        logits = part.logits(points)
+        log_p = joint.log_prob(points) + logsigmoid(-logits[:, 0]) + logsigmoid(logits[:, 1])
+        truth = torch.logsumexp(log_p, 0) + (grid[1] - grid[0]).log()
+        mean = log_p.softmax(0) @ grid
+    found = importance(vae.model, vae.guide, Images(x), samples=20000)
+    assert abs(found.log_p[0] - truth) < 4 * found.errors[0]
+    assert found.errors[0] < 0.05
+    result = impute(vae, Images(x), samples=20000, draws=2000)
+    assert abs(result.x[0, 0] - mean) < 4 * result.errors[0, 0]
+    assert result.errors[0, 0] < 0.05
+    assert abs(result.draws[:, 0, 0].mean() - mean) < 0.1
+
+
+def test_values_that_are_missing_by_their_size_are_not_taken_for_typical():
+    """High values of the first entry are missing. Its mean is too low under a VAE that ignores
+    this, and right under one that learns it."""
+    torch.manual_seed(0)
+    z = torch.randn(1000, 1)
+    x = torch.tensor([2.0, 0.0, 1.0]) + z * torch.tensor([1.0, 1.0, -1.0])
+    x = x + 0.3 * torch.randn(1000, 3)
+    missing = torch.rand(1000) < torch.sigmoid(4 * (x[:, 0] - 2))
+    holed = x.clone()
+    holed[missing, 0] = NAN
+    off = {}
+    for likelihood in ("normal-learned(bounded=False, initial=1.0)", "self-masking"):
+        torch.manual_seed(1)
+        vae = VAE.for_data(Images(holed), 1, likelihood=likelihood, network=Affine)
+        options = {"epochs": 60, "batch_size": 200, "lr": 0.03, "compiled": False}
+        fit(vae, holed, objective="iwae(num_particles=10)", **options)
+        off[likelihood] = (vae.impute(holed, samples=200) - x)[missing, 0].mean().item()
+    ignoring, learning = off.values()
+    assert ignoring < -0.25
+    assert abs(learning) < 0.12

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from ..data.images import Images
-from ..holes import as_mask
+from ..holes import WithMask, as_mask
 from ..latents import Sites
 from ..noise import seed_draws
 from ..options import at_least_one
@@ -295,7 +295,12 @@ class Block:
 
 
 def entries_of(fn: Any) -> Any:
-    """The distribution of the single entries of x, without what a mask leaves out."""
+    """The distribution of the single entries of x, missing ones included.
+
+    Where the mask is scored, too, the weights belong to one draw of the missing entries.
+    """
+    if isinstance(fn, WithMask):
+        return dist.Delta(fn.drawn)
     while isinstance(fn, Independent | MaskedDistribution):
         fn = fn.base_dist
     return fn

@@ -1,4 +1,4 @@
-"""A linear-Gaussian VAE whose posterior, evidence and conditionals are known, and data with holes."""
+"""A linear-Gaussian VAE, whose posterior and evidence are known, and data with holes."""
 
 from __future__ import annotations
 
