@@ -24,6 +24,7 @@ from .latents import Sites
 from .modules import refuse_device
 from .options import is_whole
 from .pair import Pair
+from .programs import ModelProgram
 from .sources import Source, epochs_done
 
 
@@ -49,6 +50,11 @@ def check_weights(pair: Pair) -> None:
                 f"the weight {name} was made in torch.inference_mode and can have no gradient; "
                 "make the VAE outside of it"
             )
+
+
+def makes_masks(pair: Pair) -> bool:
+    """Whether NaN in the data makes a mask: whether the programs are those of this library."""
+    return isinstance(pair.model, ModelProgram)
 
 
 def check_holes(batch: Batch) -> None:

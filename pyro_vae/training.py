@@ -24,7 +24,6 @@ from .loop import Loop
 from .measures import Measures, shown_of
 from .pair import WHAT, Pair
 from .pairing import objective_of
-from .programs import ModelProgram
 from .progress import Bar, watched
 from .ranks import current, loss_told
 from .ranks.refusing import refuse
@@ -227,9 +226,8 @@ def begun(
         raise InputError(f"kwargs is a dict of further arguments by name, not {kwargs!r:.100}")
     further, weight = kwargs or {}, pair.first_weight()
     device, dtype = (None, None) if weight is None else (weight.device, weight.dtype)
-    own = isinstance(pair.model, ModelProgram)
-    train_data = data.train if images else data
-    source = source_of(train_data, options.batch_size, device, dtype, masked=own)
+    train_data, masked = data.train if images else data, checks.makes_masks(pair)
+    source = source_of(train_data, options.batch_size, device, dtype, masked)
     if size_given and isinstance(data, DataLoader) and source.batch_size != options.batch_size:
         raise InputError(
             f"the DataLoader has batches of {source.batch_size} rows, so it does not fit "
@@ -237,7 +235,7 @@ def begun(
         )
     checks.check_start(start, source)
     rows = source.data if isinstance(source, InMemory) else source.first()
-    if own and isinstance(source, InMemory):
+    if masked and isinstance(source, InMemory):
         checks.check_holes(Batch.of(rows, further))
     checks.check_context(pair, Batch.of(rows, further))
     batch, begins = Batch.of(source.first(), further), not (start.epoch or len(start.losses))

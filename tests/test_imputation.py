@@ -143,15 +143,16 @@ def test_a_likelihood_of_the_mask_against_quadrature():
         log_p = joint.log_prob(points) + logsigmoid(-logits[:, 0]) + logsigmoid(logits[:, 1])
         truth = torch.logsumexp(log_p, 0) + (grid[1] - grid[0]).log()
         mean = log_p.softmax(0) @ grid
-    found = importance(vae.model, vae.guide, Images(x), samples=20000)
+    found = importance(vae.model, vae.guide, Images(x), samples=5000)
     assert abs(found.log_p[0] - truth) < 4 * found.errors[0]
-    assert found.errors[0] < 0.05
-    result = impute(vae, Images(x), samples=20000, draws=2000)
+    assert found.errors[0] < 0.1
+    result = impute(vae, Images(x), samples=5000, draws=1000)
     assert abs(result.x[0, 0] - mean) < 4 * result.errors[0, 0]
     assert result.errors[0, 0] < 0.05
-    assert abs(result.draws[:, 0, 0].mean() - mean) < 0.1
+    assert abs(result.draws[:, 0, 0].mean() - mean) < 0.15
 
 
+@pytest.mark.filterwarnings("ignore:.*draws of z")
 def test_values_that_are_missing_by_their_size_are_not_taken_for_typical():
     """High values of the first entry are missing. Its mean is too low under a VAE that ignores
     this, and right under one that learns it."""
@@ -166,9 +167,9 @@ def test_values_that_are_missing_by_their_size_are_not_taken_for_typical():
     for likelihood in ("normal-learned(bounded=False, initial=1.0)", "self-masking"):
         torch.manual_seed(1)
         vae = VAE.for_data(Images(holed), 1, likelihood=likelihood, network=Affine)
-        options = {"epochs": 60, "batch_size": 200, "lr": 0.03, "compiled": False}
+        options = {"epochs": 75, "batch_size": 250, "lr": 0.05, "compiled": False}
         fit(vae, holed, objective="iwae(num_particles=10)", **options)
-        off[likelihood] = (vae.impute(holed, samples=200) - x)[missing, 0].mean().item()
+        off[likelihood] = (vae.impute(holed, samples=100) - x)[missing, 0].mean().item()
     ignoring, learning = off.values()
     assert ignoring < -0.25
-    assert abs(learning) < 0.12
+    assert abs(learning) < 0.15
