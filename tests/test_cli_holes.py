@@ -89,10 +89,9 @@ def test_a_picture_of_half_hidden_images(trained, tmp_path):
     out = tmp_path / "half.png"
     ask = ["impute", trained, "--hide", "bottom", "--n", "3", "--draws", "2", "--samples", "20"]
     assert typed([*ask, "--out", out]) == 0
-    pixels = picture(out)
-    cell = pixels.shape[1] // 3
-    below = pixels[-4 * cell :]  # what is observed and three rows more
-    assert (below[cell // 2 + 4 : cell - 4, 4 : cell - 4] == 128).all()
+    first = picture(out)[-4 * 58 - 2 :][2:58, 2:58]  # 4 rows of images of 56 pixels, 2 between
+    assert (first[28:] == 128).all()
+    assert (first[:28] != 128).all()
 
 
 @pytest.mark.parametrize(
