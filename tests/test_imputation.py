@@ -87,6 +87,30 @@ def test_categories_are_imputed_by_their_probabilities():
     assert torch.equal(result.x[1], x[1])
 
 
+def test_a_table_is_imputed_column_by_column():
+    """Real and categorical columns beside each other, by the integral over one latent."""
+    torch.manual_seed(0)
+    spec = "columns(columns=['categorical(3)', 'real', 'categorical(3)'])"
+    vae = VAE((3,), 1, likelihood=spec, hidden=(8,)).double()
+    x = torch.tensor([[NAN, 0.7, 2.0], [1.0, NAN, 0.0]], dtype=torch.float64)
+    result = impute(vae, Images(x), samples=5000, draws=400)
+    z = torch.linspace(-8, 8, 4001).double()[:, None]
+    columns = vae.model.likelihood(z).base_dist
+    prior = -(z[:, 0] ** 2) / 2
+
+    def log_p(*row):
+        return columns.log_prob(torch.tensor(row).double().expand(len(z), 3))  # [G, 3]
+
+    weights = (prior + log_p(0.0, 0.7, 2.0)[:, 1:].sum(1)).softmax(0)
+    chances = torch.stack([weights @ log_p(float(k), 0.7, 2.0)[:, 0].exp() for k in range(3)])
+    assert result.x[0].tolist() == [chances.argmax().item(), 0.7, 2.0]
+    shares = torch.stack([(result.draws[:, 0, 0] == k).double().mean() for k in range(3)])
+    assert (shares - chances).abs().max() < 0.12
+    weights = (prior + log_p(1.0, 0.0, 0.0)[:, ::2].sum(1)).softmax(0)
+    assert abs(result.x[1, 1] - weights @ columns.mean[:, 1]) < 4 * result.errors[1, 1]
+    assert 0 < result.errors[1, 1] < 0.05
+
+
 @pytest.mark.filterwarnings("ignore:.*draws of z")
 @pytest.mark.parametrize("guide", ["ladder", "bottom-up", "semi-amortized", "categorical"])
 def test_every_guide_imputes(guide):

@@ -91,7 +91,7 @@ def impute(
     """
     import numpy as np
 
-    from ..data.arrays import refilled
+    from ..data.refilling import refilled
     from ..evaluation.imputation import impute as imputed
     from ..figures import save_completions
     from ..progress import reporting

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..memory import ON_DISK, check_memory
 from ..supports import ROUNDING, suggest_scaling
+from .holed import fill_holes
 from .images import Images
 
 BESIDE = ("labels", "mask")
@@ -66,67 +67,6 @@ def read_array(path: Path) -> Images:
     classes, index = np.unique(labels, return_inverse=True)
     numbers = torch.from_numpy(index.astype(np.int64))
     return Images(pixels, numbers, tuple(map(str, classes)), mask=mask)
-
-
-def fill_holes(
-    array: NDArray, observed: NDArray | None, path: Path
-) -> tuple[NDArray, NDArray | None]:
-    """An array with a number in its holes, and the mask of what was observed; None if all was.
-
-    Args:
-        array: the observations, with NaN where an entry is missing.
-        observed: the mask in the file; None if it has none.
-        path: the file that error messages name.
-
-    Raises:
-        InputError: a mask of another type or shape, or nothing was observed.
-    """
-    if observed is not None and (observed.dtype != np.bool_ or observed.shape != array.shape):
-        raise InputError(
-            f"the mask in {str(path)!r} is of type {observed.dtype} and shape {observed.shape}; it "
-            f"must be bool, True where an entry was observed, of shape {array.shape}"
-        )
-    if array.dtype.kind == "f":
-        known = ~np.isnan(array)
-        if not known.all():
-            observed = known if observed is None else observed & known
-    if observed is None or observed.all():
-        return array, None
-    if not observed.any():
-        raise InputError(f"all entries of the array in {str(path)!r} are missing")
-    # A number of the data, so that its range stays as it is.
-    return np.where(observed, array, array[observed][0]), observed
-
-
-def refilled(path: Path, x: torch.Tensor) -> NDArray:
-    """The array of a file with its missing entries taken from ``x``. The others keep their bits.
-
-    It has the type and the layout of the array in the file. Whole numbers that are not pixels
-    become float64 where x is not whole.
-
-    Args:
-        path: a file that :func:`read_array` reads.
-        x: observations as it reads them, ``[N, *shape]``, or completions ``[M, N, *shape]``.
-
-    Raises:
-        InputError: the file is not one of arrays.
-    """
-    read_array(path)  # refuses what is not an array of observations
-    array, _, observed = open_arrays(path)
-    known = ~np.isnan(array) if array.dtype.kind == "f" else np.ones(array.shape, bool)
-    known = known if observed is None else known & observed
-    numbers = x.double().cpu().numpy()
-    if holds_images(np.where(known, array, array[known][0])):
-        layout = array.shape if array.ndim == 4 else (*array.shape[:1], 1, *array.shape[1:])
-        if array.ndim == 4 and array.shape[1] not in (1, 3):  # [N, H, W, C]
-            numbers = np.moveaxis(numbers, -3, -1)
-        numbers = numbers.reshape(*numbers.shape[: x.dim() - len(layout)], *array.shape)
-        if array.dtype == np.uint8:
-            numbers = np.rint(numbers * (1 if array.max() == 1 else 255))
-        elif array.dtype == np.bool_:
-            numbers = numbers >= 0.5
-    whole = array.dtype.kind in "iu" and not (numbers == np.rint(numbers)).all()
-    return np.where(known, array, numbers.astype(np.float64 if whole else array.dtype))
 
 
 def holds_images(array: NDArray) -> bool:

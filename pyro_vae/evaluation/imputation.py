@@ -6,32 +6,25 @@ are those of the model, not of the guide, as far as the draws reach: see :attr:`
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyro.distributions as dist
 import torch
-from pyro.distributions import MaskedDistribution
 from torch import Tensor
-from torch.distributions import Independent
 
 from ..data.images import Images
-from ..holes import WithMask, as_mask
-from ..latents import Sites
+from ..holes import as_mask
 from ..noise import seed_draws
 from ..options import at_least_one
 from ..progress import Report, silent
 from ..settings import check_seed
 from ..words import counted
-from .draws import holds_all_draws
+from .filling import Block
 from .importance import Importance, importance, weighted
 from .rows import blocks, share
 from .scoring import measuring
 from .trust import limit
-from .weights import Weights
 
 
 @dataclass(frozen=True)
@@ -226,91 +219,3 @@ def conditional_density(
         for images, own in zip(parts, seeds, strict=True)
     )
     return ConditionalDensity(whole, some)
-
-
-class Block:
-    """The sums over a stream of weighted draws for some observations, and their completions.
-
-    Args:
-        x: the observations, ``[B, *shape]``.
-        samples: the number of draws of z, K.
-        draws: the number of completions, M.
-    """
-
-    def __init__(self, x: Tensor, samples: int, draws: int) -> None:
-        self.x = x
-        self.weights = Weights(samples)
-        self.completions = x.new_zeros(draws, *x.shape)
-        self.top = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)  # [B]
-        self.total = self.top
-        self.sums = [self.top.new_zeros(())] * 3
-        self.categories = False
-
-    def add(self, log_w: Tensor, runs: list[Sites]) -> None:
-        """Add the next draws: log-weights ``[k, B]``, and the runs of the model at them."""
-        log_w = log_w.double()
-        self.weights.add(log_w)
-        seen = [entries_of(run["x"]["fn"]) for run in runs]
-        self.categories = type(seen[0]) is dist.Categorical
-        h = stacked([each.probs if self.categories else each.mean for each in seen], runs)
-        top = torch.maximum(self.top, log_w.amax(0))  # so that no weight overflows
-        w = (log_w - top).exp()  # [k, B]
-        h = h.double().expand(*w.shape, *h.shape[2:])
-        down = (self.top - top).exp()
-        new = zip((down, down**2, down**2), (w, w**2, w**2), (h, h, h**2), strict=True)
-        self.sums = [
-            over(factor, h.dim() - 1) * old + torch.einsum("kb,kb...->b...", weight, value)
-            for old, (factor, weight, value) in zip(self.sums, new, strict=True)
-        ]
-        self.top = top
-        if len(self.completions):
-            self.draw(log_w, stacked([each.sample() for each in seen], runs))
-
-    def draw(self, log_w: Tensor, y: Tensor) -> None:
-        """Let completions ``y`` ``[k, B, *shape]`` replace those that are kept, each with the
-        probability that their weights have among all so far."""
-        draws, rows = self.completions.shape[:2]
-        total = torch.logaddexp(self.total, log_w.logsumexp(0))
-        picked = log_w.T.softmax(-1).multinomial(draws, replacement=True).T  # [M, B]
-        chosen = y[picked, torch.arange(rows, device=y.device)].to(self.completions)
-        taken = torch.rand_like(picked, dtype=torch.float64) < (log_w.logsumexp(0) - total).exp()
-        self.completions = torch.where(over(taken, chosen.dim()), chosen, self.completions)
-        self.total = total
-
-    def means(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The conditional means and their standard errors, ``[B, *shape]``, and the probabilities
-        of categories."""
-        sum_h, squares_h, squares_hh = self.sums
-        total, squares = (
-            over((each - power * self.top).exp(), sum_h.dim())
-            for each, power in ((self.weights.log_sum, 1), (self.weights.log_squares, 2))
-        )
-        mean = sum_h / total
-        spread = squares_hh - 2 * mean * squares_h + mean**2 * squares  # Σ w² (h - mean)²
-        error = spread.clamp_min(0).sqrt() / total
-        if not self.categories:
-            return mean, error, None
-        best = mean.argmax(-1, keepdim=True)
-        return best[..., 0].double(), error.gather(-1, best)[..., 0], mean
-
-
-def entries_of(fn: Any) -> Any:
-    """The distribution of the single entries of x, missing ones included.
-
-    Where the mask is scored, too, the weights belong to one draw of the missing entries.
-    """
-    if isinstance(fn, WithMask):
-        return dist.Delta(fn.drawn)
-    while isinstance(fn, Independent | MaskedDistribution):
-        fn = fn.base_dist
-    return fn
-
-
-def stacked(each: Sequence[Tensor], runs: list[Sites]) -> Tensor:
-    """Values of one run for all draws, or of a run for each draw, as ``[k, B, *]``."""
-    return each[0] if holds_all_draws(runs[0]) else torch.stack(list(each))
-
-
-def over(w: Tensor, dims: int) -> Tensor:
-    """``w`` with dims of size 1 behind its own, so that it has ``dims`` of them."""
-    return w.reshape(*w.shape, *[1] * (dims - w.dim()))

@@ -215,10 +215,7 @@ def missing_note(images: Images) -> str:
     if images.mask is None or images.schema is not None:
         return ""
     share = 100 * (1 - images.mask.double().mean().item())
-    return (
-        f"{share:.2g} % of the entries are missing; the likelihood scores the others, and the "
-        "encoder sees which are missing."
-    )
+    return f"{share:.2g} % of the entries are missing; the encoder sees which."
 
 
 def stream_note(data: Data | StoredData, sampled: int) -> str:
