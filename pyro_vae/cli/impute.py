@@ -112,6 +112,9 @@ def impute(
             "no entry is missing, so there is nothing to impute; missing is NaN, or False in an "
             f"array 'mask' of a .npz file{'; or give --hide' if shown else ''}"
         )
+    file = Path(data or config["data"]["name"])
+    if not shown and file.suffix.lower() not in (".npy", ".npz"):
+        raise InputError(f"impute fills .npy and .npz files, not {str(file)!r}")
     if shown:
         draws = draws or 4
         check_grid("--n", (draws + 2) * len(images), vae.shape)
@@ -119,7 +122,6 @@ def impute(
             doubt = save_completions(vae, images, part, draws=draws, samples=samples, seed=seed)
         said = f"{counted(len(images), 'image')} above {draws} completions of each in {out}"
     else:
-        file = Path(data or config["data"]["name"])
         with reporting(o.stderr) as progress:
             result = imputed(
                 vae, images, samples=samples, draws=draws, seed=seed, progress=progress
