@@ -51,7 +51,7 @@ def test_every_objective_sees_the_observed_part_alone(name):
     assert made.loss(vae.model, vae.guide, missing) == given
 
 
-@pytest.mark.parametrize("name", OBJECTIVES_TABLE)
+@pytest.mark.parametrize("name", [n for n in OBJECTIVES_TABLE if n != "m2"])  # infers labels
 def test_an_objective_with_holes_is_that_of_the_sub_vectors(name):
     """If the last entry is missing in all rows, loss and gradients are those of the VAE of the
     other entries, also for the objectives that look at all latents of the batch."""
