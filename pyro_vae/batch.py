@@ -59,6 +59,18 @@ class Batch:
             raise InputError(f"the argument {min(twice)!r} is in the data and in kwargs; give one")
         return made
 
+    def masked(self) -> Batch:
+        """The batch with a mask of what was observed, if x, its first argument, has NaN and no mask
+        comes with it. The mask is the third argument of the programs, ``mask``."""
+        x = self.args[0] if self.args else self.kwargs.get("x")
+        if not isinstance(x, Tensor) or "mask" in self.named or len(self.args) > 2:
+            return self
+        if not x.isnan().any():
+            return self
+        if len(self.args) == 2:
+            return replace(self, args=(*self.args, ~x.isnan()))
+        return replace(self, args=(), kwargs={"x": x, **self.kwargs, "mask": ~x.isnan()})
+
     def tensors(self) -> list[Tensor]:
         """The tensors that hold the rows."""
         leaves, _ = tree_flatten((self.args, dict(self.kwargs)))

@@ -17,7 +17,7 @@ from .contracts import Likelihood, Network
 from .data import Data, Images, StoredData, StoredImages
 from .data.images import describe
 from .errors import InputError
-from .holes import fill
+from .holes import fill, refuse_unobserved
 from .joining import Input
 from .latents import Layout, Shape, in_support, innermost
 from .likelihoods.located import HALF_A_LEVEL
@@ -34,7 +34,7 @@ def check_training(images: Any) -> Images:
     """The training images in ``images``: the Images themselves, or those of a Data.
 
     Raises:
-        InputError: something else, no images, or NaN or infinite numbers.
+        InputError: something else, no images, infinite numbers, or an entry that is never observed.
     """
     images = images.train if isinstance(images, Data) else images
     if isinstance(images, StoredData | StoredImages):
@@ -61,6 +61,8 @@ def check_training(images: Any) -> Images:
         )
     if pixels.is_floating_point():
         refuse_outside(pixels, constraints.real, "a VAE")
+    if images.mask is not None:
+        refuse_unobserved(images.mask)
     return images
 
 

@@ -19,6 +19,7 @@ from .data import Data, StoredData
 from .errors import InputError, broken_distribution
 from .evaluation.rows import check_arguments
 from .history import Callback, Position
+from .holes import refuse_unobserved
 from .latents import Sites
 from .modules import refuse_device
 from .options import is_whole
@@ -51,15 +52,23 @@ def check_weights(pair: Pair) -> None:
             )
 
 
-def check_holes(pair: Pair, batch: Batch) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` for NaN that a VAE of this library is given
-    without a mask. Training runs without Pyro's validation, which makes the mask elsewhere."""
-    holes = any(x.isnan().any() for x in batch.tensors() if x.is_floating_point())
-    if holes and isinstance(pair.model, ModelProgram) and "mask" not in batch.named:
-        raise InputError(
-            "the data has NaN, and fit needs the mask of what was observed beside it: "
-            'fit(vae, {"x": x, "mask": ~x.isnan()})'
-        )
+def makes_masks(pair: Pair) -> bool:
+    """Whether NaN in the data makes a mask: whether the programs are those of this library."""
+    return isinstance(pair.model, ModelProgram)
+
+
+def check_holes(batch: Batch) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError`, or warn, if an entry was observed in no row.
+
+    Args:
+        batch: the training data, as the programs of a VAE of this library take it.
+    """
+    mask = batch.args[2] if len(batch.args) > 2 else batch.named.get("mask")
+    x = batch.args[0] if batch.args else batch.kwargs.get("x")
+    if not isinstance(mask, Tensor) or not isinstance(x, Tensor) or mask.shape != x.shape:
+        return
+    if sentence := refuse_unobserved(mask):
+        warnings.warn(sentence, stacklevel=5)
 
 
 def check_context(pair: Pair, batch: Batch) -> None:

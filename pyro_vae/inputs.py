@@ -26,7 +26,7 @@ def as_tensor(x: Any, shape: Shape, module: Any) -> Tensor:
     A NumPy array of pixels holds uint8 (x = k / 255), bool (0 or 1) or float in [0, 1], whatever
     the other images of the call are. Its layout is ``[B, C, H, W]``, ``[B, H, W, C]`` or, of grey
     images, ``[B, H, W]``. One observation, a tensor or an array without the first axis or a PIL
-    image, becomes a batch of one.
+    image, becomes a batch of one. NaN stays NaN.
 
     Args:
         x: the observations.
@@ -61,8 +61,12 @@ def as_tensor(x: Any, shape: Shape, module: Any) -> Tensor:
         )
     if last != shape and len(last) == 3:
         x = x.transpose(0, 3, 1, 2)  # [B, C, H, W]
-    pixels = to_pixels(x.copy(), "x")  # torch does not take arrays that are read-only
-    return Images(pixels).batch(slice(None)).to(device)
+    missing = np.isnan(x) if x.dtype.kind == "f" else np.zeros(x.shape, bool)
+    # A copy, because torch does not take arrays that are read-only.
+    pixels = Images(to_pixels(np.where(missing, np.zeros((), x.dtype), x), "x")).batch(slice(None))
+    if missing.any():
+        pixels[to_pixels(missing, "x") > 0] = torch.nan
+    return pixels.to(device)
 
 
 def holds_pixels(x: np.ndarray, shape: Shape, bounds: tuple[float, float]) -> bool:
@@ -77,7 +81,7 @@ def holds_pixels(x: np.ndarray, shape: Shape, bounds: tuple[float, float]) -> bo
         return False
     if bounds == (0.0, 1.0) or x.dtype in (np.uint8, np.bool_):
         return True
-    return x.size > 0 and shape[0] in (1, 3) and bool(x.min() >= 0 and x.max() <= 1)
+    return x.size > 0 and shape[0] in (1, 3) and bool(np.nanmin(x) >= 0 and np.nanmax(x) <= 1)
 
 
 def numbers(x: np.ndarray, shape: Shape) -> Tensor:

@@ -184,6 +184,15 @@ RECIPES: dict[str, Recipe] = {
         "Rybkin, Daniilidis & Levine 2021, Calibrated decoders",
         {"likelihood": "normal-learned"},
     ),
+    # Missing entries
+    "miwae-table": Recipe(
+        "Mattei & Frellsen 2019, MIWAE, for tables with holes",
+        {"likelihood": "student-t", "latent": 10, "objective": "iwae(num_particles=5)"},
+    ),
+    "not-miwae": Recipe(
+        "Ipsen, Mattei & Frellsen 2021, Deep generative modelling with missing not at random data",
+        {"likelihood": "self-masking", "objective": "iwae(num_particles=20)"},
+    ),
     "logcosh": Recipe(
         "Chen et al. 2019, Log hyperbolic cosine loss improves variational auto-encoder",
         {"likelihood": "log-cosh"},

@@ -95,12 +95,18 @@ class Loaded(Source):
         device: where the programs are.
         by_row: whether a row does not depend on the other rows that are loaded with it, so that
             each of several processes may load its own.
+        masked: as in :func:`source_of`.
     """
 
     def __init__(
-        self, loader: DataLoader[Any], device: torch.device | None, by_row: bool = False
+        self,
+        loader: DataLoader[Any],
+        device: torch.device | None,
+        by_row: bool = False,
+        masked: bool = False,
     ) -> None:
         self.sampler, self.device, self.by_row = loader.batch_sampler, device, by_row
+        self.masked = masked
         self.generators = [
             found
             for each in (loader, loader.sampler)
@@ -150,7 +156,7 @@ class Loaded(Source):
     def first(self) -> Any:
         if self.trial is None:  # to start workers takes time, so it is loaded once
             (batch,) = self.load([Asked(self.rows_tried, (0, 0, LOADING))])
-            self.trial = on_device(batch, self.device)
+            self.trial = on_device(batch, self.device, self.masked)
         return self.trial
 
     def epoch(self, seed: int, epoch: int, done: int, together: int) -> Iterator[Piece]:
@@ -164,7 +170,9 @@ class Loaded(Source):
         for each, batch in zip(order[done:], self.load(asked[done:]), strict=True):
             known = all(isinstance(row, int) for row in each)
             numbers = torch.tensor([each]) if known else None
-            yield Piece(len(each), numbers, on_device(batch, self.device), cut is not None)
+            yield Piece(
+                len(each), numbers, on_device(batch, self.device, self.masked), cut is not None
+            )
 
 
 class Iterated(Source):
@@ -173,10 +181,13 @@ class Iterated(Source):
     Args:
         loader: a loader over an ``IterableDataset``, or one whose data set gives whole batches.
         device: where the programs are.
+        masked: as in :func:`source_of`.
     """
 
-    def __init__(self, loader: DataLoader[Any], device: torch.device | None) -> None:
-        self.loader, self.device = loader, device
+    def __init__(
+        self, loader: DataLoader[Any], device: torch.device | None, masked: bool = False
+    ) -> None:
+        self.loader, self.device, self.masked = loader, device, masked
         data: Any = loader.dataset
         if isinstance(data, IterableDataset) and iter(data) is iter(data):
             raise InputError(
@@ -197,7 +208,7 @@ class Iterated(Source):
             if number < done:
                 self.skipped += len(Batch.of(batch))
             else:
-                yield on_device(batch, self.device)
+                yield on_device(batch, self.device, self.masked)
 
     def first(self) -> Any:
         return self.trial
@@ -212,14 +223,19 @@ def ignore_interrupts(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def on_device(batch: Any, device: torch.device | None) -> Batch:
-    """A batch on the device of the programs; where it is if this is not known."""
-    made = Batch.of(batch)
+def on_device(batch: Any, device: torch.device | None, masked: bool) -> Batch:
+    """A batch on the device of the programs; where it is if this is not known. If ``masked``, NaN
+    in x makes a mask."""
+    made = Batch.of(batch).masked() if masked else Batch.of(batch)
     return made if device is None else made.to(device)
 
 
 def source_of(
-    data: Any, batch_size: int, device: torch.device | None, dtype: torch.dtype | None
+    data: Any,
+    batch_size: int,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+    masked: bool = False,
 ) -> Source:
     """The source of the batches of any data that ``fit`` takes.
 
@@ -228,6 +244,7 @@ def source_of(
         batch_size: rows in a step, except for a ``DataLoader``, which has its own.
         device: the device of the programs' weights; None if they have none, and the data stays.
         dtype: the type of the programs' weights, for the pixels of Images; None leaves the type.
+        masked: whether NaN in x makes a mask (:meth:`~pyro_vae.batch.Batch.masked`).
 
     Raises:
         InputError: data of another type, or without rows.
@@ -236,19 +253,19 @@ def source_of(
         return ImagesInMemory(data if device is None else data.to(device), batch_size, dtype)
     if isinstance(data, DataLoader):
         if isinstance(data.dataset, IterableDataset) or data.batch_sampler is None:
-            return Iterated(data, device)
-        return Loaded(data, device)
+            return Iterated(data, device, masked)
+        return Loaded(data, device, masked=masked)
     if isinstance(data, IterableDataset):
-        return Iterated(DataLoader(data, batch_size), device)
+        return Iterated(DataLoader(data, batch_size), device, masked)
     if isinstance(data, Dataset):
         sampler = Shuffled(count_of(data), batch_size)
         workers = data.workers if isinstance(data, StoredImages) else 0
         loader = DataLoader(
             data, batch_sampler=sampler, num_workers=workers, worker_init_fn=ignore_interrupts
         )
-        return Loaded(loader, device, by_row=isinstance(data, StoredImages))
+        return Loaded(loader, device, by_row=isinstance(data, StoredImages), masked=masked)
     if tensors_of(data):
-        moved = Batch.of(data) if device is None else Batch.of(data).to(device)
+        moved = on_device(data, device, masked)
         return InMemory(moved.kwargs or moved.args, batch_size)
     raise InputError(
         "fit takes data as a tensor, a tuple or a dict of tensors, a torch Dataset or DataLoader, "

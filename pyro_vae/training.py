@@ -88,8 +88,9 @@ def fit(
     tensor; a tuple or a dict of tensors; a torch ``Dataset``, map-style or iterable; or a
     ``DataLoader``. A batch becomes the arguments of both programs: a tensor is ``model(x)``, a
     tuple or a list is ``model(*batch)``, a dict is ``model(**batch)``. The first dimension of each
-    tensor counts the rows. What belongs to a row, such as its label, stands in the data. What is
-    the same for all rows, such as a weight of the KL, stands in ``kwargs``: ``svi.step(x, y,
+    tensor counts the rows. For a VAE of this library, NaN in x makes the mask of what was observed.
+    What belongs to a row, such as its label, stands in the data. What is the same for all rows,
+    such as a weight of the KL, stands in ``kwargs``: ``svi.step(x, y,
     beta=0.5)`` is ``fit(model, guide, (x, y), kwargs={"beta": 0.5})``. The rows are in random
     order. If one batch holds all rows, they keep their order, except for images.
 
@@ -225,7 +226,8 @@ def begun(
         raise InputError(f"kwargs is a dict of further arguments by name, not {kwargs!r:.100}")
     further, weight = kwargs or {}, pair.first_weight()
     device, dtype = (None, None) if weight is None else (weight.device, weight.dtype)
-    source = source_of(data.train if images else data, options.batch_size, device, dtype)
+    train_data, masked = data.train if images else data, checks.makes_masks(pair)
+    source = source_of(train_data, options.batch_size, device, dtype, masked)
     if size_given and isinstance(data, DataLoader) and source.batch_size != options.batch_size:
         raise InputError(
             f"the DataLoader has batches of {source.batch_size} rows, so it does not fit "
@@ -233,7 +235,8 @@ def begun(
         )
     checks.check_start(start, source)
     rows = source.data if isinstance(source, InMemory) else source.first()
-    checks.check_holes(pair, Batch.of(rows, further))
+    if masked and isinstance(source, InMemory):
+        checks.check_holes(Batch.of(rows, further))
     checks.check_context(pair, Batch.of(rows, further))
     batch, begins = Batch.of(source.first(), further), not (start.epoch or len(start.losses))
     sites = checks.try_programs(pair, batch, begins, options.seed)

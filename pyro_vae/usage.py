@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -17,6 +18,8 @@ from .compiling import HANDLERS
 from .data import Images
 from .errors import InputError
 from .evaluation.importance import Importance, importance
+from .evaluation.imputation import impute
+from .holes import as_mask
 from .inputs import as_tensor
 from .labels import LABEL
 from .latents import LatentSize, Shape, layouts, site_names
@@ -135,6 +138,51 @@ class Usage(nn.Module):
         x = as_tensor(x, self.shape, self)
         images = Images(x, context=self.rows(context, len(x)))
         return importance(self.model, self.guide, images, samples=samples, seed=seed)
+
+    def impute(
+        self,
+        x: Any,
+        context: Any = None,
+        *,
+        mask: Tensor | None = None,
+        samples: int = 1000,
+        draws: int | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """The observations with their missing entries filled; the observed ones are the same bits.
+
+        Each hole gets its conditional mean given the observed entries, by self-normalised
+        importance sampling; of categories without an order, the most probable one. With ``draws``,
+        completions are drawn instead, for multiple imputation.
+        :func:`~pyro_vae.evaluation.imputation.impute` also gives errors and probabilities.
+
+        Args:
+            x: the observations, as for :meth:`encode`. Without ``mask``, NaN stands for an entry
+                that is missing.
+            context, mask: as for :meth:`encode`.
+            samples: draws of z for each observation.
+            draws: the number of completions; None for the conditional mean.
+            seed: of the draws. The global random numbers are not changed.
+
+        Returns:
+            ``[B, *shape]``, or ``[draws, B, *shape]``.
+
+        Warns:
+            UserWarning: for some observations ``samples`` draws are too few.
+
+        Example:
+            >>> vae = VAE((3,), 2, likelihood="student-t", hidden=(4,))
+            >>> vae.impute(torch.tensor([[1.0, float("nan"), 2.0]]))[0, 0].item()
+            1.0
+        """
+        x = as_tensor(x, self.shape, self)
+        known = None if mask is None else as_mask(mask, x)
+        images = Images(x, mask=known, context=self.rows(context, len(x)))
+        result = impute(self, images, samples=samples, draws=draws or 0, seed=seed)
+        if sentence := result.doubt():
+            warnings.warn(sentence, stacklevel=2)
+        filled = result.x if result.draws is None else result.draws
+        return filled if images.mask is None else torch.where(images.mask, x, filled)
 
     def sample(self, n: int | None = None, given: Any = None, *, z: Any = None) -> Tensor:
         """The mean images of p(x | z) for ``n`` draws of z from the prior; ``[n, *shape]``.

@@ -108,13 +108,30 @@ def test_npz_of_which_only_images_and_labels_are_read(tmp_path):
     assert (only(file).pixels[:, 0].numpy() == GREYS).all()
 
 
+def test_nan_and_a_mask_are_missing_entries(tmp_path):
+    """Grey images keep their 8 bits. The mask takes the layout of the pixels."""
+    holes = np.random.RandomState(0).rand(*COLOURS.shape) < 0.3
+    last = COLOURS.transpose(0, 2, 3, 1) / np.float64(255)
+    last[holes.transpose(0, 2, 3, 1)] = np.nan
+    for file in (saved(tmp_path, last), npz(tmp_path, images=COLOURS, mask=~holes)):
+        images = only(file)
+        assert images.pixels.dtype == torch.uint8
+        np.testing.assert_array_equal(images.mask.numpy(), ~holes)
+        np.testing.assert_array_equal(images.pixels.numpy(), np.where(holes, 0, COLOURS))
+    vectors = np.random.RandomState(0).randn(9, 4)
+    vectors[2, 1] = np.nan
+    known = np.ones((9, 4), bool)
+    known[0, 0] = False
+    images = only(npz(tmp_path, x=vectors, mask=known))
+    assert (~images.mask).nonzero().tolist() == [[0, 0], [2, 1]]
+    np.testing.assert_array_equal(
+        images.pixels.numpy(), np.where(images.mask, vectors, 0).astype(np.float32)
+    )
+    assert only(npz(tmp_path, mask=GREYS)).pixels.shape == (10, 1, 6, 5)  # a set of masks
+    assert only(npz(tmp_path, images=GREYS, mask=np.ones(GREYS.shape, bool))).mask is None
+
+
 # Bad input
-
-
-def with_nan(path):
-    floats = GREYS / 255
-    floats[3, 2, 1] = np.nan
-    return saved(path, floats)
 
 
 def npz(path, **arrays):
@@ -176,9 +193,20 @@ def pipe(path, name):
 
 
 BAD = {
-    "NaN": (with_nan, ["array.npy", "image 3", "NaN", "[0, 1]"]),
+    "all NaN": (array(np.full((4, 6, 5), np.nan)), ["array.npy", "all entries", "missing"]),
     "infinite": (array(np.where(GREYS > 9, np.inf, 0.5)), ["number inf at [0, ", "finite"]),
-    "NaN vectors": (array(np.array([[1.0, 2.0], [3.0, np.nan]])), ["number nan at [1, 1]"]),
+    "infinite beside NaN": (
+        array(np.array([[1.0, np.nan], [3.0, -np.inf]])),
+        ["number -inf at [1, 1]", "finite"],
+    ),
+    "mask of numbers": (
+        lambda path: npz(path, images=GREYS, mask=GREYS),
+        ["mask", "uint8", "must be bool", "(10, 6, 5)"],
+    ),
+    "mask of rows": (
+        lambda path: npz(path, images=GREYS, mask=np.ones(10, bool)),
+        ["mask", "shape (10,)", "(10, 6, 5)"],
+    ),
     "too large": (array(np.array([[1.0, 2.0], [3.0, 1e300]])), ["1e+300 at [1, 1]", "float32"]),
     "rank 1": (array(GREYS[:, 0, 0]), ["(10,)", "no observations", "[N, D]"]),
     "rank 0": (array(np.float32(1)), ["()", "no observations", "[N, D]"]),

@@ -74,7 +74,7 @@ def spoiled(folder):
         "torn": "3.png",
         "uneven": "3.png",
         "wide.npy": "1.5",
-        "holes.npy": "NaN",
+        "holes.npy": "all entries",
         "flat.npy": "holds no observations",
         "nowhere": "there is no file or folder",
     }

@@ -105,6 +105,9 @@ REFERENCES = {
         raw,
         (0.5 * m.groups[0].logvar).exp().view(SHAPE),
     ),
+    "self-masking": lambda x, raw, m: scipys(  # without a mask
+        stats.norm.logpdf, x, raw, (0.5 * m.inner.logvar).exp().expand_as(raw)
+    ),
 }
 
 

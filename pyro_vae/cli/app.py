@@ -13,7 +13,7 @@ import typer
 
 from ..errors import InputError, RankError, TrainingError, broken_distribution
 from ..launch import is_first, launched
-from . import draw, listing, many, share, train, use
+from . import draw, impute, listing, many, share, train, use
 from .options import console, stderr, warn
 
 app = typer.Typer(
@@ -59,6 +59,7 @@ for command in (
     draw.sample,
     draw.reconstruct,
     draw.interpolate,
+    impute.impute,
     use.encode,
     use.evaluate,
     use.score,

@@ -16,13 +16,18 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..memory import ON_DISK, check_memory
 from ..supports import ROUNDING, suggest_scaling
+from .holed import fill_holes
 from .images import Images
+
+BESIDE = ("labels", "mask")
+"""The arrays of a .npz file that stand beside the observations."""
 
 
 def read_array(path: Path) -> Images:
-    """Read a .npy file, or a .npz file with ``images`` (or a single array) and ``labels``.
+    """Read a .npy file, or a .npz file with ``images`` (or a single array), ``labels``, ``mask``.
 
-    An array of images is read by :func:`to_pixels`, any other array by :func:`to_numbers`.
+    An array of images is read by :func:`to_pixels`, any other array by :func:`to_numbers`. NaN is a
+    missing entry, and so is an entry that ``mask`` leaves out.
 
     Raises:
         InputError: the file is unreadable, or its arrays are not observations and their labels.
@@ -35,7 +40,7 @@ def read_array(path: Path) -> Images:
     if not path.is_file():  # to open a pipe would wait for ever
         raise InputError(f"{str(path)!r} is not a regular file but a pipe, a socket or a device")
     try:
-        array, labels = open_arrays(path)
+        array, labels, observed = open_arrays(path)
     except InputError:
         raise
     except Exception:  # numpy and zipfile raise many kinds of errors for damaged files
@@ -43,12 +48,16 @@ def read_array(path: Path) -> Images:
             f"the array file {str(path)!r} is unreadable: it is damaged, has another format, "
             "or holds objects instead of numbers"
         ) from None
-    if holds_images(array):
+    array, observed = fill_holes(array, observed, path)
+    if is_images := holds_images(array):
         pixels = masks_as_pixels(to_pixels(array, str(path)), f"the array in {str(path)!r}")
     else:
         pixels = to_numbers(array, str(path))
+    mask = None
+    if observed is not None:  # the mask takes the same way, so that its layout is that of x
+        mask = to_pixels(observed, "mask") > 0 if is_images else torch.from_numpy(observed)
     if labels is None:
-        return Images(pixels)
+        return Images(pixels, mask=mask)
     if labels.shape != (len(pixels),):
         raise InputError(
             f"the labels in {str(path)!r} have shape {labels.shape}; "
@@ -56,7 +65,8 @@ def read_array(path: Path) -> Images:
         )
     check_labels(labels, path)
     classes, index = np.unique(labels, return_inverse=True)
-    return Images(pixels, torch.from_numpy(index.astype(np.int64)), tuple(map(str, classes)))
+    numbers = torch.from_numpy(index.astype(np.int64))
+    return Images(pixels, numbers, tuple(map(str, classes)), mask=mask)
 
 
 def holds_images(array: NDArray) -> bool:
@@ -128,38 +138,41 @@ def check_labels(labels: NDArray, path: Path) -> None:
         )
 
 
-def open_arrays(path: Path) -> tuple[NDArray, NDArray | None]:
-    """The arrays of images and of labels in a file."""
+def open_arrays(path: Path) -> tuple[NDArray, NDArray | None, NDArray | None]:
+    """The arrays of images, of labels and of the mask in a file."""
     with open(path, "rb") as file:
         is_zip = file.read(2) == b"PK"
         file.seek(0)
         if not is_zip:
-            return read_npy(file, path.stat().st_size, path), None
+            return read_npy(file, path.stat().st_size, path), None, None
         with ZipFile(file) as archive:
             members = {
                 info.filename.removesuffix(".npy"): info
                 for info in archive.infolist()
                 if info.filename.endswith(".npy")
             }
-            candidates = [name for name in members if name != "labels"]
+            candidates = [name for name in members if name not in BESIDE]
+            if not candidates and "mask" in members:  # observations that are called so
+                candidates = ["mask"]
             if "images" not in members and len(candidates) != 1:
                 raise InputError(
                     f"{str(path)!r} holds the arrays {', '.join(candidates) or '(none)'}; "
-                    "call the images 'images' and their classes, if any, 'labels'"
+                    "call the images 'images', their classes, if any, 'labels', and the mask of "
+                    "what was observed, if any, 'mask'"
                 )
             refuse_more_images(archive, members, path)
             arrays = {}
-            for name in ("images" if "images" in members else candidates[0], "labels"):
-                if name in members:
+            for name in ("images" if "images" in members else candidates[0], *BESIDE):
+                if name in members and name not in arrays:
                     with archive.open(members[name]) as stream:
                         arrays[name] = read_npy(stream, members[name].file_size, path)
-            labels = arrays.pop("labels", None)
-            return next(iter(arrays.values())), labels
+            array = arrays.pop(next(iter(arrays)))
+            return array, arrays.get("labels"), arrays.get("mask")
 
 
 def refuse_more_images(archive: ZipFile, members: dict[str, ZipInfo], path: Path) -> None:
     """Raise an InputError for a second array with the rank of images, which would be ignored."""
-    for name in members.keys() - {"images", "labels"} if "images" in members else ():
+    for name in members.keys() - {"images", *BESIDE} if "images" in members else ():
         with archive.open(members[name]) as stream:
             shape, _ = read_header(stream)
         if len(shape) > 2:
@@ -270,7 +283,7 @@ def convert_floats(array: NDArray, name: str) -> NDArray:
     if missing.any():
         raise InputError(
             f"image {missing.argmax()} of the array {name!r} has NaN pixels ({missing.sum()} of "
-            f"{len(array)} images have); allowed are numbers in [0, 1]"
+            f"{len(array)} images have); allowed here are numbers in [0, 1]"
         )
     low, high = float(array.min()), float(array.max())
     if low < -ROUNDING or high > 1 + ROUNDING:

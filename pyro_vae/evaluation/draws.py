@@ -24,6 +24,7 @@ from torch.distributions import Independent
 
 from ..batch import Batch
 from ..compiling import HANDLERS
+from ..holes import WithMask, of_observed
 from ..latents import Latents, Sites
 
 Decisions = dict[tuple[int, bool], tuple[bool, Any]]
@@ -131,11 +132,15 @@ def same_both_ways(program: Any, x: Batch, latents: Latents) -> bool:
 
 
 def log_density_of(nodes: Sites) -> float:
-    """The log density of all sites of a run."""
+    """The log density of all sites of a run, without that of a mask, which depends on a draw of
+    the missing entries."""
     total = 0.0
     for site in nodes.values():
         if site["type"] == "sample":
-            log_prob = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
+            fn = site["fn"]
+            if isinstance(fn, WithMask):
+                fn = of_observed(fn.p, fn.observed, "the likelihood")
+            log_prob = scale_and_mask(fn.log_prob(site["value"]), mask=site["mask"])
             total += torch.as_tensor(log_prob).sum().item()
     return total
 

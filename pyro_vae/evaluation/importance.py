@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch
+from ..latents import Sites
 from ..noise import seed_draws
 from ..options import at_least_one
 from ..progress import Report, silent
 from ..settings import check_seed
 from .bound import standard_error
 from .rows import batches_of, device_of, rows_of, share
-from .scoring import measuring, run_guide, run_model, values
+from .scoring import measuring, run_guide, runs_of, score, values
 from .trust import OF_EACH, OF_THE_MEAN, light_tails, limit, remaining_bias
 from .weights import Weights
 
@@ -203,10 +204,24 @@ def collect(parts: list[Weights]) -> Importance:
 
 def weigh(model: Any, guide: Any, x: Batch, samples: int, chunk: int | None = None) -> Weights:
     """Draw z from the guide and sum the importance weights of the rows ``x``."""
+    weights = Weights(samples)
+    for log_w, _ in weighted(model, guide, x, samples, chunk):
+        weights.add(log_w)
+    return weights
+
+
+def weighted(
+    model: Any, guide: Any, x: Batch, samples: int, chunk: int | None = None
+) -> Iterator[tuple[Tensor, list[Sites]]]:
+    """Draw z from the guide, and run the model at some of the draws at a time.
+
+    Returns:
+        for each run, the log-weights log p(x, z) - log q(z | x) of the draws, ``[k, B]``; and the
+        sites of the model, from one run for all k draws or from k runs.
+    """
     if chunk is None:
         chunk = 2000 if x.device.type == "cpu" else 100_000
     at_least_one("chunk", chunk)
-    weights = Weights(samples)
     rows = max(1, chunk // len(x))
     for start in range(0, samples, DRAWS):
         # A whole block is drawn each time, so that the first k draws are the same for every K.
@@ -214,8 +229,9 @@ def weigh(model: Any, guide: Any, x: Batch, samples: int, chunk: int | None = No
         stop = min(DRAWS, samples - start)
         for a in range(0, stop, rows):
             cut = slice(a, min(a + rows, stop))
-            p, log_w = run_model(model, x, {name: z[cut] for name, z in values(q).items()})
+            latents = {name: z[cut] for name, z in values(q).items()}
+            runs = runs_of(model, x, latents)
+            p, log_w = score(runs, x, latents)
             for name, site in q.items():
                 log_w = log_w + p[name]["log_prob"] - site["log_prob"][cut]  # [k, B]
-            weights.add(log_w)
-    return weights
+            yield log_w, runs

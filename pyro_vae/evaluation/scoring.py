@@ -69,11 +69,20 @@ def run_model(model: Any, x: Any, latents: dict[str, Tensor]) -> tuple[Sites, Te
         the latent sites in the model's order, with ``log_prob`` ``[K, B]``; and log p(x | z),
         ``[K, B]``.
     """
+    batch = Batch.of(x)
+    return score(runs_of(model, batch, latents), batch, latents)
+
+
+def runs_of(model: Any, x: Batch, latents: dict[str, Tensor]) -> list[Sites]:
+    """The sites of one run of the model for all draws of the latents, or of a run for each draw."""
     if not latents:
         raise InputError("the guide samples no latent site, so there is no draw of z to score")
-    draws, batch = len(next(iter(latents.values()))), Batch.of(x)
-    runs = run(model, batch, draws, latents)
-    nodes = runs[0]
+    return run(model, x, len(next(iter(latents.values()))), latents)
+
+
+def score(runs: list[Sites], batch: Batch, latents: dict[str, Tensor]) -> tuple[Sites, Tensor]:
+    """What :func:`run_model` gives, from the runs of the model."""
+    nodes, draws = runs[0], len(next(iter(latents.values())))
     for name, site in nodes.items():
         if is_latent(site):
             raise InputError(f"the model samples {name!r}, which the guide does not")

@@ -5,6 +5,7 @@ the curves in :mod:`~pyro_vae.figures.curves`.
 The pictures of an evaluation are in :mod:`~pyro_vae.report.figures`.
 """
 
+from .completions import save_completions
 from .curves import kl_curves, training_curves
 from .images import (
     COLUMNS,
@@ -35,6 +36,7 @@ __all__ = [
     "pixels_of",
     "prior_samples",
     "reconstructions",
+    "save_completions",
     "save_grid",
     "save_marginals",
     "save_reconstructions",

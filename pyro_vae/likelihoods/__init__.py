@@ -8,6 +8,7 @@ from .categories import Categorical, Ordered
 from .columns import Columns
 from .counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from .discrete import Bernoulli, DiscretizedLogistic
+from .masking import SelfMasking
 from .positive import Beta, Gamma, LogNormal
 from .real import ContinuousBernoulli, Laplace, LogCosh, Normal, NormalLearned, NormalPerPixel
 from .student import StudentT
@@ -30,6 +31,7 @@ __all__ = [
     "NormalPerPixel",
     "Ordered",
     "Poisson",
+    "SelfMasking",
     "StudentT",
     "ZeroInflatedNegativeBinomial",
 ]
@@ -54,5 +56,6 @@ LIKELIHOODS.update(
         "categorical": Categorical,
         "ordered": Ordered,
         "columns": Columns,
+        "self-masking": SelfMasking,
     }
 )

@@ -185,8 +185,8 @@ def prepare(
     optimizer = adam(vae, training["lr"])
     Steering(optimizer, training["schedule"], training["clip"])  # refuses what fit would refuse
     Averaging(optimizer, training["average"])
-    said = (table_note(settings.data, some), note, label_note(data), stream_note(data, len(some)))
-    note = " ".join(part for part in said if part)
+    about = (table_note(settings.data, some), note, label_note(data), missing_note(some))
+    note = " ".join(part for part in (*about, stream_note(data, len(some))) if part)
     return Run(vae, placed(data, device, vae), source, training, optimizer, note=note)
 
 
@@ -208,6 +208,14 @@ def table_note(name: str, images: Images) -> str:
     holes = 0.0 if images.mask is None else 1 - images.mask.double().mean().item()
     missing = f" {holes:.1%} of the cells of the training rows are missing." if holes else ""
     return f"{Path(name).name}: {images.schema}.{missing}"
+
+
+def missing_note(images: Images) -> str:
+    """What is said of data with missing entries; "" for data without, and for tables."""
+    if images.mask is None or images.schema is not None:
+        return ""
+    share = 100 * (1 - images.mask.double().mean().item())
+    return f"{share:.2g} % of the entries are missing; the encoder sees which."
 
 
 def stream_note(data: Data | StoredData, sampled: int) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae import VAE
 from pyro_vae.contracts import Likelihood
 from pyro_vae.guides import GUIDES
-from pyro_vae.likelihoods import LIKELIHOODS
+from pyro_vae.likelihoods import LIKELIHOODS, SelfMasking
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.pairing import fitting_objective
 from pyro_vae.priors import PRIORS
@@ -96,8 +96,11 @@ def fitting_elbo(vae: VAE):
 def adam_steps(vae: VAE, steps: int) -> list[float]:
     """Losses per image of some steps of SVI."""
     x = images_for(vae)
+    beside = {}
+    if isinstance(vae.model.likelihood, SelfMasking):  # whose weights of the mask need a mask
+        beside["mask"] = torch.ones_like(x, dtype=torch.bool)
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=fitting_elbo(vae))
-    return [svi.step(x) / len(x) for _ in range(steps)]
+    return [svi.step(x, **beside) / len(x) for _ in range(steps)]
 
 
 def check_trains(kind: str, name: str) -> None:

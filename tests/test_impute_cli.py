@@ -1,0 +1,3 @@
+"""The command that fills missing entries."""
+
+from __future__ import annotations
