@@ -212,6 +212,7 @@ def judge_choice(results: dict[str, Numbers]) -> Verdict:
         key: max(row["estimator"][key] for row in rows.values() if row["difference"])
         for key in ("noise", "bias", "rise")
     }
+    before, last = next(list(end["curve"])[-2:] for end in mine["seeds"] if end)
     margins = {n: abs(row["difference"][0]) - row["difference"][1]
                for n, row in rows.items() if n in groups["higher"] + groups["lower"]}  # fmt: skip
     evidence = (
@@ -220,8 +221,8 @@ def judge_choice(results: dict[str, Numbers]) -> Verdict:
         "log-variance: "
         + "; ".join(f"{how}: {differences(names)}" for how, names in groups.items() if names)
         + f". The draws of z add at most ± {largest['noise']:.2f} nats to a difference, which the "
-        f"intervals contain. The remaining bias adds at most {largest['bias']:.2f}. From K = 100 to "
-        f"K = 500 a difference changes by at most {largest['rise']:.2f}. "
+        f"intervals contain. The remaining bias adds at most {largest['bias']:.2f}. From "
+        f"K = {before} to {last} a difference changes by at most {largest['rise']:.2f}. "
     )
     if margins:
         evidence += "The intervals are this far from zero: "
