@@ -64,9 +64,9 @@ def write_paragraphs(
         f"its largest error is {kl['softplus']['error']:.0e} with softplus and "
         f"{kl['log-variance']['error']:.0e} with log σ² {links['divergence']}. It takes "
         f"{ratio:.2f} times as long ({ratio_low:.2f} to {ratio_high:.2f}) {links['divergence']}. "
-        f"This hardly matters, because the exponential itself takes {exp_share:.2f} % of a "
-        f"training step ({exp_low:.2f} to {exp_high:.2f} %) {links['cost']}.",
-        "**Whether log σ² or log σ is a convention.** PyTorch-VAE computes `exp(0.5 * logvar)`: "
+        f"The exponential that log σ² needs takes {exp_share:.2f} % of a training step "
+        f"({exp_low:.2f} to {exp_high:.2f} %) {links['cost']}.",
+        "**log σ² or log σ: both are in use.** PyTorch-VAE computes `exp(0.5 * logvar)`: "
         "its output is log σ². Pyro's own example takes `exp` of its output as σ: its output is "
         "log σ. The claim that the two are the same up to a factor of 2 "
         f"{verdicts['factor_two']} {links['factor_two']}. Do not mix them: code that takes "
@@ -87,7 +87,7 @@ def write_paragraphs(
         "**Numerical stability is a small reason.** The claim that log σ² is more stable "
         f"{verdicts['stability']} {links['stability']}. The claim that exp overflows and stops the "
         f"training {verdicts['blow_up']} {links['blow_up']}.",
-        f"**In the end, other maps do as well.** {write_choice(results['choice'])} "
+        f"**What is left after training.** {write_choice(results['choice'])} "
         f"{links['choice']}.",
     ]
 
