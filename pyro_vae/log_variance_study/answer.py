@@ -87,8 +87,7 @@ def write_paragraphs(
         "**Numerical stability is a small reason.** The claim that log σ² is more stable "
         f"{verdicts['stability']} {links['stability']}. The claim that exp overflows and stops the "
         f"training {verdicts['blow_up']} {links['blow_up']}.",
-        f"**What is left after training.** {write_choice(results['choice'])} "
-        f"{links['choice']}.",
+        f"**What is left after training.** {write_choice(results['choice'])} {links['choice']}.",
     ]
 
 
