@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .contracts import Likelihood, Network
-from .data import Data, Images
+from .data import Data, Images, StoredData, StoredImages
 from .data.images import describe
 from .errors import InputError
 from .holes import fill
@@ -37,6 +37,11 @@ def check_training(images: Any) -> Images:
         InputError: something else, no images, or NaN or infinite numbers.
     """
     images = images.train if isinstance(images, Data) else images
+    if isinstance(images, StoredData | StoredImages):
+        raise InputError(
+            "VAE.for_data measures images in memory; give a sample of those on disk, such as "
+            "open_data(...).train.sample()"
+        )
     if not isinstance(images, Images):
         raise InputError(
             "VAE.for_data takes the training images as Images, such as load_data(...).train (a "
@@ -45,6 +50,8 @@ def check_training(images: Any) -> Images:
         )
     if len(images) == 0:
         raise InputError("a VAE for data needs at least one training image, and there are none")
+    if images.mask is not None and not images.mask.any():
+        raise InputError("all entries of the training data are missing")
     pixels = images.pixels
     if pixels.dtype == torch.uint8 and pixels.max() == 1:
         warnings.warn(

@@ -65,7 +65,9 @@ def check_holes(pair: Pair, batch: Batch) -> None:
 def check_trainable(pair: Pair) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` if no parameter can be trained."""
     if not any(p.requires_grad for p in pair.parameters()):
-        raise InputError("there is nothing to train: no parameter of this VAE requires a gradient")
+        raise InputError(
+            "there is nothing to train: no parameter of the programs requires a gradient"
+        )
 
 
 def check_start(start: Any, source: Source) -> None:
@@ -110,7 +112,9 @@ def check_optimizer(pair: Pair, optimizer: Any) -> None:
     held = pair.used if own else held_by(optimizer).keys()
     missing = [name for name, p in pair.named_parameters() if p.requires_grad and id(p) not in held]
     if len(missing) == sum(p.requires_grad for p in pair.parameters()):
-        raise InputError("there is nothing to train: the optimizer holds no parameter of this VAE")
+        raise InputError(
+            "there is nothing to train: the optimizer holds no parameter of the programs"
+        )
     if missing:
         warnings.warn(
             f"the optimizer does not hold {missing[0]} and {len(missing) - 1} other parameters of "
@@ -188,6 +192,33 @@ def try_step(
             f"the loss of {type(objective).__name__} is {len(loss)} numbers, and fit minimises "
             "one; train with pyro.infer.SVI, or compile it with CompiledSVI"
         )
+
+
+def warn_of_shared(pair: Pair, sites: Sites, batch: Batch, rows: int | None) -> None:
+    """Warn of a latent that all rows share, if each batch counts the whole of its KL.
+
+    Args:
+        pair: the programs.
+        sites: their latent sites, from a run on ``batch``.
+        batch: some of the rows.
+        rows: all rows; None if their number is not known.
+    """
+    count = len(batch)
+    if rows == count or pair.full is not None:
+        return
+    for name, site in sites.items():
+        own = any(frame.size == count for frame in site["cond_indep_stack"])
+        if not own and float(torch.as_tensor(site["scale"]).max()) == 1.0:
+            often = "" if rows is None else f", {-(-rows // count)} times in an epoch"
+            remedy = "a plate of all rows with subsample_size"
+            if rows is not None:
+                remedy = f"pyro.plate(..., {rows}, subsample_size=len(x)), or batch_size={rows}"
+            warnings.warn(
+                f"all rows share the latent {name!r}, and each batch counts the whole of its KL"
+                f"{often}, so that its posterior is too close to its prior; give {remedy}",
+                stacklevel=5,  # 1 is this function, 2 begun, 3 fit, 4 its decorator
+            )
+            return
 
 
 def held_by(optimizer: Any) -> dict[int, Tensor]:

@@ -18,11 +18,12 @@ class Epoch:
     of data that is not images.
 
     ``loss`` is the objective's own loss, summed over the training batches of the epoch, over the
-    number of their rows. What a program multiplies by a scale, such as a subsampled plate, is
-    multiplied in it. All other numbers but ``test_loss`` are those of the plain ELBO with β = 1, so
-    that training and test images, and runs with different objectives, can be compared. ``elbo`` =
-    ``reconstruction`` - ``kl``. The KL of the test images is also given by latent site and, if a
-    site's units are independent, by unit ``[Z]``.
+    number of their rows. If the plate of the rows says that a batch is a subsample, the loss of a
+    batch stands for all rows, and ``loss`` is the mean over batches, over the number of all rows.
+    All other numbers but ``test_loss`` are those of the plain ELBO with β = 1, so that training and
+    test images, and runs with different objectives, can be compared. ``elbo`` = ``reconstruction``
+    - ``kl``. The KL of the test images is also given by latent site and, if a site's units are
+    independent, by unit ``[Z]``.
 
     None stands for what was not measured. Without test data only ``loss`` is measured. Programs
     whose ELBO is not a sum over rows, for instance because of a global latent, have no ELBO of test

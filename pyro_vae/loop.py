@@ -14,6 +14,7 @@ from pyro.infer import SVI
 from pyro.optim import PyroOptim
 from torch import Tensor
 
+from .averaging import Averaging, moments_of_data, normalized
 from .batch import Batch
 from .compiling import HANDLERS, CompiledSVI, CompileError
 from .contracts import Objective
@@ -70,6 +71,7 @@ class Loop:
         self.loss = Share(objective, ranks) if ranks.size > 1 else objective
         self.advance = Objective.schedule_of(objective)
         self.steering = Steering(optimizer, options.schedule, options.clip)
+        self.averaging = Averaging(optimizer, options.average)
         self.dtype = lookup("precision", options.precision, PRECISIONS)
         self.programs = (pair.model, pair.guide)
         first = Batch.of(source.first(), further)
@@ -165,6 +167,7 @@ class Loop:
         seed_noise(self.device, self.options.seed, STEP, self.number)
         self.steering.next(self.share_done(), images or self.source.batch_size)
         self.number += 1
+        self.averaging.taken = self.number
 
     def share_done(self) -> float:
         """The share of the training that is done; in epochs if their length is not known."""
@@ -213,7 +216,12 @@ class Loop:
         position = Position(position.epoch, position.losses.to(self.device))
         self.number = position.epoch * (self.source.steps or LONGEST) + done
         seed, epoch = self.options.seed, position.epoch + 1
-        with self.stepping(), exchanging(self.ranks, self.optimizer), self.steering.on():
+        with (
+            self.stepping(),
+            exchanging(self.ranks, self.optimizer),
+            self.steering.on(),
+            self.averaging.on(),
+        ):
             for piece in self.source.epoch(seed, epoch, done, self.together):
                 before = len(position.losses)
                 if self.advance is not None:
@@ -235,28 +243,38 @@ class Loop:
         self.taken = len(position.losses)
         if not all(p.isfinite().all() for p in self.pair.parameters()):
             self.stop("a weight became NaN or infinite", self.taken, self.last.numbers(-1))
-        self.refuse_new(epoch)
-        loss = position.losses.double().sum().item() / (
-            self.source.rows or rows + self.source.skipped
-        )
+        self.known = self.pair.take_new(self.optimizer, epoch, self.known)
+        if self.options.average is not None or epoch == self.options.epochs:
+            self.normalize(epoch)
+        counted = self.source.rows or rows + self.source.skipped
+        if self.pair.full is not None:  # each batch stands for all rows
+            counted = self.pair.full * self.taken
+        loss = position.losses.double().sum().item() / counted
         step_scheduler(self.optimizer, loss)
         return loss
 
-    def refuse_new(self, epoch: int) -> None:
-        """Raise :class:`~pyro_vae.errors.InputError` for a parameter that was made in the epoch,
-        which only an optimizer of Pyro takes in."""
-        store = pyro.get_param_store()
-        for name in store.keys() - self.known:
-            p: Any = store._params[name]
-            if isinstance(self.optimizer, PyroOptim):
-                self.pair.stored[name] = p
-            elif p.grad is not None:
-                raise InputError(
-                    f"the parameter {name!r} was made in epoch {epoch}, after the optimizer, so it "
-                    "is not trained; let the programs make all parameters at each call, or give an "
-                    "optimizer of pyro.optim"
-                )
-        self.known = set(store.keys())
+    def normalize(self, epoch: int) -> None:
+        """Compute the moments of batch normalization anew over the training set, for the weights
+        that are measured and used."""
+        layers = normalized(self.pair.modules)
+        if not layers:
+            return
+
+        def batches() -> Iterator[Batch]:
+            for step, piece in enumerate(self.source.epoch(self.options.seed, epoch, 0, 1)):
+                seed_noise(self.device, self.options.seed, STEP, step)
+                own = self.ranks.begin(piece.size)
+                cut = piece if self.ranks.size == 1 else piece.cut(own)
+                if own.start < own.stop:
+                    yield Batch.of(self.source.batch(cut), self.further)
+
+        def run(batch: Batch) -> None:
+            self.loss.loss(*self.programs, *batch.args, **batch.named)
+
+        with HANDLERS, self.stepping(), torch.no_grad():
+            moments_of_data(layers, batches(), run)
+        if not self.ranks.split:
+            self.ranks.follow_first(self.pair.buffers())
 
     def stop(self, what: str, step: int, rows: list[int]) -> NoReturn:
         """Restore parameters and optimizer from before :meth:`run` and raise a TrainingError.

@@ -111,7 +111,7 @@ class Measures:
             ):
                 seed_noise(batch.device, self.seed, STEP, i)
                 total += float(self.objective.loss(*programs, *batch.args, **batch.named))
-                count += len(batch)
+                count += len(batch) if self.pair.full is None else self.pair.full
         return total / count
 
 

@@ -17,6 +17,7 @@ import torch
 from pyro import poutine
 from pyro.distributions import constraints
 from pyro.infer.autoguide import AutoGuide
+from pyro.optim import PyroOptim
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from .compiling import HANDLERS
 from .errors import InputError
 from .latents import Sites, is_latent
 from .modules import buffers_restored, mode, module_of, modules_of
+from .naming import register
 from .noise import STEP, seed_noise
 
 WHAT = "fit takes a VAE, or a torch module with the Pyro programs model and guide, or both programs"
@@ -40,6 +42,8 @@ class Pair:
     Attributes:
         stored: the parameters that trials have used, by their names in Pyro's store.
         used: the ids of these parameters.
+        full: the rows of all data, if the plate of the rows says that a batch has some of them, so
+            that a batch's loss stands for all rows; None if it does not.
 
     Raises:
         InputError: a program that cannot be called.
@@ -54,6 +58,7 @@ class Pair:
         self.one_module = module is not None
         self.stored: dict[str, Tensor] = {}
         self.used: set[int] = set()
+        self.full: int | None = None
 
     @classmethod
     def of(cls, *given: Any) -> Pair:
@@ -152,6 +157,9 @@ class Pair:
         model = poutine.replay(self.model, trace=q)
         p = poutine.trace(model).get_trace(*batch.args, **batch.named)
         nodes: dict[str, Any] = {**p.nodes, **q.nodes}
+        frames = [f for site in p.nodes.values() for f in site.get("cond_indep_stack", ())]
+        whole = [f.full_size for f in frames if f.size == len(batch) and f.full_size is not None]
+        self.full = max((size for size in whole if size > len(batch)), default=None)
         return {name: site for name, site in nodes.items() if is_latent(site)}
 
     def refuse_outside(self) -> None:
@@ -165,6 +173,33 @@ class Pair:
                     "would not be saved with it; make it an nn.Parameter of a part, or give "
                     "fit(vae.model, vae.guide, data), which trains it in Pyro's store"
                 )
+
+    def take_new(self, optimizer: Any, epoch: int, known: set[str]) -> set[str]:
+        """Take in the parameters that were made in an epoch, which only an optimizer of Pyro can.
+
+        Args:
+            optimizer: the optimizer.
+            epoch: the number of the epoch.
+            known: the names in Pyro's store before it.
+
+        Returns:
+            the names in the store.
+
+        Raises:
+            InputError: a parameter that is not trained.
+        """
+        store = pyro.get_param_store()
+        for name in store.keys() - known:
+            p: Any = store._params[name]
+            if isinstance(optimizer, PyroOptim):
+                self.stored[name] = p
+            elif p.grad is not None:
+                raise InputError(
+                    f"the parameter {name!r} was made in epoch {epoch}, after the optimizer, so it "
+                    "is not trained; let the programs make all parameters at each call, or give an "
+                    "optimizer of pyro.optim"
+                )
+        return set(store.keys())
 
     def refuse_batches(self, size: int, rows: int | None) -> None:
         """Raise :class:`~pyro_vae.errors.InputError` for an autoguide with parameters for each row
@@ -204,10 +239,10 @@ class Pair:
                 )
 
 
-def registered(program: Any, name: str, /, *args: Any, **kwargs: Any) -> Any:
-    """Call a program after its module is registered under ``name`` in Pyro's store."""
+def registered(program: Any, label: str, /, *args: Any, **kwargs: Any) -> Any:
+    """Call a program after its module is registered in Pyro's store, under a name of its own."""
     module: Any = module_of(program)
-    pyro.module(name, module)
+    register(module, label)
     return program(*args, **kwargs)
 
 

@@ -110,6 +110,8 @@ class TrainingOptions:
         schedule: how the learning rate changes, a name of :data:`~pyro_vae.registry.SCHEDULES`. It
             is a function of the share of ``epochs`` that is done.
         clip: the largest norm of a step's gradient, of the loss per row; None for no limit.
+        average: decay of an exponential moving average of the weights, for instance 0.999; None for
+            none. The VAE then has the averaged weights after each epoch, and they are measured.
         precision: ``float32``, or ``bfloat16`` for the matrix products, by torch's autocast.
             Under ``float32`` the numbers have the type of the data and the weights.
         seed: of the order of the rows and of all random numbers.
@@ -137,6 +139,13 @@ class TrainingOptions:
         value="X",
         shown="",
     )
+    average: float | None = option(
+        None,
+        "Average the weights over the steps, such as 0.999. Default: no average.",
+        "Training",
+        value="X",
+        shown="",
+    )
     precision: str = option("float32", "float32, or bfloat16, which is faster.", "Training")
     seed: int = option(0, "Seed of all random numbers.", "Training", value="N")
 
@@ -159,6 +168,7 @@ class TrainingArguments(TypedDict, total=False):
     lr: float
     schedule: Any
     clip: float | None
+    average: float | None
     precision: str
     seed: int
 

@@ -238,6 +238,7 @@ def begun(
     sites = checks.try_programs(pair, batch, begins, options.seed)
     pair.register()
     pair.refuse_batches(len(batch), source.rows)
+    checks.warn_of_shared(pair, sites, batch, source.rows)
     name = objective_of(sites) if options.objective is None else options.objective
     objective = OBJECTIVES.build(name, data_size=source.rows)
     checks.try_step(pair, objective, source, batch, start, options.seed)

@@ -182,7 +182,9 @@ def test_further_arguments_reach_both_programs():
     known = dist.Normal(torch.tensor(0.0), (1 + scale**2).sqrt()).log_prob(x)
     torch.testing.assert_close(bound.elbos, known, rtol=1e-10, atol=1e-10)
     assert set(map(id, seen)) == {id(scale)}
-    with pytest.raises(InputError, match=r"with the images only, and this one takes \(x, scale\)"):
+    with pytest.raises(
+        InputError, match=r"with one argument, the rows, and this one takes \(x, scale\)"
+    ):
         elbo(model, guide, x)
     with pytest.raises(InputError, match="the argument 'x' is in the data and in kwargs"):
         elbo(model, guide, {"x": x}, kwargs={"x": x})

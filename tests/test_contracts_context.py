@@ -138,11 +138,11 @@ def test_a_context_that_no_part_takes_is_refused():
     [
         (
             {"guide": "semi-amortized", "prior": PriorAtContext},
-            "computes its steps without a context, and the forward of PriorAtContext takes one",
+            "computes its steps without a context, and PriorAtContext gets one",
         ),
         (
             {"guide": "semi-amortized", "likelihood": Shifted},
-            "computes its steps without a context, and the forward of Shifted takes one",
+            "computes its steps without a context, and Shifted gets one",
         ),
         (
             {"guide": GuideAtContext, "prior": "vamp"},

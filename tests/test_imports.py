@@ -29,7 +29,7 @@ ROOMS = [
     }
     | {"batch", "sharing"},
     {"contracts", "parts", "distributions", "scales", "data", "history", "progress", "schedules"},
-    {"sources", "streams", "pair"},
+    {"averaging", "sources", "streams", "pair"},
     {"networks", "holes", "joining"},
     {"storage", "priors"},
     {"likelihoods", "guides"},

@@ -324,7 +324,7 @@ def test_every_member_of_the_zoo_is_scored_or_refused(name):
     model, guide, _, (x, *rest) = ZOO[name]()
     pair = [model, guide]
     if rest:  # more arguments than the images
-        with pytest.raises(InputError, match="is called with the images only"):
+        with pytest.raises(InputError, match="is called with one argument, the rows"):
             elbo(*pair, Images(x))
         pair = [lambda x: model(x, *rest), lambda x: guide(x, *rest)]
     if name not in SCORED:
@@ -388,5 +388,5 @@ def test_what_is_not_a_program_of_the_images_is_refused():
         elbo(weighted.model, weighted.guide, x)
     with pytest.raises(InputError, match="is a Pyro program, which is a function or a module"):
         elbo(net.model, 5, x)
-    with pytest.raises(InputError, match=r"takes \(x, labels\); give a function of the images"):
+    with pytest.raises(InputError, match=r"takes \(x, labels\); give a function of the rows"):
         elbo(net.model, lambda x, labels: net.guide(x), x)

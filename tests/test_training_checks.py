@@ -32,13 +32,13 @@ def data() -> Data:
 
 
 def test_an_optimizer_over_another_vae_is_refused(data):
-    with pytest.raises(InputError, match=r"optimizer holds no parameter of this VAE$"):
+    with pytest.raises(InputError, match=r"optimizer holds no parameter of the programs$"):
         fit(small(), data, optimizer=adam(small(), 1e-3))
 
 
 def test_a_frozen_vae_is_refused(data):
     vae = small().requires_grad_(False)
-    with pytest.raises(InputError, match=r"no parameter of this VAE requires a gradient$"):
+    with pytest.raises(InputError, match=r"no parameter of the programs requires a gradient$"):
         fit(vae, data)
 
 

@@ -204,7 +204,8 @@ def test_a_channel_that_hardly_changes_is_only_centred():
 FLOATS = torch.rand(5, 1, 4, 4)
 WRONG = {
     "a tensor": (FLOATS, {}, "as Images, such as"),
-    "NaN": (Images(FLOATS * float("nan")), {}, r"x\[0, 0, 0, 0\] is nan, and a VAE scores finite"),
+    "NaN": (Images(FLOATS * float("nan")), {}, "all entries of the training data are missing"),
+    "infinite": (Images(FLOATS / 0), {}, r"x\[0, 0, 0, 0\] is inf, and a VAE scores finite"),
     "0 to 255": (Images(FLOATS * 255), {"likelihood": "normal-learned"}, "divide them by 255"),
     "negative": (Images(FLOATS - 1), {"likelihood": "poisson"}, "Poisson .* whole numbers of at"),
     "no axis": (Images(FLOATS[:, 0, 0, 0]), {}, r"\[N, \*shape\], .* Tensor of shape \[5\]"),

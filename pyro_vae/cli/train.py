@@ -161,7 +161,10 @@ def train(
         words += [w for name in track or [] for w in ("--track", name)]
         words += ["--other-data"] if other_data else []
         words += ["--trust"] if trust or any(own_classes([*given.values()])) else []
-        return shlex.join(["pyro-vae", "train", "--resume", str(folder), *words])
+        program = ["pyro-vae"]
+        if ranks.size > 1:  # another number of processes would not give the same bits
+            program = ["torchrun", "--nproc-per-node", str(ranks.size), "-m", "pyro_vae"]
+        return shlex.join([*program, "train", "--resume", str(folder), *words])
 
     def advice() -> str:
         """The sentence that says how the run continues; "" if there is none yet."""

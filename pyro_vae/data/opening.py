@@ -69,7 +69,7 @@ def check_protocol(protocol: str) -> None:
     if protocol == "static":
         raise InputError(
             "the binarisation static draws all images once, which needs them in memory; take "
-            "dynamic or threshold, or leave --stream out"
+            "dynamic or threshold, or read the images into memory"
         )
 
 
@@ -132,7 +132,10 @@ def open_data(
         names = [name for _, name in files if name is not None]
     else:
         if pair or grey:
-            raise InputError("size, crop and grey change the image files of a folder")
+            raise InputError(
+                f"size, crop and grey change the image files of a folder, and {str(found)!r} is an "
+                "array; leave them out"
+            )
         source = Mapped(found)
     if len(source) < 2:
         raise InputError(f"{str(found)!r} has fewer than 2 images, so there is no test set")

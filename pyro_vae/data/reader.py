@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError
-from .arrays import to_pixels
+from .arrays import holds_images, to_pixels
 from .imagefiles import decode, is_grey
 
 LOOKED = 100
@@ -116,8 +116,10 @@ class Mapped:
         self.path = path
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise InputError(f"{str(path)!r} is not a readable .npy file ({error})") from None
+        except (ValueError, OSError, EOFError):
+            raise InputError(
+                f"{str(path)!r} is not a .npy file, is cut short, or holds objects and not numbers"
+            ) from None
         if not isinstance(array, np.ndarray):
             raise InputError(
                 f"{str(path)!r} is not a .npy file; a .npz file is read whole, without --stream"
@@ -131,6 +133,12 @@ class Mapped:
     def look(self) -> Look:
         """As :meth:`Files.look`."""
         name = str(self.path)
+        if not holds_images(self.array[spread(len(self), LOOKED)]):
+            raise InputError(
+                f"the array {name!r} has shape {self.array.shape} and type {self.array.dtype}, and "
+                "its numbers are not pixels; only images can stay on disk, so leave --stream out, "
+                "or read it with load_data"
+            )
         few = to_pixels(self.array[spread(len(self), LOOKED)], name)
         masks = self.array.dtype == np.uint8 and told_masks([few.numpy()], name)
         return Look(tuple(few.shape[1:]), masks)

@@ -23,7 +23,7 @@ from .scoring import measuring, run_prior, values
 from .weights import Weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AnnealedEstimate:
     """log p(x) of each row of the data by annealed importance sampling, in nats.
 
@@ -37,6 +37,10 @@ class AnnealedEstimate:
     log_p: Tensor
     errors: Tensor
     acceptance: Tensor
+
+    def __repr__(self) -> str:
+        shown = f"{self.mean:.2f} ± {standard_error(self.log_p):.2f}"
+        return f"AnnealedEstimate(log p(x) = {shown} nats, mean of {len(self.log_p):,} rows)"
 
     @property
     def mean(self) -> float:

@@ -26,7 +26,7 @@ from .scoring import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bound:
     """The evidence lower bound of each image: elbo = reconstruction - kl, in nats.
 
@@ -41,6 +41,10 @@ class Bound:
     reconstructions: Tensor
     kl_of_sites: dict[str, Tensor]
     kl_of_units: dict[str, Tensor]
+
+    def __repr__(self) -> str:
+        means = (f"{k} = {v:.2f} ± {self.errors[k]:.2f}" for k, v in self.means.items())
+        return f"Bound({', '.join(means)} nats, means of {len(self.elbos):,} rows)"
 
     @property
     def kls(self) -> Tensor:

@@ -29,7 +29,7 @@ FREE = (nn.Linear, Sum, PlaceByPlace)
 """The layers that can get a bias for each image: their output is a vector for each image."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Gaps:
     """The difference between log p(x) and the guide's ELBO, in two parts, in nats.
 
@@ -40,6 +40,14 @@ class Gaps:
 
     guide: Importance
     best: Importance
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{name} = {each['mean']:.2f}"
+            + (f" ± {each['error']:.2f}" if math.isfinite(each["error"]) else "")
+            for name, each in self.summary().items()
+        )
+        return f"Gaps({', '.join(shown)} nats, means of {len(self.log_p):,} rows)"
 
     @property
     def log_p(self) -> Tensor:

@@ -24,7 +24,7 @@ DRAWS = 500
 """How many draws of z the guide makes for an image at once."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Importance:
     """log p(x) of each image, estimated with ``samples`` draws from the guide; in nats.
 
@@ -59,6 +59,13 @@ class Importance:
     elbo_errors: Tensor
     curve: dict[int, Tensor]
     rises: Tensor
+
+    def __repr__(self) -> str:
+        error = self.standard_error
+        shown = f"{self.mean:.2f} ± {error:.2f}" if self.covers(error) else f"{self.mean:.2f}"
+        what = "trusted" if self.trusted else "a lower bound, its errors are not trusted"
+        count, k = len(self.log_p), self.samples
+        return f"Importance(log p(x) = {shown} nats, mean of {count:,} rows, K = {k:,}; {what})"
 
     @property
     def mean(self) -> float:

@@ -144,9 +144,9 @@ def check_arguments(batch: Batch, *programs: Any) -> None:
             signature.bind(*batch.args, **batch.named)
         except TypeError:
             names = [*(f"argument {i}" for i in range(1, len(batch.args) + 1)), *batch.named]
-            given = "the images only" if names == ["argument 1"] else ", ".join(names)
+            given = "one argument, the rows" if names == ["argument 1"] else ", ".join(names)
             raise InputError(
                 f"a program is called with {given}, and this one takes {signature}; give a "
-                "function of the images that passes the other arguments, or give them in the data "
+                "function of the rows that passes the other arguments, or give them in the data "
                 "or in kwargs"
             ) from None

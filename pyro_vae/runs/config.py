@@ -94,6 +94,7 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "lr": ("a number above 0", lambda v: is_number(v) and v > 0),
         "schedule": SPEC,
         "clip": ("a number above 0, or null", lambda v: v is None or (is_number(v) and v > 0)),
+        "average": ("a number below 1, or null", lambda v: v is None or (is_number(v) and v < 1)),
         "precision": TEXT,
         "seed": (
             f"a whole number from 0 to {LARGEST_SEED}",

@@ -16,6 +16,7 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 
 from ..audit import audit
+from ..averaging import Averaging
 from ..budget import Budget
 from ..contracts import Likelihood
 from ..data import DATASETS, Data, Images, StoredData, StoredImages, in_memory
@@ -173,6 +174,7 @@ def prepare(
         note = DRAWN_NOTE if drawn else ""
     optimizer = adam(vae, training["lr"])
     Steering(optimizer, training["schedule"], training["clip"])  # refuses what fit would refuse
+    Averaging(optimizer, training["average"])
     note = " ".join(part for part in (note, stream_note(data, len(some))) if part)
     return Run(vae, placed(data, device, vae), source, training, optimizer, note=note)
 

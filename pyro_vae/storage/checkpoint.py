@@ -29,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from ..averaging import AVERAGE, TRAINED
 from ..errors import InputError
 from ..history import Position
 from ..words import first_line
@@ -69,12 +70,24 @@ def state_of(
     data: str,
     compiled: bool | None,
 ) -> Checkpoint:
-    """The checkpoint of a training as it stands. The tensors are those in use, not copies."""
+    """The checkpoint of a training as it stands. The tensors are those in use, not copies.
+
+    If the weights are averaged, the VAE's are the averages, and the optimizer's state has the
+    weights that steps change, within an epoch too.
+    """
     state = {
         index: {key: torch.as_tensor(value) for key, value in entries.items()}
         for index, entries in optimizer.state_dict()["state"].items()
     }
-    return Checkpoint(vae.state_dict(), state, position, data, compiled)
+    weights, swapped = vae.state_dict(), {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, entries in state.items():
+        if AVERAGE in entries:
+            p = parameters[index]
+            swapped[p.data_ptr()] = entries.pop(AVERAGE)
+            entries[TRAINED] = p
+    weights = {name: swapped.get(value.data_ptr(), value) for name, value in weights.items()}
+    return Checkpoint(weights, state, position, data, compiled)
 
 
 def save(folder: Path, state: Checkpoint) -> None:
@@ -193,7 +206,7 @@ def load_optimizer(path: Path, state: Checkpoint, optimizer: torch.optim.Optimiz
             value.dim() == 0 or value.shape == parameters[index].shape for value in entries.values()
         )
         lost = any(impossible(key, value) for key, value in entries.items())
-        if lost or not fits or entries.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+        if lost or not fits or entries.keys() - {TRAINED} != {"step", "exp_avg", "exp_avg_sq"}:
             what = "has impossible numbers" if lost else "does not fit the weights of the VAE"
             raise InputError(f"the optimizer's state in {str(path)!r} {what}")
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state.optimizer})

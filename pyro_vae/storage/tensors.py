@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..averaging import TRAINED
 from ..errors import InputError
 
 
@@ -55,7 +56,7 @@ def state_of_adam(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
         f"{index}.{key}": tensor
         for index, p in enumerate(parameters)
-        for key, tensor in {**each, "exp_avg": p, "exp_avg_sq": p}.items()
+        for key, tensor in {**each, "exp_avg": p, "exp_avg_sq": p, TRAINED: p}.items()
     }
 
 
