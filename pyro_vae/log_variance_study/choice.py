@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -51,7 +51,8 @@ def train_vae(rival: str, images: Images, *, lr: float, epochs: int, seed: int) 
     guide = f"mean-field(scale='{name}(initial=1.0)')"
     vae = VAE(tuple(images.shape), LATENT, guide=guide, hidden=(100,))
     optimizer = adam(vae, lr)
-    head = [p.data[LATENT:] for p in vae.guide.posterior.head.parameters()]  # the raw rows
+    posterior: Any = vae.guide.posterior
+    head = [p.data[LATENT:] for p in posterior.head.parameters()]  # the raw rows
     for _ in range(epochs):
         for x in images.batches(100, shuffle=True):
             loss = loss_with_analytic_kl(vae, x)
