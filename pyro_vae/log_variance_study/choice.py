@@ -92,8 +92,11 @@ def measure_choice(setting: Setting) -> Numbers:
 
     The learning rate of each map is 3e-4, 1e-3, 3e-3 or 1e-2: the one with the best ELBO on 500
     images that are held out of the training set. This search uses one seed, which is not used
-    again. "log-scale, half rate" is log-scale with half of this rate in the raw head. Claim 5
-    predicts that Adam then changes log σ as fast as with log-variance. log-variance-clamped is left
+    again. A chosen rate can be the largest of the grid, because the training is short.
+    "log-scale, half rate" is log-scale with half of this rate in the raw head. Claim 5
+    predicts that Adam then changes log σ as fast as with log-variance. The initial weights of its
+    head are those of log-scale, so log σ still varies twice as much over the images at the start.
+    With half of these weights too, it is log-variance to rounding. log-variance-clamped is left
     out, because it equals log-variance while σ is between 3e-7 and 2e4.
 
     The NLL is that of the first 300 test images, which are binarised once for all maps. The
@@ -218,8 +221,9 @@ def judge_choice(results: dict[str, Numbers]) -> Verdict:
                for n, row in rows.items() if n in groups["higher"] + groups["lower"]}  # fmt: skip
     evidence = (
         f"Test NLL of log-variance: {mine['nll'][0]:.2f} ± {mine['nll'][1]:.2f} nats over "
-        f"{len(mine['seeds'])} seeds, with {mine['active'][0]:.1f} active units. Differences from "
-        "log-variance: "
+        f"{len(mine['seeds'])} seeds, with {mine['active'][0]:.1f} active units. Learning rates: "
+        + ", ".join(f"{n} {row['rate']:g}" for n, row in rows.items())
+        + f" (tried: {', '.join(map(str, mine['tried']))}). Differences from log-variance: "
         + "; ".join(f"{how}: {differences(names)}" for how, names in groups.items() if names)
         + f". The draws of z add at most ± {largest['noise']:.2f} nats to a difference, which the "
         f"intervals contain. The remaining bias adds at most {largest['bias']:.2f}. From "
