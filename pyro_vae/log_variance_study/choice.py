@@ -13,7 +13,6 @@ from ..data import Data, Images
 from ..evaluation import elbo
 from ..evaluation.gaps import gaps
 from ..evaluation.latents import active_units
-from ..scales import SCALES
 from ..training import adam
 from ..vae import VAE
 from .base import (
