@@ -108,9 +108,10 @@ def write_choice(numbers: Numbers) -> str:
         [row["nll"] for row in rows["log-variance"]["seeds"] if row is not None]
     )
     return (
-        f"After training, the test NLL is {mean:.1f} ± {half:.1f} nats with log σ². Compared with "
-        f"it, the NLL in nats is {found}. Here {HALVED!r} is log σ whose head learns half as fast, "
-        "as claim 5 predicts for Adam"
+        f"After {numbers['epochs']} epochs on MNIST-5k with Adam, the test NLL is {mean:.1f} ± "
+        f"{half:.1f} nats with log σ². Compared with it, the NLL in nats is {found}. Here {HALVED!r} "
+        "is log σ whose head learns half as fast, which claim 5 predicts to be one half of the "
+        "difference from log σ²; the other half is the larger spread of its σ at the start"
     )
 
 
