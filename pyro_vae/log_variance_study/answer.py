@@ -109,9 +109,9 @@ def write_choice(numbers: Numbers) -> str:
     )
     return (
         f"After {numbers['epochs']} epochs on MNIST-5k with Adam, the test NLL is {mean:.1f} ± "
-        f"{half:.1f} nats with log σ². Compared with it, the NLL in nats is {found}. Here {HALVED!r} "
-        "is log σ whose head learns half as fast, which claim 5 predicts to be one half of the "
-        "difference from log σ²; the other half is the larger spread of its σ at the start"
+        f"{half:.1f} nats with log σ². Compared with it, the NLL in nats is {found}. Here "
+        f"{HALVED!r} is log σ whose head learns half as fast. This removes one of the two "
+        "differences that claim 5 names; the other is the larger spread of its σ at the start"
     )
 
 

@@ -89,7 +89,7 @@ def judge_sign(results: dict[str, Numbers]) -> Verdict:
     failed = {n: [s for s in each if s is not None] for n, each in runs.items()}
     lost = numbers["losses"].count(None)  # JSON stores NaN and infinity as null
     stops = "; ".join(
-        f"learning rate {lr}: {share_text(len(cell) - cell.count(None), len(cell))}"
+        f"{lr}: {share_text(len(cell) - cell.count(None), len(cell))}"
         + (f", after step {min(found)} to {max(found)}" if found else "")
         for lr, cell in numbers["runs"]["raw"].items()
         for found in [[step for step in cell if step is not None]]
@@ -101,8 +101,8 @@ def judge_sign(results: dict[str, Numbers]) -> Verdict:
         f"({min(negative):.0%} to {max(negative):.0%} over {len(negative)} seeds). With Pyro's "
         f"checks on, the loss raises {kind} (the scale has {message.partition(' has ')[2]}). With "
         f"the checks off, the first loss is NaN or infinite in {lost} of {len(numbers['losses'])} "
-        f"runs. With a start at σ = 1 and {numbers['steps']:,} steps, these runs with raw fail. "
-        f"{stops}. Of the runs with log-variance, "
+        f"runs. With a start at σ = 1 and {numbers['steps']:,} steps, these runs with raw "
+        f"fail, by learning rate. {stops}. Of the runs with log-variance, "
         f"{share_text(len(failed['log-variance']), len(runs['log-variance']))} fail."
     )
     if "choice" in results:
