@@ -106,7 +106,8 @@ def measure_choice(setting: Setting) -> Numbers:
     95 % for all maps together (Bonferroni). They contain the noise of the draws of z. An interval
     is widened on both sides by the difference between the remaining biases of the two estimates.
 
-    Rule: a map differs from log-variance if its interval does not contain zero. It is the same if
+    Rule: a map differs from log-variance if its interval does not contain zero, and is farther from
+    zero than the 95 % noise of the draws of z. It is the same if
     its interval contains zero and is inside ±1 nat. Otherwise it is undecided. The claim holds if
     all maps are the same. It does not hold if no map is the same. Otherwise it holds only among the
     maps that are the same.
@@ -185,10 +186,12 @@ def group_maps(numbers: Numbers) -> dict[str, list[str]]:
             groups["failed"].append(name)
             continue
         mean, half = row["difference"]
-        if abs(mean) > half:
+        margin = abs(mean) - half
+        if margin > row["estimator"]["noise"]:
             groups["higher" if mean > 0 else "lower"].append(name)
         else:
-            groups["the same" if abs(mean) + half <= 1 else "undecided"].append(name)
+            same = margin <= 0 and abs(mean) + half <= 1
+            groups["the same" if same else "undecided"].append(name)
     return groups
 
 
@@ -210,7 +213,8 @@ def judge_choice(results: dict[str, Numbers]) -> Verdict:
     }
     before, last = next(list(end["curve"])[-2:] for end in mine["seeds"] if end)
     margins = {n: abs(row["difference"][0]) - row["difference"][1]
-               for n, row in rows.items() if n in groups["higher"] + groups["lower"]}  # fmt: skip
+               for n, row in rows.items() if n != "log-variance" and row["difference"]}  # fmt: skip
+    margins = {n: margin for n, margin in margins.items() if margin > 0}
     evidence = (
         f"Test NLL of log-variance: {mine['nll'][0]:.2f} ± {mine['nll'][1]:.2f} nats over "
         f"{len(mine['seeds'])} seeds, with {mine['active'][0]:.1f} active units. Learning rates: "
