@@ -104,6 +104,8 @@ def write_choice(numbers: Numbers) -> str:
     parts = {"the same": "the same within a nat for", "higher": "higher for", "lower": "lower for",
              "undecided": "not decided for"}  # fmt: skip
     found = "; ".join(f"{text} {differences(groups[g])}" for g, text in parts.items() if groups[g])
+    if groups["failed"]:
+        found += f"; not known for {join_words(groups['failed'])}, whose training failed"
     mean, half = confidence_interval(
         [row["nll"] for row in rows["log-variance"]["seeds"] if row is not None]
     )

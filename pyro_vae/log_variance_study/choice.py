@@ -107,10 +107,9 @@ def measure_choice(setting: Setting) -> Numbers:
     is widened on both sides by the difference between the remaining biases of the two estimates.
 
     Rule: a map differs from log-variance if its interval does not contain zero, and is farther from
-    zero than the 95 % noise of the draws of z. It is the same if
-    its interval contains zero and is inside ±1 nat. Otherwise it is undecided. The claim holds if
-    all maps are the same. It does not hold if no map is the same. Otherwise it holds only among the
-    maps that are the same.
+    zero than the 95 % noise of the draws of z. It is the same if its interval contains zero and is
+    inside ±1 nat. Otherwise it is undecided. The claim holds if all maps are the same. It does not
+    hold if no map is the same. Otherwise it holds only among the maps that are the same.
     """
     data = load_mnist_5k(setting)
     maps = {
