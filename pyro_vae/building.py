@@ -23,7 +23,7 @@ from .latents import Layout, Shape, in_support, innermost
 from .likelihoods.located import HALF_A_LEVEL
 from .networks.layers import by_channel
 from .options import at_least_one, is_number
-from .registry import NETWORKS, Choice, unwrapped
+from .registry import NETWORKS, Choice, class_of, unwrapped
 from .supports import bounds, refuse_outside
 
 Moments = Sequence[Sequence[float]]
@@ -64,21 +64,10 @@ def check_training(images: Any) -> Images:
     return images
 
 
-def condition_of(images: Images) -> int | list[int] | None:
-    """What a VAE for ``images`` is conditioned on: the number of classes of their context, or the
-    shape of its covariates; None for images without a context."""
-    context = images.context
-    if context is None:
-        return None
-    if context.dim() == 1 and not context.is_floating_point():
-        return max(len(images.classes), int(context.max()) + 1, 2)
-    return list(context.shape[1:]) or [1]
-
-
 def shows_own_units(choice: Choice) -> bool:
     """Whether a likelihood shows entries to the encoder in units of its own."""
-    kind = type(choice.part) if choice.built else unwrapped(choice.part)
-    return isinstance(kind, type) and issubclass(kind, Likelihood) and kind.seen != Likelihood.seen
+    kind = class_of(choice)
+    return issubclass(kind, Likelihood) and kind.seen != Likelihood.seen
 
 
 def refuse_data(images: Images, likelihood: Any) -> None:

@@ -62,6 +62,16 @@ def check_holes(pair: Pair, batch: Batch) -> None:
         )
 
 
+def check_context(pair: Pair, batch: Batch) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for labels or covariates that a VAE of this
+    library does not take. Training runs without Pyro's validation, which checks them elsewhere."""
+    if not isinstance(pair.model, ModelProgram) or pair.model.condition is None:
+        return
+    for context in batch.args[1:2]:
+        if isinstance(context, Tensor):
+            pair.model.condition.check(context)
+
+
 def check_trainable(pair: Pair) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` if no parameter can be trained."""
     if not any(p.requires_grad for p in pair.parameters()):

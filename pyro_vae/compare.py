@@ -25,6 +25,7 @@ from .evaluation.importance import importance
 from .history import Callback, CollapseWarning, Position, collapsed
 from .options import at_least_one
 from .processes import side_by_side
+from .registry import parse
 from .runs.setup import prepare
 from .settings import Settings
 from .training import fit
@@ -85,7 +86,8 @@ class Training:
         bound = elbo(model, guide, test, seed=MEASURED_WITH)
         log_p = importance(model, guide, test, samples=self.samples, seed=MEASURED_WITH)
         seconds = [e.seconds for e in history]
-        taken = f" ({run.vae.config['likelihood']})" if self.name == Settings.likelihood else ""
+        taken = f" ({parse(run.vae.config['likelihood'])[0]})"
+        taken = taken if self.name == Settings.likelihood else ""
         result = {
             "name": self.name + taken,
             "seed": self.seed,
@@ -190,9 +192,9 @@ class Steps(Callback):
 
 
 def observation_space(vae: Any, source: Mapping[str, Any], images: Images) -> str:
-    """The data, the pixels, and whether p(x | z) is a probability or a density.
+    """The data, the pixels, whether p(x | z) is a probability or a density, and what is given.
 
-    Nats can be compared only if all three are equal. To draw pixels that are 0 or 1 changes
+    Nats can be compared only if all four are equal. To draw pixels that are 0 or 1 changes
     nothing, so these are the same pixels with and without ``dynamic``.
 
     Args:
@@ -209,4 +211,5 @@ def observation_space(vae: Any, source: Mapping[str, Any], images: Images) -> st
         pixels = "numbers as they are"
     kind = "densities on [0, 1]" if images.in_unit_interval else "densities"
     kind = "probabilities" if discrete else kind
-    return f"{Path(source['name']).name}, {pixels}, {kind}"
+    given = "" if source.get("condition") is None else ", given the label"
+    return f"{Path(source['name']).name}, {pixels}, {kind}{given}"

@@ -16,8 +16,8 @@ network       ``shape``, ``latent_layers``
 likelihood    ``shape``, ``latent_size`` or ``latent_layers``, ``decoder``, ``network``
 guide         ``shape``, ``latent_size`` or ``latent_layers``, ``encoder``, ``network``
 prior         ``shape``, ``latent_size`` or ``latent_layers``, ``network``, ``posterior``
-all of these  ``scaling``
-objective     ``data_size``
+all of these  ``scaling``, ``context_size``
+objective     ``data_size``, ``labelled``
 ============  ============================================================================
 
 - ``shape``: the shape of one observation x: ``(D,)`` of a vector, ``(C, L)`` of a signal,
@@ -30,7 +30,8 @@ objective     ``data_size``
   asks for it serves any number of layers.
 - ``encoder``, ``decoder``: networks that are already built; ``network`` makes more of them.
 - ``posterior``: the guide's part, for a prior that is made of it.
-- ``data_size``: the number of training images.
+- ``data_size``, ``labelled``: the number of training images, and of those with a known label.
+- ``context_size``: the number of classes or of covariates, in a VAE with a condition.
 
 **What a forward is handed.** A prior's ``forward()`` takes nothing, a likelihood's ``forward(z)``
 the latents, a guide's ``forward(x)`` the observations. What comes with the observations beside x
@@ -45,10 +46,9 @@ scored. A guide sees 0 in the holes, or the mean where the encoder standardises,
 
 **A condition, and holes that are seen.** No part need know of them. A guide's ``forward(x)`` is
 then handed the observations with the mask and the context joined (:class:`.joining.Input`),
-and a likelihood's ``forward(z)`` the latents with the context joined. So encoder and decoder get
-more numbers, and nothing else changes. The ``shape`` of the encoder's network is that of the joined
-tensor, and the latent size of a likelihood that asks for it is that of the joined vector. An
-argument ``context`` is handed numbers ``[B, n]``: labels as one-of-K.
+and a likelihood's ``forward(z)`` the latents with the context joined. The ``shape`` of the
+encoder's network is that of the joined tensor, and the latent size of a likelihood that asks for it
+is that of the joined vector. An argument ``context`` is handed numbers, labels as one-of-K.
 """
 
 from __future__ import annotations
@@ -149,8 +149,10 @@ class Guide(Latent):
     shape ``[B]`` and event shape ``[Z]``.
     """
 
-    optional = ("sample_sites", "default_prior", "attach")
+    optional = ("sample_sites", "default_prior", "attach", "infers_labels")
 
+    infers_labels: bool = False
+    """Whether the guide infers the labels that are not known, -1 in the context."""
     default_prior: str = "standard-normal"
     """The name, with options, of the prior that fits. A VAE without a given prior takes it."""
 

@@ -10,9 +10,9 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from .contracts import NOTHING, Guide, Likelihood
+from .contracts import NOTHING, Given, Guide, Likelihood
 from .errors import InputError
-from .programs import typical
+from .programs import GuideProgram, typical
 from .storage.writing import check_utf8, written
 from .usage import Usage
 from .words import first_line
@@ -24,15 +24,21 @@ class Encoder(nn.Module):
     """From x ``[B, *shape]`` to the mean and the standard deviation of q(z | x), ``[B, Z]`` each.
 
     Args:
-        posterior: the guide's part, of one latent site.
+        guide: a guide of one latent site.
     """
 
-    def __init__(self, posterior: nn.Module) -> None:
+    def __init__(self, guide: GuideProgram) -> None:
         super().__init__()
-        self.posterior = posterior
+        self.guide = guide
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        q: Any = Guide.of(self.posterior).run(x, given=NOTHING)
+        given = NOTHING
+        if self.guide.seen is not None:
+            mask = ~x.isnan()
+            x = torch.where(mask, x, self.guide.blank.to(x))
+            given = Given(mask=mask, observations=x)
+            x = self.guide.seen(x, mask, None)
+        q: Any = Guide.of(self.guide.posterior).run(x, given=given)
         return q.mean, q.stddev
 
 
@@ -56,7 +62,7 @@ def export(vae: Usage, folder: str | Path) -> None:
 
     - ``encoder.pt2`` takes x, ``[B, *shape]``, and gives the mean and the standard deviation of
       q(z | x), ``[B, Z]`` each. x must be in the VAE's own units, floats in [0, 1]. It is not
-      checked, and not binarised.
+      checked, and not binarised. NaN is an entry that is missing, if the VAE was made with holes.
     - ``decoder.pt2`` takes z, ``[B, Z]``, and gives the mean of p(x | z), ``[B, *shape]``.
 
     Args:
@@ -85,7 +91,7 @@ def export(vae: Usage, folder: str | Path) -> None:
     weight = next(vae.parameters(), torch.zeros(()))
     # Two images, because torch.export takes a batch of one as the only size.
     x = torch.full((2, *vae.shape), 0.5, dtype=weight.dtype)
-    encoder, decoder = Encoder(vae.guide.posterior), Decoder(vae.model.likelihood)
+    encoder, decoder = Encoder(vae.guide), Decoder(vae.model.likelihood)
     # Checks of values cannot be traced.
     with vae.in_use(), pyro.validation_enabled(False):
         try:

@@ -44,7 +44,7 @@ def fill(x: Tensor, mask: Tensor, support: Any) -> Tensor:
 
     Their value does not matter, but a NaN or an infinite number would give gradients of NaN.
     """
-    return torch.where(mask, x, some_value(innermost(support)))
+    return torch.where(mask, x, torch.as_tensor(some_value(innermost(support))).to(x))
 
 
 def of_observed(p: Any, mask: Tensor, who: str) -> Any:

@@ -8,101 +8,14 @@ the context are joined (:func:`beside`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from .contracts import Borrowed, Likelihood
 from .errors import InputError
 from .latents import Shape
-from .options import is_whole
-
-CONDITIONED = ("likelihood", "guide")
-"""The parts that can get the context beside z or x."""
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What a VAE is conditioned on: labels of classes, or real covariates.
-
-    Args:
-        classes: the number of classes; the context is then int64 labels ``[B]`` from 0.
-        shape: the shape of the covariates of one observation; the context is then ``[B, *shape]``.
-    """
-
-    classes: int | None = None
-    shape: Shape = ()
-
-    @classmethod
-    def of(cls, condition: Any) -> Self | None:
-        """The condition that a user gives: a number of classes, or the shape of covariates.
-
-        Raises:
-            InputError: something else.
-        """
-        if condition is None:
-            return None
-        if is_whole(condition) and condition > 1:
-            return cls(classes=condition)
-        listed = isinstance(condition, Sequence) and not isinstance(condition, str)
-        if listed and condition and all(is_whole(n) and n > 0 for n in condition):
-            return cls(shape=tuple(condition))
-        raise InputError(
-            "condition is a number of classes from 2, such as 10, or the shape of real covariates, "
-            f"such as (3,), not {condition!r}"
-        )
-
-    @property
-    def size(self) -> int:
-        """How many numbers the parts get."""
-        return self.classes or prod(self.shape)
-
-    def __str__(self) -> str:
-        if self.classes:
-            return f"labels of {self.classes} classes, int64 [B]"
-        return f"real covariates [B, {', '.join(map(str, self.shape))}]"
-
-    def encode(self, context: Tensor, like: Tensor) -> Tensor:
-        """What the parts get, ``[B, size]``: labels as one-of-K, covariates as they are.
-
-        Args:
-            context: labels or covariates.
-            like: a tensor of the type and the device that the numbers get.
-
-        Raises:
-            InputError: a context of another type or shape, or a label that is not a class.
-        """
-        if self.classes is None:
-            if tuple(context.shape[1:]) != self.shape or context.is_complex():
-                raise InputError(
-                    f"the context of this VAE is {self}, not a tensor of shape "
-                    f"{list(context.shape)}"
-                )
-            return context.to(like).flatten(1)
-        if context.dim() != 1 or context.is_floating_point() or context.dtype == torch.bool:
-            kind = str(context.dtype).removeprefix("torch.")
-            raise InputError(
-                f"the context of this VAE is {self}, not a tensor of type {kind} and shape "
-                f"{list(context.shape)}"
-            )
-        return one_hot(context.long(), self.classes).to(like)
-
-    def check(self, context: Tensor) -> None:
-        """Raise :class:`~pyro_vae.errors.InputError` for a label that is not a class, or a
-        covariate that is not finite. Pyro's validation switches the check on."""
-        if self.classes is not None:
-            ok = (context >= 0) & (context < self.classes)
-            if not ok.all():
-                raise InputError(
-                    f"the label {context[~ok][0].item()} is not one of the {self.classes} classes, "
-                    f"0 to {self.classes - 1}"
-                )
-        elif not context.isfinite().all():
-            raise InputError("the context has NaN or infinite numbers")
 
 
 class Input(nn.Module):
@@ -185,26 +98,6 @@ class Input(nn.Module):
         event = parts[0].dim() - 1
         leading = torch.broadcast_shapes(*(part.shape[:-event] for part in parts))
         return torch.cat([p.expand(*leading, *p.shape[-event:]) for p in parts], -event)
-
-
-def sizes_of(condition: Condition | None, conditioned: Any) -> tuple[int, int]:
-    """How many numbers of the context the likelihood and the guide get beside z and x.
-
-    Args:
-        condition: what the VAE is conditioned on.
-        conditioned: the parts that get it, of :data:`CONDITIONED`.
-
-    Raises:
-        InputError: something else.
-    """
-    listed = isinstance(conditioned, Sequence) and not isinstance(conditioned, str)
-    if not listed or not all(part in CONDITIONED for part in conditioned):
-        raise InputError(
-            f"conditioned is a list of the parts {' and '.join(CONDITIONED)}, not {conditioned!r}"
-        )
-    size = 0 if condition is None else condition.size
-    likelihood, guide = (size if part in conditioned else 0 for part in CONDITIONED)
-    return likelihood, guide
 
 
 def beside(z: Tensor, context: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from .contracts import NOTHING, ContractError, Given, Guide, Likelihood, Part, P
 from .data.images import Images
 from .errors import InputError
 from .joining import beside
+from .labels import LabelPosterior
 from .latents import Sites, in_support, infer, innermost, is_latent, kind_of
 from .modules import mode
 from .parts import check_distribution
@@ -31,6 +32,8 @@ def fitting_likelihood(images: Images) -> tuple[str, str]:
     Args:
         images: the training images or other observations, after their binarisation.
     """
+    if images.schema is not None:
+        return images.schema.likelihood, "each column of the table has that of its type"
     if images.binarize == "dynamic":
         return "bernoulli", "the pixels are drawn as 0 or 1"
     if images.is_binary:
@@ -71,11 +74,14 @@ def fitting_objective(vae: Any, x: Any) -> str:
 
 
 def objective_of(sites: Sites) -> str:
-    """The name of the objective that fits latent sites: ``enumerate`` if one is to be summed out.
+    """The name of the objective that fits latent sites: ``m2`` if one is a label, ``enumerate`` if
+    one is to be summed out.
 
     Args:
         sites: the latent sites of the guide, or of both programs.
     """
+    if any(isinstance(site["fn"], LabelPosterior) for site in sites.values()):
+        return "m2"
     discrete = any(infer(site, "enumerate") for site in sites.values())
     return "enumerate" if discrete else "monte-carlo"
 

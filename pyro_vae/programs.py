@@ -16,10 +16,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Independent, constraints
 
+from .conditions import Condition
 from .contracts import Given, Guide, Likelihood, Prior
 from .errors import InputError
 from .holes import as_mask, fill, of_observed
-from .joining import Condition, Input, beside
+from .joining import Input, beside
 from .latents import Shape, innermost, kind_of
 from .modules import drop_weakrefs
 from .naming import register
@@ -42,18 +43,21 @@ class Program(nn.Module):
         self.context_taken = False  # whether a part of the VAE takes a context; the VAE sets it
         self.bounds = -inf, inf  # of the numbers in x, by the likelihood; the VAE sets it
 
-    def encoded(self, context: Tensor | None, n: int | None) -> Tensor | None:
+    def encoded(
+        self, context: Tensor | None, n: int | None, x: Tensor | None = None
+    ) -> Tensor | None:
         """The context as parts get it: as numbers ``[B, n]`` if the VAE has a condition.
 
         Args:
             context: the context that the program was called with.
             n: the number of observations, if it is known.
+            x: the observations. The numbers get their type if the program has no weights.
 
         Raises:
             InputError: a context that does not fit, or none where the VAE has a condition.
         """
         if context is None:
-            if self.condition is not None:
+            if self.condition is not None and not self.condition.inferred:
                 raise InputError(
                     f"this VAE is conditioned on {self.condition}; call model(x, context) and "
                     "guide(x, context)"
@@ -62,7 +66,7 @@ class Program(nn.Module):
         expect_context(context, n, self.context_taken)
         if self.condition is None:
             return context
-        weight = next(self.parameters(), torch.zeros(()))
+        weight = next(self.parameters(), torch.zeros(()) if x is None else x)
         if is_validation_enabled():
             self.condition.check(context)
         return self.condition.encode(context, weight)
@@ -126,7 +130,7 @@ class ModelProgram(Program):
                 likelihood.check(x)
         elif mask is not None:
             raise InputError("a mask says which entries of x were observed, and x is None")
-        given = Given(self.encoded(context, n), mask)
+        given = Given(self.encoded(context, n, x), mask)
         if context is not None:
             n = len(context)
         n = 1 if n is None else n
@@ -190,7 +194,7 @@ class GuideProgram(Program):
         if mask is not None:
             x = torch.where(mask, x, self.blank.to(x))
         posterior = Guide.of(self.posterior)
-        given = Given(self.encoded(context, len(x)), mask)
+        given = Given(self.encoded(context, len(x), x), mask)
         n = len(x)
         if self.seen is not None:
             given = replace(given, observations=x)

@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from .settings import CONTEXT
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -23,7 +25,8 @@ class Recipe:
     Args:
         paper: authors, year, title.
         settings: the value of each changed option: ``prior``, ``likelihood``, ``guide``,
-            ``objective``, ``latent``, ``network``.
+            ``objective``, ``latent``, ``network``; ``condition`` or ``labels``, if the data needs
+            labels: ``data.conditioned("label")`` or ``data.labelled()``.
     """
 
     paper: str
@@ -32,8 +35,8 @@ class Recipe:
     @property
     def parts(self) -> dict[str, Any]:
         """The settings that are arguments of ``VAE(...)``."""
-        named = {"latent": "latent_size"}
-        return {named.get(k, k): v for k, v in self.settings.items() if k != "objective"}
+        named, apart = {"latent": "latent_size"}, ("objective", *CONTEXT)
+        return {named.get(k, k): v for k, v in self.settings.items() if k not in apart}
 
     @property
     def objective(self) -> str:
@@ -148,6 +151,15 @@ RECIPES: dict[str, Recipe] = {
             "guide": "joint(categories=10)",
             "objective": "capacity(nats={'z': 5, 'c': 2.3}, gamma=30, epochs=50)",
         },
+    ),
+    # Labels
+    "cvae": Recipe(
+        "Sohn, Lee & Yan 2015, Learning structured output representation, conditional VAE",
+        {"condition": "label", "prior": "conditional"},
+    ),
+    "m2": Recipe(
+        "Kingma et al. 2014, Semi-supervised learning with deep generative models, model M2",
+        {"labels": "all", "guide": "labelled", "objective": "m2"},
     ),
     # Several layers of latents
     "hvae": Recipe(

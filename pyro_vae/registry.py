@@ -265,6 +265,12 @@ def unwrapped(factory: Any) -> Any:
     return factory
 
 
+def class_of(choice: Choice) -> type:
+    """The class of the part that a spec names; ``object`` for a function that makes one."""
+    kind = type(choice.part) if choice.built else unwrapped(choice.part)
+    return kind if isinstance(kind, type) else object
+
+
 def bound(factory: Factory) -> set[str]:
     """The arguments that a ``functools.partial`` has bound by name."""
     return set(factory.keywords) | bound(factory.func) if isinstance(factory, partial) else set()

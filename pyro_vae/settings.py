@@ -51,7 +51,7 @@ class Setup:
 
     data: str = option(
         "mnist-5k",
-        "A data set, a folder, or a .npy or .npz file.",
+        "A data set, a folder, an array or a table.",
         "Data",
     )
     binarize: str | None = option(
@@ -75,6 +75,26 @@ class Setup:
     )
     stream: bool = option(
         False, "Leave a folder or .npy file on disk and read batches.", "Data", value="", shown=""
+    )
+    condition: str | None = option(
+        None, "What x is conditioned on: label, the labels of the images.", "Data", shown=""
+    )
+    labels: Any = option(
+        None,
+        "For --recipe m2: all, or how many training images keep their label.",
+        "Data",
+        value="N",
+        shown="",
+    )
+    schema: Any = option(
+        None,
+        "A JSON file with the types of a table's columns. Default: inferred.",
+        "Data",
+        value="FILE",
+        shown="",
+    )
+    label: str | None = option(
+        None, "The column of a table that holds the classes of its rows.", "Data", shown=""
     )
     prior: Any = option(None, "p(z).", "Parts", shown="the prior that fits the guide")
     likelihood: Any = option("auto", "p(x | z).", "Parts", shown="auto, the one that fits the data")
@@ -181,8 +201,14 @@ class Settings(TrainingOptions, Setup):
 TRAINING = tuple(each.name for each in fields(TrainingOptions))
 """The settings that :func:`~pyro_vae.training.fit` takes."""
 
-READING = ("size", "crop", "grey", "stream")
-"""The settings that say how the user's own images are read."""
+CONTEXT = ("condition", "labels")
+"""The settings that say what the context of model and guide is."""
+
+OF_TABLES = ("schema", "label")
+"""The settings that say how a table is read."""
+
+READING = ("size", "crop", "grey", "stream", *OF_TABLES)
+"""The settings that say how the user's own data are read."""
 
 MOST = 10**9
 """The largest number of epochs, and of images in a batch."""

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .batch import Batch
 from .data import Images
+from .data.labelled import HIDDEN
 from .errors import InputError
 from .history import Position
 from .noise import EPOCH, seed_noise
@@ -72,11 +73,13 @@ class Source:
         steps: steps in an epoch; None if they are not known.
 
     Attributes:
+        labelled: the rows whose label is known; None if this is not known.
         skipped: the rows that :meth:`epoch` left out, where ``rows`` is None.
         own: the rows of this process in a batch of so many; None if one process trains.
     """
 
     own: Callable[[int], slice] | None = None
+    labelled: int | None = None
 
     def __init__(self, batch_size: int, rows: int | None, steps: int | None) -> None:
         self.batch_size, self.rows, self.steps = batch_size, rows, steps
@@ -132,6 +135,8 @@ class InMemory(Source):
         if count == 0:
             raise InputError("there is nothing to train on: the data has no rows")
         self.data, self.count = data, count
+        if isinstance(data, tuple | list) and len(data) > 1:
+            self.labelled = known_labels(data[1])
         self.prepare = prepare
         self.shuffled = batch_size < count
         super().__init__(batch_size, count, steps_of_epoch(count, batch_size))
@@ -187,6 +192,12 @@ class ImagesInMemory(InMemory):
 
     def draw(self) -> None:
         self.images.drawn(out=self.pixels)
+
+
+def known_labels(context: Any) -> int | None:
+    """How many labels are known, if a context is labels, int64 ``[N]``; else None."""
+    labels = isinstance(context, Tensor) and context.dim() == 1 and context.dtype == torch.int64
+    return int((context != HIDDEN).sum()) if labels else None
 
 
 def epochs_done(source: Source, position: Position) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf, isfinite
 from typing import Any
 
@@ -26,6 +27,26 @@ class OpenUnit(constraints.Constraint):
 open_unit = OpenUnit()
 
 
+class EachEntry(constraints.Constraint):
+    """A support that each entry of x has for itself.
+
+    Args:
+        supports: a constraint for each group of entries.
+        places: the numbers of the entries of each group in the flattened x.
+        inside: a value in the support of each entry, of the shape of x.
+    """
+
+    def __init__(self, supports: Sequence[Any], places: Sequence[Tensor], inside: Tensor) -> None:
+        self.supports, self.places, self.inside = supports, places, inside
+
+    def check(self, value: Tensor) -> Tensor:
+        flat = value.reshape(*value.shape[: value.dim() - self.inside.dim()], -1)
+        ok = torch.ones_like(flat, dtype=torch.bool)
+        for support, where in zip(self.supports, self.places, strict=True):
+            ok[..., where] = support.check(flat[..., where])
+        return ok.reshape(value.shape)
+
+
 def is_boolean(support: Any) -> bool:
     """Whether a support is 0 and 1. A copy of torch's own object is another object."""
     return isinstance(support, type(constraints.boolean))
@@ -40,8 +61,11 @@ def bounds(support: Any) -> tuple[float, float]:
     return -inf if low is None else float(low), inf if high is None else float(high)
 
 
-def some_value(support: Any) -> float:
-    """A number in a support, away from its bounds if numbers between them are in it."""
+def some_value(support: Any) -> float | Tensor:
+    """A number in a support, away from its bounds if numbers between them are in it; a tensor of
+    the shape of x if each entry has a support of its own."""
+    if isinstance(support, EachEntry):
+        return support.inside
     low, high = bounds(support)
     if isfinite(low) and isfinite(high):
         return low if support.is_discrete else (low + high) / 2

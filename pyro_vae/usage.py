@@ -17,26 +17,32 @@ from .compiling import HANDLERS
 from .data import Images
 from .errors import InputError
 from .evaluation.importance import Importance, importance
-from .inputs import as_tensor, one_image
-from .latents import LatentSize, Shape, is_real, layouts, moments, site_names
+from .inputs import as_tensor
+from .labels import LABEL
+from .latents import LatentSize, Shape, layouts, site_names
 from .memory import check_memory
 from .modules import mode
-from .options import is_whole, number
+from .options import is_whole
 from .pairing import latent_sites
-from .programs import GuideProgram, ModelProgram, expect_context, expect_count, mean_image
+from .programs import GuideProgram, ModelProgram, mean_image
 from .words import counted
 
 
 class Usage(nn.Module):
     """The uses of a :class:`~pyro_vae.vae.VAE`. All go through its two Pyro programs, so they hold
-    for all parts."""
+    for all parts.
+
+    A VAE with a condition has a context. Where it belongs to observations, the argument is
+    ``context``, with a row for each. Where observations are made, it is ``given``. Both may be one
+    class, by its name or number, or one set of covariates, for all rows.
+    """
 
     shape: Shape
     latent_size: LatentSize
     model: ModelProgram
     guide: GuideProgram
 
-    def encode(self, x: Any, context: Tensor | None = None, *, mask: Tensor | None = None) -> Any:
+    def encode(self, x: Any, context: Any = None, *, mask: Tensor | None = None) -> Any:
         """The posterior q(z | x) of observations: a distribution, batch ``[B]``, event ``[Z]``.
 
         If there are several latent sites, a dict of distributions by name. Each is given a draw of
@@ -46,34 +52,79 @@ class Usage(nn.Module):
         Args:
             x: a tensor ``[B, *shape]``, a NumPy array or a PIL image, see
                 :func:`~pyro_vae.inputs.as_tensor`.
-            context: labels or covariates, ``[B, ...]``, for a guide that takes them.
+            context: labels or covariates, ``[B, ...]``, or one for all.
             mask: bool, True where x was observed, of the shape of x or ``[B]``. Without it, NaN in
                 x stands for an entry that is missing.
         """
         x = as_tensor(x, self.shape, self)
+        context = self.rows(context, len(x))
         with HANDLERS, mode(False, self):
             sites = latent_sites(lambda: self.guide(x, context, mask=mask))
         q = {name: site["fn"] for name, site in sites.items()}
         return q["z"] if q.keys() == {"z"} else q
 
+    @torch.no_grad()
+    def predict(self, x: Any, *, mask: Tensor | None = None) -> Tensor:
+        """The probability of each class, q(y | x), of a VAE whose guide infers labels; ``[B, K]``.
+
+        Args:
+            x, mask: as for :meth:`encode`.
+
+        Raises:
+            InputError: the guide infers no labels.
+
+        Example:
+            >>> vae = VAE((1, 28, 28), 2, guide="labelled", condition=10)
+            >>> vae.predict(x).shape
+            torch.Size([8, 10])
+        """
+        if not self.infers_labels:
+            raise InputError(
+                "predict gives the probabilities of labels, and the guide of this VAE infers none; "
+                "take the guide labelled"
+            )
+        return self.encode(x, mask=mask)[LABEL].probs
+
+    @property
+    def infers_labels(self) -> bool:
+        """Whether the guide infers the labels of observations."""
+        condition = self.guide.condition
+        return condition is not None and condition.inferred
+
     def reconstruct(
-        self, x: Any, context: Tensor | None = None, *, mask: Tensor | None = None
+        self, x: Any, context: Any = None, *, given: Any = None, mask: Tensor | None = None
     ) -> Tensor:
         """The mean image of p(x | z), with z drawn from the guide at ``x``; ``[B, *shape]``.
 
-        The arguments are those of :meth:`encode`. Missing entries are reconstructed, too.
+        Args:
+            x, context, mask: as for :meth:`encode`. Missing entries are reconstructed, too.
+            given: the context that z is decoded with, by default ``context``. Another one changes
+                this factor and holds the rest.
+
+        Example:
+            >>> vae = VAE((1, 28, 28), 2, condition=10)
+            >>> vae.reconstruct(x, 3, given=7).shape  # x has 8 images of threes, now as sevens
+            torch.Size([8, 1, 28, 28])
         """
         x = as_tensor(x, self.shape, self)
+        context = self.rows(context, len(x))
+        given = context if given is None else self.rows(given, len(x))
         with self.in_use():
             z = poutine.trace(self.guide).get_trace(x, context, mask=mask)
+            if self.infers_labels and given is not context:  # the label is given, not inferred
+                z.remove_node(LABEL)
             # Without x, the site "x" gives its mean; with x it would give the observation back.
-            return mean_image(poutine.replay(self.model, trace=z), len(x), context)
+            return mean_image(poutine.replay(self.model, trace=z), len(x), given)
 
-    def log_prob(self, x: Any, samples: int = 1000, *, seed: int = 0) -> Importance:
+    def log_prob(
+        self, x: Any, samples: int = 1000, *, context: Any = None, seed: int = 0
+    ) -> Importance:
         """log p(x) of each image with its standard error, in nats, by importance sampling.
 
+        With a context c it is log p(x | c).
+
         Args:
-            x: images, as for :meth:`encode`.
+            x, context: as for :meth:`encode`.
             samples: draws of z for each image.
             seed: of the draws. The global random numbers are not changed.
 
@@ -81,34 +132,43 @@ class Usage(nn.Module):
             ``log_p`` and ``errors``, ``[B]`` each, and how far they can be trusted, see
             :class:`~pyro_vae.evaluation.importance.Importance`.
         """
-        images = Images(as_tensor(x, self.shape, self))
+        x = as_tensor(x, self.shape, self)
+        images = Images(x, context=self.rows(context, len(x)))
         return importance(self.model, self.guide, images, samples=samples, seed=seed)
 
-    def sample(
-        self, n: int | None = None, context: Tensor | None = None, *, z: Any = None
-    ) -> Tensor:
+    def sample(self, n: int | None = None, given: Any = None, *, z: Any = None) -> Tensor:
         """The mean images of p(x | z) for ``n`` draws of z from the prior; ``[n, *shape]``.
 
-        ``n`` is 1 by default, or with a context the number of its rows. With latents ``z`` in place
-        of ``n``, it is :meth:`decode`.
+        ``n`` is 1 by default, or the number of rows of ``given``. With latents ``z`` in place of
+        ``n``, it is :meth:`decode`.
+
+        Args:
+            n: the number of draws.
+            given: the context, one for all draws or a row for each.
+            z: latents, as for :meth:`decode`.
+
+        Example:
+            >>> VAE((1, 28, 28), 2, condition=["cat", "dog"]).sample(16, given="dog").shape
+            torch.Size([16, 1, 28, 28])
         """
         if z is not None:
             if n is not None:
                 raise InputError(f"sample takes n = {n} draws of the prior or latents z, not both")
-            return self.decode(z, context)
+            return self.decode(z, given)
         if n is not None and is_whole(n):
             check_memory(4 * n * prod(self.shape), counted(n, "image"))
+        given = self.rows(given, n if n is not None and is_whole(n) else 1)
         with self.in_use():
-            return mean_image(self.model, n, context)
+            return mean_image(self.model, n, given)
 
-    def decode(self, z: Any, context: Tensor | None = None) -> Tensor:
+    def decode(self, z: Any, given: Any = None) -> Tensor:
         """The mean images of p(x | z) for given latents; ``[n, *shape]``.
 
         Args:
             z: the latents of the site "z", ``[n, Z]`` or ``[Z]``: a tensor, a NumPy array or a
                 list. For several layers of latents, a dict by site; a layer that is missing is
                 drawn from the prior. A layer with places may be ``[n, c, h, w]``.
-            context: labels or covariates, ``[n, ...]``.
+            given: the context, one for all latents or a row for each.
 
         Raises:
             InputError: latents of another shape, latents that the prior cannot have, or sites that
@@ -116,112 +176,27 @@ class Usage(nn.Module):
         """
         weight = next(chain(self.parameters(), self.buffers()), torch.zeros(()))
         with self.in_use():
-            few = None if context is None else context[:1]
+            one = self.rows(given, 1)
+            few = None if one is None else one[:1]
             sites = latent_sites(lambda: self.model(None, few, n=1))
             sites.pop("x")  # without x, it is drawn like a latent site
             layers = layouts(self.latent_size)
             named = dict(zip(site_names(len(layers)), layers, strict=True))
             data, n = latents_of(z, sites, named, weight)
-            return mean_image(poutine.condition(self.model, data=data), n, context)
+            return mean_image(poutine.condition(self.model, data=data), n, self.rows(given, n))
 
-    def traverse(
-        self,
-        x: Any,
-        unit: int | None = None,
-        *,
-        steps: int = 11,
-        reach: float = 3.0,
-        context: Tensor | None = None,
-    ) -> Tensor:
-        """Mean images of p(x | z) along one latent unit, or along each of them.
-
-        The unit goes in equal steps from -``reach`` to ``reach`` standard deviations of the prior,
-        around the mean of the prior. All other units are at the posterior mean of ``x``. A unit
-        that the model ignores gives equal images.
-
-        Args:
-            x: one image, as for :meth:`encode`.
-            unit: the number of the unit, from 0; None for all of them.
-            steps: images along a unit.
-            reach: standard deviations of the prior.
-            context: labels or covariates of the image, ``[1, ...]``.
-
-        Returns:
-            ``[steps, *shape]`` for one unit, ``[Z, steps, *shape]`` for all.
+    def rows(self, given: Any, n: int) -> Any:
+        """A context of ``n`` rows from what a user gives; see :meth:`Condition.rows() <pyro_vae.
+        joining.Condition.rows>`. Without a condition it is what the user gives.
 
         Raises:
-            InputError: several images, several latent sites, latents that are not real numbers, or
-                no such unit.
-
-        Paper: Higgins et al. 2017, beta-VAE.
-
-        Example:
-            >>> VAE((1, 28, 28), latent_size=3).traverse(x[0], unit=0, steps=5).shape
-            torch.Size([5, 1, 28, 28])
+            InputError: a class that there is not, or covariates of another shape.
         """
-        expect_count("the number of steps of a traversal", steps, least=2)
-        if not isinstance(self.latent_size, int):
-            raise InputError(
-                f"traversals need one latent vector, and the latent sizes are {self.latent_size}; "
-                "pyro_vae.figures.vary() shows one layer of several"
-            )
-        number("reach", reach, above=0)
-        x = one_image(x, self.shape, self)
-        with self.in_use():
-            sites = latent_sites(lambda: self.model(None, context, n=1))
-            sites.pop("x")  # without x, it is drawn like a latent site
-            if len(sites) > 1:
-                raise InputError(
-                    f"traversals need one latent vector, and there are the sites {', '.join(sites)}"
-                )
-            ((_, site),) = sites.items()
-            prior = site["fn"]
-            if not is_real(prior):
-                raise InputError(
-                    f"traversals need latents that are real numbers, and the prior is a "
-                    f"{type(prior).__name__} on {prior.support}"
-                )
-            centre, sigma = (moment.reshape(-1) for moment in moments(prior))  # each [Z]
-            mean = moments(self.encode(x, context))[0]  # [1, Z]
-            size = mean.shape[-1]
-            if unit is not None and not (is_whole(unit) and 0 <= unit < size):
-                raise InputError(f"there are the units 0 to {size - 1}, and no unit {unit}")
-            units = torch.arange(size) if unit is None else torch.tensor([unit])
-            row = torch.arange(len(units))
-            path = torch.linspace(-reach, reach, steps, dtype=mean.dtype, device=mean.device)
-            z = mean.expand(len(units), steps, -1).clone()
-            z[row, :, units] = centre[units, None] + sigma[units, None] * path
-            rows = (
-                None if context is None else context.expand(len(units) * steps, *context.shape[1:])
-            )
-            images = self.decode(z.flatten(0, 1), rows).unflatten(0, (len(units), steps))
-        return images if unit is None else images[0]
-
-    def interpolate(self, a: Any, b: Any, steps: int = 12, context: Tensor | None = None) -> Tensor:
-        """Mean images along the straight line from a draw of z for ``a`` to a draw for ``b``.
-
-        Args:
-            a, b: two images, each as for :meth:`traverse`.
-            steps: images along the line, both ends included.
-            context: labels or covariates of all images of the path, ``[1, ...]``.
-
-        Returns:
-            ``[steps, *shape]``.
-        """
-        expect_count("the number of steps of a path", steps, least=2)
-        ends = torch.cat([one_image(each, self.shape, self) for each in (a, b)])
-        if context is not None:
-            expect_context(context, 1, self.guide.context_taken)
-        both, rows = (
-            None if context is None else context.expand(n, *context.shape[1:]) for n in (2, steps)
-        )
-        with self.in_use():
-            line = {}
-            for name, site in latent_sites(lambda: self.guide(ends, both)).items():
-                start, end = site["value"]  # each [Z]
-                t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
-                line[name] = torch.lerp(start, end, t[:, None])  # [steps, Z]
-            return mean_image(poutine.condition(self.model, data=line), steps, rows)
+        condition = self.model.condition
+        if given is None or condition is None:
+            return given
+        like = next(chain(self.parameters(), self.buffers()), torch.zeros(()))
+        return condition.rows(given, n).to(like.device)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ With an optimizer of torch:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -28,7 +29,6 @@ from . import guides, likelihoods, networks, priors, scales  # noqa: F401  (they
 from .building import (
     Moments,
     check_training,
-    condition_of,
     likelihood_of,
     moments_of,
     network_for,
@@ -39,24 +39,25 @@ from .building import (
     start_likelihood,
     statistics,
 )
+from .conditions import CONDITIONED, Condition, condition_of, inferring, sizes_of
 from .contracts import Guide, Likelihood, Network, Prior
 from .data import Data, Images
 from .errors import InputError
 from .exporting import export
-from .joining import CONDITIONED, Condition, Input, sizes_of
+from .joining import Input
 from .latents import LatentSize, check_layouts, layouts
 from .naming import unique_name
 from .networks.layers import Standardized, by_channel
 from .pairing import fitting_likelihood, refuse_misfits
+from .paths import Paths
 from .programs import GuideProgram, ModelProgram
 from .registry import GUIDES, LIKELIHOODS, PRIORS, parse
 from .settings import Settings
 from .storage.creating import save_vae
 from .supports import bounds
-from .usage import Usage
 
 
-class VAE(Usage):
+class VAE(Paths):
     """A variational autoencoder made of a prior, a likelihood and a guide.
 
     Equation: log p(x) ≥ E_q(z|x)[log p(x | z)] - KL(q(z | x) || p(z)).
@@ -79,9 +80,10 @@ class VAE(Usage):
         scaling: the same for the parts that ask for them: the likelihoods of real numbers, whose
             decoder then gives x in these units, and the VampPrior. None is 0 and 1. Densities are
             those of x itself in any case.
-        condition: what x is conditioned on: a number of classes, for labels ``[B]``, or the shape
-            of real covariates, ``(3,)`` for ``[B, 3]``. They are the argument ``context`` of both
-            programs. A prior gets them if its ``forward`` has an argument ``context``.
+        condition: what x is conditioned on: a number of classes or their names, for labels
+            ``[B]``, or the shape of real covariates, ``(3,)`` for ``[B, 3]``. They are the argument
+            ``context`` of both programs. A prior gets them if its ``forward`` has an argument
+            ``context``.
         conditioned: which of likelihood and guide get them.
         holes: whether the encoder sees the mask of what was observed, beside x.
 
@@ -148,19 +150,30 @@ class VAE(Usage):
         }
         given = Condition.of(condition)
         to_likelihood, to_guide = sizes_of(given, conditioned)
+        infers = inferring(GUIDES.choose(guide), given, conditioned)
+        if given is not None and infers:  # the parts themselves pass the label on
+            given, to_guide = replace(given, inferred=True), 0
+        unavailable: dict[str, str] = {}
         handed: dict[str, Any] = {
             "shape": self.shape,
             "latent_layers": layers,
             "scaling": scaling_of(scaling, self.shape),
+            "unavailable": unavailable,
         }
         if one_vector:
             handed["latent_size"] = self.latent_size
         else:
-            why = (
+            unavailable["latent_size"] = (
                 "is for one layer of latents that is a plain vector, and the latent sizes are "
                 f"{latent_size}; take the guide bottom-up or ladder, and the prior hierarchy"
             )
-            handed["unavailable"] = {"latent_size": why}
+        if given is None:
+            unavailable["context_size"] = (
+                "is for a VAE with a condition; give the VAE a condition, or the data labels as "
+                'their context, data.conditioned("label")'
+            )
+        else:
+            handed["context_size"] = given.size
         net = Network.of(network_of(network, hidden, handed))
         handed["network"] = net
         p_x = likelihood_of(
@@ -182,7 +195,8 @@ class VAE(Usage):
         spec = fitting if prior == parse(fitting)[0] else prior
         p_z = PRIORS.choose(spec).make(posterior=q_z, **handed)
         parts = (posterior, Prior.checked(p_z), Likelihood.checked(p_x))
-        self.model = ModelProgram(self.shape, p_z, p_x, given, to_likelihood > 0)
+        joined = to_likelihood > 0 and not infers
+        self.model = ModelProgram(self.shape, p_z, p_x, given, joined)
         self.guide = GuideProgram(self.shape, q_z, None if seen.plain else seen, given)
         if standardize is not None:
             self.guide.blank = by_channel(standardize[0], self.shape)
@@ -239,7 +253,8 @@ class VAE(Usage):
                     "VAE.for_data measures the means and standard deviations of the images itself; "
                     f"{name} is an argument of VAE(shape)"
                 )
-        if parts.get("likelihood", Settings.likelihood) == Settings.likelihood:
+        fitting = [Settings.likelihood] + ["columns"] * (images.schema is not None)
+        if parts.get("likelihood", Settings.likelihood) in fitting:
             parts["likelihood"] = fitting_likelihood(images)[0]
         parts.setdefault("condition", condition_of(images))
         parts.setdefault("holes", images.mask is not None)
@@ -248,8 +263,11 @@ class VAE(Usage):
         # 1.1 nats lower after 200 epochs.
         own = images.is_binary or shows_own_units(LIKELIHOODS.choose(parts["likelihood"]))
         parts["standardize"] = None if own else moments
-        parts["scaling"] = None if images.in_unit_interval else moments
+        pixels = images.in_unit_interval and images.schema is None
+        parts["scaling"] = None if pixels else moments
         vae = cls(images.shape, latent_size, **parts)
+        if images.context is not None and vae.model.condition is not None:
+            vae.model.condition.check(images.context)
         refuse_data(images, vae.model.likelihood)
         start_likelihood(vae.model.likelihood, mean)
         return vae

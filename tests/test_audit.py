@@ -174,11 +174,12 @@ def test_a_subsampled_plate_under_pyros_importance_bound_is_refused():
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_accepts_a_vae_that_fits(name):
-    guide = "categorical" if name == "enumerate" else "mean-field"
-    vae = VAE((1, 4, 4), 4, guide=guide, hidden=(8,))
+    guide = {"enumerate": "categorical", "m2": "labelled"}.get(name, "mean-field")
+    condition = 3 if name == "m2" else None
+    vae = VAE((1, 4, 4), 4, guide=guide, condition=condition, hidden=(8,))
     made = OBJECTIVES.build(name, data_size=40)
     rows = audit(vae, torch.rand(6, 1, 4, 4).round(), objective=made)
-    assert [r.name for r in rows] == ["z", "x"]
+    assert [r.name for r in rows] == [*(["y"] if name == "m2" else []), "z", "x"]
 
 
 def test_a_model_without_a_guide_is_refused():

@@ -20,6 +20,10 @@ NEEDS = {
     "enumerate": {"guide": "categorical"},
     "relaxed-categorical": {"guide": "gumbel-softmax"},
     "joint": {"guide": "joint"},
+    "labelled": {"objective": "m2", "guide": "labelled", "condition": 3},
+    "m2": {"guide": "labelled", "condition": 3},
+    "cvae": {"condition": 3},
+    "conditional": {"condition": 3},
 }
 TABLES = {
     "prior": PRIORS,
@@ -37,12 +41,15 @@ def same_gradients(settings):
     vae = VAE((1, 6, 5), **settings)
     elbo = OBJECTIVES.build(objective, data_size=100)
     x = scored(Likelihood.of(vae.model.likelihood), torch.rand(6, 1, 6, 5).round())
+    args = (x,) if vae.model.condition is None else (x, torch.tensor([0, 1, 2, 0, 1, 2]))
+    if vae.infers_labels:
+        args[1][2:] = -1
     getattr(elbo, "advance", lambda epoch: None)(0.5)
     compiled = CompiledELBO(elbo, "eager")
-    take(compiled, vae.model, vae.guide, (x,))
+    take(compiled, vae.model, vae.guide, args)
     for seed in range(2):
-        agree(elbo, compiled, vae.model, vae.guide, (x,), seed, rtol=1e-4)
-    return vae, elbo, compiled, x
+        agree(elbo, compiled, vae.model, vae.guide, args, seed, rtol=1e-4)
+    return vae, elbo, compiled, args
 
 
 @pytest.mark.parametrize(("part", "name"), ROWS, ids=map(" ".join, ROWS))
@@ -54,16 +61,17 @@ def test_parts(part, name):
 @pytest.mark.parametrize("name", [n for n, recipe in RECIPES.items() if len(recipe.settings) > 1])
 def test_recipes(name):
     recipe = RECIPES[name]
-    *_, compiled, _ = same_gradients({**recipe.parts, "objective": recipe.objective})
+    own = NEEDS.get(name, {})
+    *_, compiled, _ = same_gradients({**own, **recipe.parts, "objective": recipe.objective})
     assert len(compiled.graphs) == 1
 
 
 @pytest.mark.parametrize("name", [n for n, row in OBJECTIVES.items() if hasattr(row, "advance")])
 def test_a_schedule_moves_without_new_graphs(name):
-    vae, elbo, compiled, x = same_gradients({**NEEDS.get(name, {}), "objective": name})
+    vae, elbo, compiled, args = same_gradients({**NEEDS.get(name, {}), "objective": name})
     for epoch in (0.0, 0.7, 3.2, 20.0):
         elbo.advance(epoch)
-        agree(elbo, compiled, vae.model, vae.guide, (x,), rtol=1e-4)
+        agree(elbo, compiled, vae.model, vae.guide, args, rtol=1e-4)
     assert len(compiled.graphs) == 1
 
 

@@ -105,7 +105,7 @@ def test_a_context_reaches_what_is_drawn_and_reconstructed():
     with torch.no_grad():
         module.model.likelihood.decoder[-2].weight.zero_()
     context = torch.tensor([[8.0, 9.0], [-8.0, -9.0]])
-    for x in (module.sample(context=context), module.reconstruct(digits(2), context)):
+    for x in (module.sample(given=context), module.reconstruct(digits(2), context)):
         assert x[0].min() > 0.999
         assert x[1].max() < 0.001
 
@@ -121,8 +121,10 @@ def test_a_context_reaches_a_traversal_and_an_interpolation():
             module.interpolate(x[0], x[1], 3, context),
         ):
             assert ((images > 0.999) if sign > 0 else (images < 0.001)).all()
-    with pytest.raises(InputError, match="2 rows, and the number of images is 1"):
-        module.interpolate(x[0], x[1], 3, torch.zeros(2, 2))
+    with pytest.raises(InputError, match="3 rows, and the number of images is 2"):
+        module.interpolate(x[0], x[1], 3, torch.zeros(3, 2))
+    with pytest.raises(InputError, match="say with given which one the images of the path have"):
+        module.interpolate(x[0], x[1], 3, torch.eye(2))
 
 
 def test_a_context_that_no_part_takes_is_refused():
@@ -137,21 +139,13 @@ def test_a_context_that_no_part_takes_is_refused():
     ("parts", "message"),
     [
         (
-            {"guide": "semi-amortized", "prior": PriorAtContext},
-            "computes its steps without a context, and PriorAtContext gets one",
-        ),
-        (
-            {"guide": "semi-amortized", "likelihood": Shifted},
-            "computes its steps without a context, and Shifted gets one",
-        ),
-        (
             {"guide": GuideAtContext, "prior": "vamp"},
             "pseudo-images without a context, and the forward of GuideAtContext takes one",
         ),
     ],
 )
 def test_a_context_that_would_be_ignored_is_refused(parts, message):
-    """The steps of a semi-amortized guide and the pseudo-images of a VampPrior have no context."""
+    """The pseudo-images of a VampPrior have no context."""
     with pytest.raises(InputError, match=message):
         vae(**parts)
 
@@ -163,9 +157,9 @@ def test_contexts_of_another_length_are_refused():
             Trace_ELBO().loss(module.model, module.guide, x, torch.ones(rows, 2))
     with pytest.raises(InputError, match="the context has 5 rows, and the number of images is 3"):
         module.sample(3, torch.ones(5, 2))
-    assert module.sample(context=torch.ones(5, 2)).shape == (5, *SHAPE)
+    assert module.sample(given=torch.ones(5, 2)).shape == (5, *SHAPE)
     with pytest.raises(InputError, match="one row for each image"):
-        module.sample(context=torch.tensor(1.0))
+        module.sample(given=torch.tensor(1.0))
 
 
 def test_a_part_that_needs_a_context_is_built_and_says_when_it_lacks_one():

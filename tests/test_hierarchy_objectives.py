@@ -26,6 +26,7 @@ REFUSED = {
     "infovae": f"infovae {ONE}",
     "dip": f"dip {ONE}",
     "enumerate": "no discrete latent to sum out; take the monte-carlo objective",
+    "m2": "no discrete latent to sum out; take the monte-carlo objective",
 }
 
 

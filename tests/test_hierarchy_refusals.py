@@ -3,6 +3,7 @@
 import pytest
 from support.deep import SIZES
 from support.density import SHAPE, digits
+from support.rows import WITH_CONDITION
 
 from pyro_vae import VAE, InputError
 from pyro_vae.guides import GUIDES, BottomUp, Ladder
@@ -111,11 +112,12 @@ def test_three_layers_fit_the_hierarchy_alone(guide, prior):
         vae = VAE(SHAPE, SIZES, guide=guide, prior=prior, hidden=(8,))
         assert set(vae.encode(digits(2))) == {"z_1", "z_2", "z_3"}
         return
+    condition = 3 if {guide, prior} & WITH_CONDITION else None
     message = "is for one layer of latents that is a plain vector"
     if guide in ("bottom-up", "ladder") and prior == "vamp":
         message = "the vamp prior needs a guide that gives one distribution"
     with pytest.raises(InputError, match=message):
-        VAE(SHAPE, SIZES, guide=guide, prior=prior, hidden=(8,))
+        VAE(SHAPE, SIZES, guide=guide, prior=prior, hidden=(8,), condition=condition)
 
 
 def test_a_ladder_without_a_model_says_so():

@@ -28,9 +28,10 @@ ROOMS = [
         "supports",
     }
     | {"batch", "sharing"},
-    {"contracts", "parts", "distributions", "scales", "data", "history", "progress", "schedules"},
+    {"contracts", "parts", "distributions", "labels", "scales", "data", "history", "progress"}
+    | {"schedules"},
     {"averaging", "sources", "streams", "pair"},
-    {"networks", "holes", "joining"},
+    {"networks", "holes", "joining", "conditions"},
     {"storage", "priors"},
     {"likelihoods", "guides"},
     {"pairing"},
@@ -38,7 +39,7 @@ ROOMS = [
     {"objectives"},
     {"evaluation"},
     {"inputs", "building"},
-    {"usage", "exporting"},
+    {"usage", "exporting", "paths"},
     {"vae"},
     {"figures"},
     {"audit", "checks", "interrupt", "measures", "ranks", "report"},

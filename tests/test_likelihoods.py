@@ -97,6 +97,14 @@ REFERENCES = {
         raw.gather(1, x.long()) - raw.logsumexp(1, keepdim=True)  # one channel, K outputs
     ),
     "ordered": lambda x, raw, m: pyros_ordered(x, raw, m),
+    # Without types, all entries are real. test_columns.py has the references of all types.
+    "columns": lambda x, raw, m: scipys(
+        stats.t.logpdf,
+        x,
+        2 + m.groups[0].log_excess.exp().view(SHAPE),
+        raw,
+        (0.5 * m.groups[0].logvar).exp().view(SHAPE),
+    ),
 }
 
 

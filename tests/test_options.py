@@ -22,6 +22,8 @@ HANDED = {
     *("shape", "latent_size", "latent_layers", "encoder", "decoder", "network", "posterior"),
     "data_size",
     "scaling",
+    "context_size",
+    "labelled",
 }
 SPECS = {"scale", "layer", "continuous", "discrete"}
 WRONG = {
@@ -59,7 +61,8 @@ def build(kind, spec):
     """Build the part, inside a VAE if it is a part of one."""
     if kind in ("scale", "objective"):
         return TABLES[kind].build(spec, data_size=100)
-    return VAE((1, 8, 8), 20, **{kind: spec})
+    condition = 3 if spec.startswith(("labelled", "conditional")) else None
+    return VAE((1, 8, 8), 20, condition=condition, **{kind: spec})
 
 
 def test_all_rows_with_options_are_covered():

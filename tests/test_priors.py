@@ -14,7 +14,7 @@ from support.density import (
     latent_sites,
     mass,
 )
-from support.rows import bent_vae, row_vae
+from support.rows import NEEDS_CONTEXT, WITH_CONDITION, bent_vae, row_vae
 from torch import distributions as td
 from torch import nn
 
@@ -32,18 +32,18 @@ def bent(name):
 
 
 def objective(name, **options):
-    return (TraceEnum_ELBO if name == "categorical" else Trace_ELBO)(
+    return (TraceEnum_ELBO if name in ("categorical", "labelled") else Trace_ELBO)(
         max_plate_nesting=1, vectorize_particles=True, **options
     )
 
 
-@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("name", [name for name in PRIORS if name not in NEEDS_CONTEXT])
 def test_the_density_integrates_to_one(name):
     for p in latent_sites(bent(name).model, n=1).values():
         torch.testing.assert_close(mass(p), torch.ones(1).double(), rtol=5e-4, atol=0)
 
 
-@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("name", [name for name in PRIORS if name not in NEEDS_CONTEXT])
 def test_draws_agree_with_the_density(name):
     for p in latent_sites(bent(name).model, n=1).values():
         assert_draws_agree(p)
@@ -91,25 +91,29 @@ FITS = {
     "categorical": {"categorical", "vamp"},
     "gumbel-softmax": {"relaxed-categorical", "vamp"},
     "joint": {"joint"},
-    "semi-amortized": {"standard-normal", "normal", "mixture", "flow"},
-    "bottom-up": {"standard-normal", "normal", "mixture", "flow", "hierarchy"},
+    "labelled": {"labelled"},
+    "semi-amortized": {"conditional", "standard-normal", "normal", "mixture", "flow"},
+    "bottom-up": {"conditional", "standard-normal", "normal", "mixture", "flow", "hierarchy"},
     "ladder": {"hierarchy"},
 }
-REAL = {"standard-normal", "normal", "mixture", "vamp", "flow", "hierarchy"}
+REAL = {"conditional", "standard-normal", "normal", "mixture", "vamp", "flow", "hierarchy"}
 
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_every_pair_trains_or_is_refused_in_a_sentence(guide):
     settings = {"latent_size": 4, "guide": "joint(categories=2)" if guide == "joint" else guide}
     for prior in PRIORS:
+        condition = 3 if {guide, prior} & WITH_CONDITION else None
         if prior in FITS.get(guide, REAL):
-            module = vae(prior, **settings, prior=prior)
-            objective(guide).loss_and_grads(module.model, module.guide, digits(3))
-            assert all(p.grad.isfinite().all() for p in module.parameters())
+            module = vae(prior, **settings, prior=prior, condition=condition)
+            given = () if condition is None else (torch.arange(3),)
+            objective(guide).loss_and_grads(module.model, module.guide, digits(3), *given)
+            assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
         else:
             with pytest.raises(InputError, match="prior") as refusal:
-                vae(prior, **settings, prior=prior)
+                vae(prior, **settings, prior=prior, condition=condition)
             assert "\n" not in str(refusal.value)
+    settings["condition"] = 3 if guide in WITH_CONDITION else None
     default = VAE(SHAPE, **settings).config["prior"]
     assert default in FITS.get(guide, {"standard-normal"})
 

@@ -17,7 +17,7 @@ from pyro_vae.networks import NETWORKS
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.priors import PRIORS
 from pyro_vae.recipes import RECIPES, Recipe
-from pyro_vae.settings import Settings
+from pyro_vae.settings import CONTEXT, Settings
 from pyro_vae.vae import VAE
 
 TABLES = {
@@ -33,12 +33,12 @@ TABLES = {
 def test_a_recipe_names_a_paper_and_parts_that_exist(name):
     recipe = RECIPES[name]
     assert re.search(r"(19|20)\d\d, [A-Zβ]", recipe.paper)
-    assert recipe.settings.keys() <= TABLES.keys() | {"latent"}
+    assert recipe.settings.keys() <= TABLES.keys() | {"latent", *CONTEXT}
     assert recipe.settings.keys() <= {f.name for f in fields(Settings)}
     assert recipe.parts.keys() <= inspect.signature(VAE).parameters.keys()
     for part, spec in recipe.settings.items():
         assert f"{part} {spec}" in recipe.line
-        if part == "latent":
+        if part in ("latent", *CONTEXT):
             continue
         choice = TABLES[part].choose(spec)
         assert choice.part in TABLES[part].values()
@@ -56,16 +56,20 @@ def test_no_two_recipes_are_the_same():
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains(name):
     recipe = RECIPES[name]
-    vae = VAE((1, 4, 4), **{"latent_size": 12, "hidden": (16,)} | recipe.parts)
     x = torch.rand(4, 1, 4, 4).round().repeat(8, 1, 1, 1)
+    condition, labels = None, ()
+    if recipe.settings.keys() & {*CONTEXT}:
+        condition, labels = 4, (torch.arange(4).repeat(8),)
+    own = {"latent_size": 12, "hidden": (16,), "condition": condition}
+    vae = VAE((1, 4, 4), **own | recipe.parts)
     objective = OBJECTIVES.build(recipe.objective, data_size=len(x))
     objective.advance(1e6)
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), loss=objective)
 
     def now():
-        return sum(svi.evaluate_loss(x) for _ in range(10)) / 10
+        return sum(svi.evaluate_loss(x, *labels) for _ in range(10)) / 10
 
     before = now()
     for _ in range(30):
-        svi.step(x)
+        svi.step(x, *labels)
     assert now() < before - 10

@@ -190,7 +190,8 @@ def test_a_mutual_information_at_its_limit_is_not_reported():
 def test_every_guide_can_be_evaluated(guide, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "gaps", partial(report.gaps, steps=5))
     options = "(categories=2)" if guide == "joint" else ""
-    vae = VAE((1, 3, 4), 4, hidden=(8,), guide=guide + options)
+    condition = 3 if guide == "labelled" else None
+    vae = VAE((1, 3, 4), 4, hidden=(8,), guide=guide + options, condition=condition)
     table = evaluate(
         vae, binary(20), samples=200, gap_images=5, annealed_images=2, temperatures=2,
         figures=tmp_path / "pictures",
@@ -198,15 +199,16 @@ def test_every_guide_can_be_evaluated(guide, tmp_path, monkeypatch):
     json.dumps(table, allow_nan=False)
     assert table["elbo"]["mean"] < table["log_p"]["mean"] < 0
     assert_the_two_elbos_agree(vae, binary(20), table)
-    discrete = guide in ("categorical", "gumbel-softmax", "joint")
+    discrete = guide in ("categorical", "gumbel-softmax", "joint", "labelled")
     assert ("why" in table["annealed"]) == discrete
-    assert ("why" in table["gaps"]) == (guide == "categorical")
+    no_gaps = guide in ("categorical", "labelled")
+    assert ("why" in table["gaps"]) == no_gaps
     drawn = {file.stem for file in (tmp_path / "pictures").iterdir()}
     assert drawn >= {"draws", "latents", "reconstructions"}
     failed = {key.removeprefix("figure_") for key in table if key.startswith("figure_")}
     assert failed == set() if "traversals" in drawn else failed == {"traversals"}
-    assert ("traversals" in drawn) == (not discrete)
-    assert ("gaps" in drawn) == (guide != "categorical")
+    assert ("traversals" in drawn) == (not discrete or guide == "labelled")
+    assert ("gaps" in drawn) == (not no_gaps)
     assert ("units" in drawn) == (
         guide
         in ("mean-field", "full-covariance", "low-rank", "semi-amortized", "bottom-up", "ladder")

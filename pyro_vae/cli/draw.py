@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,8 +22,12 @@ from .values import place
 if TYPE_CHECKING:
     import torch
 
+    from ..batch import Batch
     from ..data.images import Images
     from ..vae import VAE
+
+TABLES = (".csv", ".tsv", ".parquet")
+"""The endings of tables that are written."""
 
 Picture = Annotated[
     Path,
@@ -48,34 +52,57 @@ def sample(
             rich_help_panel="Images",
         ),
     ] = None,
+    given: o.Given = None,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             metavar="FILE",
             parser=place,
-            help="The picture to write, or a .npy file with the numbers.",
+            help="The picture to write, a .npy file with the numbers or, of a table, a .csv, .tsv "
+            "or .parquet file. Default: samples.png, of a table samples.csv.",
+            show_default=False,
             rich_help_panel="Output",
         ),
-    ] = Path("samples.png"),
+    ] = None,
     seed: o.Seed = 0,
     device: o.Device = "auto",
     trust: o.Trust = False,
 ) -> None:
-    """Draw images or other observations from the prior: the decoder's mean for each draw of z."""
+    """Draw images or other observations from the prior: the decoder's mean for each draw of z.
+
+    The rows of a table are draws of p(x), with the names and types of its columns. A run with
+    classes draws a row of images for each class, or --n of the class --given.
+    """
     import numpy as np
 
     from .. import figures
 
-    check_output("--out", out, (*o.PICTURES, ".npy"))
-    vae, _ = o.opened(run, device, seed, trust)
+    if out is not None:
+        check_output("--out", out, (*o.PICTURES, ".npy", *TABLES))
+    vae, config = o.opened(run, device, seed, trust)
+    table = config["data"].get("schema")
+    if out is None:
+        out = Path("samples.csv" if table else "samples.png")
+        check_output("--out", out)
+    if out.suffix.lower() in TABLES:
+        check_given(vae, given, needed=not vae.infers_labels)
+        sample_table(vae, table, n, vary, out, given)
+        return
     check_grid("--n", n, vae.shape)
+    condition = vae.model.condition
+    covariates = condition is not None and condition.classes is None
+    check_given(vae, given, needed=vary is not None or covariates)
     columns = min(n, figures.COLUMNS)
     rows = n // columns
-    if vary is None:
-        images, said = vae.sample(n), f"{counted(n, 'sample')} in {out}"
-        caption = "means of p(x | z), z from the prior"
+    if vary is None and given is None:
+        images, across, caption = figures.prior_samples(vae, n)
+        columns = min(columns, across)
+        said = f"{counted(len(images), 'sample')} in {out}"
+    elif vary is None:
+        images, said = vae.sample(n, given=given), f"{counted(n, 'sample')} of {given} in {out}"
+        caption = f"means of p(x | z, {given}), z from the prior"
     else:
-        images = figures.vary(vae, vary, rows, columns)
+        images = figures.vary(vae, vary, rows, columns, given)
         shown = f"{counted(rows, 'row')} of {counted(columns, 'sample')}"
         said = f"{shown} that differ in {vary}, in {out}"
         top = vary == figures.latent_names(vae)[0]
@@ -92,9 +119,41 @@ def sample(
     console.print(said, soft_wrap=True)
 
 
+def sample_table(
+    vae: VAE, table: Any, n: int, vary: str | None, out: Path, given: str | None
+) -> None:
+    """Write rows drawn from p(x) as a table.
+
+    Args:
+        vae: the VAE.
+        table: the schema of the run; None for a run on other data.
+        n: the number of rows.
+        vary: the option of :func:`sample`, which is for pictures.
+        out: the file.
+        given: the class of the rows, if the run has a condition.
+    """
+    from ..data.schema import Schema
+    from ..data.tables import write_table
+
+    if table is None:
+        raise InputError(
+            f"--out {str(out)!r} is a table, and the run was not trained on one; give a picture or "
+            "a .npy file"
+        )
+    if vary is not None:
+        raise InputError("--vary is for pictures, and --out is a table; give --out samples.png")
+    check_memory(16 * n * prod(vae.shape), counted(n, "row"))
+    with vae.in_use():
+        rows = Schema.from_json(table).frame(vae.model(None, vae.rows(given, n), n=n))
+    with written(out) as part:
+        write_table(rows, part, out.suffix.lower())
+    console.print(f"{counted(n, 'row')} drawn from p(x) in {out}", soft_wrap=True)
+
+
 def reconstruct(
     run: o.Run,
     n: Count = 48,
+    given: o.Given = None,
     data: o.OtherData = None,
     split: o.Which = o.Split.test,
     out: Picture = Path("recon.png"),
@@ -103,7 +162,10 @@ def reconstruct(
     trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
-    """Put images above their reconstructions, which go through the guide and the model."""
+    """Put images above their reconstructions, which go through the guide and the model.
+
+    With --given, they are decoded as this class: the class changes, and the rest stays.
+    """
     from ..figures import save_reconstructions
 
     check_output("--out", out, o.PICTURES)
@@ -111,8 +173,9 @@ def reconstruct(
     images = o.images_of(config, data, split, data_dir, device)
     images = images.first(n)
     check_grid("--n", 3 * len(images), vae.shape)
+    check_given(vae, given)
     with picture(out) as part:
-        save_reconstructions(vae, images, part, seed=seed)
+        save_reconstructions(vae, images, part, given=given, seed=seed)
     said = f"{counted(len(images), 'image')} above the reconstructions in {out}"
     console.print(said, soft_wrap=True)
 
@@ -137,6 +200,7 @@ def interpolate(
             metavar="N", help="Number of images, both ends included.", rich_help_panel="Images"
         ),
     ] = 12,
+    given: o.Given = None,
     data: o.OtherData = None,
     split: o.Which = o.Split.test,
     out: Picture = Path("path.png"),
@@ -146,25 +210,51 @@ def interpolate(
     data_dir: o.DataDir = None,
 ) -> None:
     """Draw the images along a straight line in the latent space from one image to another."""
+    import torch
+
     check_output("--out", out, o.PICTURES)
     vae, config = o.opened(run, device, seed, trust)
     check_grid("--steps", steps, vae.shape)
+    check_given(vae, given)
     images = o.images_of(config, data, split, data_dir, device)
     for option, index in (("--first", first), ("--last", last)):
         if not 0 <= index < len(images):
             raise InputError(f"{option} is an index from 0 to {len(images) - 1}, not {index}")
-    a, b = batch(images, max(first, last) + 1, seed)[[first, last]]
-    save(vae, vae.interpolate(a, b, steps), out, steps, f"from image {first} to image {last}")
+    ends = batch(images, max(first, last) + 1, seed).map(lambda each: each[[first, last]])
+    x, *context = ends.args
+    a, b = x if (mask := ends.named.get("mask")) is None else torch.where(mask, x, torch.nan)
+    path = vae.interpolate(a, b, steps, *context, given=given)
+    save(vae, path, out, steps, f"from image {first} to image {last}")
     said = f"{counted(steps, 'step')} from image {first} to image {last} in {out}"
     console.print(said, soft_wrap=True)
 
 
-def batch(images: Images, n: int, seed: int) -> torch.Tensor:
-    """The first ``n`` observations, ``[n, *shape]``, their binarisation drawn with ``seed``."""
+def batch(images: Images, n: int, seed: int) -> Batch:
+    """The first ``n`` observations with their context and mask, their binarisation drawn with
+    ``seed``."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    return images.batch(slice(0, n), generator)
+    return images.rows(slice(0, n), generator)
+
+
+def check_given(vae: VAE, given: str | None, needed: bool = False) -> None:
+    """Refuse ``--given`` for a run without a condition, and its lack where it is needed.
+
+    Args:
+        vae: the VAE of the run.
+        given: the value of the option.
+        needed: whether a run with a condition needs it.
+    """
+    condition = vae.model.condition
+    if given is not None:
+        if condition is None:
+            raise InputError("--given is for a run with a condition, and this run has none")
+        condition.rows(given, 1)
+    elif needed and condition is not None:
+        raise InputError(
+            f"this run is conditioned on {condition}; say with --given on what to draw"
+        )
 
 
 def check_grid(option: str, n: int, shape: tuple[int, ...]) -> None:

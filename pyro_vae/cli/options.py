@@ -18,7 +18,7 @@ from rich.console import Console
 from ..errors import InputError
 from ..registry import own_classes
 from ..settings import Settings, check_seed
-from .values import filled, image_size, latent_sizes, place, sizes
+from .values import filled, image_size, label_count, latent_sizes, place, sizes
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,17 @@ console = Console(highlight=False, markup=False, emoji=False)
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pdf")
+
+
+Given = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CLASS",
+        help="For a run with a condition: the class that is drawn, by name or number.",
+        show_default=False,
+        rich_help_panel="Images",
+    ),
+]
 
 
 class Split(StrEnum):
@@ -80,7 +91,7 @@ OtherData = Annotated[
     typer.Option(
         "--data",
         metavar="NAME",
-        help="Other images: a name, a folder or an array file. Default: those of the run.",
+        help="Other data: a name, a folder, an array file or a table. Default: those of the run.",
         callback=filled("--data"),
         rich_help_panel="Images",
     ),
@@ -189,6 +200,7 @@ def read(options: dict[str, Any]) -> dict[str, Any]:
             filled(f"--{name.replace('_', '-')}")(value)
     texts = {
         "hidden": sizes("--hidden", options["hidden"]),
+        "labels": label_count(options["labels"]),
         "latent": latent_sizes(options["latent"]),
         "size": image_size(options["size"]),
     }
@@ -259,7 +271,7 @@ def opened(run: Path, device: str, seed: int, trust: bool) -> tuple[VAE, dict[st
     vae, config = load_run(run, pick(device), trust=trust)
     state = checkpoint.read(run)
     config["checksum"] = "" if state is None else state.data
-    config.setdefault("data", unnamed_data(vae.model.likelihood))
+    config.setdefault("data", unnamed_data(vae))
     return vae, config
 
 

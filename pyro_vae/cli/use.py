@@ -14,7 +14,6 @@ from ..errors import InputError
 from ..storage.writing import written
 from ..words import counted, plus_minus, protocol_of
 from . import options as o
-from .draw import batch
 from .options import console
 from .outputs import check_output
 from .printing import print_report
@@ -177,9 +176,10 @@ def evaluate(
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))  # no line breaks by the console
         return
+    given = "" if images.context is None else ", p(x) given the label"
     console.print(
-        f"{counted(len(images), f'{split.value} image')} of {source['data']}, {protocol_of(used)}. "
-        "Numbers are means over images ± one standard error, in nats per image.",
+        f"{counted(len(images), f'{split.value} image')} of {source['data']}, {protocol_of(used)}"
+        f"{given}. Numbers are means over images ± one standard error, in nats per image.",
         soft_wrap=True,
     )
     again = {"--data": data, "--binarize": binarize, "--data-dir": data_dir}
@@ -208,6 +208,8 @@ def audit(
     Its distribution, shape, log p, log q and KL, and whether this KL is analytic. A mistake that
     makes a bound wrong is an error.
     """
+    import torch
+
     from ..audit import audit as audited
     from ..audit import table
     from ..runs.setup import built_objective
@@ -217,8 +219,9 @@ def audit(
     if "training" in config:
         trained = o.images_of(config, None, o.Split.train, data_dir, device)
         objective = built_objective(config["training"] | {"batch_size": n}, trained)
-    x = batch(o.images_of(config, data, split, data_dir, device), n, seed)
-    console.print(table(audited(vae, x, objective=objective)))
+    images = o.images_of(config, data, split, data_dir, device)
+    rows = images.rows(slice(0, n), torch.Generator().manual_seed(seed))
+    console.print(table(audited(vae, *rows.args, objective=objective, **rows.named)))
 
 
 def score(

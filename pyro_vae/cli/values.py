@@ -36,6 +36,15 @@ def latent_sizes(text: str | None) -> int | list[int | list[int]] | None:
     return layers[0] if len(layers) == 1 and isinstance(layers[0], int) else layers
 
 
+def label_count(text: str | None) -> int | str | None:
+    """``"100"`` -> ``100``; ``"all"`` stays."""
+    if text is None or text == "all":
+        return text
+    if not text.isdecimal():
+        raise InputError(f"--labels takes a number of images, such as 100, or all, not {text!r}")
+    return int(text)
+
+
 def image_size(text: str | None) -> int | list[int] | None:
     """``"64"`` -> ``64``; ``"48x64"`` -> ``[48, 64]``, height and width."""
     if text is None:

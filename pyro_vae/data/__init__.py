@@ -1,4 +1,4 @@
-"""Image data: named data sets and the user's own images, split, binarised and cut into batches.
+"""Data: named sets and the user's own images, arrays and tables, split and cut into batches.
 
 Example:
     >>> data = load_data("digits", binarize="dynamic")
@@ -11,6 +11,7 @@ from .datasets import DATASETS, DataSet, data_folder
 from .images import BINARIZE, Images
 from .loading import Data, load_data
 from .opening import StoredData, open_data
+from .schema import Schema
 from .stored import StoredImages, in_memory
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Data",
     "DataSet",
     "Images",
+    "Schema",
     "StoredData",
     "StoredImages",
     "data_folder",

@@ -28,7 +28,10 @@ def read_array(path: Path) -> Images:
         InputError: the file is unreadable, or its arrays are not observations and their labels.
     """
     if path.suffix.lower() not in (".npy", ".npz"):
-        raise InputError(f"{str(path)!r} is neither a folder of images nor a .npy or .npz file")
+        raise InputError(
+            f"{str(path)!r} is neither a folder of images, a .npy or .npz file, nor a table (.csv, "
+            ".tsv, .parquet or .h5ad)"
+        )
     if not path.is_file():  # to open a pipe would wait for ever
         raise InputError(f"{str(path)!r} is not a regular file but a pipe, a socket or a device")
     try:

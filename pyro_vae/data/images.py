@@ -14,6 +14,8 @@ from ..batch import Batch
 from ..errors import InputError
 from ..supports import ROUNDING
 from .drawing import bernoulli
+from .labelled import context_of
+from .schema import Schema
 from .splitting import split_rows
 
 BINARIZE = {
@@ -42,6 +44,7 @@ class Images:
             NaN in the pixels makes one. What is not observed is kept as 0.
         context: ``[N, ...]``, the labels or covariates that model and guide are given; None for
             none.
+        schema: the columns of a table; None for other data.
 
     Example:
         >>> from pyro_vae.data import Images
@@ -56,6 +59,7 @@ class Images:
     binarize: str = "none"
     mask: Tensor | None = None
     context: Tensor | None = None
+    schema: Schema | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.pixels, Tensor) or self.pixels.dim() == 0:
@@ -156,6 +160,19 @@ class Images:
         parts = split_rows(len(self), labels, test_fraction, seed)
         train, rest = (self.subset(torch.from_numpy(part)) for part in parts)
         return train, rest
+
+    def conditioned(self, on: Any, classes: Sequence[str] | None = None) -> Images:
+        """The same images with a context for model and guide.
+
+        Args:
+            on: "label" for the labels, or covariates, a tensor ``[N, ...]``.
+            classes: the names of the classes that the labels are counted by, such as those of a
+                trained VAE; None for those of the images.
+
+        Raises:
+            InputError: images without labels, or a label of a class that is not in ``classes``.
+        """
+        return replace(self, context=context_of(self, on, classes))
 
     def binarized(self, protocol: str, random: np.random.RandomState) -> Images:
         """The same images under a protocol in :data:`BINARIZE`.

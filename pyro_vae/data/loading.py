@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +19,12 @@ from .datasets import DATASETS, data_folder
 from .folders import find_files
 from .imagefiles import read_files
 from .images import BINARIZE, Images
+from .labelled import some_labels
+from .schemafile import GivenSchema, read_schema
+from .tables import is_table, read_table, table_images
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -37,42 +44,115 @@ class Data:
     test: Images
     validation: Images | None = None
 
+    @classmethod
+    def of_table(
+        cls,
+        frame: pd.DataFrame,
+        schema: GivenSchema = None,
+        *,
+        label: str | None = None,
+        name: str = "the table",
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+    ) -> Data:
+        """A data frame of pandas as data: the rows are observations, split into two parts.
+
+        Args:
+            frame: the table. Its index names the rows.
+            schema, label, test_fraction, split_seed: as for :func:`load_data`.
+            name: what error messages call the table.
+
+        Raises:
+            InputError: as for :func:`load_data`.
+
+        Example:
+            >>> import pandas as pd
+            >>> table = pd.DataFrame({"age": [31.5, 40.2, 55.1, 62.0], "sex": ["f", "m", "m", "f"]})
+            >>> print(Data.of_table(table, {"sex": "categorical"}).train.schema)
+            1 real (age), 1 categorical (sex)
+        """
+        images = table_images(frame, read_schema(schema), name, label)
+        return cls(name, *images.split(test_fraction, split_seed))
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one observation, ``(C, H, W)`` of an image."""
         return self.train.shape
 
     def checksum(self) -> str:
-        """A text of 32 letters that is another one if a pixel, a label, the order of the images or
-        their split is another one. It takes about a second for each GB of pixels."""
+        """A text of 32 letters that is another one if a pixel, the mask, a label, the context, the
+        order of the images or their split is another one. It takes about a second for each GB of
+        pixels."""
         digest = hashlib.blake2b(digest_size=16)
         for images in (self.train, self.test):
-            for tensor in (images.pixels, images.labels):
-                if tensor is not None:
-                    array = tensor.cpu().contiguous().numpy()
-                    digest.update(f"{array.dtype} {array.shape}".encode())
-                    digest.update(array.data)
+            for tensor in images.tensors().values():
+                array = tensor.cpu().contiguous().numpy()
+                digest.update(f"{array.dtype} {array.shape}".encode())
+                digest.update(array.data)
         return digest.hexdigest()
 
     def to(self, device: str | torch.device) -> Data:
         """The same data on another device."""
-        return replace(
-            self,
-            train=self.train.to(device),
-            test=self.test.to(device),
-            validation=None if self.validation is None else self.validation.to(device),
-        )
+        return self._each(lambda images: images.to(device))
+
+    def conditioned(self, on: str = "label", classes: Sequence[str] | None = None) -> Data:
+        """The same data with the labels as the context of model and guide.
+
+        For covariates, condition each part: ``Data(name, train.conditioned(a),
+        test.conditioned(b))``. ``classes`` is as in :meth:`.images.Images.conditioned`.
+
+        Raises:
+            InputError: a part without labels, or a label that is not in ``classes``.
+
+        Example:
+            >>> data = load_data("digits").conditioned("label")
+            >>> torch.equal(data.train.context, data.train.labels)
+            True
+        """
+        if on != "label":
+            raise InputError(
+                f"data is conditioned on 'label', not {on!r:.100}; covariates are conditions of "
+                "its parts, train.conditioned(tensor) and test.conditioned(tensor)"
+            )
+        names = classes or self.train.classes or None
+        return self._each(lambda images: images.conditioned(on, names))
+
+    def labelled(self, count: int | None = None, seed: int = 0) -> Data:
+        """The same data with labels for semi-supervised learning, in the context.
+
+        The context of a training image is its label, or -1 if the label is hidden. Test and
+        validation images have no context, so that the label is inferred.
+
+        Args:
+            count: how many training images keep their label, equally many of each class to within
+                one; None for all.
+            seed: of the draw of those that do.
+
+        Raises:
+            InputError: training images without labels, or a count that is not possible.
+
+        Example:
+            >>> data = load_data("digits").labelled(100)
+            >>> (data.train.context >= 0).sum()
+            tensor(100)
+        """
+        train = self.train.conditioned("label")
+        if count is not None:
+            some = some_labels(train.context, count, seed)  # type: ignore[arg-type]
+            train = replace(train, context=some.to(train.pixels.device))
+        return replace(self, train=train)
+
+    def _each(self, change: Callable[[Images], Images]) -> Data:
+        train, test = change(self.train), change(self.test)
+        validation = None if self.validation is None else change(self.validation)
+        return replace(self, train=train, test=test, validation=validation)
 
     def binarized(self, protocol: str, seed: int = 0) -> Data:
         """The same data, binarised by ``protocol``; ``seed`` is that of a ``static`` draw."""
         lookup("binarisation", protocol, BINARIZE)
-        # The order matters: the static draws of each part come from this one stream.
+        # The order matters: the static draws of train, test and validation are one stream.
         random = np.random.RandomState(seed)
-        train, test = self.train.binarized(protocol, random), self.test.binarized(protocol, random)
-        validation = self.validation
-        if validation is not None:
-            validation = validation.binarized(protocol, random)
-        return replace(self, train=train, test=test, validation=validation)
+        return self._each(lambda images: images.binarized(protocol, random))
 
 
 def load_data(
@@ -86,10 +166,12 @@ def load_data(
     size: int | Sequence[int] | None = None,
     crop: bool = False,
     grey: bool = False,
+    schema: GivenSchema = None,
+    label: str | None = None,
 ) -> Data:
-    """Load a data set of :data:`DATASETS` or the user's own images, split and binarised.
+    """Load a data set of :data:`DATASETS` or the user's own data, split and binarised.
 
-    The user's own data are a folder of image files, a ``.npy`` file or a ``.npz`` file:
+    The user's own data are a folder of image files, a ``.npy`` file, a ``.npz`` file or a table:
 
     - A folder holds image files, or one sub-folder of image files for each class. Grey images get
       three channels if other images of the folder have colour. If all are grey, colour files
@@ -105,6 +187,11 @@ def load_data(
       ``[N, C, H, W]`` or ``[N, H, W, C]``, is one of images. Any other array ``[N, *shape]`` holds
       observations of this shape: vectors ``[N, D]``, signals ``[N, C, L]``, volumes
       ``[N, C, D, H, W]``, of real numbers, counts or the numbers of categories.
+    - A table is a file that ends in ``.csv``, ``.tsv``, ``.parquet`` or ``.h5ad`` (AnnData, the
+      matrix X). The types of its columns are inferred by the rules of
+      :mod:`~pyro_vae.data.inferring`, and columns that are no numbers or categories are left out;
+      ``train.schema`` tells both. A row is a vector with a number for each column. Missing cells
+      become the mask. :meth:`Data.of_table` takes a data frame of pandas.
 
     Results under different binarisations are not comparable, so a result must name its own:
 
@@ -131,6 +218,10 @@ def load_data(
         crop: whether an image of another aspect ratio than ``size`` loses its edges: it is resized
             until it covers ``size``, and its centre is kept. Without it, this image is an error.
         grey: whether colour image files become grey, by their luma (ITU-R BT.601).
+        schema: of a table, the types of its columns where they are not inferred, such as
+            ``{"age": "real", "id": "left out"}``, or a JSON file with them, or the whole schema of
+            another table, ``data.train.schema``; see :func:`~pyro_vae.data.schemafile.read_schema`.
+        label: of a table, the column that holds the classes of the rows. It becomes their labels.
 
     Raises:
         InputError: the name is unknown; the images are unreadable or do not fit together; the
@@ -151,11 +242,18 @@ def load_data(
         raise InputError(
             f"size, crop and grey change the image files of a folder; {str(name)!r} is not a folder"
         )
+    if (schema is not None or label is not None) and (path is None or not is_table(path)):
+        raise InputError(
+            f"schema and label are for tables, which end in .csv, .tsv, .parquet or .h5ad, and "
+            f"{str(name)!r} is none"
+        )
     validation = None
     if path is None:
         train, test = DATASETS[str(name)].load(str(name), data_folder(data_dir))
     elif path.is_dir():
         train, test, validation = read_folder(path, test_fraction, split_seed, pair, crop, grey)
+    elif is_table(path):
+        train, test = read_table(path, schema, label).split(test_fraction, split_seed)
     else:
         train, test = read_array(path).split(test_fraction, split_seed)
     return Data(str(name), train, test, validation).binarized(binarize, binarize_seed)
@@ -174,13 +272,13 @@ def find_path(name: str | Path) -> Path:
             return path
     except OSError:  # a path that is too long, or in a folder that is locked
         pass
-    if len(path.parts) > 1 or path.suffix in (".npy", ".npz"):
+    if len(path.parts) > 1 or path.suffix in (".npy", ".npz") or is_table(path):
         raise InputError(f"there is no file or folder {str(path)!r}, or it cannot be read")
     try:
         lookup("data set", str(name), DATASETS)
     except InputError as error:
         raise InputError(
-            f"{error}; or the path of a folder of images, a .npy or a .npz file"
+            f"{error}; or the path of a folder of images, of an array file or of a table"
         ) from None
     return path
 

@@ -5,7 +5,8 @@
 - :mod:`.trust`: whether an estimate can have an error;
 - :mod:`.gaps`: how much of log p(x) the guide's family and its encoder lose;
 - :mod:`.latents` and :mod:`.aggregate`: what the latents hold;
-- :mod:`.scores`: scores of single images.
+- :mod:`.scores`: scores of single images;
+- :mod:`.calibration`: labels that a guide infers.
 
 All of them take any pair of Pyro programs that meets :mod:`.scoring`.
 """

@@ -1,15 +1,18 @@
-"""Pictures: grids of images, and curves of a training.
+"""Pictures: grids of images, the columns of tables, and curves of a training.
 
-The grids are in :mod:`~pyro_vae.figures.images`, the curves in :mod:`~pyro_vae.figures.curves`.
+The grids are in :mod:`~pyro_vae.figures.images`, the columns in :mod:`~pyro_vae.figures.tables`,
+the curves in :mod:`~pyro_vae.figures.curves`.
 The pictures of an evaluation are in :mod:`~pyro_vae.report.figures`.
 """
 
 from .curves import kl_curves, training_curves
 from .images import (
     COLUMNS,
+    by_class,
     grid,
     latent_names,
     pairs,
+    prior_samples,
     reconstructions,
     save_grid,
     save_reconstructions,
@@ -18,17 +21,25 @@ from .images import (
     vary,
     walk,
 )
+from .tables import drawn_rows, marginals, pixels_of, save_marginals, table_marginals
 
 __all__ = [
     "COLUMNS",
+    "by_class",
+    "drawn_rows",
     "grid",
     "kl_curves",
     "latent_names",
+    "marginals",
     "pairs",
+    "pixels_of",
+    "prior_samples",
     "reconstructions",
     "save_grid",
+    "save_marginals",
     "save_reconstructions",
     "stack_rows",
+    "table_marginals",
     "to_images",
     "training_curves",
     "vary",

@@ -16,6 +16,7 @@ from ..data.images import Images, describe
 from ..errors import InputError
 from ..latents import is_latent
 from ..programs import AtMean, mean_image
+from .tables import save_marginals
 
 COLUMNS = 12
 """Images in a row."""
@@ -147,7 +148,7 @@ def pairs(originals: Tensor, reconstructions: Tensor, columns: int = COLUMNS) ->
 
 
 def reconstructions(
-    vae: Any, images: Images, *, pixels: Tensor | None = None, seed: int = 0
+    vae: Any, images: Images, *, pixels: Tensor | None = None, given: Any = None, seed: int = 0
 ) -> dict[str, Tensor]:
     """The images, what the VAE sees of them, and their reconstructions; each ``[N, *shape]``.
 
@@ -155,6 +156,7 @@ def reconstructions(
         vae: a :class:`~pyro_vae.vae.VAE`.
         images: the images, all in one batch.
         pixels: the pixels that the VAE sees; by default :meth:`Images.batch` makes them.
+        given: the context that is decoded with; None for that of the images.
         seed: of the draws of ``dynamic`` pixels, if ``pixels`` is None.
 
     Returns:
@@ -167,15 +169,71 @@ def reconstructions(
     if images.binarize == "dynamic":
         grey = replace(images, binarize="none").batch(slice(None))
         rows = {"grey images": grey, "binarized pixels": x}
-    return rows | {"reconstructions": vae.reconstruct(x, *batch.args[1:], **batch.kwargs)}
+    name = "reconstructions" if given is None else f"reconstructions given {given}"
+    other = {} if given is None else {"given": given}
+    return rows | {name: vae.reconstruct(x, *batch.args[1:], **other, **batch.kwargs)}
 
 
-def save_reconstructions(vae: Any, images: Images, path: str | Path, *, seed: int = 0) -> None:
-    """Write :func:`reconstructions` as a picture, with a caption that says what each row shows."""
-    rows = reconstructions(vae, images, seed=seed)
+def save_reconstructions(
+    vae: Any, images: Images, path: str | Path, *, given: Any = None, seed: int = 0
+) -> None:
+    """Write :func:`reconstructions` as a picture, with a caption that says what each row shows; of
+    a table the marginals of both."""
+    if images.schema is not None:
+        save_marginals(vae, images, path, means=True, given=given)
+        return
+    rows = reconstructions(vae, images, given=given, seed=seed)
     columns = min(COLUMNS, len(images))
     picture = stack_rows(*to_images(vae, *rows.values()), columns=columns)
     save_grid(picture, path, columns, caption=f"from top to bottom: {', '.join(rows)}")
+
+
+def by_class(vae: Any, columns: int = COLUMNS) -> Tensor:
+    """Mean images of p(x | z, y), a row for each class; ``[K · columns, *shape]``.
+
+    The images of a column have equal random numbers. Under a prior without classes they are one
+    draw of z, so that a column shows one style.
+
+    Args:
+        vae: a VAE with a condition of classes.
+        columns: images in a row.
+
+    Raises:
+        InputError: the VAE has no classes.
+
+    Example:
+        >>> from pyro_vae.figures import by_class
+        >>> by_class(VAE((1, 28, 28), 2, condition=10), columns=3).shape
+        torch.Size([30, 1, 28, 28])
+    """
+    condition = vae.model.condition
+    if condition is None or condition.classes is None:
+        raise InputError(f"the VAE has no classes; it is conditioned on {condition}")
+    seed, rows = int(torch.randint(2**63 - 1, ())), []
+    for label in range(condition.classes):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            rows.append(vae.sample(columns, torch.full((columns,), label)))
+    return torch.cat(rows)
+
+
+def prior_samples(vae: Any, n: int, context: Tensor | None = None) -> tuple[Tensor, int, str]:
+    """About ``n`` mean images of p(x | z), the number of images in a row, and a caption.
+
+    Args:
+        vae: the VAE. If it has classes, there is a row for each, :func:`by_class`.
+        n: how many images.
+        context: covariates ``[N, ...]``, repeated as often as they are needed.
+    """
+    condition, caption = vae.model.condition, "means of p(x | z), z from the prior"
+    if condition is not None and condition.classes is not None:
+        columns = min(max(n // condition.classes, 1), COLUMNS)
+        row = f"{caption}; a row for each class, equal noise in a column"
+        return by_class(vae, columns), columns, row
+    if condition is not None and context is not None:
+        rows = torch.arange(n, device=context.device) % len(context)
+        return vae.sample(given=context[rows]), COLUMNS, f"{caption}; covariates of the data"
+    return vae.sample(n), COLUMNS, caption
 
 
 def walk(vae: Any, side: int = 15) -> Tensor:
@@ -192,12 +250,14 @@ def walk(vae: Any, side: int = 15) -> Tensor:
 
 def latent_names(vae: Any) -> list[str]:
     """The names of a VAE's latent sites in the model's order: the top layer comes first."""
+    condition = vae.model.condition
+    context = None if condition is None else vae.rows(condition.example(1), 1)
     with torch.no_grad():
-        sites: Any = poutine.trace(vae.model).get_trace(None, n=1).nodes
+        sites: Any = poutine.trace(vae.model).get_trace(None, context, n=1).nodes
     return [name for name, node in sites.items() if is_latent(node) and name != "x"]
 
 
-def vary(vae: Any, site: str, rows: int = 6, columns: int = COLUMNS) -> Tensor:
+def vary(vae: Any, site: str, rows: int = 6, columns: int = COLUMNS, given: Any = None) -> Tensor:
     """Mean images of p(x | z) that differ in one layer of a hierarchy; ``[N, C, H, W]``.
 
     Each row has one draw of the layers above ``site``. Each image of a row has a new draw of
@@ -207,6 +267,7 @@ def vary(vae: Any, site: str, rows: int = 6, columns: int = COLUMNS) -> Tensor:
         vae: a VAE with one or more layers of latents.
         site: the name of the layer; "z_1" is the layer next to the image.
         rows, columns: the size of the grid; N = rows · columns.
+        given: the context of all images, for a VAE with a condition.
 
     Raises:
         InputError: the model does not have this latent site.
@@ -218,7 +279,8 @@ def vary(vae: Any, site: str, rows: int = 6, columns: int = COLUMNS) -> Tensor:
         torch.Size([6, 1, 28, 28])
     """
     with torch.no_grad():
-        sites: Any = poutine.trace(vae.model).get_trace(None, n=rows).nodes
+        few, all_rows = (vae.rows(given, n) for n in (rows, rows * columns))
+        sites: Any = poutine.trace(vae.model).get_trace(None, few, n=rows).nodes
         names = [n for n, node in sites.items() if is_latent(node) and n != "x"]
         if site not in names:
             raise InputError(
@@ -227,4 +289,4 @@ def vary(vae: Any, site: str, rows: int = 6, columns: int = COLUMNS) -> Tensor:
         place = names.index(site)
         above = {k: sites[k]["value"].repeat_interleave(columns, 0) for k in names[:place]}
         model = poutine.condition(vae.model, data=above)
-        return mean_image(AtMean(*names[place + 1 :])(model), rows * columns)
+        return mean_image(AtMean(*names[place + 1 :])(model), rows * columns, all_rows)

@@ -7,6 +7,7 @@ from ..registry import GUIDES
 from .discrete import CategoricalGuide, GumbelSoftmax, JointGuide
 from .flows import IAF, Planar, Spline
 from .hierarchical import BottomUp, Ladder
+from .labelled import LabelledGuide
 from .normal import FullCovariance, LowRank, MeanField, MixtureGuide
 from .refined import SemiAmortized
 
@@ -18,6 +19,7 @@ __all__ = [
     "FullCovariance",
     "GumbelSoftmax",
     "JointGuide",
+    "LabelledGuide",
     "Ladder",
     "LowRank",
     "MeanField",
@@ -39,6 +41,7 @@ GUIDES.update(
         "categorical": CategoricalGuide,
         "gumbel-softmax": GumbelSoftmax,
         "joint": JointGuide,
+        "labelled": LabelledGuide,
         "semi-amortized": SemiAmortized,
         "bottom-up": BottomUp,
         "ladder": Ladder,

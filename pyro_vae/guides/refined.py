@@ -9,9 +9,10 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from ..contracts import ATTACHED, Borrowed, Guide, Likelihood, Prior
+from ..contracts import ATTACHED, NOTHING, Borrowed, Given, Guide, Likelihood, Prior
 from ..errors import InputError
 from ..holes import fill, of_observed
+from ..joining import beside
 from ..latents import in_support
 from ..networks import features
 from ..options import at_least_one, number
@@ -37,9 +38,8 @@ class SemiAmortized(Guide):
         draws: pairs of points μ ± σ ⊙ signs at which L is computed.
 
     Raises:
-        InputError: fewer than 1 step or draw, a rate outside (0, 1], a prior that is not a
-            distribution over real vectors or is made of this guide, or a prior or likelihood that
-            takes a context.
+        InputError: fewer than 1 step or draw, a rate outside (0, 1], or a prior that is not a
+            distribution over real vectors or is made of this guide.
 
     Paper: Kim et al. 2018, Semi-amortized variational autoencoders.
 
@@ -76,12 +76,6 @@ class SemiAmortized(Guide):
 
     def attach(self, model: Any) -> None:
         """Keep the model whose ELBO the steps increase: ``model.prior``, ``model.likelihood``."""
-        for part in (Prior.of(model.prior), Likelihood.of(model.likelihood)):
-            if part.takes("context") or model.joined:
-                raise InputError(
-                    "the semi-amortized guide computes its steps without a context, and "
-                    f"{part.name()} gets one; take another guide"
-                )
         borrowed = [b for b in vars(model.prior).values() if isinstance(b, Borrowed)]
         if any(b.module is self for b in borrowed):
             raise InputError(
@@ -90,7 +84,9 @@ class SemiAmortized(Guide):
             )
         with torch.random.fork_rng(devices=[]):
             sampled = Prior.of(model.prior)
-            prior = model.prior() if sampled.has_one_site() else None
+            size = None if model.condition is None else model.condition.size
+            one = NOTHING if size is None else Given(self.signs.new_zeros(1, size))
+            prior = sampled.run(given=one) if sampled.has_one_site() else None
         if not (
             isinstance(prior, torch.distributions.Distribution)
             and prior.event_shape == self.signs.shape[-1:]
@@ -104,31 +100,45 @@ class SemiAmortized(Guide):
             raise InputError(ATTACHED.format("semi-amortized"))
         self.model = Borrowed(model)
 
-    def elbo(self, x: Tensor, loc: Tensor, logvar: Tensor, mask: Tensor | None) -> Tensor:
+    def elbo(self, x: Tensor, loc: Tensor, logvar: Tensor, given: Given) -> Tensor:
         """The sum of L over all images, up to a constant."""
         model = self.model.module
         z = loc + (0.5 * logvar).exp() * self.signs  # [2 draws, B, Z]
-        p = model.likelihood(z)
-        if mask is not None:
-            p = of_observed(p, mask, f"the {Likelihood.of(model.likelihood).name()} likelihood")
-            x = fill(x, mask, p.support)
-        log_joint = model.prior().log_prob(z) + p.log_prob(x)
+        likelihood, joined = Likelihood.of(model.likelihood), z
+        if model.joined and given.context is not None:
+            joined = beside(z, given.context)
+        p = likelihood.run(joined, given=given)
+        if given.mask is not None:
+            p = of_observed(p, given.mask, f"the {likelihood.name()} likelihood")
+            x = fill(x, given.mask, p.support)
+        log_joint = Prior.of(model.prior).run(given=given).log_prob(z) + p.log_prob(x)
         return log_joint.mean(0).sum() + 0.5 * logvar.sum()
 
+    def takes(self, name: str) -> bool:
+        """A context only if the model has one: alone, the guide has no use for it."""
+        if name != "context" or self.model.module is None:
+            return name != "context" and super().takes(name)
+        parts = (Prior.of(self.model.module.prior), Likelihood.of(self.model.module.likelihood))
+        return self.model.module.joined or any(part.takes(name) for part in parts)
+
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, observations: Tensor | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        observations: Tensor | None = None,
+        context: Tensor | None = None,
     ) -> Distribution:
         if self.model.module is None:
             raise InputError("the semi-amortized guide has no model; call attach(model) first")
         learning = torch.is_grad_enabled()
         loc, logvar = self.head(self.encoder(x)).chunk(2, -1)  # each [B, Z]
-        x = x if observations is None else observations
+        x, given = x if observations is None else observations, Given(context, mask)
         with torch.enable_grad():
             for _ in range(self.steps):
                 if not loc.requires_grad:
                     loc, logvar = loc.requires_grad_(), logvar.requires_grad_()
                 slope, curve = torch.autograd.grad(
-                    self.elbo(x, loc, logvar, mask), (loc, logvar), create_graph=learning
+                    self.elbo(x, loc, logvar, given), (loc, logvar), create_graph=learning
                 )
                 scale = (0.5 * logvar).exp()
                 loc = loc + self.rate * scale * (scale * slope).clamp(-1, 1)

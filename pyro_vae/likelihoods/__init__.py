@@ -5,6 +5,7 @@
 
 from ..registry import LIKELIHOODS
 from .categories import Categorical, Ordered
+from .columns import Columns
 from .counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from .discrete import Bernoulli, DiscretizedLogistic
 from .positive import Beta, Gamma, LogNormal
@@ -16,6 +17,7 @@ __all__ = [
     "Bernoulli",
     "Beta",
     "Categorical",
+    "Columns",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Gamma",
@@ -51,5 +53,6 @@ LIKELIHOODS.update(
         "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomial,
         "categorical": Categorical,
         "ordered": Ordered,
+        "columns": Columns,
     }
 )

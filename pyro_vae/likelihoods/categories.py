@@ -65,6 +65,11 @@ class Categorical(Categories):
         super().__init__(decoder, categories)
         self.outputs = categories
 
+    def seen(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Each category as one-of-K, ``[B, K·C, *sides]``; 0 in the holes."""
+        shown = one_of(x, self.categories, mask)  # [B, *shape, K]
+        return shown.movedim(-1, 1).flatten(1, 2)
+
     def forward(self, z: Tensor) -> Distribution:
         logits = torch.stack(self.raw(z), -1)  # [*, *shape, K]
         return self.event(dist.Categorical(logits=logits), z)
@@ -104,14 +109,32 @@ class Ordered(Categories):
 
     def forward(self, z: Tensor) -> Distribution:
         (eta,) = self.raw(z)
-        gaps = self.log_gaps.exp()
-        cuts = torch.cat([self.first, self.first + gaps.cumsum(-1)], -1)
-        t = cuts - eta.unsqueeze(-1)  # [*, *shape, K-1]
-        below, above = logsigmoid(t), logsigmoid(-t)  # log P(x ≤ k) and log P(x > k)
-        width = (-torch.expm1(-gaps)).log()  # sigmoid(a) - sigmoid(b) as a product, b < a
-        middle = below[..., 1:] + above[..., :-1] + width
-        logits = torch.cat([below[..., :1], middle, above[..., -1:]], -1)  # [*, *shape, K]
+        logits = ordered_logits(eta, self.first, self.log_gaps.exp())  # [*, *shape, K]
         return self.event(RankedCategorical(logits=logits), z)
+
+
+def ordered_logits(eta: Tensor, first: Tensor, gaps: Tensor) -> Tensor:
+    """log P(x = k) of an ordered logistic with K categories, ``[*, K]``.
+
+    Args:
+        eta: where the middle of the distribution is, ``[*]``.
+        first: the lowest cutpoint, ``[*, 1]``.
+        gaps: the distances of the cutpoints, ``[*, K - 2]``, above 0.
+    """
+    cuts = torch.cat([first, first + gaps.cumsum(-1)], -1)
+    t = cuts - eta.unsqueeze(-1)  # [*, K-1]
+    below, above = logsigmoid(t), logsigmoid(-t)  # log P(x ≤ k) and log P(x > k)
+    width = (-torch.expm1(-gaps)).log()  # sigmoid(a) - sigmoid(b) as a product, b < a
+    middle = below[..., 1:] + above[..., :-1] + width
+    return torch.cat([below[..., :1], middle, above[..., -1:]], -1)
+
+
+def one_of(x: Tensor, categories: int, mask: Tensor | None = None) -> Tensor:
+    """The numbers of categories as one-of-K, ``[*, K]``, in the type of x; 0 where the mask is
+    False."""
+    numbers = torch.arange(categories, device=x.device)
+    shown = x.unsqueeze(-1) == numbers
+    return (shown if mask is None else shown & mask.unsqueeze(-1)).to(x.dtype)
 
 
 class RankedCategorical(dist.Categorical):

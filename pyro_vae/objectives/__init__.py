@@ -10,6 +10,7 @@ from ..registry import OBJECTIVES
 from .bounds import AnalyticKL, ClosedForm, Enumerate, MonteCarlo
 from .gradients import DReG, ImportanceWeighted, MultiplyImportanceWeighted, StickingTheLanding
 from .regularisers import DIP, BetaTC, InfoVAE
+from .semi_supervised import SemiSupervised
 from .targets import Capacity, FreeBits
 from .weights import Annealed, Beta, Cyclical
 
@@ -30,6 +31,7 @@ __all__ = [
     "InfoVAE",
     "MonteCarlo",
     "MultiplyImportanceWeighted",
+    "SemiSupervised",
     "StickingTheLanding",
 ]
 
@@ -51,5 +53,6 @@ OBJECTIVES.update(
         "infovae": InfoVAE,
         "dip": DIP,
         "enumerate": Enumerate,
+        "m2": SemiSupervised,
     }
 )

@@ -4,15 +4,18 @@ from ..registry import PRIORS
 from .discrete import CategoricalPrior, JointPrior, RelaxedCategoricalPrior
 from .flow import FlowPrior
 from .hierarchy import Hierarchy
-from .normal import MixturePrior, NormalPrior, StandardNormal
+from .labelled import LabelledPrior
+from .normal import ConditionalPrior, MixturePrior, NormalPrior, StandardNormal
 from .vamp import VampPrior
 
 __all__ = [
     "PRIORS",
     "CategoricalPrior",
+    "ConditionalPrior",
     "FlowPrior",
     "Hierarchy",
     "JointPrior",
+    "LabelledPrior",
     "MixturePrior",
     "NormalPrior",
     "RelaxedCategoricalPrior",
@@ -24,12 +27,14 @@ PRIORS.update(
     {
         "standard-normal": StandardNormal,
         "normal": NormalPrior,
+        "conditional": ConditionalPrior,
         "mixture": MixturePrior,
         "vamp": VampPrior,
         "flow": FlowPrior,
         "categorical": CategoricalPrior,
         "relaxed-categorical": RelaxedCategoricalPrior,
         "joint": JointPrior,
+        "labelled": LabelledPrior,
         "hierarchy": Hierarchy,
     }
 )

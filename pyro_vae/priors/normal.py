@@ -66,6 +66,36 @@ class NormalPrior(Prior):
         return dist.Normal(self.loc, self.scale(self.logvar)).to_event(1)
 
 
+class ConditionalPrior(Prior):
+    """A Normal whose means and scales are learned for each class, or are linear in covariates.
+
+    Equation: p(z | c) = Π_d N(z_d; μ_d(c), σ_d(c)²), σ = exp(½ log σ²). It starts as N(0, I).
+
+    Args:
+        latent_size: number of latent dimensions Z.
+        context_size: how many numbers the context has: the number of classes, or of covariates.
+
+    Paper: Sohn, Lee & Yan 2015, Learning structured output representation using deep conditional
+    generative models.
+
+    Example:
+        >>> vae = VAE((1, 28, 28), 20, prior="conditional", condition=10)
+        >>> vae.model.prior(torch.eye(10)).batch_shape
+        torch.Size([10])
+    """
+
+    def __init__(self, latent_size: int, context_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(context_size, 2 * latent_size)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.scale = SCALES.build("log-variance")
+
+    def forward(self, context: Tensor) -> Distribution:  # type: ignore[override]
+        loc, logvar = self.linear(context).chunk(2, -1)  # each [B, Z]
+        return dist.Normal(loc, self.scale(logvar)).to_event(1)
+
+
 class MixturePrior(Prior):
     """A mixture of diagonal Normals; its weights, means and scales are learned.
 

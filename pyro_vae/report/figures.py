@@ -17,7 +17,7 @@ from ..evaluation.importance import Importance
 from ..evaluation.latents import joined_sites, posterior_means
 from ..evaluation.rows import blocks
 from ..evaluation.scoring import measuring
-from ..figures import grid, reconstructions, stack_rows, to_images
+from ..figures import grid, reconstructions, stack_rows, table_marginals, to_images
 
 
 def blank(width: float = 5.5, height: float = 3.6) -> tuple[Any, Any]:
@@ -230,6 +230,12 @@ def traversal_grid(vae: Any, images: Images, *, seed: int = 0, title: str = "") 
         "all other units at the posterior mean of the first image",
         rows=[f"unit {d}" for d in range(len(rows))],
     )
+
+
+def column_marginals(vae: Any, images: Images, *, seed: int = 0, title: str = "") -> Any:
+    """The distribution of each column of a table, in the data and in as many samples."""
+    with measuring(vae.model, vae.guide, seed=seed, device=images.pixels.device):
+        return table_marginals(vae, images, title=title)
 
 
 def picture_of(images: Tensor, columns: int, *words: str, rows: list[str] | None = None) -> Any:

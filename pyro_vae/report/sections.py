@@ -26,6 +26,9 @@ def sections(table: Table) -> dict[str, Rows]:
         "Labels predicted from the latents": [
             (name, shown(value, 3)) for name, value in named(table.get("accuracy"), CLASSIFIERS)
         ],
+        "Labels that the guide infers": [
+            (name, shown(value, 4)) for name, value in named(table.get("classification"), INFERRED)
+        ],
         "Figures that cannot be drawn": [
             (key.removeprefix("figure_"), shown(value))
             for key, value in table.items()
@@ -38,6 +41,10 @@ def sections(table: Table) -> dict[str, Rows]:
 CLASSIFIERS = {
     "linear": "accuracy of a linear classifier",
     "nearest": "accuracy of nearest neighbours",
+}
+INFERRED = {
+    "accuracy": "accuracy of the most probable class",
+    "calibration_error": "expected calibration error, 15 bins",
 }
 LOST = {
     "log_p": "log p(x) from the best posteriors, at least",

@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..evaluation.aggregate import SATURATED, aggregate
 from ..evaluation.annealing import AnnealedEstimate, annealed, sandwich
 from ..evaluation.bound import elbo, standard_error
+from ..evaluation.calibration import accuracy, calibration_error, predictions
 from ..evaluation.gaps import Gaps, gaps
 from ..evaluation.importance import Importance, importance
 from ..evaluation.latents import active_units, probe, unit_kl
@@ -108,6 +109,8 @@ def evaluate(
         table["accuracy"] = attempt(
             lambda: {k: pair(*v) for k, v in probe(guide, train, images, seed=seed).items()}
         )
+    if isinstance(vae, VAE) and vae.infers_labels:
+        table["classification"] = attempt(lambda: classification(vae, images, seed))
     lost = shown = None
     if gap_images:
         some = images.first(gap_images)
@@ -161,7 +164,9 @@ def drawings(
         draw["units"] = lambda: show.unit_bars(units, title=title)
     if lost is not None:
         draw["gaps"] = lambda: show.gap_bars({name: lost}, title=title)
-    if isinstance(vae, VAE):
+    if isinstance(vae, VAE) and images.schema is not None:
+        draw["marginals"] = lambda: show.column_marginals(vae, images, seed=seed, title=title)
+    elif isinstance(vae, VAE):
         draw["reconstructions"] = lambda: show.best_to_worst(vae, images, seed=seed, title=title)
         draw["traversals"] = lambda: show.traversal_grid(vae, images, seed=seed, title=title)
     return draw
@@ -242,6 +247,13 @@ def aggregate_terms(model: Any, guide: Any, images: Images, seed: int) -> Table:
     if result.saturated is not None:
         table |= {name: {"why": result.saturated} for name in SATURATED if name in table}
     return table | {"estimator": result.estimator}
+
+
+def classification(vae: VAE, images: Images, seed: int) -> Table:
+    """The accuracy and the calibration error of the labels that a guide infers."""
+    found = predictions(vae, images, seed=seed)
+    error = calibration_error(*found, seed=seed)
+    return {"accuracy": pair(*accuracy(*found)), "calibration_error": pair(*error)}
 
 
 def width(model: Any, shape: tuple[int, ...], temperatures: int, told: Table) -> Table:

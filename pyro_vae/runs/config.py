@@ -19,8 +19,9 @@ from ..options import is_number, is_whole
 from ..registry import own_classes
 from ..settings import LARGEST_SEED
 
-LARGEST = 1 << 20
-"""The bytes that a config may have. A usual one has some hundreds."""
+LARGEST = 1 << 24
+"""The bytes that a config may have. A usual one has some hundreds; one of a table has about 200 for
+each column."""
 LONGEST = 1 << 24
 """The bytes that a line of the metrics may have. A latent unit takes about 20."""
 
@@ -56,9 +57,18 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def are_texts(value: Any) -> bool:
+    """Whether a value is a list of texts."""
+    return isinstance(value, list) and all(map(is_text, value))
+
+
 TEXT: Kind = ("a text", is_text)
 SPEC: Kind = ("the name of a part, with its options", TEXT[1])
 SIZE: Kind = ("a whole number above 0", is_size)
+SEED: Kind = (
+    f"a whole number from 0 to {LARGEST_SEED}",
+    lambda v: type(v) is int and 0 <= v <= LARGEST_SEED,
+)
 FLAG: Kind = ("true or false", lambda v: isinstance(v, bool))
 
 FIELDS: dict[str, dict[str, Kind]] = {
@@ -73,10 +83,10 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "standardize": ("two lists of numbers, or null", lambda v: v is None or are_moments(v)),
         "scaling": ("two lists of numbers, or null", lambda v: v is None or are_moments(v)),
         "condition": (
-            "a whole number above 0, a list of them, or null",
-            lambda v: v is None or is_size(v) or are_sizes(v),
+            "a whole number above 0, a list of them or of texts, or null",
+            lambda v: v is None or is_size(v) or are_sizes(v) or are_texts(v),
         ),
-        "conditioned": ("a list of texts", lambda v: isinstance(v, list) and all(map(is_text, v))),
+        "conditioned": ("a list of texts", are_texts),
         "holes": FLAG,
     },
     "data": {
@@ -86,6 +96,11 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "crop": FLAG,
         "grey": FLAG,
         "stream": FLAG,
+        "condition": TEXT,
+        "labels": ("a whole number above 0, or 'all'", lambda v: v == "all" or is_size(v)),
+        "labels_seed": SEED,
+        "schema": ("a list of the columns of a table", lambda v: isinstance(v, list)),
+        "label": TEXT,
     },
     "training": {
         "objective": SPEC,
@@ -96,10 +111,7 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "clip": ("a number above 0, or null", lambda v: v is None or (is_number(v) and v > 0)),
         "average": ("a number below 1, or null", lambda v: v is None or (is_number(v) and v < 1)),
         "precision": TEXT,
-        "seed": (
-            f"a whole number from 0 to {LARGEST_SEED}",
-            lambda v: type(v) is int and 0 <= v <= LARGEST_SEED,
-        ),
+        "seed": SEED,
     },
 }
 """What each field of a config is, in words and as a check."""

@@ -28,7 +28,7 @@ from ..budget import Budget
 from ..errors import InputError
 from ..history import Epoch
 from ..memory import check_memory
-from ..settings import READING, TRAINING, Settings
+from ..settings import CONTEXT, READING, TRAINING, Settings
 from ..storage import checkpoint, creating
 from ..storage.checkpoint import FORMAT, Checkpoint, check_format
 from ..storage.creating import CONFIG, write_config
@@ -211,7 +211,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         check_keys(path, config["versions"], (), config["versions"])  # an object, of any keys
         check_keys(path, config["vae"], FIELDS["vae"].keys() - set(ADDED), ADDED)
         if trained:
-            check_keys(path, config["data"], ("name", "binarize"), READING)
+            optional = (*READING, *CONTEXT, "labels_seed")
+            check_keys(path, config["data"], ("name", "binarize"), optional)
             check_keys(path, config["training"], ("objective",), TRAINING)
         check_fields(path, config)
         if trained:

@@ -12,18 +12,23 @@ from typing import Any
 
 from ..contracts import Likelihood
 from ..data import DATASETS, Data, Images, StoredData, StoredImages, in_memory, load_data, open_data
+from ..data.tables import is_table
 from ..errors import InputError
 from ..registry import lookup
-from ..settings import READING
+from ..settings import CONTEXT, OF_TABLES, READING
+from ..vae import VAE
 
 
-def unnamed_data(likelihood: Any) -> dict[str, Any]:
+def unnamed_data(vae: VAE) -> dict[str, Any]:
     """The entry ``data`` for a VAE that was saved from Python, whose folder names no data.
 
     The binarisation is the one that the likelihood needs.
     """
-    binary = Likelihood.of(likelihood).binary
-    return {"name": None, "binarize": "dynamic" if binary else "none"}
+    binary = Likelihood.of(vae.model.likelihood).binary
+    data = {"name": None, "binarize": "dynamic" if binary else "none"}
+    if vae.model.condition is not None and not vae.infers_labels:
+        data["condition"] = "label"
+    return data
 
 
 def name_of(data: str) -> str:
@@ -48,11 +53,33 @@ def opened(
         test_fraction: as for ``load_data``.
         workers: how many processes read images that stay on disk.
     """
-    options = {key: value for key, value in source.items() if key not in ("name", "stream")}
+    apart = ("name", "stream", "labels_seed", *CONTEXT)
+    options = {key: value for key, value in source.items() if key not in apart}
     options["test_fraction"] = test_fraction
-    if source.get("stream"):
-        return open_data(source["name"], workers=workers, **options)
-    return load_data(source["name"], data_dir=data_dir, **options)
+    if not source.get("stream"):
+        return with_context(load_data(source["name"], data_dir=data_dir, **options), source)
+    if is_table(source["name"]):
+        raise InputError(f"the table {source['name']!r} is read into memory; leave --stream out")
+    if named := [key for key in CONTEXT if source.get(key) is not None]:
+        raise InputError(f"--{named[0]} is for images in memory; leave --stream out")
+    return open_data(source["name"], workers=workers, **options)
+
+
+def with_context(data: Data, source: Mapping[str, Any]) -> Data:
+    """Data with the context that a run's model and guide are given.
+
+    Args:
+        data: the data.
+        source: the entry ``data`` of the run's config. ``condition`` is "label"; ``labels`` says
+            how many training images keep their label, and ``labels_seed`` is the seed of the draw.
+
+    Raises:
+        InputError: data without labels, or a number of labels that is not possible.
+    """
+    labels = source.get("labels")
+    if labels is not None:
+        return data.labelled(None if labels == "all" else labels, source.get("labels_seed", 0))
+    return data if source.get("condition") is None else data.conditioned(source["condition"])
 
 
 def check_source(name: str) -> None:
@@ -61,12 +88,13 @@ def check_source(name: str) -> None:
         lookup("data set", name, DATASETS)
 
 
-def same_data(data: Data | StoredData, checksum: str) -> bool:
+def same_data(data: Data | StoredData, checksum: str, source: Mapping[str, Any]) -> bool:
     """Whether data has a checksum. "" stands for one that is not known.
 
     Args:
         data: as :func:`images_of` loads it; without a split if all images are wanted.
-        checksum: that of the data with its split.
+        checksum: that of the data with its split and its context.
+        source: as for :func:`with_context`.
     """
     if len(data.test) == 0 and len(data.train) > 1:
         if data.train.binarize == "static":  # its draws depend on the split
@@ -75,6 +103,8 @@ def same_data(data: Data | StoredData, checksum: str) -> bool:
             data = StoredData(data.name, *data.train.split(0.2, seed=0))
         else:
             data = Data(data.name, *data.train.split(0.2, seed=0))
+    if isinstance(data, Data):
+        data = with_context(data, source)
     return checksum in ("", data.checksum())
 
 
@@ -152,6 +182,7 @@ def scored_images(
     own = source["name"] == config["data"]["name"]
     data = data_of(config, name, source, not own, data_dir, say)
     own_array = source["name"] not in DATASETS and not own_folder(source["name"])
+    own_array = own_array and not is_table(source["name"])  # its rows have names already
     if isinstance(data, Data) and own_array:  # images on disk have the numbers already
         data = with_rows(data, source["name"])
     parts = {"train": data.train, "test": data.test, "validation": data.validation}
@@ -185,6 +216,11 @@ def source_of(
             raise InputError(
                 "the VAE was saved from Python, and its folder names no data; give --data"
             )
+        if is_table(name):
+            raise InputError(
+                "the VAE was saved from Python, and its folder has no schema for the table "
+                f"{name!r}; read the table in Python by load_data(path, schema=data.train.schema)"
+            )
         if source["binarize"] != "none":
             say(
                 "The folder does not say how the training images were binarised. Those of --data "
@@ -195,8 +231,10 @@ def source_of(
     elif name_of(name) != source["name"]:
         source["name"] = name_of(name)
         source.pop("stream", None)  # other images are read into memory
-        if own_folder(name) is None:  # load_data() changes only the images of a folder
-            source = {key: value for key, value in source.items() if key not in READING}
+        # load_data() resizes only the images of a folder, and only a table has a schema.
+        kept: tuple[str, ...] = OF_TABLES if is_table(name) else ()
+        kept = ("size", "crop", "grey") if own_folder(name) else kept
+        source = {k: v for k, v in source.items() if k not in READING or k in kept}
     return source
 
 
@@ -212,7 +250,8 @@ def data_of(
 
     ``whole`` leaves images that nobody has split in one piece, as ``train``.
     """
-    data = opened(source, data_dir, 0.0 if whole else 0.2)
+    apart = {key: value for key, value in source.items() if key not in CONTEXT}
+    data = opened(apart, data_dir, 0.0 if whole else 0.2)
     grey = len(data.shape) == 3 and data.shape[0] == 1
     if isinstance(data, Data) and grey and config["vae"]["shape"][0] == 3:
         data = in_colour(data)
@@ -221,9 +260,28 @@ def data_of(
             f"the run was trained on data of shape {config['vae']['shape']}, and those of "
             f"{source['name']!r} have {list(data.shape)}"
         )
-    if name is None and not same_data(data, config.get("checksum", "")):
+    if source.get("condition") is not None and isinstance(data, Data):
+        data = by_classes_of(config, data)
+    if name is None and not same_data(data, config.get("checksum", ""), source):
         say(
             f"The images of {source['name']!r}, their labels or their split are not those that the "
             "run was trained on, so it may have been trained on some of the test images."
         )
     return data
+
+
+def by_classes_of(config: dict[str, Any], data: Data) -> Data:
+    """Data whose labels are the context, counted by the classes of a run.
+
+    Raises:
+        InputError: a run that is conditioned on covariates, data without labels, or a label of a
+            class that the run does not know.
+    """
+    condition = config["vae"]["condition"]
+    names = condition if isinstance(condition, list) else None
+    if names is not None and not all(isinstance(name, str) for name in names):
+        raise InputError(
+            "the VAE is conditioned on covariates, which the commands do not have; use it from "
+            "Python, where they are the argument context"
+        )
+    return data.conditioned("label", names)

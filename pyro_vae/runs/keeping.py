@@ -107,9 +107,12 @@ def save_pictures(run: Run, folder: Path, epoch: int) -> None:
         with written(folder / "reconstructions" / name) as part:
             figures.save_reconstructions(run.vae, few, part, seed=run.training["seed"])
         with written(folder / "samples" / name) as part:
-            caption = f"epoch {epoch}: means of p(x | z), z from the prior"
-            (samples,) = figures.to_images(run.vae, run.vae.sample(144))
-            figures.save_grid(samples, part, caption=caption)
+            if few.schema is not None:
+                figures.save_marginals(run.vae, few, part, title=f"epoch {epoch}")
+                return
+            drawn, columns, caption = figures.prior_samples(run.vae, 144, few.context)
+            (samples,) = figures.to_images(run.vae, drawn)
+            figures.save_grid(samples, part, columns, f"epoch {epoch}: {caption}")
 
 
 def picture_of(epoch: int) -> str:

@@ -18,6 +18,7 @@ from pyro.infer import TraceEnum_ELBO
 from ..audit import audit
 from ..averaging import Averaging
 from ..budget import Budget
+from ..conditions import condition_of
 from ..contracts import Likelihood
 from ..data import DATASETS, Data, Images, StoredData, StoredImages, in_memory
 from ..errors import InputError
@@ -31,10 +32,12 @@ from ..recipes import RECIPES
 from ..registry import OBJECTIVES, lookup, own_classes, parse, spec
 from ..schedules import Steering
 from ..settings import READING, TRAINING, Settings
+from ..sources import known_labels
 from ..training import adam
 from ..vae import VAE
 from ..words import counted, first_line
 from .images import name_of, opened
+from .labels import check_labels, context_of, label_note
 
 DRAWN_NOTE = (
     "The images have values between black and white, and the likelihood scores only 0 and 1, so "
@@ -44,6 +47,8 @@ DRAWN_NOTE = (
 """For grey or colour images under a likelihood that the user named, without --binarize."""
 
 NOT_STREAMED = "these are in memory; give --stream, or leave --workers out"
+ROWS = 1000
+"""The rows of a table whose columns are drawn."""
 MEASURED = 10_000
 """The test images on disk, and as many training images, that are measured after each epoch."""
 
@@ -76,7 +81,8 @@ class Run:
 
     def shown(self) -> Images:
         """The test images of the pictures, on the device of the VAE."""
-        few = in_memory(self.data.test.first(4 * COLUMNS))
+        table = isinstance(self.data, Data) and self.data.train.schema is not None
+        few = in_memory(self.data.test.first(ROWS if table else 4 * COLUMNS))
         return few.to(next(self.vae.parameters()).device)
 
     def measured_data(self) -> Data | StoredData:
@@ -128,6 +134,7 @@ def prepare(
     reading = {key: vars(settings)[key] for key in READING if vars(settings)[key]}
     if workers and not settings.stream:
         raise InputError(f"--workers read images that stay on disk, and {NOT_STREAMED}")
+    reading |= context_of(settings)
     source = {"name": settings.data, "binarize": settings.binarize or "none", **reading}
     loaded = opened(source, data_dir, workers=workers)
     parts = {
@@ -143,6 +150,7 @@ def prepare(
     torch.manual_seed(settings.seed)
     with options_explained(settings):
         vae = VAE.for_data(some, settings.latent, **parts)
+    check_labels(vae, settings)
     binary = Likelihood.of(vae.model.likelihood).binary
     if binary and not some.is_binary:
         raise InputError(
@@ -161,12 +169,14 @@ def prepare(
             warnings.simplefilter("ignore")
             audit(vae, *few.args, objective=objective, **few.named)
     vae.to(device)
+    if some.schema is not None:
+        reading["schema"] = some.schema.to_json()
     source = {"name": name_of(settings.data), "binarize": protocol, **reading}
     if settings.likelihood == Settings.likelihood:
         likelihood, why = fitting_likelihood(some)
         usual = " (--binarize dynamic), as is usual for this data set"
         as_usual = settings.binarize is None and protocol == "dynamic"
-        note = f"The likelihood is {likelihood}: {why}{usual if as_usual else ''}."
+        note = f"The likelihood is {parse(likelihood)[0]}: {why}{usual if as_usual else ''}."
     else:
         own = settings.binarize is None and settings.data not in DATASETS
         grey = not replace(some, binarize="none").is_binary
@@ -175,7 +185,8 @@ def prepare(
     optimizer = adam(vae, training["lr"])
     Steering(optimizer, training["schedule"], training["clip"])  # refuses what fit would refuse
     Averaging(optimizer, training["average"])
-    note = " ".join(part for part in (note, stream_note(data, len(some))) if part)
+    said = (table_note(settings.data, some), note, label_note(data), stream_note(data, len(some)))
+    note = " ".join(part for part in said if part)
     return Run(vae, placed(data, device, vae), source, training, optimizer, note=note)
 
 
@@ -188,6 +199,15 @@ def placed(data: Data | StoredData, device: torch.device, vae: VAE) -> Data | St
     return replace(
         data, train=replace(data.train, binary=binary), test=replace(data.test, binary=binary)
     )
+
+
+def table_note(name: str, images: Images) -> str:
+    """What is said of a table: the types of its columns; "" for other data."""
+    if images.schema is None:
+        return ""
+    holes = 0.0 if images.mask is None else 1 - images.mask.double().mean().item()
+    missing = f" {holes:.1%} of the cells of the training rows are missing." if holes else ""
+    return f"{Path(name).name}: {images.schema}.{missing}"
 
 
 def stream_note(data: Data | StoredData, sampled: int) -> str:
@@ -215,7 +235,9 @@ def usual_protocol(loaded: Data | StoredData, settings: Settings, parts: dict[st
     else:
         # The likelihood says so once it is made. The random numbers that follow stay the same.
         with torch.random.fork_rng(devices=[]), options_explained(settings):
-            trial = VAE(loaded.shape, settings.latent, **parts)
+            train = loaded.train
+            condition = condition_of(train) if isinstance(train, Images) else None
+            trial = VAE(loaded.shape, settings.latent, condition=condition, **parts)
         drawn = Likelihood.of(trial.model.likelihood).binary
     return "dynamic" if drawn else "none"
 
@@ -256,7 +278,8 @@ def built_objective(training: Mapping[str, Any], train: Images | StoredImages) -
         InputError: a step with its draws does not fit into memory, or Pyro cannot sum out latents
             in this precision.
     """
-    objective = OBJECTIVES.build(training["objective"], data_size=len(train))
+    known = known_labels(train.context) if isinstance(train, Images) else None
+    objective = OBJECTIVES.build(training["objective"], data_size=len(train), labelled=known)
     if isinstance(objective, TraceEnum_ELBO) and training["precision"] != "float32":
         raise InputError(
             f"the objective {training['objective']} sums out latents, which Pyro does only in "

@@ -130,12 +130,18 @@ class Tracker(Callback):
             return
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
+            if self.images.schema is not None:
+                for name, means in (("reconstructions", True), ("samples", False)):
+                    figure = figures.table_marginals(self.vae, self.images, means=means)
+                    self.picture(self.epoch, name, figures.pixels_of(figure))
+                return
             rows = figures.reconstructions(self.vae, self.images, seed=self.seed)
             sets = figures.to_images(self.vae, *rows.values())
             above = figures.stack_rows(*sets, columns=min(12, len(self.images)))
-            (samples,) = figures.to_images(self.vae, self.vae.sample(48))
+            drawn, columns, _ = figures.prior_samples(self.vae, 48, self.images.context)
+            (samples,) = figures.to_images(self.vae, drawn)
             self.picture(self.epoch, "reconstructions", pixels_of(above))
-            self.picture(self.epoch, "samples", pixels_of(samples))
+            self.picture(self.epoch, "samples", pixels_of(samples, columns))
 
 
 def brief(error: Exception) -> str:
@@ -161,6 +167,6 @@ def flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return found
 
 
-def pixels_of(images: Tensor) -> np.ndarray:
+def pixels_of(images: Tensor, columns: int = figures.COLUMNS) -> np.ndarray:
     """A grid of images ``[N, C, H, W]`` as uint8 ``[H', W', 3]``."""
-    return figures.grid(images).mul(255).add(0.5).byte().permute(1, 2, 0).cpu().numpy()
+    return figures.grid(images, columns).mul(255).add(0.5).byte().permute(1, 2, 0).cpu().numpy()

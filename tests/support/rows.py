@@ -23,7 +23,11 @@ from support.density import SHAPE, assert_batch_is_independent, assert_moves, di
 from support.small import weights
 
 TABLES = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES}
-ROWS = [(kind, name) for kind, table in TABLES.items() for name in table]
+NEEDS_CONTEXT = ("conditional",)
+"""The rows whose programs cannot be called with x alone; tests/test_conditional.py has them."""
+WITH_CONDITION = {"conditional", "labelled"}
+"""The rows that need a VAE with a condition."""
+ROWS = [(kind, n) for kind, table in TABLES.items() for n in table if n not in NEEDS_CONTEXT]
 
 NEEDS = {
     "prior": {
@@ -32,9 +36,11 @@ NEEDS = {
         "categorical": {"guide": "categorical"},
         "relaxed-categorical": {"guide": "gumbel-softmax"},
         "joint": {"guide": "joint(categories=2)", "latent_size": 4},
+        "labelled": {"guide": "labelled", "condition": 2},
     },
     "guide": {
         "joint": {"guide": "joint(categories=2)", "latent_size": 4},  # two numbers at each site
+        "labelled": {"condition": 2},
         "iaf": {"guide": "iaf(units=16)"},
         "spline": {"guide": "spline(units=16)"},
     },

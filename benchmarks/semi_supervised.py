@@ -1,0 +1,242 @@
+"""Error rates of semi-supervised learning: M2 of this library, and Pyro's example of it.
+
+Kingma et al. 2014, Semi-supervised learning with deep generative models, Table 1. Of the 60,000
+training images of MNIST, 10,000 are cut off for validation, on which settings are chosen; of the
+others, some keep their label, equally many of each class. The error rate is that of the 10,000 test
+images, as mean ± standard error over draws of the labels. M2 is trained on dynamic binarisation;
+its classifier sees the grey test images.
+
+    python benchmarks/semi_supervised.py train --draws 5
+    python benchmarks/semi_supervised.py table
+
+``train`` writes ``results/semi_supervised.json`` after each training and leaves out what it has
+already. ``--validation`` measures on the validation images, to choose settings; ``--data mnist-5k``
+is a short trial. ``table`` prints a Markdown table.
+
+Pyro's example is ``examples/vae/ss_vae_M2.py`` of Pyro 1.9 (Siddharth et al.), with its documented
+settings: its model is written here in plain Pyro, and trained for as many epochs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
+from pyro.optim import PyroOptim
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from pyro_vae import VAE, fit
+from pyro_vae.data import Data, load_data
+from pyro_vae.evaluation.calibration import accuracy, calibration_error, predictions
+
+RESULTS = Path(__file__).parent / "results" / "semi_supervised.json"
+LABELS = (100, 600, 1000, 3000)
+PAPER = {100: "11.97 ± 1.71", 600: "4.94 ± 0.13", 1000: "3.60 ± 0.56", 3000: "3.92 ± 0.63"}
+"""Table 1 of the paper, its column M2, quoted second-hand."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "m2": {},
+    "m2, alpha 1": {"objective": "m2(alpha=1)"},
+    "m2, alpha 5": {"objective": "m2(alpha=5)"},
+    "m2, batch normalization": {"network": "mlp(batch_norm=True)"},
+}
+"""What changes from ``--recipe m2`` with 50 latent dimensions, 500 units and batches of 200."""
+EXAMPLE = "Pyro's ss_vae_M2"
+
+
+def split(name: str, validation: bool) -> Data:
+    """The training images that remain, and the images that are measured on."""
+    data = load_data(name)
+    train, held_out = data.train.split(1 / 6, seed=0)
+    return Data(data.name, train, held_out if validation else data.test)
+
+
+def own(
+    settings: dict[str, Any], data: Data, labels: int, seed: int, epochs: int, device: str
+) -> tuple[Tensor, Tensor]:
+    """Train M2 of this library; the probabilities and the labels of the test images."""
+    parts = {"network": "mlp", "hidden": (500,), "objective": "m2"} | settings
+    objective = parts.pop("objective")
+    drawn = data.binarized("dynamic").labelled(labels, seed)
+    torch.manual_seed(seed)
+    vae = VAE.for_data(drawn, 50, guide="labelled", **parts).to(device)
+    fit(
+        vae,
+        drawn.to(device),
+        objective=objective,
+        epochs=epochs,
+        batch_size=200,
+        seed=seed,
+        schedule="cosine",
+        progress=False,
+    )
+    return predictions(vae, data.test.to(device))
+
+
+class Example(nn.Module):
+    """The model of Pyro's example: z and y to x, x to y, and x and y to z, with one layer each.
+
+    Args:
+        pixels: the number of pixels.
+    """
+
+    def __init__(self, pixels: int, classes: int = 10, size: int = 50, hidden: int = 500) -> None:
+        super().__init__()
+        self.classes, self.size = classes, size
+
+        def layers(inputs: int, outputs: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Linear(inputs, hidden), nn.Softplus(), nn.Linear(hidden, outputs)
+            )
+
+        self.to_y = layers(pixels, classes)
+        self.to_z = layers(pixels + classes, 2 * size)
+        self.to_x = layers(size + classes, pixels)
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        pyro.module("example", self)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(self.size), 1.0).to_event(1))
+            y = pyro.sample("y", dist.OneHotCategorical(logits=x.new_zeros(self.classes)), obs=y)
+            logits = self.to_x(joined(z, y))
+            fn = dist.Bernoulli(logits=logits, validate_args=False)  # x is grey
+            pyro.sample("x", fn.to_event(1), obs=x)
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        with pyro.plate("data", len(x)):
+            if y is None:
+                y = pyro.sample("y", dist.OneHotCategorical(logits=self.to_y(x)))
+            loc, logscale = self.to_z(joined(x, y)).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, logscale.exp()).to_event(1))
+
+    def classify(self, x: Tensor, y: Tensor | None = None) -> None:
+        """The classification of labelled images, with the weight of the example's README."""
+        pyro.module("example", self)
+        with pyro.plate("data", len(x)), poutine.scale(scale=46.0):
+            if y is not None:
+                pyro.sample("y_aux", dist.OneHotCategorical(logits=self.to_y(x)), obs=y)
+
+    def nothing(self, x: Tensor, y: Tensor | None = None) -> None:
+        """The guide of :meth:`classify`."""
+
+
+def joined(a: Tensor, b: Tensor) -> Tensor:
+    leading = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
+    return torch.cat([each.expand(*leading, -1) for each in (a, b)], -1)
+
+
+def example(data: Data, labels: int, seed: int, epochs: int, device: str) -> tuple[Tensor, Tensor]:
+    """Train Pyro's example: a batch with labels stands between batches without, at even distances;
+    the probabilities and the labels of the test images."""
+    data = data.labelled(labels, seed).to(device)
+    context = data.train.context
+    assert context is not None
+    x = data.train.batch(slice(None)).flatten(1)
+    known, unknown = torch.where(context >= 0)[0], torch.where(context < 0)[0]
+    pyro.clear_param_store()
+    pyro.set_rng_seed(seed)
+    module = Example(x.shape[1]).to(device)
+    adam = PyroOptim(torch.optim.Adam, {"lr": 0.00042, "betas": (0.9, 0.999)})
+    bound = TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
+    main = SVI(module.model, config_enumerate(module.guide, "parallel", True), adam, loss=bound)
+    aside = SVI(module.classify, module.nothing, adam, loss=Trace_ELBO())
+    for _ in range(epochs):
+        with_labels = list(known[torch.randperm(len(known), device=device)].split(200))
+        without = list(unknown[torch.randperm(len(unknown), device=device)].split(200))
+        every = len(without) // len(with_labels)
+        for step, rows in enumerate(without):
+            if step % every == 0 and with_labels:
+                chosen = with_labels.pop()
+                y = one_hot(context[chosen], 10).to(x)
+                main.step(x[chosen], y)
+                aside.step(x[chosen], y)
+            main.step(x[rows])
+    with torch.no_grad():
+        probs = module.to_y(data.test.batch(slice(None)).flatten(1)).softmax(-1)
+    assert data.test.labels is not None
+    return probs.cpu(), data.test.labels.cpu()
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Error rates in percent, and calibration errors, as a Markdown table."""
+    names = list(dict.fromkeys(r["name"] for r in results))
+    lines = ["| labels | " + " | ".join(names) + " | the paper |"]
+    lines.append("| ---: |" + " ---: |" * (len(names) + 1))
+    for labels in dict.fromkeys(r["labels"] for r in results):
+        cells = []
+        for name in names:
+            runs = [r for r in results if (r["name"], r["labels"]) == (name, labels)]
+            errors, ece = ([100 * r[key] for r in runs] for key in ("error", "calibration_error"))
+            cells.append(f"{spread(errors)} (ECE {spread(ece)})" if runs else "")
+        lines.append(f"| {labels} | {' | '.join(cells)} | {PAPER.get(labels, '')} |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """A mean and its standard error over draws."""
+    error = f" ± {stdev(values) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
+    return f"{mean(values):.2f}{error}" if values else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("action", choices=["train", "table"])
+    parser.add_argument("--labels", nargs="*", type=int, default=list(LABELS))
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--validation", action="store_true")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", nargs="*", choices=[*SETTINGS, EXAMPLE], default=["m2", EXAMPLE])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    done = json.loads(asked.out.read_text())["results"] if asked.out.exists() else []
+    if asked.action == "table":
+        print(table(done))
+        return
+    data, device, epochs = split(asked.data, asked.validation), asked.device, asked.epochs
+    for seed in range(asked.draws):
+        for labels in asked.labels:
+            for name in asked.only:
+                if any((r["name"], r["labels"], r["seed"]) == (name, labels, seed) for r in done):
+                    continue
+                began = time.perf_counter()
+                how = (data, labels, seed, epochs, device)
+                found = example(*how) if name == EXAMPLE else own(SETTINGS[name], *how)
+                done.append(
+                    {
+                        "name": name,
+                        "labels": labels,
+                        "seed": seed,
+                        "error": 1 - accuracy(*found)[0],
+                        "calibration_error": calibration_error(*found)[0],
+                        "seconds": round(time.perf_counter() - began, 1),
+                    }
+                )
+                print(done[-1], flush=True)
+                content = {
+                    "data": f"{asked.data}: {len(data.train):,} training images, measured on "
+                    f"{len(data.test):,} {'validation' if asked.validation else 'test'} images",
+                    "epochs": epochs,
+                    "device": device,
+                    "command": f"python benchmarks/semi_supervised.py train --draws {asked.draws} "
+                    f"--epochs {epochs}",
+                    "versions": {k: version(k) for k in ("torch", "pyro-ppl", "pyro-vae")},
+                    "results": done,
+                }
+                asked.out.parent.mkdir(parents=True, exist_ok=True)
+                asked.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

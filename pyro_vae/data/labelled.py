@@ -1,0 +1,94 @@
+"""Labels as a context: by the classes that a VAE knows, and with most of them hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..options import is_whole
+
+HIDDEN = -1
+"""The label of an observation whose label is not known."""
+
+
+def by_classes(labels: Tensor, names: Sequence[str], classes: Sequence[str] | None) -> Tensor:
+    """Labels as the numbers of other classes, which have the same names.
+
+    Args:
+        labels: int64 ``[N]``, index into ``names``; :data:`HIDDEN` stays as it is.
+        names: the names of the labels' own classes.
+        classes: the names that the result counts by; None for ``names``.
+
+    Raises:
+        InputError: a label whose class is not among ``classes``.
+
+    Example:
+        >>> from pyro_vae.data.labelled import by_classes
+        >>> by_classes(torch.tensor([0, 1, 0]), ["bee", "ant"], ["ant", "bee"])
+        tensor([1, 0, 1])
+    """
+    if classes is None or list(names) == list(classes):
+        return labels
+    for label in labels.unique().tolist():
+        if label != HIDDEN and names[label] not in classes:
+            raise InputError(
+                f"the class {names[label]!r} was never seen in training; the classes are "
+                f"{', '.join(classes):.200}"
+            )
+    known = [classes.index(name) if name in classes else HIDDEN for name in names]
+    return torch.tensor([*known, HIDDEN], device=labels.device)[labels]  # the last is that of -1
+
+
+def context_of(images: Any, on: Any, classes: Sequence[str] | None) -> Tensor:
+    """The context of images; the arguments are those of :meth:`.images.Images.conditioned`.
+
+    Raises:
+        InputError: another condition, images without labels, or a label that is not in ``classes``.
+    """
+    if isinstance(on, Tensor):
+        if on.is_floating_point() and on.dim() < 2:
+            raise InputError(
+                f"covariates are a tensor [N, n], not one of shape {list(on.shape)}; one number "
+                "each is [N, 1]"
+            )
+        return on
+    if not isinstance(on, str) or on != "label":
+        raise InputError(f"a condition is 'label' or a tensor [N, ...], not {on!r:.100}")
+    if images.labels is None:
+        raise InputError("a condition on the labels needs images with labels, and these have none")
+    names = images.classes or tuple(map(str, range(int(images.labels.max()) + 1)))
+    return by_classes(images.labels, names, classes)
+
+
+def some_labels(labels: Tensor, count: int, seed: int) -> Tensor:
+    """The labels with all but ``count`` hidden. Each class keeps as many, to within one.
+
+    Args:
+        labels: int64 ``[N]``.
+        count: how many stay.
+        seed: of the draw. Those that stay for a smaller count stay for a larger one, too.
+
+    Raises:
+        InputError: fewer labels than classes, or more than there are.
+    """
+    labels = labels.cpu()
+    classes = labels.unique().tolist()
+    if not is_whole(count) or not len(classes) <= count <= len(labels):
+        raise InputError(
+            f"the number of labels that stay known is a whole number from {len(classes)}, one for "
+            f"each class, to {len(labels)}, the number of observations, not {count!r}"
+        )
+    random = np.random.RandomState(seed)
+    rank = torch.empty(
+        len(labels), dtype=torch.int64
+    )  # the place of a row among those of its class
+    for place, label in enumerate(classes):
+        rows = torch.where(labels == label)[0]
+        order = torch.from_numpy(random.permutation(len(rows)))
+        rank[rows[order]] = torch.arange(len(rows)) * len(classes) + place
+    return torch.where(rank.argsort().argsort() < count, labels, HIDDEN)

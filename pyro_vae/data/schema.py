@@ -1,0 +1,220 @@
+"""The schema of a table: its columns, and which of its columns are left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..words import counted
+from .columns import CATEGORIES, TYPES, WITH_LEVELS, Column
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+LEFT_OUT = "left out"
+"""What stands in a schema file for a column that is not used."""
+
+NAMED = 6
+"""How many columns of a type a sentence names."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a table, and which of its columns are left out.
+
+    Args:
+        columns: the columns that a VAE is trained on.
+        left_out: the other columns by name, each with the reason.
+
+    Example:
+        >>> import pandas as pd
+        >>> from pyro_vae.data import Data
+        >>> table = pd.DataFrame({"age": [31.5, 40.2, 55.1, 62.0], "sex": ["f", "m", "m", "f"]})
+        >>> print(Data.of_table(table).train.schema)
+        1 real (age), 1 binary (sex)
+    """
+
+    columns: tuple[Column, ...]
+    left_out: Mapping[str, str]
+
+    @property
+    def likelihood(self) -> str:
+        """The likelihood of such a table."""
+        return f"columns(columns={[column.spec for column in self.columns]!r})"
+
+    def __str__(self) -> str:
+        parts = []
+        for kind in TYPES:
+            names = [column.name for column in self.columns if column.type == kind]
+            if names:
+                parts.append(f"{len(names)} {kind} ({listed(names)})")
+        text = ", ".join(parts)
+        if self.left_out:
+            text += f"; left out: {listed([f'{n} ({why})' for n, why in self.left_out.items()])}"
+        return text
+
+    def read(self, frame: pd.DataFrame, table: str) -> tuple[Tensor, Tensor | None]:
+        """The numbers of a table, float32 ``[N, D]``, and which of its cells were observed.
+
+        A missing cell is 0. The columns may have another order than in the schema.
+
+        Args:
+            frame: the table.
+            table: what error messages call it.
+
+        Returns:
+            the numbers, and bool ``[N, D]``, or None if no cell is missing.
+
+        Raises:
+            InputError: a column that the schema does not have or that the table does not have, or a
+                cell that a column cannot have.
+        """
+        names = [column.name for column in self.columns]
+        missing = [name for name in names if name not in frame.columns]
+        further = [name for name in frame.columns if name not in (*names, *self.left_out)]
+        for wrong, words in ((missing, "lacks"), (further, "has the further")):
+            if wrong:
+                raise InputError(
+                    f"{table} {words} {counted(len(wrong), 'column')} {listed(wrong)}; its schema "
+                    f"has {listed(names)}"
+                )
+        each = [column.numbers(frame[column.name], table) for column in self.columns]
+        numbers = np.stack(each, 1)
+        observed = ~np.isnan(numbers)
+        x = torch.from_numpy(np.where(observed, numbers, 0).astype(np.float32))
+        return x, None if observed.all() else torch.from_numpy(observed)
+
+    def frame(self, x: Tensor, mask: Tensor | None = None, index: Any = None) -> pd.DataFrame:
+        """Numbers as a table with the columns' own names, types and categories.
+
+        Args:
+            x: ``[N, D]``, as :meth:`read` gives them and as a VAE draws them. Codes and counts that
+                are means are rounded.
+            mask: bool, ``[N, D]``; False where a cell is missing. None if all are there.
+            index: the index of the table.
+
+        Raises:
+            InputError: numbers of another shape.
+
+        Example:
+            >>> import pandas as pd
+            >>> from pyro_vae.data import Data
+            >>> table = pd.DataFrame({"age": [31.5, 40.2, 55.1], "sex": ["f", "m", "m"]})
+            >>> data = Data.of_table(table)
+            >>> data.train.schema.frame(torch.tensor([[40.0, 1.0]]))
+                age sex
+            0  40.0   m
+        """
+        import pandas as pd
+
+        if x.dim() != 2 or x.shape[1] != len(self.columns):
+            raise InputError(
+                f"rows of this table are a tensor [N, {len(self.columns)}], not {list(x.shape)}"
+            )
+        numbers = x.detach().cpu().double().numpy()
+        if mask is not None:
+            numbers = np.where(mask.cpu().numpy(), numbers, np.nan)
+        cells = [c.cells(numbers[:, i], index) for i, c in enumerate(self.columns)]
+        return pd.concat(cells, axis=1)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The schema as JSON has it: all columns, in order."""
+        used = []
+        for column in self.columns:
+            entry: dict[str, Any] = {"name": column.name, "type": column.type}
+            entry["dtype"] = column.dtype
+            if column.levels:
+                entry["levels"] = list(column.levels)
+            if column.offset:
+                entry["offset"] = column.offset
+            used.append(entry)
+        return used + [
+            {"name": name, "type": LEFT_OUT, "reason": why} for name, why in self.left_out.items()
+        ]
+
+    @classmethod
+    def from_json(cls, entries: Any) -> Schema:
+        """The schema that :meth:`to_json` wrote.
+
+        Raises:
+            InputError: something else.
+        """
+        if not isinstance(entries, list) or not entries:
+            raise InputError(f"a schema is a list of columns, not {entries!r:.100}")
+        columns: list[Column] = []
+        left_out: dict[str, str] = {}
+        for entry in entries:
+            if not is_entry(entry):
+                raise InputError(
+                    "a column of a schema has a name, a type and a dtype, and some types have "
+                    f"levels; {entry!r:.200} is not one"
+                )
+            if entry["type"] == LEFT_OUT:
+                left_out[entry["name"]] = entry.get("reason", "by the schema")
+                continue
+            levels, offset = tuple(entry.get("levels", ())), float(entry.get("offset", 0.0))
+            columns.append(Column(entry["name"], entry["type"], entry["dtype"], levels, offset))
+        names = [*(column.name for column in columns), *left_out]
+        if len(set(names)) < len(entries) or not columns:
+            raise InputError(
+                "a schema has at least one column that is used, and each column once; it has "
+                f"{listed(names)}"
+            )
+        return cls(tuple(columns), left_out)
+
+
+def is_entry(entry: Any) -> bool:
+    """Whether an entry of a list is a column as :meth:`Schema.to_json` writes it."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        return False
+    if entry.get("type") == LEFT_OUT:
+        return entry.keys() <= {"name", "type", "reason"} and is_text(entry.get("reason", ""))
+    if entry.get("type") not in TYPES or not is_dtype(entry.get("dtype")):
+        return False
+    if entry.keys() - {"name", "type", "dtype", "levels", "offset"}:
+        return False
+    offset, levels = entry.get("offset", 0.0), entry.get("levels")
+    number = isinstance(offset, int | float) and math.isfinite(offset)
+    if entry["type"] not in WITH_LEVELS:
+        return number and levels is None
+    two = entry["type"] != "binary" or (isinstance(levels, list) and len(levels) == 2)
+    return number and are_levels(levels) and two
+
+
+def is_dtype(name: Any) -> bool:
+    """Whether pandas has a type of numbers, truth values, words or categories of this name."""
+    import pandas as pd
+
+    if name in CATEGORIES:
+        return True
+    try:
+        return isinstance(name, str) and pd.api.types.pandas_dtype(name).kind in "biufO"
+    except (TypeError, ValueError, ImportError):
+        return False
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def are_levels(levels: Any) -> bool:
+    """Whether ``levels`` is a list of at least two different values that JSON and pandas have."""
+    if not isinstance(levels, list | tuple) or len(levels) < 2:
+        return False
+    plain = all(isinstance(level, str | bool | int | float) for level in levels)
+    finite = all(math.isfinite(level) for level in levels if isinstance(level, float))
+    return plain and finite and len(set(levels)) == len(levels)
+
+
+def listed(names: Sequence[str], most: int = NAMED) -> str:
+    """Names, with the number of those that are not named."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest:,} more" if rest > 0 else "")

@@ -1,0 +1,213 @@
+"""Tables of mixed columns: CSV, Parquet and AnnData files, and data frames of pandas."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..errors import InputError
+from ..memory import check_memory
+from ..words import first_line
+from .images import Images
+from .inferring import infer
+from .schema import Schema, listed
+from .schemafile import GivenSchema, read_schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CELL = 8
+"""The bytes of a number while a table is read."""
+
+
+def read_table(path: Path, schema: GivenSchema = None, label: str | None = None) -> Images:
+    """Read the table in a file.
+
+    Args:
+        path: a file with an ending in :data:`READERS`.
+        schema: as for :func:`~.schemafile.read_schema`.
+        label: the column that holds the classes of the rows; it becomes their labels.
+
+    Raises:
+        InputError: the file cannot be read, or does not fit the schema.
+    """
+    known = read_schema(schema)
+    if not path.is_file():
+        raise InputError(f"{str(path)!r} is not a regular file")
+    # A cell of a CSV file has about as many bytes as a number.
+    check_memory(path.stat().st_size, f"the table in {str(path)!r}")
+    words = word_columns(known)
+    try:
+        frame, obs = READERS[path.suffix.lower()](path, words)
+    except InputError:
+        raise
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{str(path)!r} needs the package {error.name}, which is not installed"
+        ) from None
+    except Exception as error:  # pandas and the readers below it raise many kinds of errors
+        raise InputError(
+            f"the table {str(path)!r} cannot be read ({first_line(error):.200})"
+        ) from None
+    return table_images(frame, known, repr(path.name), label, obs)
+
+
+def table_images(
+    frame: pd.DataFrame,
+    known: Schema | dict[str, dict[str, Any]],
+    table: str,
+    label: str | None = None,
+    obs: pd.DataFrame | None = None,
+) -> Images:
+    """A data frame as observations ``[N, D]``, with a number for each column that is used.
+
+    Args:
+        frame: the table.
+        known: the schema, or the types of some columns.
+        table: what error messages call the table.
+        label: the column that becomes the labels. A table that is read by a whole schema, as that
+            of a run, may lack it.
+        obs: further columns, of which one can be the label.
+
+    Raises:
+        InputError: a table without rows or with a name twice, or what the schema does not allow.
+    """
+    frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
+    if len(frame) == 0:
+        raise InputError(f"{table} has no rows")
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise InputError(f"{table} has the column {twice[0]!r} twice")
+    labels = None
+    if label is not None and label in frame.columns:
+        labels, frame = frame[label], frame.drop(columns=label)
+    elif label is not None and obs is not None and label in obs.columns:
+        labels = obs[label]
+    elif label is not None and not isinstance(known, Schema):
+        columns = [*(() if obs is None else obs.columns), *frame.columns]
+        raise InputError(
+            f"the label {label!r} is not a column of {table}, which has {listed(columns, 20)}"
+        )
+    schema = known if isinstance(known, Schema) else infer(frame, known, table)
+    numbers, observed = schema.read(frame, table)
+    index: torch.Tensor | None = None
+    classes: tuple[str, ...] = ()
+    if labels is not None:
+        index, classes = classes_of(labels, str(label), table)
+    names = tuple(map(str, frame.index))
+    return Images(numbers, index, classes, names, mask=observed, schema=schema)
+
+
+def classes_of(labels: pd.Series, name: str, table: str) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """The numbers of the classes, ``[N]``, and their names.
+
+    Raises:
+        InputError: a label is missing.
+    """
+    missing = labels.isna().to_numpy()
+    if missing.any():
+        raise InputError(
+            f"the label {name!r} of {table} is missing in {missing.sum():,} rows, first in row "
+            f"{labels.index[int(missing.argmax())]}"
+        )
+    classes, index = np.unique(labels.astype(str).to_numpy(dtype=str), return_inverse=True)
+    return torch.from_numpy(index.astype(np.int64)), tuple(map(str, classes))
+
+
+def word_columns(known: Schema | dict[str, dict[str, Any]]) -> list[str]:
+    """The columns whose levels are words, which a CSV reader must not turn into numbers."""
+    if isinstance(known, Schema):
+        levels = {column.name: column.levels for column in known.columns}
+    else:
+        levels = {name: tuple(entry.get("levels", ())) for name, entry in known.items()}
+    return [n for n, each in levels.items() if each and all(isinstance(v, str) for v in each)]
+
+
+Read = tuple["pd.DataFrame", "pd.DataFrame | None"]
+"""A table, and the further columns of its rows in an AnnData file."""
+
+
+def read_csv(path: Path, words: list[str], separator: str = ",") -> Read:
+    """A CSV file with a row of names. The rows have numbers, from 0."""
+    import pandas as pd
+
+    names = pd.read_csv(path, sep=separator, nrows=0).columns
+    if len(names) == 1 and (other := next((s for s in ";\t|" if s in names[0]), None)):
+        raise InputError(
+            f"the table {str(path)!r} has one column, {names[0]!r:.60}; its separator seems to be "
+            f"{other!r}, and it must be {separator!r}"
+        )
+    kinds = {name: str for name in words if name in names}
+    with warnings.catch_warnings():
+        # A row with more cells than there are names would lose some.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        frame = pd.read_csv(path, sep=separator, dtype=kinds, low_memory=False, index_col=False)
+    return frame, None
+
+
+def read_tsv(path: Path, words: list[str]) -> Read:
+    """As :func:`read_csv`, with tabs."""
+    return read_csv(path, words, "\t")
+
+
+def read_parquet(path: Path, words: list[str]) -> Read:
+    """A Parquet file."""
+    import pandas as pd
+
+    return pd.read_parquet(path), None
+
+
+def read_anndata(path: Path, words: list[str]) -> Read:
+    """The matrix X of an AnnData file, with the names of its variables; and its obs."""
+    import pandas as pd
+    from anndata import read_h5ad
+
+    data = read_h5ad(path)
+    if data.X is None:
+        raise InputError(f"the AnnData in {str(path)!r} has no matrix X")
+    rows, columns = data.shape
+    check_memory(2 * CELL * rows * columns, f"the matrix X in {str(path)!r} as a dense table")
+    dense = data.X if isinstance(data.X, np.ndarray) else data.X.toarray()
+    frame = pd.DataFrame(dense, index=data.obs_names, columns=data.var_names)
+    return frame, data.obs
+
+
+READERS: dict[str, Callable[[Path, list[str]], Read]] = {
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+    ".parquet": read_parquet,
+    ".h5ad": read_anndata,
+}
+"""The readers of tables by the ending of the file."""
+
+
+def is_table(path: str | Path) -> bool:
+    """Whether a path has the ending of a table."""
+    return Path(path).suffix.lower() in READERS
+
+
+def write_table(frame: pd.DataFrame, path: Path, suffix: str) -> None:
+    """Write a table as CSV or Parquet.
+
+    Args:
+        frame: the table.
+        path: where it is written.
+        suffix: ``.csv``, ``.tsv`` or ``.parquet``.
+
+    Raises:
+        InputError: a Parquet file without the package that writes it.
+    """
+    if suffix == ".parquet":
+        try:
+            frame.to_parquet(path)
+        except ImportError:
+            raise InputError(
+                "a .parquet file needs the package pyarrow, which is not installed; give a .csv"
+            ) from None
+    else:
+        frame.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")

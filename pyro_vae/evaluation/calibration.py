@@ -1,0 +1,82 @@
+"""How well a guide predicts labels: its accuracy, and whether its probabilities can be believed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.images import Images
+from ..data.labelled import by_classes
+from ..errors import InputError
+from .rows import blocks
+from .scoring import measuring
+
+BINS = 15
+"""The bins of the confidence in the calibration error."""
+
+
+def predictions(vae: Any, images: Images, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """q(y | x) of each image, ``[N, K]``, and its label as one of the VAE's classes, ``[N]``.
+
+    Args:
+        vae: a :class:`~pyro_vae.vae.VAE` whose guide infers labels.
+        images: labelled images. The guide does not see their labels.
+        seed: of the draws of ``dynamic`` pixels.
+
+    Raises:
+        InputError: images without labels, or with labels of a class that the VAE does not know.
+    """
+    if images.labels is None:
+        raise InputError("the accuracy needs images with labels, and these have none")
+    names = vae.model.condition.names
+    labels = by_classes(images.labels, images.classes, names) if names else images.labels
+    with measuring(vae.guide, seed=seed, device=images.pixels.device):
+        rows = blocks(images, 500, seed, vae.guide)
+        probs = [vae.predict(batch.args[0], mask=batch.named.get("mask")) for batch in rows]
+    return torch.cat(probs).cpu(), labels.cpu()
+
+
+def accuracy(probs: Tensor, labels: Tensor) -> tuple[float, float]:
+    """The share of images whose most probable class is their label, and its standard error."""
+    share = (probs.argmax(-1) == labels).double().mean().item()
+    return share, math.sqrt(share * (1 - share) / len(labels))
+
+
+def calibration_error(
+    probs: Tensor, labels: Tensor, *, bins: int = BINS, resamples: int = 200, seed: int = 0
+) -> tuple[float, float]:
+    """The expected calibration error of predictions, and its standard error by the bootstrap.
+
+    Equation: ECE = Σ_m (n_m / N) · abs(accuracy_m - confidence_m). Bin m holds the images whose
+    largest probability, the confidence, is in (m / bins, (m + 1) / bins].
+
+    Args:
+        probs: ``[N, K]``.
+        labels: int64 ``[N]``.
+        bins: how many bins of equal width.
+        resamples: of the images, for the standard error.
+        seed: of the resamples.
+
+    Paper: Guo et al. 2017, On calibration of modern neural networks.
+
+    Example:
+        >>> from pyro_vae.evaluation.calibration import calibration_error
+        >>> probs = torch.tensor([[0.8, 0.2]]).expand(10, 2)
+        >>> round(calibration_error(probs, torch.tensor([0] * 7 + [1] * 3))[0], 4)  # 0.8 - 0.7
+        0.1
+    """
+    confidence, predicted = (each.numpy() for each in probs.double().max(-1))
+    excess = confidence - (predicted == labels.numpy())  # [N]
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+
+    def error(rows: Any) -> float:
+        total = np.bincount(place[rows], excess[rows], minlength=bins)
+        return float(np.abs(total).sum() / len(labels))
+
+    random = np.random.RandomState(seed)
+    draws = [error(random.randint(len(labels), size=len(labels))) for _ in range(resamples)]
+    return error(slice(None)), float(np.std(draws))

@@ -1,0 +1,199 @@
+"""A run on a table from the command line: every command, and what is refused."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.commands import picture, typed
+from support.tables import patients
+
+from pyro_vae.data import Schema
+
+SMALL = ["--hidden", "8", "--latent", "2", "--batch-size", "64"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "patients.csv"
+    patients().to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(source, tmp_path_factory):
+    """A run on the table. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("runs") / "patients"
+    assert typed(["train", "--data", source, *SMALL, "--epochs", "2", "--out", folder]) == 0
+    return folder
+
+
+def schema_of(run):
+    return Schema.from_json(json.loads((run / "config.json").read_text())["data"]["schema"])
+
+
+def test_training_says_what_it_took_for_what_and_what_it_left_out(source, tmp_path, capsys):
+    assert typed(["train", "--data", source, *SMALL, "--epochs", "1", "--out", tmp_path / "r"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("patients.csv: 3 real (age, bmi, seconds), 1 positive (income), 1 count") == 1
+    assert "left out: id (all values differ), seen (dates), note (all values differ)" in said
+    assert "of the cells of the training rows are missing" in said
+    assert "The likelihood is columns: each column of the table has that of its type." in said
+    for kind in ("samples", "reconstructions"):
+        assert picture(tmp_path / "r" / kind / "epoch_0001.png").std() > 10
+
+
+def test_a_run_goes_on(source, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert typed(["train", "--data", source, *SMALL, "--epochs", "1", "--out", run]) == 0
+    assert typed(["train", "--resume", run, "--epochs", "2"]) == 0
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_samples_are_a_table_like_the_data(run, source, tmp_path, ending):
+    out = tmp_path / f"samples.{ending}"
+    assert typed(["sample", run, "--n", "30", "--out", out]) == 0
+    drawn = pd.read_csv(out) if ending == "csv" else pd.read_parquet(out)
+    frame, schema = pd.read_csv(source), schema_of(run)
+    assert list(drawn) == [column.name for column in schema.columns]
+    assert len(drawn) == 30
+    for column in schema.columns:
+        if column.levels:
+            assert set(drawn[column.name]) <= set(frame[column.name].dropna())
+        elif ending == "parquet":
+            assert drawn[column.name].dtype == frame[column.name].dtype
+    assert not np.allclose(drawn["bmi"], drawn["bmi"].round(3))
+    again = tmp_path / f"again.{ending}"
+    assert typed(["sample", run, "--n", "30", "--out", again]) == 0
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_a_table_of_samples_is_the_default(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert typed(["sample", run, "--n", "5"]) == 0
+    assert len(pd.read_csv("samples.csv")) == 5
+
+
+def test_encode_and_score_name_the_rows(run, tmp_path):
+    latents, scores = tmp_path / "latents.npz", tmp_path / "scores.csv"
+    assert typed(["encode", run, "--split", "all", "--out", latents]) == 0
+    arrays = np.load(latents)
+    assert sorted(map(int, arrays["files"])) == list(range(120))
+    assert arrays["loc"].shape == (120, 2)
+    assert typed(["score", run, "--split", "all", "--samples", "20", "--out", scores]) == 0
+    lines = list(csv.DictReader(scores.open()))
+    assert sorted(int(line["file"]) for line in lines) == list(range(120))
+    assert {line["split"] for line in lines} == {"train", "test"}
+
+
+def test_the_other_commands_work(run, source, tmp_path, capsys):
+    figures = tmp_path / "figures"
+    measure = ["evaluate", run, "--samples", "20", "--figures", figures]
+    assert typed(measure) == 0
+    assert picture(figures / "marginals.png").std() > 10
+    assert typed(["audit", run]) == 0
+    assert typed(["reconstruct", run, "--out", tmp_path / "r.png"]) == 0
+    assert typed(["interpolate", run, "--out", tmp_path / "i.png"]) == 0
+    some = ["--guides", "mean-field,low-rank", "--seeds", "1", "--epochs", "1", "--samples", "5"]
+    out = ["--out", tmp_path / "comparison"]
+    assert typed(["compare", "--data", source, *SMALL, *some, *out]) == 0
+    assert "patients.csv, numbers as they are, densities" in capsys.readouterr().out
+
+
+def test_another_file_is_read_by_the_schema_of_the_run(run, tmp_path):
+    frame = patients(seed=1).iloc[:10]
+    other, out = tmp_path / "other.parquet", tmp_path / "latents.npz"
+    frame[frame.columns[::-1]].to_parquet(other)
+    assert typed(["encode", run, "--data", other, "--out", out]) == 0
+    assert np.load(out)["loc"].shape == (10, 2)
+
+
+BAD = [
+    (lambda f: f.assign(city="Oslo"), "'Oslo' in the column 'city', whose values are 'Bonn'"),
+    (lambda f: f.assign(visits=-1), "-1 in the column 'visits', which has whole numbers of at"),
+    (lambda f: f.assign(bmi=np.inf), "inf in the column 'bmi', which has real numbers"),
+    (lambda f: f.drop(columns="age"), "lacks 1 column age"),
+    (lambda f: f.assign(more=1), "has the further 1 column more"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BAD)
+@pytest.mark.parametrize("command", ["encode", "score"])
+def test_a_file_that_does_not_fit_is_one_sentence(run, tmp_path, capsys, command, change, words):
+    other, out = tmp_path / "other.csv", tmp_path / "out"
+    change(patients(seed=1)).to_csv(other, index=False)
+    out = out.with_suffix(".npz" if command == "encode" else ".csv")
+    assert typed([command, run, "--data", other, "--out", out]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert words in said
+    assert said.count("Error") == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"town": "real"}, "the schema names town"),
+        ({"site": "real"}, "the column 'site' of 'patients.csv' is always 3"),
+        ({"empty": "real"}, "is all missing"),
+        ({"age": "complex"}, "a type is one of"),
+    ],
+)
+def test_a_schema_that_does_not_fit_is_one_sentence(source, tmp_path, capsys, schema, words):
+    file, out = tmp_path / "schema.json", tmp_path / "run"
+    file.write_text(json.dumps(schema))
+    assert typed(["train", "--data", source, "--schema", file, *SMALL, "--out", out]) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()
+
+
+def test_a_schema_and_a_label(source, tmp_path, capsys):
+    file, out = tmp_path / "schema.json", tmp_path / "run"
+    file.write_text('{"age": "count", "rating": "left out"}')
+    options = ["--schema", file, "--label", "sex", "--epochs", "1", "--out", out]
+    assert typed(["train", "--data", source, *SMALL, *options]) == 0
+    types = {column.name: column.type for column in schema_of(out).columns}
+    assert types["age"] == "count"
+    assert types.keys() & {"rating", "sex"} == set()
+    assert schema_of(out).left_out["rating"] == "by the schema"
+    file.unlink()  # the run has its own copy
+    assert typed(["encode", out, "--out", tmp_path / "l.npz"]) == 0
+    assert set(np.load(tmp_path / "l.npz")["classes"]) == {"f", "m"}
+    assert typed(["evaluate", out, "--samples", "5", "--probe"]) == 0
+
+
+def test_what_is_not_for_tables_is_refused(source, run, trained, tmp_path, capsys):
+    for command, words in (
+        (["train", "--data", source, "--stream"], "is read into memory; leave --stream out"),
+        (["train", "--data", "digits", "--label", "x"], "schema and label are for tables"),
+        (["sample", trained, "--out", tmp_path / "s.csv"], "the run was not trained on one"),
+        (["sample", run, "--vary", "z", "--out", tmp_path / "s.csv"], "--vary is for pictures"),
+    ):
+        assert typed(command) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_a_vae_saved_from_python_has_no_schema_of_tables(run, source, tmp_path, capsys):
+    from pyro_vae import load
+
+    load(run).save(tmp_path / "saved")
+    assert typed(["encode", tmp_path / "saved", "--data", source]) == 2
+    assert "has no schema for the table" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    "schema", [3, [{"name": "a"}], [{"name": "a", "type": "real", "dtype": 3}]]
+)
+def test_a_config_with_another_schema_is_refused(run, tmp_path, capsys, schema):
+    broken = tmp_path / "run"
+    shutil.copytree(run, broken)
+    config = json.loads((broken / "config.json").read_text())
+    config["data"]["schema"] = schema
+    (broken / "config.json").write_text(json.dumps(config))
+    for command in (["sample"], ["encode"]):
+        assert typed([*command, broken]) == 2
+        assert "Traceback" not in capsys.readouterr().err
