@@ -1,7 +1,8 @@
 """Sphinx builds the documentation from this file: `make docs`.
 
-Three things are made at build time, so that they cannot differ from the code: the tables of parts,
-recipes and public names; the command line; and the API reference. The notebooks are shown with
+Four things are made at build time, so that they cannot differ from the code: the tables of parts,
+recipes and public names; the command line; the answer of the study of log-variance; and the API
+reference. The notebooks are shown with
 their stored outputs.
 """
 
@@ -126,6 +127,14 @@ def write_command_line() -> None:
     (GENERATED / "commands.md").write_text("".join(pieces))
 
 
+def write_log_variance_answer() -> None:
+    """The answer to "why log-variance?", from the results of the study."""
+    study = import_module("pyro_vae.log_variance_study")
+    _, results = study.read_results(ROOT / "benchmarks/results/scales/results.json")
+    text = study.write_answer(results, study.judge(results), "log-variance.md")
+    (GENERATED / "answer.md").write_text(text + "\n")
+
+
 def copy_notebooks() -> None:
     """Put the notebooks beside the pages, and adapt their links, which start at ``../``."""
     shutil.rmtree(HERE / "_notebooks", ignore_errors=True)
@@ -182,4 +191,5 @@ def setup(app) -> None:
     write_recipes()
     write_public_names()
     write_command_line()
+    write_log_variance_answer()
     copy_notebooks()

@@ -2,24 +2,36 @@
 
 import json
 import math
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import norm
 from torch.distributions import kl_divergence
 
 from pyro_vae.cli import main
 from pyro_vae.errors import InputError
+from pyro_vae.evaluation.importance import importance
 from pyro_vae.log_variance_study import (
     EXPERIMENTS,
     QUICK_CAVEAT,
     judge,
+    read_results,
     render_verdicts,
     run,
     verdict_lines,
 )
-from pyro_vae.log_variance_study.answer import write_statements
-from pyro_vae.log_variance_study.base import Setting, confidence_interval, load_mnist_5k
+from pyro_vae.log_variance_study.answer import write_answer
+from pyro_vae.log_variance_study.base import (
+    Setting,
+    confidence_interval,
+    load_mnist_5k,
+    median_interval,
+    share_interval,
+)
 from pyro_vae.log_variance_study.blow_up import (
     LOSSES,
     build_untrained,
@@ -29,23 +41,36 @@ from pyro_vae.log_variance_study.blow_up import (
     loss_with_analytic_kl,
     train_until_failure,
 )
-from pyro_vae.log_variance_study.choice import add_differences, group_maps
+from pyro_vae.log_variance_study.choice import (
+    HALVED,
+    add_differences,
+    group_maps,
+    measure_vae,
+    train_vae,
+)
 from pyro_vae.log_variance_study.cost import judge_cost
 from pyro_vae.log_variance_study.descent import (
+    OPTIMISERS,
+    STARTS,
     condition_number,
+    fisher_information,
     gradient_and_curvature,
+    judge_descent,
     steps_to_reach,
 )
+from pyro_vae.log_variance_study.divergence import OperationCounter
 from pyro_vae.log_variance_study.factor_two import train_small_vae
 from pyro_vae.log_variance_study.mismatch import PublicCodeVAE, judge_mismatch, solve_conjugate
 from pyro_vae.log_variance_study.precision import (
-    FORMULAS,
-    OperationCounter,
-    measure_precision,
+    DENSITIES,
+    KLS,
+    advantage,
+    measure_errors,
     sigma_grid,
 )
 from pyro_vae.log_variance_study.sign import judge_sign
 from pyro_vae.scales import SCALES
+from pyro_vae.training import adam
 
 COMMITTED = Path(__file__).parents[1] / "benchmarks" / "results" / "scales"
 
@@ -106,28 +131,81 @@ def test_log_variance_and_log_scale_are_the_same_with_the_predicted_factor(optim
     assert (other - log_scale).abs().max() > 1e-3
 
 
-def test_float16_loses_the_kl_from_the_variance_at_small_sigma():
-    """The gradient of ½ log(σ²), ½/σ², exceeds the largest float16; log σ² has no such limit."""
-    end = (0.5 / torch.finfo(torch.float16).max) ** 0.5
-    sigma = sigma_grid(8)
-    row = measure_precision(SCALES["log-variance"](), sigma, torch.float16)
-    lost = torch.tensor([math.isinf(e) for e in row["kl"]["log(σ²)"]["error"]])
-    assert lost[sigma < 0.9 * end].all()
-    assert not lost[(sigma > 1.1 * end) & (sigma < 200)].any()
-    assert row["kl"]["log σ²"]["served"][0] == pytest.approx(1e-12)
-    exact = measure_precision(SCALES["log-variance"](), sigma, torch.float64)
+@pytest.mark.parametrize(
+    ("dtype", "way", "end"),
+    [
+        # The gradient of log(σ²) by σ² is 1/σ²; of log σ by σ, 1/σ. Both must not exceed the
+        # largest number of the precision. The ½ comes first.
+        (torch.float16, "log(σ²)", (0.5 / torch.finfo(torch.float16).max) ** 0.5),
+        (torch.float16, "log σ", 1 / torch.finfo(torch.float16).max),
+        (torch.float32, "log(σ²)", (0.5 / torch.finfo(torch.float32).max) ** 0.5),
+        (torch.bfloat16, "log(σ²)", (0.5 / torch.finfo(torch.bfloat16).max) ** 0.5),
+        (torch.float64, "log(σ²)", (0.5 / torch.finfo(torch.float64).max) ** 0.5),
+    ],
+)
+def test_the_kl_from_sigma_ends_where_a_gradient_overflows(dtype, way, end):
+    low = min(-30.0, math.ceil(math.log10(torch.finfo(dtype).smallest_normal)))
+    row = measure_errors(SCALES["log-variance"](), sigma_grid(low, 2, 8), dtype)["kl"]
+    assert end / 1.4 <= row[way]["fails_below"] <= end * 1.4
+    assert row["log σ²"]["fails_below"] is None
+
+
+def test_float32_at_log_variance_minus_92():
+    """From σ, neither the KL nor the density has a finite gradient, but both have from log σ²."""
+    raw = torch.tensor([-92.0], requires_grad=True)
+    scale = SCALES["log-variance"]()
+    for function in (KLS["log(σ²)"], DENSITIES["σ"]):
+        (gradient,) = torch.autograd.grad(function(scale, raw).sum(), raw)
+        assert not gradient.isfinite().any()
+    known = -0.5 + 46 - 0.5 * math.log(2 * math.pi)
+    assert DENSITIES["log σ²"](scale, raw).item() == pytest.approx(known, rel=1e-5)
+    (gradient,) = torch.autograd.grad(KLS["log σ²"](scale, raw).sum(), raw)
+    assert gradient.item() == -0.5
+
+
+def test_an_advantage_of_log_variance_is_where_all_ways_from_sigma_fail():
+    def row(own, *others):
+        ways = dict(zip(["log σ²", "log(σ²)", "log σ"], [own, *others], strict=True))
+        return {"kl": {way: {"fails_below": below} for way, below in ways.items()}}
+
+    assert advantage(row(None, 1e-3, 1e-5), "kl") == 1e-5
+    assert advantage(row(None, 1e-3, None), "kl") is None
+    assert advantage(row(1e-5, 1e-3, 1e-5), "kl") is None
+
+
+def test_float64_rounds_the_raw_output_exactly_enough():
+    exact = measure_errors(SCALES["log-variance"](), sigma_grid(-12, 12, 8), torch.float64)
     assert max(exact["rounding"]) < 1e-14
     assert max(exact["kl"]["log σ²"]["error"]) < 1e-13
 
 
-@pytest.mark.parametrize("formula", FORMULAS)
+@pytest.mark.parametrize("formula", KLS)
 def test_the_three_formulas_equal_the_kl_of_torch(formula):
     scale, raw = SCALES["softplus"](), torch.linspace(-8, 8, 9, dtype=torch.float64)
     known = kl_divergence(
         torch.distributions.Normal(torch.zeros(9, dtype=torch.float64), scale(raw)),
         torch.distributions.Normal(torch.tensor(0.0).double(), torch.tensor(1.0).double()),
     )
-    torch.testing.assert_close(FORMULAS[formula](scale, raw), known, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(KLS[formula](scale, raw), known, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("way", DENSITIES)
+def test_both_densities_are_that_of_scipy_at_the_draw(way):
+    scale, raw = SCALES["log-variance"](), torch.linspace(-8, 8, 9, dtype=torch.float64)
+    sigma = scale(raw).numpy()
+    known = torch.from_numpy(norm.logpdf(sigma, scale=sigma))
+    torch.testing.assert_close(DENSITIES[way](scale, raw), known, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("log-variance", lambda s: 0.5 + 0 * s), ("log-scale", lambda s: 2 + 0 * s),
+     ("raw", lambda s: 2 / s**2)],
+)  # fmt: skip
+def test_fisher_information_matches_its_formula(name, known):
+    sigma = torch.tensor([0.01, 0.3, 7.0], dtype=torch.float64)
+    torch.testing.assert_close(fisher_information(SCALES[name](), sigma), known(sigma), rtol=1e-10,
+                               atol=0.0)  # fmt: skip
 
 
 def test_operation_counter_skips_views():
@@ -206,9 +284,59 @@ def test_confidence_interval_is_students_t():
     assert half == pytest.approx(4.30265 / 3**0.5, rel=1e-5)
 
 
+def test_clopper_pearson_is_near_the_rule_of_three():
+    low, high = share_interval(0, 100)
+    assert (low, high) == (0, pytest.approx(1 - 0.025 ** (1 / 100), rel=1e-6))
+    assert share_interval(100, 100) == (pytest.approx(1 - high), 1)
+    assert share_interval(0, 10)[1] == pytest.approx(0.3085, abs=1e-4)
+
+
+def test_the_interval_of_a_median_is_between_two_values_in_order():
+    """Of 20 values, the 6th and the 15th have the median between them with 95.9 %."""
+    assert median_interval(list(range(1, 21))) == (10.5, 6, 15)
+
+
+def test_log_scale_with_half_the_rate_and_half_the_weights_is_log_variance(monkeypatch):
+    """Claim 5 predicts it for Adam: the two rows of claim 8 then differ by nothing else."""
+    images = load_mnist_5k(Setting(quick=True)).train.subset(torch.arange(300))
+    options = {"lr": 3e-3, "epochs": 2, "seed": 0}
+    known = train_vae("log-variance", images, **options)
+    halved = train_vae(HALVED, images, **options)
+
+    def halve(vae, lr):
+        with torch.no_grad():
+            for parameter in vae.guide.posterior.head.parameters():
+                parameter[20:] *= 0.5
+        return adam(vae, lr)
+
+    monkeypatch.setattr("pyro_vae.log_variance_study.choice.adam", halve)
+    found = train_vae(HALVED, images, **options)
+    for name, weight in known.state_dict().items():
+        factor = torch.ones(len(weight))
+        if "head" in name:
+            factor[20:] = 2.0  # log σ² = 2 log σ
+        own = found.state_dict()[name] * factor.view(-1, *[1] * (weight.dim() - 1))
+        torch.testing.assert_close(own, weight, rtol=1e-3, atol=1e-5)
+    name = "model.likelihood.decoder.0.weight"
+    assert (halved.state_dict()[name] - known.state_dict()[name]).abs().max() > 1e-4
+
+
+def test_the_proposal_of_each_image_is_closer_to_the_posterior_than_the_encoder():
+    """The NLL that the best Normal of each image gives is lower than the encoder's, and settled."""
+    data = load_mnist_5k(Setting(quick=True))
+    vae = train_vae("log-variance", data.train, lr=3e-3, epochs=3, seed=0)
+    images = data.test.subset(torch.arange(30))
+    found = measure_vae(vae, images, 100, 50)
+    encoder = importance(vae.model, vae.guide, images, samples=100, seed=0)
+    assert found["nll"] < -encoder.mean
+    assert found["curve"]["100"] == pytest.approx(found["nll"])
+    assert -found["elbo"] > found["nll"]
+
+
 def test_maps_are_grouped_by_their_intervals():
     def seeds(*values):
-        return {"seeds": [v and {"nll": v, "active": 5} for v in values]}
+        each = {"active": 5, "bias": 0.0, "noise": 0.0}
+        return {"seeds": [v and {"nll": v, "curve": {"1": v, "9": v}, **each} for v in values]}
 
     rivals = {
         "log-variance": seeds(100.0, 101.0, 102.0),
@@ -217,21 +345,58 @@ def test_maps_are_grouped_by_their_intervals():
         "absolute": seeds(99.0, 100.1, 101.0),
         "log-scale": seeds(90.0, 101.0, 112.0),
         "soft-clamped": seeds(None, None, 100.0),
+        "softplus-variance": seeds(105.0, 106.1, 107.0),
     }
     add_differences(rivals)
+    mean, half = rivals["softplus-variance"]["difference"]
+    rivals["softplus-variance"]["estimator"]["noise"] = mean - half + 0.01
     assert rivals["relu"]["difference"][0] == pytest.approx(5.0333, abs=1e-3)
     assert group_maps({"rivals": rivals}) == {
         "the same": ["softplus"],
         "higher": ["relu"],
         "lower": ["absolute"],
-        "undecided": ["log-scale"],
+        "undecided": ["log-scale", "softplus-variance"],
         "failed": ["soft-clamped"],
     }
 
 
+def test_an_interval_is_widened_by_the_difference_of_the_biases():
+    def row(*biases):
+        common = {"active": 5, "noise": 0.3, "curve": {"1": 0.0, "9": 0.0}}
+        return {"seeds": [{"nll": 100.0 + i, "bias": b, **common} for i, b in enumerate(biases)]}
+
+    rivals = {"log-variance": row(0.1, 0.1, 0.1), "softplus": row(0.4, 0.3, 0.2)}
+    add_differences(rivals)
+    assert rivals["softplus"]["difference"] == pytest.approx((0.0, 0.2))
+    assert rivals["softplus"]["estimator"]["noise"] == pytest.approx(1.96 * 0.3 * (2 / 3) ** 0.5)
+
+
+def test_rule_of_descent_names_where_log_variance_is_harder():
+    def rows(*steps):
+        cells = {
+            optimiser: {
+                str(s): {"steps": n, "rate": 1.0} for s, n in zip(STARTS, steps, strict=True)
+            }
+            for optimiser in OPTIMISERS
+        }
+        return {"condition": 1.0, "condition_with_means": 1.0, "fisher": [1.0], **cells}
+
+    rivals = {name: rows(30, 30, 30, 30, 30, 30) for name in ("raw", "absolute", "softplus")}
+    rivals["log-variance"] = rows(10, 30, 30, 60, 30, 30)
+    verdict = judge_descent({"descent": {"limit": 99, "rivals": rivals}})
+    spots = [f"{o} starts at σ = {{}}" for o in OPTIMISERS]
+    easier, harder = (" or ".join(s.format(x) for s in spots) for x in (0.01, 0.8))
+    assert verdict.region == f"{easier}; the opposite is true where {harder}"
+    assert "2^-17, 2^-16, ..., 2^4" in verdict.evidence
+
+
 @pytest.mark.parametrize(
     ("share", "word"),
-    [((0.3, 0.1), "does not hold"), ((9.0, 1.0), "holds"), ((1.9, 0.5), "holds only where")],
+    [
+        ((0.3, 0.2, 0.4), "does not hold"),
+        ((9.0, 8.0, 10.0), "holds"),
+        ((1.9, 1.4, 2.4), "holds only where"),
+    ],
 )
 def test_rule_of_cost(share, word):
     times = {"log-variance": 5.0, "softplus": 5.0, "absolute": 5.0}
@@ -348,22 +513,36 @@ def test_the_command_line_prints_the_caveat_before_and_after(tmp_path, capsys, m
 def test_quick_run_agrees_with_the_full_run_on_exact_claims(quick):
     _, verdicts, _ = quick
     assert verdicts["stability"].word == "holds only where"
-    assert "float16" in verdicts["stability"].region
+    assert "the KL is computed in float16 below" in verdicts["stability"].region
+    assert "in float32 below σ = " in verdicts["stability"].region
     assert verdicts["divergence"].word == "does not hold"
     assert verdicts["factor_two"].word == "holds only where"
     assert "multiplied by 4 for SGD and by 2 for Adam" in verdicts["factor_two"].region
 
 
-def test_short_answer_has_five_statements_from_the_results(quick):
+def test_each_sentence_of_the_answer_with_a_number_links_its_measurement(quick):
     out, verdicts, _ = quick
     results = read(out / "results.json")["results"]
-    statements = write_statements(results, verdicts)
-    assert len(statements) == 5
-    assert all(statement.endswith(".") for statement in statements)
-    share, spread = results["cost"]["share"]
-    assert f"{share:.2f} ± {spread:.2f} %" in statements[4]
-    assert verdicts["stability"].region in statements[2]
-    assert all(name in statements[1] for name in results["choice"]["rivals"])
+    answer = write_answer(results, verdicts, "verdicts.md")
+    assert (out / "answer.md").read_text(encoding="utf-8").endswith(f"{answer}\n")
+    headings = (out / "verdicts.md").read_text(encoding="utf-8").splitlines()
+    for number in range(1, 10):
+        assert f"verdicts.md#claim-{number}" in answer
+        assert f"## Claim {number}" in headings
+    share, low, high = results["cost"]["share"]
+    assert f"{share:.2f} % of a training step ({low:.2f} to {high:.2f} %)" in answer
+    assert str(verdicts["stability"]) in answer
+    assert all(n in answer for n in results["choice"]["rivals"] if n != "log-variance")
+
+
+def test_the_report_is_written_again_from_the_results_alone(quick, tmp_path):
+    out, _, _ = quick
+    (tmp_path / "results.json").write_bytes((out / "results.json").read_bytes())
+    command = [sys.executable, "-m", "pyro_vae.log_variance_study", str(tmp_path)]
+    subprocess.run(command, check=True)
+    for name in ("verdicts.md", "answer.md"):
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
+    assert (tmp_path / "answer.png").stat().st_size > 10_000
 
 
 def test_a_run_of_one_experiment_keeps_the_others(quick):
@@ -374,10 +553,39 @@ def test_a_run_of_one_experiment_keeps_the_others(quick):
     assert read(out / "results.json")["results"]["choice"] == before
 
 
-def test_results_of_another_protocol_are_not_mixed_in(quick, tmp_path):
+def test_results_of_another_protocol_are_refused_and_kept(quick, tmp_path):
     out, _, _ = quick
-    (tmp_path / "results.json").write_bytes((out / "results.json").read_bytes())
-    assert list(run(tmp_path, quick=True, seeds=3, only=["stability"])) == ["stability"]
+    held = (out / "results.json").read_bytes()
+    (tmp_path / "results.json").write_bytes(held)
+    with pytest.raises(InputError, match="has the results of 'pyro-vae scales --seeds 2 --quick'"):
+        run(tmp_path, quick=True, seeds=3, only=["stability"])
+    assert (tmp_path / "results.json").read_bytes() == held
+
+
+@pytest.mark.parametrize("damage", [
+    lambda held: held[: len(held) // 2],
+    lambda held: b"\xff\xfe",
+    lambda held: b"[]",
+    lambda held: b'{"protocol": {}, "results": {}}',
+    lambda held: held.replace(b'"share"', b'"shore"'),
+    lambda held: held.replace(b'"fails_below": null', b'"fails_below": "low"'),
+    lambda held: held.replace(b'"seconds"', b'"minutes"'),
+])  # fmt: skip
+def test_a_damaged_results_file_is_refused_in_one_sentence(damage, quick, tmp_path, monkeypatch):
+    out, _, _ = quick
+    damaged = damage((out / "results.json").read_bytes())
+    (tmp_path / "results.json").write_bytes(damaged)
+    monkeypatch.setattr("pyro_vae.log_variance_study.EXPERIMENTS", {"stability": None})
+    with pytest.raises(InputError, match="is not a whole results"):
+        run(tmp_path, quick=True, seeds=2, only=["stability"])
+    assert (tmp_path / "results.json").read_bytes() == damaged
+
+
+def test_each_claim_has_its_commit(quick):
+    out, _, _ = quick
+    found = {row["commit"] for row in read(out / "results.json")["results"].values()}
+    assert len(found) == 1
+    assert re.fullmatch(r"[0-9a-f]{40}(-changed)?", found.pop() or "0" * 40)
 
 
 def test_bad_input(tmp_path):
@@ -387,11 +595,15 @@ def test_bad_input(tmp_path):
         run(tmp_path, only=["stabilty"])
 
 
-def test_committed_verdicts_follow_from_the_committed_numbers():
-    held = read(COMMITTED / "results.json")
-    assert held["protocol"]["quick"] is False
-    assert len(held["protocol"]["seeds"]) >= 5
-    verdicts = judge(held["results"])
-    assert list(verdicts) == list(EXPERIMENTS)
+def test_committed_report_follows_from_the_committed_numbers():
+    file = COMMITTED / "results.json"
+    protocol, results = read_results(file)
+    assert protocol == read(file)["protocol"]
+    assert protocol["quick"] is False
+    assert len(protocol["seeds"]) >= 5
+    assert list(results) == list(EXPERIMENTS)
+    assert not any(row["commit"].endswith("-changed") for row in results.values())
     text = (COMMITTED / "verdicts.md").read_text(encoding="utf-8")
-    assert text == render_verdicts(held["protocol"], held["results"])
+    assert text == render_verdicts(protocol, results)
+    answer = (COMMITTED / "answer.md").read_text(encoding="utf-8")
+    assert answer.endswith(write_answer(results, judge(results), "verdicts.md") + "\n")

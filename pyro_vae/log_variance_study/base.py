@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
-from scipy.stats import t
+from scipy.stats import binomtest, quantile_test, t
 
 from ..data import Data, load_data
 from ..scales import SCALES
@@ -99,6 +99,27 @@ def confidence_interval(values: Sequence[float], level: float = 0.95) -> tuple[f
     """The mean of at least two values, and half the width of its Student's t interval."""
     quantile = t.ppf(0.5 + level / 2, len(values) - 1)
     return fmean(values), float(quantile) * stdev(values) / len(values) ** 0.5
+
+
+def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """The median and both ends of its interval, which assumes no distribution of the values.
+
+    It serves times on a machine that does other work, whose mean follows a few slow rounds.
+    """
+    low, high = quantile_test(values, p=0.5).confidence_interval(level)
+    return median(values), float(low), float(high)
+
+
+def share_interval(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Both ends of the Clopper-Pearson interval of a share: 0 of 10 gives 0 to 0.31."""
+    found = binomtest(count, total).proportion_ci(level, method="exact")
+    return float(found.low), float(found.high)
+
+
+def share_text(count: int, total: int) -> str:
+    """``3 of 10 (7 % to 65 %)``, with the 95 % interval of the share."""
+    low, high = share_interval(count, total)
+    return f"{count} of {total} ({100 * low:.0f} % to {100 * high:.0f} %)"
 
 
 def join_words(words: Iterable[str], conjunction: str = "and") -> str:

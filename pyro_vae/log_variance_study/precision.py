@@ -1,22 +1,29 @@
-"""Claims 2 and 3: floating-point errors of σ, of the KL and of its gradient."""
+"""Claim 2: floating-point errors of σ, of the KL, of the log-density, and of their gradients."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.distributions import Normal
 
 from ..scales import SCALES, Scale
-from .base import COLOURS, Numbers, Setting, Verdict, join_words, time_calls
+from .base import COLOURS, Numbers, Setting, Verdict, join_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 
 
 def kl_from_logvar(scale: Scale, raw: Tensor) -> Tensor:
@@ -37,12 +44,28 @@ def kl_from_scale(scale: Scale, raw: Tensor) -> Tensor:
     return 0.5 * (sigma.square() - 1) - sigma.log()
 
 
-FORMULAS = {"log σ²": kl_from_logvar, "log(σ²)": kl_from_variance, "log σ": kl_from_scale}
+def density_from_logvar(scale: Scale, raw: Tensor) -> Tensor:
+    """log N(z; 0, σ²) at the draw z = σ from log σ²; elementwise."""
+    z, logvar = scale.sigma(scale.shift(raw)), scale.logvar(raw)
+    return -0.5 * (z * (-0.5 * logvar).exp()).square() - 0.5 * logvar - HALF_LOG_2_PI
 
 
-def sigma_grid(per_decade: int) -> Tensor:
-    """σ from 1e-12 to 1e12 on a logarithmic grid, float64."""
-    return 10.0 ** torch.linspace(-12, 12, 24 * per_decade + 1, dtype=torch.float64)
+def density_from_scale(scale: Scale, raw: Tensor) -> Tensor:
+    """The same density from σ, as the Normal of torch and of Pyro computes it."""
+    sigma = scale.sigma(scale.shift(raw))
+    return Normal(torch.zeros_like(sigma), sigma, validate_args=False).log_prob(sigma)
+
+
+KLS = {"log σ²": kl_from_logvar, "log(σ²)": kl_from_variance, "log σ": kl_from_scale}
+DENSITIES = {"log σ²": density_from_logvar, "σ": density_from_scale}
+QUANTITIES = {"kl": KLS, "density": DENSITIES}
+NAMES = {"kl": "the KL", "density": "the log-density"}
+
+
+def sigma_grid(low: float, high: float, per_decade: int) -> Tensor:
+    """σ from 10^low to 10^high on a logarithmic grid, float64."""
+    count = round((high - low) * per_decade) + 1
+    return 10.0 ** torch.linspace(low, high, count, dtype=torch.float64)
 
 
 def keep_reachable(scale: Scale, sigma: Tensor) -> Tensor:
@@ -66,199 +89,149 @@ def relative_error(found: Tensor, exact: Tensor, unit: float) -> Tensor:
 
 
 def measure_stability(setting: Setting) -> Numbers:
-    """Claim 2: errors of σ, of the KL and of its gradient, for σ from 1e-12 to 1e12.
+    """Claim 2: errors of σ, of the KL and of the log-density, down to the smallest σ.
 
-    A network in low precision stores a rounded raw output. So we round the exact raw output to the
-    precision. ``rounding`` is the relative error of σ from this rounding alone. The errors of the
-    KL and its gradient compare a result in the precision with float64, both from the same rounded
-    raw output. They are relative to max(value, 1).
+    σ goes from 1e-30 to 1e12 in each precision, and from the precision's smallest normal number
+    where that is below 1e-30. A network in low precision stores a rounded raw output. So we round
+    the exact raw output to the precision. ``rounding`` is the relative error of σ from this
+    rounding alone. All other errors compare a result in the precision with the exact one, both from
+    the same rounded raw output. They are relative to max(value, 1), and they are those of a value
+    or of its gradient by the raw output, whichever is larger. There are no random numbers.
 
-    The KL is computed in three ways: from log σ² directly; and from σ = exp(½ log σ²), with
-    log(σ²) or with log σ.
+    The KL from a standard Normal is computed in three ways: from log σ² directly; and from
+    σ = exp(½ log σ²), with log(σ²), as torch does, or with log σ. The log-density is that of the
+    draw z = μ + σ with μ = 0, computed in two ways: from log σ², and from σ by the Normal of torch,
+    which Pyro uses too. Pyro's Monte Carlo ELBO needs the log-density; the analytic KL does not.
 
-    Rule: a way works at a σ if the errors of the KL and its gradient are at most 32 machine
-    epsilons of the precision. The claim holds if in every precision the way from log σ² works at
-    some σ < 1 at which both other ways fail. It holds only in some precisions if this is the case
-    for some of them. Otherwise it does not hold.
+    Rule: a way works at a σ if its error is at most 32 machine epsilons of the precision. The claim
+    holds for a quantity in a precision if the way from log σ² works at some σ < 1 at which all
+    ways from σ fail. The claim holds if this is so for both quantities in every precision. It holds
+    only in some cases if it is so for some of them. Otherwise it does not hold.
     """
-    sigma = sigma_grid(4 if setting.quick else 8)
     numbers: Numbers = {"precisions": {}}
     for precision, dtype in setting.track(list(DTYPES.items()), description="2 stability"):
+        low = min(-30.0, math.ceil(math.log10(torch.finfo(dtype).smallest_normal)))
+        sigma = sigma_grid(low, 12, 4 if setting.quick else 8)
         numbers["precisions"][precision] = {
-            name: measure_precision(cls(), sigma, dtype) for name, cls in SCALES.items()
+            name: measure_errors(cls(), sigma, dtype) for name, cls in SCALES.items()
         }
     return numbers
 
 
-def measure_precision(scale: Scale, sigma: Tensor, dtype: torch.dtype) -> Numbers:
-    """Errors of one map in one precision, at the σ inside the range of the map."""
+def measure_errors(scale: Scale, sigma: Tensor, dtype: torch.dtype) -> Numbers:
+    """Errors of one map in one precision, at the σ inside the range of the map.
+
+    ``works`` holds the smallest and the largest σ at which a way works, and ``fails_below`` the
+    largest σ < 1 at which it does not.
+    """
     sigma = keep_reachable(scale, sigma)
     raw = scale.inverse(sigma).to(dtype)
     exact_raw = raw.double()
+    logvar, slope = value_and_gradient(scale.logvar, exact_raw)
+    exact = {
+        "kl": (0.5 * (torch.expm1(logvar) - logvar), 0.5 * torch.expm1(logvar) * slope),
+        "density": (-0.5 - 0.5 * logvar - HALF_LOG_2_PI, -0.5 * slope),
+    }
     row: Numbers = {
         "sigma": sigma.tolist(),
         "rounding": relative_error(scale.sigma(exact_raw), sigma, 0.0).tolist(),
-        "kl": {},
     }
-    exact_kl, exact_gradient = value_and_gradient(
-        lambda r: 0.5 * (torch.expm1(scale.logvar(r)) - scale.logvar(r)), exact_raw
-    )
-    for formula, kl in FORMULAS.items():
-        found_kl, found_gradient = value_and_gradient(partial(kl, scale), raw)
-        error = torch.maximum(
-            relative_error(found_kl, exact_kl, 1.0),
-            relative_error(found_gradient, exact_gradient, 1.0),
-        )
-        served = sigma[error <= 32 * torch.finfo(dtype).eps].tolist()
-        row["kl"][formula] = {
-            "error": error.tolist(),
-            "served": [min(served), max(served)] if served else None,
-        }
+    for quantity, ways in QUANTITIES.items():
+        row[quantity] = {}
+        for way, function in ways.items():
+            found = value_and_gradient(partial(function, scale), raw)
+            value, gradient = (
+                relative_error(a, b, 1.0) for a, b in zip(found, exact[quantity], strict=True)
+            )
+            error = torch.maximum(value, gradient)
+            good = error <= 32 * torch.finfo(dtype).eps
+            works, fails = sigma[good].tolist(), sigma[~good & (sigma < 1)].tolist()
+            row[quantity][way] = {
+                "error": error.tolist(),
+                "works": [min(works), max(works)] if works else None,
+                "fails_below": max(fails) if fails else None,
+            }
     return row
 
 
+def advantage(row: Numbers, quantity: str) -> float | None:
+    """The largest σ < 1 at which log σ² works and every way from σ fails; None if there is none."""
+    ways = row[quantity]
+    limits = [way["fails_below"] for name, way in ways.items() if name != "log σ²"]
+    below = min(limits) if all(limits) else None
+    # Below its own limit, log σ² fails too.
+    own = ways["log σ²"]["fails_below"] or 0.0
+    return below if below and below > own else None
+
+
 def judge_stability(results: dict[str, Numbers]) -> Verdict:
-    precisions = results["stability"]["precisions"]
-    regions, words = [], []
-    for precision, rows in precisions.items():
-        lowest = {f: k["served"][0] for f, k in rows["log-variance"]["kl"].items()}
-        words.append(
-            f"in {precision} down to σ = {lowest['log σ²']:.0e} from log σ², "
-            f"{lowest['log(σ²)']:.0e} from log(σ²) and {lowest['log σ']:.0e} from log σ"
+    rows = {p: row["log-variance"] for p, row in results["stability"]["precisions"].items()}
+
+    def limit_text(way: Numbers) -> str:
+        below = way["fails_below"]
+        return (
+            f"works down to {way['works'][0]:.0e}" if below is None else f"fails below {below:.0e}"
         )
-        if lowest["log σ²"] < min(lowest["log(σ²)"], lowest["log σ"]):
-            regions.append(f"{precision} and σ is below {lowest['log σ']:.0e}")
-    worst = "; ".join(
-        f"{max(r['log-variance']['rounding']):.1g} in {p}" for p, r in precisions.items()
-    )
+
+    words = [
+        f"{precision}: "
+        + "; ".join(
+            f"{NAMES[quantity]} "
+            + ", ".join(f"from {w} {limit_text(way)}" for w, way in row[quantity].items())
+            for quantity in QUANTITIES
+        )
+        for precision, row in rows.items()
+    ]
+    found = {
+        quantity: {p: below for p, row in rows.items() if (below := advantage(row, quantity))}
+        for quantity in QUANTITIES
+    }
+    worst = "; ".join(f"{max(row['rounding']):.1g} in {p}" for p, row in rows.items())
     evidence = (
-        f"For σ from 1e-12 to 1e12, the KL and its gradient are accurate {'; '.join(words)}. "
-        "Rounding log σ² to the precision changes σ by a relative error of up to "
-        f"{worst}."
+        f"The smallest σ, by precision and way. {'. '.join(words)}. So the KL needs log σ² only in "
+        f"{join_words(found['kl'])}, because log σ can take the place of log(σ²), and the "
+        f"log-density of torch needs it in {join_words(found['density'])}. Rounding log σ² to the "
+        f"precision changes σ by a relative error of up to {worst}."
     )
-    if len(regions) == len(precisions):
+    regions = [
+        f"{NAMES[quantity]} is computed "
+        + join_words([f"in {p} below σ = {below:.0e}" for p, below in where.items()], "or")
+        for quantity, where in found.items()
+        if where
+    ]
+    if all(len(where) == len(rows) for where in found.values()):
         return Verdict("holds", evidence)
     if regions:
-        return Verdict(
-            "holds only where", evidence, f"the precision is {join_words(regions, 'or')}"
-        )
+        return Verdict("holds only where", evidence, ", and where ".join(regions))
     return Verdict("does not hold", evidence)
 
 
 def draw_stability(numbers: Numbers, figure: Figure) -> None:
-    axes = figure.subplots(2, 3, sharex=True, sharey="row")
-    heights = {"log σ²": 300.0, "log(σ²)": 60.0, "log σ": 12.0}
-    for (above, below), (precision, rows) in zip(
+    axes = figure.subplots(3, 4, sharey="row")
+    colours = {"log σ²": "C0", "log(σ²)": "C3", "log σ": "C1", "σ": "C3"}
+    for (*errors, below), (precision, rows) in zip(
         axes.T, numbers["precisions"].items(), strict=True
     ):
         row = rows["log-variance"]
-        for colour, (formula, height) in zip(("C0", "C3", "C1"), heights.items(), strict=True):
-            points = list(zip(row["sigma"], row["kl"][formula]["error"], strict=True))
-            finite = [(s, e) for s, e in points if e is not None]
-            lost = [s for s, e in points if e is None]
-            above.plot(
-                *zip(*finite, strict=True), ".", ms=3, color=colour, label=f"KL from {formula}"
-            )
-            above.plot(lost, [height] * len(lost), "s", ms=2, color=colour)
+        for ax, quantity in zip(errors, QUANTITIES, strict=True):
+            for i, way in enumerate(QUANTITIES[quantity]):
+                points = list(zip(row["sigma"], row[quantity][way]["error"], strict=True))
+                # A logarithmic axis cannot show 0, and infinity is a square at the top.
+                kept = [(s, max(e, 1e-18)) for s, e in points if e is not None]
+                lost = [s for s, e in points if e is None]
+                ax.plot(
+                    *zip(*kept, strict=True), ".", ms=3, color=colours[way], label=f"from {way}"
+                )
+                ax.plot(lost, [1e4 / 30**i] * len(lost), "s", ms=2, color=colours[way])
+            ax.set(yscale="log", xscale="log", ylim=(1e-19, 1e6))
         for name in ("softplus", "raw", "log-scale", "log-variance"):
             points = list(zip(rows[name]["sigma"], rows[name]["rounding"], strict=True))
             kept = [(s, e) for s, e in points if e]  # a logarithmic axis cannot show 0
             below.plot(*zip(*kept, strict=True), ".", ms=3, color=COLOURS[name], label=name)
-        above.set(title=precision, yscale="log", xscale="log", ylim=(1e-9, 2e3))
-        below.set(yscale="log", xlabel="σ", ylim=(1e-9, 1))
-    axes[0, 0].set_ylabel("error of the KL and its gradient\n(squares at the top: inf or NaN)")
-    axes[1, 0].set_ylabel("relative error of σ\nfrom rounding the raw output")
-    axes[0, 0].legend(fontsize=8, markerscale=3)
-    axes[1, 0].legend(fontsize=8, markerscale=3)
-
-
-class OperationCounter(TorchDispatchMode):
-    """Counts the operations of torch, gradients included. Views do not count."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.total += not func.is_view
-        return func(*args, **(kwargs or {}))
-
-
-def measure_divergence(setting: Setting) -> Numbers:
-    """Claim 3: error, operations and time of the KL without log σ².
-
-    Each map computes the KL of a batch [128, 20] in float32, forward and backward. The four maps
-    whose names begin with "log" compute it from log σ². The other maps compute it from σ. The error
-    is the largest error of the KL and its gradient, relative to max(value, 1), over the σ from
-    1e-12 to 1e12 inside the range of the map. The time is that of the fastest of 200 rounds; each
-    round times every map once.
-
-    Rule: consider the maps that do not output a logarithm and do not clamp. The claim does not hold
-    if one of them has at most ten times the error of log-variance over at least 0.7 times as many
-    decades of σ. Otherwise it holds.
-    """
-    sigma = sigma_grid(4 if setting.quick else 8)
-    maps: Numbers = {}
-    work = {}
-    for name, cls in SCALES.items():
-        scale = cls()
-        formula = "log σ²" if name.startswith("log-") else "log σ"
-        kl, raw = partial(FORMULAS[formula], scale), scale.inverse(torch.rand(128, 20) + 0.5)
-        work[name] = partial(value_and_gradient, kl, raw)
-        with OperationCounter() as count:
-            work[name]()
-        error = measure_precision(scale, sigma, torch.float32)["kl"][formula]["error"]
-        maps[name] = {
-            "from": formula,
-            "error": max(error),
-            "decades": len(error) / len(sigma) * 24,
-            "operations": count.total,
-        }
-    for _ in setting.track(range(10 if setting.quick else 200), description="3 divergence"):
-        for name, each in work.items():
-            duration = 1e3 * time_calls(each, 5)
-            maps[name]["microseconds"] = min(duration, maps[name].get("microseconds", duration))
-    return {"rivals": maps}
-
-
-def judge_divergence(results: dict[str, Numbers]) -> Verdict:
-    rows = results["divergence"]["rivals"]
-    reference = rows["log-variance"]
-    others = {n: r for n, r in rows.items() if not n.startswith("log-") and n != "soft-clamped"}
-    equal = [
-        n
-        for n, r in others.items()
-        if r["error"] <= 10 * reference["error"] and r["decades"] >= 0.7 * reference["decades"]
-    ]
-    evidence = (
-        "Largest error in float32, operations and time of the KL and its gradient for a batch "
-        "[128, 20]: "
-        + "; ".join(
-            f"{n}: {r['error']:.1e}, {r['operations']} operations, {r['microseconds']:.0f} µs"
-            for n, r in {"log-variance": reference, **others}.items()
-        )
-        + "."
-    )
-    if not equal:
-        return Verdict("holds", evidence)
-    return Verdict(
-        "does not hold",
-        f"These maps compute the KL with at most ten times the error of log-variance: "
-        f"{join_words(equal)}. {evidence}",
-    )
-
-
-def draw_divergence(numbers: Numbers, figure: Figure) -> None:
-    axes = figure.subplots(1, 3, sharey=True)
-    rows = numbers["rivals"]
-    names = list(rows)[::-1]
-    for ax, key, label in zip(
-        axes,
-        ("error", "operations", "microseconds"),
-        ("largest error (float32)", "operations", "time, µs ([128, 20], with gradient)"),
-        strict=True,
-    ):
-        value = [rows[n][key] for n in names]
-        ax.barh(names, value, color=[COLOURS[n] for n in names])
-        ax.set_xlabel(label)
-    axes[0].ticklabel_format(axis="x", scilimits=(0, 0))
+        errors[0].set_title(precision)
+        below.set(yscale="log", xscale="log", xlabel="σ", ylim=(1e-19, 1))
+    for ax, quantity in zip(axes[:, 0], QUANTITIES, strict=False):
+        ax.set_ylabel(f"error of {NAMES[quantity]}\n(squares: inf or NaN)")
+        ax.legend(fontsize=7, markerscale=3)
+    axes[2, 0].set_ylabel("relative error of σ\nfrom rounding the raw output")
+    axes[2, 0].legend(fontsize=7, markerscale=3)
