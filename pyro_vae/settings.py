@@ -161,7 +161,7 @@ class TrainingOptions:
     )
     average: float | None = option(
         None,
-        "Average the weights over the steps, such as 0.999. Default: no average.",
+        "Moving average of the weights, such as 0.999. Default: none.",
         "Training",
         value="X",
         shown="",

@@ -82,7 +82,7 @@ DataDir = Annotated[
     typer.Option(
         metavar="FOLDER",
         parser=place,
-        help="Downloaded data sets. Default: $PYRO_VAE_DATA_DIR or a cache.",
+        help="Data sets. Default: $PYRO_VAE_DATA_DIR or a cache.",
         rich_help_panel="Run",
     ),
 ]
