@@ -10,9 +10,10 @@ from pyro.infer import SVI, Trace_ELBO
 
 from pyro_vae import VAE, Guide, InputError, Likelihood, fit
 from pyro_vae.compiling import CompiledSVI
+from pyro_vae.conditions import Condition
 from pyro_vae.data import Images, load_data
 from pyro_vae.evaluation import elbo
-from pyro_vae.joining import Condition, Input
+from pyro_vae.joining import Input
 
 SHAPES = {"mlp": (5,), "conv": (1, 8, 8), "residual": (2, 8, 8)}
 
@@ -129,7 +130,10 @@ def test_what_makes_no_sense_is_refused(arguments, words):
     ("context", "words"),
     [
         (None, "conditioned on labels of 3 classes"),
-        (torch.tensor([0, 1, 2, 3, 0, 1]), "the label 3 is not one of the 3 classes, 0 to 2"),
+        (
+            torch.tensor([0, 1, 2, 3, 0, 1]),
+            "the label 3 was never seen: it is not one of the 3 classes, 0 to 2",
+        ),
         (torch.rand(6), "labels of 3 classes, int64"),
         (torch.zeros(6, 3, dtype=torch.int64), "labels of 3 classes, int64"),
         (torch.zeros(5, dtype=torch.int64), "5 rows, and the number of images is 6"),
@@ -169,7 +173,8 @@ def test_data_with_holes_and_context_trains_and_is_measured():
 
     data = replace(data, train=with_both(data.train, 0), test=with_both(data.test, 1))
     vae = VAE.for_data(data, 4, hidden=(32,))
-    assert (vae.config["condition"], vae.config["holes"]) == (10, True)
+    assert vae.config["condition"] == [str(digit) for digit in range(10)]
+    assert vae.config["holes"] is True
     history = fit(vae, data, epochs=2, progress=False)
     rows = data.test.rows(slice(None))
     by_hand = elbo(vae.model, vae.guide, rows).elbo
