@@ -32,6 +32,7 @@ from .registry import OBJECTIVES, lookup
 from .settings import TrainingArguments, TrainingOptions
 from .sources import ImagesInMemory, InMemory
 from .streams import source_of
+from .words import word_of
 
 SAVED, COMPILING = 0.003, 20.0
 """The seconds that compiling saves in each step, and the seconds that it takes.
@@ -173,7 +174,8 @@ def fit(
         checks.check_compiler(loop.device)
     console = Console(stderr=True)
     if loop.ranks.first and (watched(console) if progress is None else progress):
-        unit = "image" if isinstance(data, Data | StoredData | Images) else "row"
+        own = isinstance(data, Data | StoredData | Images)
+        unit = word_of(data.shape) if own else "row"
         several.append(Bar(console, epochs, source.rows, source.batch_size, start, unit))
     history: list[Epoch] = []
     with loss_told(loop.ranks), Interrupt(loop.ranks) as interrupt, ExitStack() as stack:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isfinite
 
 
 def counted(number: int, what: str) -> str:
     """A number of things: ``1 image``, ``2 images``."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def word_of(shape: Sequence[int]) -> str:
+    """What an observation of this shape is called in reports: a row, a signal, an image."""
+    return {1: "row", 2: "signal", 3: "image", 4: "volume"}.get(len(shape), "array")
+
+
+def about(what: str, text: str) -> str:
+    """A text about images as one about other observations: rows, signals, volumes."""
+    return text.replace("image", what)
 
 
 def plus_minus(mean: float, error: float | None, digits: int = 2) -> str:

@@ -7,15 +7,16 @@ from typing import Any
 
 from rich.table import Table
 
-from ..words import plus_minus
+from ..words import about, plus_minus
 from .options import console, warn
 
 
-def print_report(result: dict[str, Any], command: list[str]) -> None:
+def print_report(result: dict[str, Any], command: list[str], word: str) -> None:
     """Print the numbers under headings, and then what is not to be trusted and what to run next.
 
     Args:
         result: the report.
+        word: what an observation is called.
         command: the command that made it, without the options that advice may add.
     """
     from ..report.sections import advice, sections  # imports torch, which --help does not need
@@ -28,14 +29,14 @@ def print_report(result: dict[str, Any], command: list[str]) -> None:
     console.print(two)
     for heading, rows in sections(result).items():
         console.print()
-        console.print(f" {heading}", style="bold")
+        console.print(f" {about(word, heading)}", style="bold")
         table = Table(box=None, show_header=False)
         table.add_column(min_width=34)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(about(word, cell) for cell in row))
         console.print(table)
     if warning := result["prior_gap"].get("warning"):
-        warn(f"Warning: {warning}.")
+        warn(f"Warning: {about(word, warning)}.")
     if next_step := advice(result):
         sentence, options = next_step
-        warn(f"Warning: {sentence}\n  {shlex.join([*command, *options])}")
+        warn(f"Warning: {about(word, sentence)}\n  {shlex.join([*command, *options])}")

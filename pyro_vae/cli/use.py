@@ -12,7 +12,7 @@ import typer
 
 from ..errors import InputError
 from ..storage.writing import written
-from ..words import counted, plus_minus, protocol_of
+from ..words import counted, plus_minus, protocol_of, word_of
 from . import options as o
 from .options import console
 from .outputs import check_output
@@ -50,7 +50,9 @@ def encode(
     arrays: dict[str, Any] = encode_images(vae, images, seed)
     with written(out) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    console.print(f"μ and σ of {counted(len(images), 'image')} in {out}", soft_wrap=True)
+    console.print(
+        f"μ and σ of {counted(len(images), word_of(images.shape))} in {out}", soft_wrap=True
+    )
 
 
 def evaluate(
@@ -157,6 +159,7 @@ def evaluate(
         "split": split.value,
     }
     result = source | report.bounds(vae, images, seed)
+    word = word_of(images.shape)
     results = nullcontext() if pictures is None else written(pictures)
     with results as part, reporting(o.stderr) as progress:
         result |= report.evaluate(
@@ -168,7 +171,7 @@ def evaluate(
             annealed_images=annealed,
             seed=seed,
             figures=part,
-            title=f"{Path(source['data']).name}, {split.value} images, {protocol_of(used)}",
+            title=f"{Path(source['data']).name}, {split.value} {word}s, {protocol_of(used)}",
             progress=progress,
         )
     if mark is not None:
@@ -177,16 +180,17 @@ def evaluate(
         print(json.dumps(result, indent=2, allow_nan=False))  # no line breaks by the console
         return
     given = "" if images.context is None else ", p(x) given the label"
+    how = "" if word == "row" else f", {protocol_of(used)}"
     console.print(
-        f"{counted(len(images), f'{split.value} image')} of {source['data']}, {protocol_of(used)}"
-        f"{given}. Numbers are means over images ± one standard error, in nats per image.",
+        f"{counted(len(images), f'{split.value} {word}')} of {source['data']}{how}{given}. Numbers"
+        f" are means over {word}s ± one standard error, in nats per {word}.",
         soft_wrap=True,
     )
     again = {"--data": data, "--binarize": binarize, "--data-dir": data_dir}
-    words = [str(word) for pair in again.items() if pair[1] is not None for word in pair]
+    words = [str(each) for pair in again.items() if pair[1] is not None for each in pair]
     words += ["--split", split.value] if split is not o.Split.test else []
     words += [w for w, on in (("--other-protocol", other_protocol), ("--trust", trust)) if on]
-    print_report(result, ["pyro-vae", "evaluate", str(run), *words])
+    print_report(result, ["pyro-vae", "evaluate", str(run), *words], word)
     if mark is not None:
         console.print(f"not comparable: {mark}", style="bold", soft_wrap=True)
 
@@ -275,7 +279,7 @@ def score(
     vae, config = o.opened(run, device, seed, trust)
     chosen = None if split is None else split.value
     images, splits = scored_images(config, data, chosen, data_dir, say=o.warn)
-    images = images.to(o.pick(device))
+    images, word = images.to(o.pick(device)), word_of(images.shape)
     with reporting(o.stderr) as progress:
         result = score_images(
             vae.model, vae.guide, images, samples=samples, pixel_draws=pixel_draws, seed=seed,
@@ -287,13 +291,13 @@ def score(
     named = ", ".join(f"{count:,} {name}" for name, count in parts.items() if name)
     error = result.standard_error if result.covers(result.standard_error) else None
     console.print(
-        f"estimated log p(x) of {counted(len(images), 'image')}{f' ({named})' if named else ''} in "
+        f"estimated log p(x) of {counted(len(images), word)}{f' ({named})' if named else ''} in "
         f"{out}, a lower bound in the mean: {plus_minus(result.mean, error)} nats",
         soft_wrap=True,
     )
     if not result.trusted:
         console.print(
-            "The images have no standard error, because it would not cover the bias of the "
+            f"The {word}s have no standard error, because it would not cover the bias of the "
             "estimates; more --samples can help. Their order can still be used.",
             soft_wrap=True,
         )
@@ -303,4 +307,4 @@ def score(
             soft_wrap=True,
         )
     if split is None and "test" in parts:
-        console.print("The training images are left out; --split all takes them in.")
+        console.print(f"The training {word}s are left out; --split all takes them in.")

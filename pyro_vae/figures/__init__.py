@@ -6,7 +6,7 @@ The pictures of an evaluation are in :mod:`~pyro_vae.report.figures`.
 """
 
 from .completions import save_completions
-from .curves import kl_curves, training_curves
+from .curves import kl_curves, told_about, training_curves
 from .images import (
     COLUMNS,
     by_class,
@@ -43,6 +43,7 @@ __all__ = [
     "stack_rows",
     "table_marginals",
     "to_images",
+    "told_about",
     "training_curves",
     "vary",
     "walk",

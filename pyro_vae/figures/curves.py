@@ -9,7 +9,7 @@ import torch
 
 from ..errors import InputError
 from ..history import Epoch, measured
-from ..words import counted
+from ..words import about, counted
 
 
 def kl_curves(history: Sequence[Epoch]) -> Any:
@@ -127,3 +127,11 @@ def whole_ticks(axes: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def told_about(figure: Any, word: str) -> None:
+    """Call observations ``word`` in all texts of a figure, which speak of images."""
+    from matplotlib.text import Text  # matplotlib is imported where a figure is drawn
+
+    for text in figure.findobj(Text):
+        text.set_text(about(word, text.get_text()))

@@ -21,10 +21,11 @@ from ..evaluation.gaps import Gaps, gaps
 from ..evaluation.importance import Importance, importance
 from ..evaluation.latents import active_units, probe, unit_kl
 from ..evaluation.scoring import Programs
+from ..figures import told_about
 from ..programs import ModelProgram
 from ..progress import Report, silent
 from ..vae import VAE
-from ..words import protocol_of
+from ..words import protocol_of, word_of
 from . import figures as show
 from .intervals import Table, covered, pair, trust, with_error, withdraw
 from .samples import prior_gap
@@ -140,7 +141,7 @@ def evaluate(
         curve = shown if isinstance(shown, AnnealedEstimate) else None
         bars = lost if isinstance(lost, Gaps) else None
         draw = drawings(vae, images, estimate, curve, bars, units, seed, title)
-        table |= save_figures(Path(figures), draw)
+        table |= save_figures(Path(figures), draw, word_of(images.shape))
     return table
 
 
@@ -172,8 +173,14 @@ def drawings(
     return draw
 
 
-def save_figures(folder: Path, draw: dict[str, Callable[[], Any]]) -> Table:
-    """Save each picture as a PNG file; the result says why a picture cannot be drawn."""
+def save_figures(folder: Path, draw: dict[str, Callable[[], Any]], word: str) -> Table:
+    """Save each picture as a PNG file; the result says why a picture cannot be drawn.
+
+    Args:
+        folder: where the files are written.
+        draw: the pictures by name.
+        word: what an observation is called.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     failed = {}
     for name, picture in draw.items():
@@ -181,6 +188,7 @@ def save_figures(folder: Path, draw: dict[str, Callable[[], Any]]) -> Table:
         if isinstance(figure, dict):
             failed[f"figure_{name}"] = figure
         else:
+            told_about(figure, word)
             figure.savefig(folder / f"{name}.png", dpi=120)
     return failed
 

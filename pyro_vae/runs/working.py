@@ -23,7 +23,7 @@ from ..storage import checkpoint
 from ..storage.writing import remove_leftovers, written
 from ..trackers import Tracker
 from ..training import adam, begun, fit
-from ..words import counted
+from ..words import counted, word_of
 from . import folder as files
 from . import older
 from .config import refuse_links
@@ -184,7 +184,8 @@ def train(
     if ranks.first:
         remove_leftovers(folder)
         epochs, batch_size = run.training["epochs"], run.training["batch_size"]
-        bar = Bar(console, epochs, len(run.data.train), batch_size, run.start)
+        word = word_of(run.data.shape)
+        bar = Bar(console, epochs, len(run.data.train), batch_size, run.start, word)
         told = [keeper, *trackers_of(run, folder, pictures, track), bar]
     signals.largest = ranks.largest
     try:
@@ -213,11 +214,11 @@ def train(
         return []
     # Before anything is printed, so that a broken terminal or pipe does not lose them.
     history = files.read_history(folder)
-    made = save_curves(history, folder)
+    made = save_curves(history, folder, word_of(run.vae.shape))
     last = history[-1]
     save_pictures(run, folder, last.epoch)
     console.print(
-        f"test ELBO {last.test_elbo:.2f} nats per image (reconstruction "
+        f"test ELBO {last.test_elbo:.2f} nats per {word_of(run.vae.shape)} (reconstruction "
         f"{last.test_reconstruction:.2f}, KL {last.test_kl:.2f}) after "
         f"{counted(last.epoch, 'epoch')} in {sum(e.seconds for e in history):.0f} s"
         f"{keeper.compile_time()}",
@@ -250,12 +251,13 @@ def finished(folder: Path, epochs: int) -> bool:
     return (folder / "samples" / picture_of(epochs)).is_file()
 
 
-def save_curves(history: list[Epoch], folder: Path) -> list[str]:
-    """Save the curves of a run; the names of the files."""
+def save_curves(history: list[Epoch], folder: Path, word: str) -> list[str]:
+    """Save the curves of a run, whose observations are called ``word``; the names of the files."""
     curves = {"training.png": figures.training_curves(history)}
     if history[-1].kl_of_units:
         curves["kl.png"] = figures.kl_curves(history)
     for name, figure in curves.items():
+        figures.told_about(figure, word)
         with written(folder / name) as part:
             figure.savefig(part, dpi=120)
     return list(curves)
