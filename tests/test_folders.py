@@ -162,8 +162,8 @@ def strange_class(path):
 
 
 def other_file(path):
-    (path / "a.csv").write_bytes(b"no array")
-    return path / "a.csv"
+    (path / "a.txt").write_bytes(b"no array")
+    return path / "a.txt"
 
 
 BAD = {
@@ -172,7 +172,7 @@ BAD = {
     "no such array": (lambda path: "gone.npy", ["no file or folder", "gone.npy"]),
     "no such home": (lambda path: "~nobody-of-this-name/x", ["no file or folder", "~nobody"]),
     "long path": (lambda path: path / ("a" * 5000), ["no file or folder", "aaa"]),
-    "other file": (other_file, ["a.csv", ".npy"]),
+    "other file": (other_file, ["a.txt", ".npy"]),
     "empty folder": (lambda path: path, ["holds no images", ".png"]),
     "no images": (no_images, ["holds no images", ".png"]),
     "beside and inside": (layout("a.png", "cats/b.png"), ["beside and inside"]),

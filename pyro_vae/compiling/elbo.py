@@ -27,8 +27,9 @@ from .tracing import Graph
 class CompiledELBO(ELBO):
     """A Pyro ELBO whose ``loss_and_grads`` is one compiled graph; use it like any other ELBO.
 
-    The first call with new shapes runs eagerly. The second call is traced and compiled, which takes
-    seconds. Later calls run the graph: same loss, same gradients, same random numbers.
+    The first call with new shapes runs eagerly, and so does a call at which parameters are new to
+    Pyro's store. The next call is traced and compiled, which takes seconds. Later calls run the
+    graph: same loss, same gradients, same random numbers.
 
     Tensors and floats among the arguments are inputs of the graph; a float is a constant, if the
     programs tell it apart from a tensor. Other arguments are constants, so a new value needs a new
