@@ -20,6 +20,7 @@ from .errors import InputError
 from .holes import fill, refuse_unobserved
 from .joining import Input
 from .latents import Layout, Shape, in_support, innermost
+from .likelihoods.columns import Columns
 from .likelihoods.located import HALF_A_LEVEL
 from .networks.layers import by_channel
 from .options import at_least_one, is_number
@@ -74,7 +75,16 @@ def shows_own_units(choice: Choice) -> bool:
 
 def refuse_data(images: Images, likelihood: Any) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` if a likelihood does not score some of the
-    training data. Grey pixels of 0 to 1 pass, because they can still be drawn as 0 or 1."""
+    training data. Grey pixels of 0 to 1 pass, because they can still be drawn as 0 or 1. The codes
+    of categories and levels in a table are no numbers, so only ``columns`` scores them."""
+    if images.schema is not None and not isinstance(likelihood, Columns):
+        coded = ("binary", "categorical", "ordered")
+        if named := [c.name for c in images.schema.columns if c.type in coded]:
+            raise InputError(
+                f"the likelihood {Likelihood.of(likelihood).name()} scores each column as numbers, "
+                f"and the column {named[0]!r} of the table has categories; leave the likelihood "
+                "out, so that it is columns"
+            )
     if images.in_unit_interval and bounds(Likelihood.of(likelihood).support) == (0.0, 1.0):
         return
     # The draws of pixels leave the global random numbers as they are.

@@ -77,7 +77,8 @@ class Condition:
         """A context of ``n`` rows from what a user gives.
 
         Args:
-            given: one class or one set of covariates for all rows, or a tensor with a row for each.
+            given: one class or one set of covariates for all rows, or a tensor with a row for each,
+                or a list with a class for each.
                 A class is its name or its number from 0; if the names of all classes are numbers,
                 it is the one with this name. Covariates may be a text, ``"0.5,1"``.
             n: the number of rows.
@@ -88,6 +89,8 @@ class Condition:
         if isinstance(given, Tensor) and given.dim() != len(self.shape):
             return given
         if self.classes is not None:
+            if isinstance(given, list | tuple):
+                return torch.tensor([self.number(each) for each in given])
             return torch.full((n,), self.number(given))
         try:
             given = given.split(",") if isinstance(given, str) else given

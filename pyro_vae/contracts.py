@@ -47,8 +47,8 @@ scored. A guide sees 0 in the holes, or the mean where the encoder standardises,
 **A condition, and holes that are seen.** No part need know of them. A guide's ``forward(x)`` is
 then handed the observations with the mask and the context joined (:class:`.joining.Input`),
 and a likelihood's ``forward(z)`` the latents with the context joined. The ``shape`` of the
-encoder's network is that of the joined tensor, and the latent size of a likelihood that asks for it
-is that of the joined vector. An argument ``context`` is handed numbers, labels as one-of-K.
+encoder's network and of a prior is that of the joined tensor, and the latent size of a likelihood
+that asks for it is that of the joined vector. An argument ``context`` gets labels as one-of-K.
 """
 
 from __future__ import annotations

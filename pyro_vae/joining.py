@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .contracts import Borrowed, Likelihood
 from .errors import InputError
 from .latents import Shape
+from .networks.layers import by_channel
 
 
 class Input(nn.Module):
@@ -76,6 +77,18 @@ class Input(nn.Module):
             [m for m in moment for _ in range(each)] + [neutral] * rest
             for moment, neutral in ((mean, 0.0), (scale, 1.0))
         )
+
+    def scaling(self, standardize: Sequence[Sequence[float]] | None) -> tuple[Tensor, Tensor]:
+        """The means and the standard deviations of the joined tensor, for a prior that makes
+        inputs of the encoder; 0 and 1 where they are not known.
+
+        Args:
+            standardize: those of the channels of x, if the encoder standardises them.
+        """
+        if standardize is None:
+            return torch.zeros(self.shape), torch.ones(self.shape)
+        mean, scale = self.moments(*standardize)
+        return by_channel(mean, self.shape), by_channel(scale, self.shape)
 
     def forward(self, x: Tensor, mask: Tensor | None, context: Tensor | None) -> Tensor:
         """The joined tensor, ``[*, B, *shape]``.

@@ -187,7 +187,7 @@ RECIPES: dict[str, Recipe] = {
     # Missing entries
     "miwae-table": Recipe(
         "Mattei & Frellsen 2019, MIWAE, for tables with holes",
-        {"likelihood": "student-t", "latent": 10, "objective": "iwae(num_particles=5)"},
+        {"latent": 10, "objective": "iwae(num_particles=5)"},
     ),
     "not-miwae": Recipe(
         "Ipsen, Mattei & Frellsen 2021, Deep generative modelling with missing not at random data",

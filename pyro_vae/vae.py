@@ -193,6 +193,8 @@ class VAE(Paths):
             prior = self.config["prior"] = parse(fitting)[0]
         # A fitting prior that is named without options has the options that fit.
         spec = fitting if prior == parse(fitting)[0] else prior
+        if not seen.plain:
+            handed |= {"shape": seen.shape, "scaling": seen.scaling(standardize)}
         p_z = PRIORS.choose(spec).make(posterior=q_z, **handed)
         parts = (posterior, Prior.checked(p_z), Likelihood.checked(p_x))
         joined = to_likelihood > 0 and not infers

@@ -218,3 +218,40 @@ def test_a_guide_of_one_s_own_sees_the_joined_tensor_and_x_itself():
     shape, observations = vae.guide.posterior.handed
     assert shape == (6, 8)
     assert torch.equal(observations, x)
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_a_vamp_prior_has_masks_and_contexts_of_its_own(network):
+    """Its pseudo-inputs are what the encoder sees; the mixture is that of the posteriors there."""
+    shape = SHAPES[network]
+    vae = VAE(shape, 2, network=network, condition=3, holes=True, prior="vamp(components=4)").eval()
+    prior = vae.model.prior
+    assert prior.pseudo_images().shape == (4, *vae.guide.seen.shape)
+    q = vae.guide.posterior(prior.pseudo_images())
+    z = torch.randn(7, 1, 2)
+    expected = q.log_prob(z).logsumexp(-1) - torch.tensor(4.0).log()
+    torch.testing.assert_close(prior().log_prob(z[:, 0]), expected)
+    x, c, mask = example(shape)
+    assert torch.isfinite(elbo(vae.model, vae.guide, (x, c, mask)).elbos).all()
+
+
+def test_a_batch_has_nan_where_an_entry_is_missing():
+    x = torch.rand(5, 3)
+    x[2, 1] = float("nan")
+    images = Images(x)
+    assert torch.equal(images.batch([2, 0]).isnan(), x[[2, 0]].isnan())
+    vae = VAE.for_data(images, 2, hidden=(4,)).eval()
+    rows = images.rows(slice(None))
+    by_mask = vae.encode(*rows.args, **rows.kwargs).mean
+    assert torch.equal(vae.encode(images.batch(slice(None))).mean, by_mask)
+
+
+def test_categories_are_not_scored_as_numbers():
+    import pandas as pd
+
+    from pyro_vae.data import Data
+
+    table = pd.DataFrame({"a": torch.randn(40).numpy(), "b": ["x", "y"] * 20})
+    data = Data.of_table(table)
+    with pytest.raises(InputError, match="'b' of the table has categories"):
+        VAE.for_data(data, 2, likelihood="student-t")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -205,18 +206,19 @@ class Images:
     def batch(
         self, index: Tensor | slice | Sequence[int], generator: torch.Generator | None = None
     ) -> Tensor:
-        """A batch, float32 ``[B, *shape]``; pixels are in [0, 1] and binarised.
+        """A batch, float32 ``[B, *shape]``, binarised; pixels are in [0, 1], and NaN is missing.
 
         Args:
             index: which images.
             generator: what ``dynamic`` draws from, on the generator's own device; by default
                 torch's global generator of the pixels' device.
         """
-        if isinstance(index, slice):
-            pixels = self.pixels[index]
-        else:
-            where = torch.as_tensor(index, dtype=torch.int64, device=self.pixels.device)
-            pixels = self.pixels.index_select(0, where)  # [B, C, H, W]
+        rows = self.rows(index, generator)
+        return rows.args[0].masked_fill(~rows.kwargs["mask"], nan) if rows.kwargs else rows.args[0]
+
+    def _numbers(self, index: Tensor | slice, generator: torch.Generator | None) -> Tensor:
+        """As :meth:`batch`, with 0 for what is missing."""
+        pixels = self.pixels[index]
         if self.binarize == "dynamic":
             # Through uint8, because bool to float takes six times as long.
             return bernoulli(pixels, generator).view(torch.uint8).float()
@@ -227,11 +229,10 @@ class Images:
     def rows(
         self, index: Tensor | slice | Sequence[int], generator: torch.Generator | None = None
     ) -> Batch:
-        """What model and guide are called with for a batch: x as :meth:`batch` makes it, and its
-        context and mask where there are some. The arguments are those of :meth:`batch`."""
+        """What model and guide are called with for a batch: x, with its context and mask, if any."""
         if not isinstance(index, slice):
             index = torch.as_tensor(index, dtype=torch.int64, device=self.pixels.device)
-        args: tuple[Tensor, ...] = (self.batch(index, generator),)
+        args: tuple[Tensor, ...] = (self._numbers(index, generator),)
         if self.context is not None:
             args = (*args, self.context[index])
         return Batch(args, {} if self.mask is None else {"mask": self.mask[index]})
@@ -251,8 +252,7 @@ class Images:
     def batches(
         self, batch_size: int, generator: torch.Generator | None = None, *, shuffle: bool = False
     ) -> Iterator[Tensor]:
-        """The batches of one epoch, by :meth:`batch`; the last is smaller when ``batch_size`` does
-        not divide N."""
+        """The batches of one epoch by :meth:`batch`; the last may be smaller."""
         order = None
         if shuffle:
             device = self.pixels.device if generator is None else generator.device

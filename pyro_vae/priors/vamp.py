@@ -20,14 +20,14 @@ class VampPrior(Prior):
     """The VampPrior: the mixture of the guide's posteriors at learned pseudo-images.
 
     Equation: p(z) = 1/K Σ_k q(z | u_k), u_k an image with pixels in [0, 1], or with ``scaling`` an
-    observation of real numbers.
+    observation of real numbers. If the encoder sees a mask or a context beside x, so has u_k.
 
     The prior computes the guide in evaluation mode, in training, too. So batch normalization uses
     its running statistics: the pseudo-images neither change them nor are normalised by each other,
     and the prior is the same function in training and afterwards.
 
     Args:
-        shape: the shape of one observation.
+        shape: the shape of what the guide is handed.
         posterior: the guide. The prior computes its distribution at the pseudo-images.
         components: number of pseudo-images K.
         scaling: the mean m and the standard deviation s of each channel of x. The pseudo-images are
