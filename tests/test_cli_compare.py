@@ -14,7 +14,8 @@ from pyro_vae import compare as compare_module
 from pyro_vae import load, load_data
 from pyro_vae.compare import MEASURED_WITH
 from pyro_vae.comparison import figure, markdown, tables
-from pyro_vae.evaluation import elbo, importance
+from pyro_vae.evaluation import elbo
+from pyro_vae.evaluation.importance import importance
 
 
 def test_compare_leaves_a_table_and_a_figure(tmp_path):
