@@ -202,6 +202,21 @@ def test_a_vae_saved_from_python_keeps_its_schema(run, source, tmp_path, capsys)
     assert "give --data" in capsys.readouterr().err
 
 
+def test_a_saved_vae_of_a_table_with_labels_knows_their_column(source, tmp_path):
+    """Also where they are the condition. A table without labels is read if they are not."""
+    data, out = load_data(source, label="sex"), tmp_path / "l.npz"
+    patients().drop(columns="sex").to_csv(tmp_path / "less.csv", index=False)
+    for name, each in (("free", data), ("given", data.conditioned("label"))):
+        vae = VAE.for_data(each, 2, hidden=(4,))
+        assert vae.schema.label == "sex"
+        vae.save(tmp_path / name)
+        assert load(tmp_path / name).schema == vae.schema
+        assert typed(["encode", tmp_path / name, "--data", source, "--out", out]) == 0
+        assert set(np.load(out)["classes"]) == {"f", "m"}
+        code = typed(["encode", tmp_path / name, "--data", tmp_path / "less.csv", "--out", out])
+        assert code == (0 if name == "free" else 2)
+
+
 def test_a_vae_without_a_schema_reads_no_table(source, tmp_path, capsys):
     vae = VAE((12,), 2, likelihood="student-t", hidden=(4,))
     vae.save(tmp_path / "saved")
