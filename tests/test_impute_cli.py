@@ -76,11 +76,12 @@ def test_only_missing_cells_are_written(table, tmp_path):
 
 def test_a_positive_number_keeps_the_digits_of_its_column_and_stays_above_0(tmp_path):
     path = tmp_path / "table.tsv"
-    path.write_text("a\tb\n1.5\t1\n22.25\t2\n\t3\n7\t\n")
-    images = read_table(path, {"a": "positive", "b": "real"})
-    x = torch.where(images.mask, images.pixels, torch.tensor([1e-4, -0.2]))
+    path.write_text("a\tb\tc\n1.5\t1\t1\n22.25\t2\t\n\t3\t1\n7\t\t1\n")
+    levels = {"type": "ordered", "levels": [1.0, 2.0]}
+    images = read_table(path, {"a": "positive", "b": "real", "c": levels})
+    x = torch.where(images.mask, images.pixels, torch.tensor([1e-4, -0.2, 1.0]))
     open_table(path, images).write(path, x)
-    assert path.read_text() == "a\tb\n1.5\t1\n22.25\t2\n0.01\t3\n7\t0\n"
+    assert path.read_text() == "a\tb\tc\n1.5\t1\t1\n22.25\t2\t2\n0.01\t3\t1\n7\t0\t1\n"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import InputError
 from ..storage.writing import written
-from ..words import counted
+from ..words import counted, word_of
 from . import options as o
 from .draw import TABLES, check_grid, picture
 from .options import console
@@ -124,12 +124,13 @@ def impute(
             "no entry is missing, so there is nothing to impute; missing is NaN, False in an array "
             f"'mask' of a .npz file, or an empty cell of a table{'; or give --hide' * shown}"
         )
+    word = word_of(images.shape)
     if shown:
         draws = draws or 4
         check_grid("--n", (draws + 2) * len(images), vae.shape)
         with picture(out) as part:
             doubt = save_completions(vae, images, part, draws=draws, samples=samples, seed=seed)
-        said = f"{counted(len(images), 'image')} above {draws} completions of each in {out}"
+        said = f"{counted(len(images), word)} above {draws} completions of each in {out}"
     else:
         check_like(file, out)
         outs = outputs(out, draws if images.schema is not None else 0)
@@ -148,9 +149,9 @@ def impute(
                     table.write(part, x)
         share = 1 - result.mask.double().mean().item()
         where = f"{outs[0]} to {outs[-1]}" if len(outs) > 1 else str(outs[0])
-        rows, cells = ("observation", "entries") if table is None else ("row", "cells")
         said = (
-            f"{counted(len(images), rows)} in {where}, {100 * share:.2g} % of the {cells} "
+            f"{counted(len(images), word)} in {where}, {100 * share:.2g} % of the "
+            f"{'entries' if table is None else 'cells'} "
             f"{'drawn ' + str(draws) + ' times' if draws else 'imputed'}"
         )
         if images.schema is not None and images.schema.left_out:

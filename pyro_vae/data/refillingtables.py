@@ -187,7 +187,7 @@ class Look:
         self.digits = max(known) if places and len(known) == len(places) else None
 
     def text(self, number: float, quoted: bool) -> str:
-        """The text of a number, as :meth:`.columns.Column.cells` reads it.
+        """The text of a cell.
 
         Args:
             number: the number; of a category its code.
@@ -197,7 +197,10 @@ class Look:
             code = int(np.clip(np.rint(number), 0, len(self.column.levels) - 1))
             if code in self.levels:
                 return self.levels[code]
-            text = str(self.column.levels[code])
+            level = self.column.levels[code]
+            points = any("." in each for each in self.levels.values())
+            whole = isinstance(level, float) and level.is_integer() and not points
+            text = str(int(level) if whole else level)
         else:
             text = self.number(number)
         if quoted or self.quoted or re.search(f'[{self.separator}"\r\n]', text):
