@@ -199,13 +199,14 @@ def test_draws_are_as_many_files(run, tmp_path, capsys):
         (["--out", "filled.npy"], "must end in .csv, because the data are in 'patients.csv'"),
         (["--out", "filled.parquet"], "must end in .csv"),
         (["--data", "whole.csv"], "no entry is missing"),
-        (["--data", "holes.csv", "--out", "holes.csv"], "is the file of the data"),
+        (["--data", "holes-2.csv", "--out", "holes-2.csv"], "would replace the data"),
+        (["--data", "holes-2.csv", "--out", "holes.csv", "--draws", "3"], "would replace the data"),
     ],
 )
 def test_what_does_not_fit_a_table_is_refused(run, tmp_path, capsys, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     patients(holes=0.0).to_csv("whole.csv", index=False)
-    patients().to_csv("holes.csv", index=False)
+    patients().to_csv("holes-2.csv", index=False)
     before = sorted(tmp_path.iterdir())
     assert typed(["impute", run / "run", "--samples", "5", *options]) == 2
     assert message in " ".join(capsys.readouterr().err.split())

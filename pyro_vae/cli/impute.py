@@ -132,8 +132,7 @@ def impute(
             doubt = save_completions(vae, images, part, draws=draws, samples=samples, seed=seed)
         said = f"{counted(len(images), word)} above {draws} completions of each in {out}"
     else:
-        check_like(file, out)
-        outs = outputs(out, draws if images.schema is not None else 0)
+        outs = outputs(file, out, draws if images.schema is not None else 0)
         table = None if images.schema is None else open_table(file, images)
         with reporting(o.stderr) as progress:
             result = imputed(
@@ -162,11 +161,12 @@ def impute(
         console.print(doubt[0].upper() + doubt[1:] + ".", soft_wrap=True)
 
 
-def check_like(file: Path, out: Path) -> None:
-    """Refuse an output that is not of the kind of its data, or that is the data.
+def outputs(file: Path, out: Path, draws: int) -> list[Path]:
+    """The files that are written: ``out``, or one for each draw, ``filled-1.csv`` and so on.
 
     Raises:
-        InputError: data in no file that can be filled, or an output of another kind.
+        InputError: data in no file that can be filled, or an output of another kind, that is the
+            data, or that cannot be written.
     """
     kind = file.suffix.lower()
     if kind not in (*ARRAYS, *TABLES):
@@ -177,15 +177,11 @@ def check_like(file: Path, out: Path) -> None:
             f"--out {str(out)!r} must end in {' or '.join(fitting)}, because the data are in "
             f"{file.name!r}"
         )
-    if out.resolve() == file.resolve():
-        raise InputError(f"--out {str(out)!r} is the file of the data; name another file")
-
-
-def outputs(out: Path, draws: int) -> list[Path]:
-    """The files that are written: ``out``, or one for each draw, ``filled-1.csv`` and so on."""
     outs = [out.with_stem(f"{out.stem}-{i}") for i in range(1, draws + 1)] or [out]
     for path in outs:
-        check_output("--out", path, (path.suffix.lower(),))
+        if path.resolve() == file.resolve():
+            raise InputError(f"--out would replace the data, {str(path)!r}; name another file")
+        check_output("--out", path, fitting)
     return outs
 
 
