@@ -41,7 +41,7 @@ from .building import (
 )
 from .conditions import CONDITIONED, Condition, condition_of, inferring, sizes_of
 from .contracts import Guide, Likelihood, Network, Prior
-from .data import Data, Images
+from .data import Data, Images, Schema
 from .errors import InputError
 from .exporting import export
 from .joining import Input
@@ -89,6 +89,7 @@ class VAE(Paths):
 
     Attributes:
         model, guide: the two Pyro programs.
+        schema: the columns of the table that it was made for; None for other data.
 
     Raises:
         InputError: an unknown name, or parts that do not fit each other.
@@ -118,6 +119,7 @@ class VAE(Paths):
         holes: bool = False,
     ) -> None:
         super().__init__()
+        self.schema: Schema | None = None
         whole = isinstance(shape, Sequence) and all(type(n) is int and n > 0 for n in shape)
         if not whole or not shape:
             raise InputError(
@@ -268,6 +270,7 @@ class VAE(Paths):
         pixels = images.in_unit_interval and images.schema is None
         parts["scaling"] = None if pixels else moments
         vae = cls(images.shape, latent_size, **parts)
+        vae.schema = images.schema
         if images.context is not None and vae.model.condition is not None:
             vae.model.condition.check(images.context)
         refuse_data(images, vae.model.likelihood)
@@ -277,9 +280,9 @@ class VAE(Paths):
     def save(self, folder: str | Path) -> None:
         """Write the VAE to a new folder, which :func:`pyro_vae.load` and the commands read.
 
-        The folder has the arguments of the VAE and the installed versions in ``config.json`` and
-        the weights in ``checkpoint.safetensors``. It has no data and no training, so commands that
-        need images ask for ``--data``, and training cannot be resumed.
+        The folder has the arguments of the VAE, its schema and the installed versions in
+        ``config.json`` and the weights in ``checkpoint.safetensors``. It has no data and no
+        training, so commands that need data ask for ``--data``, and training cannot be resumed.
 
         Raises:
             InputError: a part was given as an object and not by name, the folder holds a run
@@ -289,7 +292,8 @@ class VAE(Paths):
             >>> vae = VAE((1, 28, 28), latent_size=2)
             >>> vae.save("saved")
         """
-        save_vae(Path(folder), self, self.config)
+        table = {} if self.schema is None else {"schema": self.schema.to_json()}
+        save_vae(Path(folder), self, {"vae": self.config, **table})
 
     def export(self, folder: str | Path) -> None:
         """Write encoder and decoder as programs that run without this library.

@@ -11,7 +11,11 @@ from rich.console import Console
 from support.commands import TINY, picture, typed
 
 from pyro_vae import compare as compare_module
+from pyro_vae import load, load_data
+from pyro_vae.compare import MEASURED_WITH
 from pyro_vae.comparison import figure, markdown, tables
+from pyro_vae.evaluation import elbo
+from pyro_vae.evaluation.importance import importance
 
 
 def test_compare_leaves_a_table_and_a_figure(tmp_path):
@@ -41,6 +45,29 @@ def test_binary_pixels_are_one_protocol_and_auto_tells_what_it_took(tmp_path):
     assert table.count("| --- |") == 1
     assert "masks.npy, pixels of 0 and 1, probabilities" in table
     assert "| auto (bernoulli) |" in table
+
+
+def test_compare_measures_the_observed_part_of_data_with_holes(tmp_path):
+    """The numbers in the table are those of a run that was trained alone."""
+    random = np.random.RandomState(0)
+    x = random.randn(60, 3)
+    x[random.rand(60, 3) < 0.3] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    fixed = ["--data", tmp_path / "x.npy", "--hidden", "4", "--latent", "2", "--no-compile"]
+    fixed += ["--epochs", "2", "--likelihood", "student-t"]
+    out, run = tmp_path / "comparison", tmp_path / "run"
+    ask = ["compare", "--guides", "mean-field,low-rank", "--seeds", "1", "--samples", "20"]
+    assert typed([*ask, *fixed, "--out", out]) == 0
+    assert typed(["train", *fixed, "--out", run]) == 0
+    vae, data = load(run), load_data(tmp_path / "x.npy")
+    assert data.test.mask is not None
+    bound = elbo(vae.model, vae.guide, data.test, seed=MEASURED_WITH)
+    log_p = importance(vae.model, vae.guide, data.test, samples=20, seed=MEASURED_WITH)
+    with (out / "comparison.csv").open() as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert float(rows["mean-field"]["elbo"]) == pytest.approx(bound.elbo, abs=1e-4)
+    assert float(rows["mean-field"]["log_p"]) == pytest.approx(log_p.mean, abs=1e-4)
+    assert rows.keys() == {"mean-field", "low-rank"}
 
 
 def test_the_points_of_one_row_are_inside_the_frame():

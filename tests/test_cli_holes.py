@@ -99,7 +99,7 @@ def test_a_picture_of_half_hidden_images(trained, tmp_path):
     [
         (["--data", "digits"], "no entry is missing"),
         (["--hide", "left"], "--hide is for a picture"),
-        (["--out", "x.csv"], "needs a name that ends in"),
+        (["--out", "x.txt"], "needs a name that ends in"),
         (["--out", "x.png"], "or give --hide"),
     ],
 )

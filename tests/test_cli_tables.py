@@ -10,7 +10,8 @@ import pytest
 from support.commands import picture, typed
 from support.tables import patients
 
-from pyro_vae.data import Schema
+from pyro_vae import VAE, load
+from pyro_vae.data import Schema, load_data
 
 SMALL = ["--hidden", "8", "--latent", "2", "--batch-size", "64"]
 
@@ -177,23 +178,71 @@ def test_what_is_not_for_tables_is_refused(source, run, trained, tmp_path, capsy
     assert not (tmp_path / "s.csv").exists()
 
 
-def test_a_vae_saved_from_python_has_no_schema_of_tables(run, source, tmp_path, capsys):
-    from pyro_vae import load
+def test_a_vae_saved_from_python_keeps_its_schema(run, source, tmp_path, capsys):
+    """Of a run and of a VAE made in Python; the commands then give the same as on the run."""
+    made = VAE.for_data(load_data(source), 2, hidden=(8,))
+    assert made.schema == load(run).schema == schema_of(run)
+    for vae, folder in ((load(run), "saved"), (made, "made")):
+        vae.save(tmp_path / folder)
+        assert load(tmp_path / folder).schema == schema_of(run)
+    saved = tmp_path / "saved"
+    for command, out in (
+        (["sample", run], "run.csv"),
+        (["sample", saved], "saved.csv"),
+        (["impute", run, "--samples", "9"], "filled.csv"),
+        (["impute", saved, "--samples", "9", "--data", source], "again.csv"),
+        (["encode", saved, "--data", source], "latents.npz"),
+        (["score", saved, "--data", source, "--samples", "9"], "scores.csv"),
+    ):
+        assert typed([*command, "--out", tmp_path / out]) == 0
+    assert (tmp_path / "run.csv").read_bytes() == (tmp_path / "saved.csv").read_bytes()
+    assert (tmp_path / "filled.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
+    assert typed(["evaluate", saved, "--data", source, "--samples", "5"]) == 0
+    assert typed(["encode", saved]) == 2
+    assert "give --data" in capsys.readouterr().err
 
-    load(run).save(tmp_path / "saved")
+
+def test_a_saved_vae_of_a_table_with_labels_knows_their_column(source, tmp_path):
+    """Also where they are the condition. A table without labels is read if they are not."""
+    data, out = load_data(source, label="sex"), tmp_path / "l.npz"
+    patients().drop(columns="sex").to_csv(tmp_path / "less.csv", index=False)
+    for name, each in (("free", data), ("given", data.conditioned("label"))):
+        vae = VAE.for_data(each, 2, hidden=(4,))
+        assert vae.schema.label == "sex"
+        vae.save(tmp_path / name)
+        assert load(tmp_path / name).schema == vae.schema
+        assert typed(["encode", tmp_path / name, "--data", source, "--out", out]) == 0
+        assert set(np.load(out)["classes"]) == {"f", "m"}
+        code = typed(["encode", tmp_path / name, "--data", tmp_path / "less.csv", "--out", out])
+        assert code == (0 if name == "free" else 2)
+
+
+def test_a_vae_without_a_schema_reads_no_table(source, tmp_path, capsys):
+    vae = VAE((12,), 2, likelihood="student-t", hidden=(4,))
+    vae.save(tmp_path / "saved")
     assert typed(["encode", tmp_path / "saved", "--data", source]) == 2
     assert "has no schema for the table" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
-    "schema", [3, [{"name": "a"}], [{"name": "a", "type": "real", "dtype": 3}]]
+    "schema",
+    [
+        3,
+        [{"name": "a"}],
+        [{"name": "a", "type": "real", "dtype": 3}],
+        [{"name": "a", "type": "real", "dtype": "float64"}],  # the VAE has more columns
+    ],
 )
 def test_a_config_with_another_schema_is_refused(run, tmp_path, capsys, schema):
     broken = tmp_path / "run"
     shutil.copytree(run, broken)
     config = json.loads((broken / "config.json").read_text())
     config["data"]["schema"] = schema
-    (broken / "config.json").write_text(json.dumps(config))
-    for command in (["sample"], ["encode"]):
-        assert typed([*command, broken]) == 2
-        assert "Traceback" not in capsys.readouterr().err
+    saved = {"vae": config["vae"], "versions": config["versions"], "format": 2, "schema": schema}
+    for content in (config, saved):
+        (broken / "config.json").write_text(json.dumps(content))
+        for command in (["sample"], ["encode"]):
+            assert typed([*command, broken]) == 2
+            said = " ".join(capsys.readouterr().err.split())
+            assert "Traceback" not in said
+            assert "schema" in said

@@ -11,15 +11,20 @@ import typer
 
 from ..errors import InputError
 from ..storage.writing import written
-from ..words import counted
+from ..words import counted, word_of
 from . import options as o
-from .draw import check_grid, picture
+from .draw import TABLES, check_grid, picture
 from .options import console
 from .outputs import check_output
 from .values import place
 
 if TYPE_CHECKING:
     import torch
+
+    from ..evaluation.imputation import Imputation
+
+ARRAYS = (".npy", ".npz")
+"""The endings of arrays that are written."""
 
 
 class Half(StrEnum):
@@ -35,20 +40,22 @@ def impute(
     run: o.Run,
     data: o.OtherData = None,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             metavar="FILE",
             parser=place,
-            help="A .npy file for the numbers; a .npz file, also with their errors; or a picture.",
+            help="A .npy file for the numbers; a .npz file, also with their errors; of a table a "
+            "file like its own; or a picture. Default: filled.npy, of a table filled.csv.",
+            show_default=False,
             rich_help_panel="Output",
         ),
-    ] = Path("filled.npy"),
+    ] = None,
     draws: Annotated[
         int,
         typer.Option(
             metavar="M",
-            help="Draw M completions of each observation. Default: the conditional mean; 4 in a "
-            "picture.",
+            help="Draw M completions of each observation; of a table, M files. Default: the "
+            "conditional mean; 4 in a picture.",
             show_default=False,
             min=0,
             rich_help_panel="Measures",
@@ -82,71 +89,120 @@ def impute(
     trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
-    """Fill the missing entries of an array file; observed entries keep their bits.
+    """Fill the missing entries of an array or a table; what was observed stays as it is.
 
-    Missing is NaN, or what an array `mask` in a .npz file leaves out. Each hole gets its mean given
-    the observed entries, or with --draws M draws from their distribution.
+    Missing is NaN, what an array `mask` in a .npz file leaves out, or an empty cell. Each hole gets
+    its mean given the observed entries, of categories the most probable one; or with --draws M
+    draws from their distribution. A table of M draws is M files, filled-1.csv and so on.
 
     A picture shows test images with holes above several completions of each.
     """
-    import numpy as np
-
-    from ..data.refilling import refilled
+    from ..data.refillingtables import open_table
+    from ..data.schema import listed
     from ..evaluation.imputation import impute as imputed
     from ..figures import save_completions
     from ..progress import reporting
+    from ..runs.images import name_of
 
-    shown = out.suffix.lower() in o.PICTURES
-    check_output("--out", out, (*o.PICTURES, ".npy", ".npz"))
+    shown = out is not None and out.suffix.lower() in o.PICTURES
+    if out is not None:
+        check_output("--out", out, (*o.PICTURES, *ARRAYS, *TABLES))
     if hide is not None and not shown:
-        raise InputError(f"--hide is for a picture, and --out is {str(out)!r}")
+        raise InputError(f"--hide is for a picture, and --out is {str(out or 'filled.npy')!r}")
     vae, config = o.opened(run, device, seed, trust)
     split = o.Split.test if shown else o.Split.all
     images = o.images_of(config, data, split, data_dir, device)
+    file = Path(name_of(data or config["data"]["name"]))
+    if out is None:
+        out = Path("filled.npy" if images.schema is None else f"filled{file.suffix}")
     if shown:
         images = images.first(n)
         if hide is not None:
             images = replace(images, mask=half(images.pixels, hide))
     if images.mask is None:
         raise InputError(
-            "no entry is missing, so there is nothing to impute; missing is NaN, or False in an "
-            f"array 'mask' of a .npz file{'; or give --hide' if shown else ''}"
+            "no entry is missing, so there is nothing to impute; missing is NaN, False in an array "
+            f"'mask' of a .npz file, or an empty cell of a table{'; or give --hide' * shown}"
         )
-    file = Path(data or config["data"]["name"])
-    if not shown and file.suffix.lower() not in (".npy", ".npz"):
-        raise InputError(f"impute fills .npy and .npz files, not {str(file)!r}")
+    word = word_of(images.shape)
     if shown:
         draws = draws or 4
         check_grid("--n", (draws + 2) * len(images), vae.shape)
         with picture(out) as part:
             doubt = save_completions(vae, images, part, draws=draws, samples=samples, seed=seed)
-        said = f"{counted(len(images), 'image')} above {draws} completions of each in {out}"
+        said = f"{counted(len(images), word)} above {draws} completions of each in {out}"
     else:
+        outs = outputs(file, out, draws if images.schema is not None else 0)
+        table = None if images.schema is None else open_table(file, images)
         with reporting(o.stderr) as progress:
             result = imputed(
                 vae, images, samples=samples, draws=draws, seed=seed, progress=progress
             )
         doubt = result.doubt()
-        filled = refilled(file, result.x if result.draws is None else result.draws)
-        with written(out) as part, part.open("wb") as opened:
-            if out.suffix.lower() == ".npy":
-                np.save(opened, filled)
-            else:
-                arrays: dict[str, Any] = {
-                    "errors": result.errors.cpu().numpy(),
-                    "effective": result.effective.cpu().numpy(),
-                    "pareto_k": result.pareto_k.cpu().numpy(),
-                    "trusted": result.trusted.cpu().numpy(),
-                }
-                np.savez_compressed(opened, images=filled, **arrays)
+        if table is None:
+            write_array(file, out, result)
+        else:
+            each = [result.x] if result.draws is None else result.draws
+            for path, x in zip(outs, each, strict=True):
+                with written(path) as part:
+                    table.write(part, x)
         share = 1 - result.mask.double().mean().item()
+        where = f"{outs[0]} to {outs[-1]}" if len(outs) > 1 else str(outs[0])
         said = (
-            f"{counted(len(images), 'observation')} in {out}, {100 * share:.2g} % of the entries "
+            f"{counted(len(images), word)} in {where}, {100 * share:.2g} % of the "
+            f"{'entries' if table is None else 'cells'} "
             f"{'drawn ' + str(draws) + ' times' if draws else 'imputed'}"
         )
+        if images.schema is not None and images.schema.left_out:
+            names = listed(list(images.schema.left_out))
+            said += f"; the columns that the VAE does not know stay as they are: {names}"
     console.print(said, soft_wrap=True)
     if doubt:
         console.print(doubt[0].upper() + doubt[1:] + ".", soft_wrap=True)
+
+
+def outputs(file: Path, out: Path, draws: int) -> list[Path]:
+    """The files that are written: ``out``, or one for each draw, ``filled-1.csv`` and so on.
+
+    Raises:
+        InputError: data in no file that can be filled, or an output of another kind, that is the
+            data, or that cannot be written.
+    """
+    kind = file.suffix.lower()
+    if kind not in (*ARRAYS, *TABLES):
+        raise InputError(f"impute fills {', '.join((*ARRAYS, *TABLES))} files, not {str(file)!r}")
+    fitting = ARRAYS if kind in ARRAYS else (kind,)
+    if out.suffix.lower() not in fitting:
+        raise InputError(
+            f"--out {str(out)!r} must end in {' or '.join(fitting)}, because the data are in "
+            f"{file.name!r}"
+        )
+    outs = [out.with_stem(f"{out.stem}-{i}") for i in range(1, draws + 1)] or [out]
+    for path in outs:
+        if path.resolve() == file.resolve():
+            raise InputError(f"--out would replace the data, {str(path)!r}; name another file")
+        check_output("--out", path, fitting)
+    return outs
+
+
+def write_array(file: Path, out: Path, result: Imputation) -> None:
+    """Write the array of a file with its missing entries filled."""
+    import numpy as np
+
+    from ..data.refilling import refilled
+
+    filled = refilled(file, result.x if result.draws is None else result.draws)
+    with written(out) as part, part.open("wb") as opened:
+        if out.suffix.lower() == ".npy":
+            np.save(opened, filled)
+            return
+        arrays: dict[str, Any] = {
+            "errors": result.errors.cpu().numpy(),
+            "effective": result.effective.cpu().numpy(),
+            "pareto_k": result.pareto_k.cpu().numpy(),
+            "trusted": result.trusted.cpu().numpy(),
+        }
+        np.savez_compressed(opened, images=filled, **arrays)
 
 
 def half(pixels: torch.Tensor, hide: Half) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The schema of a table: its columns, and which of its columns are left out."""
+"""The schema of a table: its columns, which of its columns are left out, and its labels."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 LEFT_OUT = "left out"
 """What stands in a schema file for a column that is not used."""
 
+LABEL = "label"
+"""What stands in a stored schema for the column of the labels."""
+
 NAMED = 6
 """How many columns of a type a sentence names."""
 
@@ -33,6 +36,7 @@ class Schema:
     Args:
         columns: the columns that a VAE is trained on.
         left_out: the other columns by name, each with the reason.
+        label: the column of the labels; None if there is none.
 
     Example:
         >>> import pandas as pd
@@ -44,6 +48,7 @@ class Schema:
 
     columns: tuple[Column, ...]
     left_out: Mapping[str, str]
+    label: str | None = None
 
     @property
     def likelihood(self) -> str:
@@ -79,7 +84,8 @@ class Schema:
         """
         names = [column.name for column in self.columns]
         missing = [name for name in names if name not in frame.columns]
-        further = [name for name in frame.columns if name not in (*names, *self.left_out)]
+        known = {*names, *self.left_out, self.label}
+        further = [name for name in frame.columns if name not in known]
         for wrong, words in ((missing, "lacks"), (further, "has the further")):
             if wrong:
                 raise InputError(
@@ -136,9 +142,10 @@ class Schema:
             if column.offset:
                 entry["offset"] = column.offset
             used.append(entry)
-        return used + [
+        used += [
             {"name": name, "type": LEFT_OUT, "reason": why} for name, why in self.left_out.items()
         ]
+        return used if self.label is None else [*used, {"name": self.label, "type": LABEL}]
 
     @classmethod
     def from_json(cls, entries: Any) -> Schema:
@@ -151,6 +158,7 @@ class Schema:
             raise InputError(f"a schema is a list of columns, not {entries!r:.100}")
         columns: list[Column] = []
         left_out: dict[str, str] = {}
+        labels: list[str] = []
         for entry in entries:
             if not is_entry(entry):
                 raise InputError(
@@ -160,15 +168,18 @@ class Schema:
             if entry["type"] == LEFT_OUT:
                 left_out[entry["name"]] = entry.get("reason", "by the schema")
                 continue
+            if entry["type"] == LABEL:
+                labels.append(entry["name"])
+                continue
             levels, offset = tuple(entry.get("levels", ())), float(entry.get("offset", 0.0))
             columns.append(Column(entry["name"], entry["type"], entry["dtype"], levels, offset))
-        names = [*(column.name for column in columns), *left_out]
-        if len(set(names)) < len(entries) or not columns:
+        names = [*(column.name for column in columns), *left_out, *labels]
+        if len(set(names)) < len(entries) or not columns or len(labels) > 1:
             raise InputError(
-                "a schema has at least one column that is used, and each column once; it has "
-                f"{listed(names)}"
+                "a schema has at least one column that is used, at most one of labels, and each "
+                f"column once; it has {listed(names)}"
             )
-        return cls(tuple(columns), left_out)
+        return cls(tuple(columns), left_out, *labels)
 
 
 def is_entry(entry: Any) -> bool:
@@ -177,6 +188,8 @@ def is_entry(entry: Any) -> bool:
         return False
     if entry.get("type") == LEFT_OUT:
         return entry.keys() <= {"name", "type", "reason"} and is_text(entry.get("reason", ""))
+    if entry.get("type") == LABEL:
+        return entry.keys() == {"name", "type"}
     if entry.get("type") not in TYPES or not is_dtype(entry.get("dtype")):
         return False
     if entry.keys() - {"name", "type", "dtype", "levels", "offset"}:

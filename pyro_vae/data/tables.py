@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +71,8 @@ def table_images(
         frame: the table.
         known: the schema, or the types of some columns.
         table: what error messages call the table.
-        label: the column that becomes the labels. A table that is read by a whole schema, as that
-            of a run, may lack it.
+        label: the column that becomes the labels; None for that of the schema, if it has one. A
+            table that is read by a whole schema, as that of a run, may lack it.
         obs: further columns, of which one can be the label.
 
     Raises:
@@ -84,6 +85,8 @@ def table_images(
     if len(twice):
         raise InputError(f"{table} has the column {twice[0]!r} twice")
     labels = None
+    if label is None and isinstance(known, Schema):
+        label = known.label
     if label is not None and label in frame.columns:
         labels, frame = frame[label], frame.drop(columns=label)
     elif label is not None and obs is not None and label in obs.columns:
@@ -93,7 +96,10 @@ def table_images(
         raise InputError(
             f"the label {label!r} is not a column of {table}, which has {listed(columns, 20)}"
         )
-    schema = known if isinstance(known, Schema) else infer(frame, known, table)
+    if isinstance(known, Schema):
+        schema = known
+    else:
+        schema = replace(infer(frame, known, table), label=label)
     numbers, observed = schema.read(frame, table)
     index: torch.Tensor | None = None
     classes: tuple[str, ...] = ()

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from ..budget import Budget
+from ..data import Schema
 from ..errors import InputError
 from ..history import Epoch
 from ..memory import check_memory
@@ -35,7 +36,7 @@ from ..storage.creating import CONFIG, write_config
 from ..storage.tensors import check_finite, check_shapes
 from ..storage.writing import check_utf8, written
 from ..vae import VAE
-from ..words import first_line
+from ..words import counted, first_line
 from . import older
 from .config import (
     ADDED,
@@ -130,7 +131,8 @@ def load_run(
 ) -> tuple[VAE, dict[str, Any]]:
     """The VAE of a run with its weights, and the run's config.
 
-    The config of a VAE that was saved from Python has no ``data`` and no ``training``.
+    The config of a VAE that was saved from Python has no ``data`` and no ``training``. The VAE of
+    a table has its schema.
 
     A run folder may come from a stranger. Nothing in it is executed, and what it asks for is
     checked before memory is taken for it.
@@ -162,6 +164,7 @@ def load_run(
         raise InputError(
             f"{str(folder / CONFIG)!r} does not describe a VAE ({first_line(error)})"
         ) from error
+    vae.schema = schema_of(folder / CONFIG, config)
     old = weights.name == older.WEIGHTS
     check_shapes(weights, vae.state_dict() if old else checkpoint.wanted(vae))
     try:
@@ -177,6 +180,24 @@ def load_run(
         ) from None
     check_finite(repr(str(weights)), vae)
     return vae.to(device).eval(), config
+
+
+def schema_of(path: Path, config: dict[str, Any]) -> Schema | None:
+    """The schema of the table that a config is about; None for other data.
+
+    Raises:
+        InputError: a schema that is none, or that has another number of columns than the VAE.
+    """
+    entries = config["data"].get("schema") if "data" in config else config.get("schema")
+    if entries is None:
+        return None
+    schema = Schema.from_json(entries)
+    if config["vae"]["shape"] != [len(schema.columns)]:
+        raise InputError(
+            f"the schema in {str(path)!r} has {counted(len(schema.columns), 'column')}, and its "
+            f"VAE is for observations of shape {config['vae']['shape']}"
+        )
+    return schema
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu", *, trust: bool = False) -> VAE:
@@ -207,7 +228,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = read_object(read_bytes(path))
         check_format(path, config.get("format", 1))
         trained = ("data", "training") if config.keys() & {"data", "training"} else ()
-        check_keys(path, config, ("vae", *trained, "versions"), ("format",))
+        table = () if trained else ("schema",)
+        check_keys(path, config, ("vae", *trained, "versions"), ("format", *table))
         check_keys(path, config["versions"], (), config["versions"])  # an object, of any keys
         check_keys(path, config["vae"], FIELDS["vae"].keys() - set(ADDED), ADDED)
         if trained:

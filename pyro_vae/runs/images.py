@@ -25,9 +25,11 @@ def unnamed_data(vae: VAE) -> dict[str, Any]:
     The binarisation is the one that the likelihood needs.
     """
     binary = Likelihood.of(vae.model.likelihood).binary
-    data = {"name": None, "binarize": "dynamic" if binary else "none"}
+    data: dict[str, Any] = {"name": None, "binarize": "dynamic" if binary else "none"}
     if vae.model.condition is not None and not vae.infers_labels:
         data["condition"] = "label"
+    if vae.schema is not None:
+        data["schema"] = vae.schema.to_json()
     return data
 
 
@@ -216,10 +218,10 @@ def source_of(
             raise InputError(
                 "the VAE was saved from Python, and its folder names no data; give --data"
             )
-        if is_table(name):
+        if is_table(name) and "schema" not in source:
             raise InputError(
                 "the VAE was saved from Python, and its folder has no schema for the table "
-                f"{name!r}; read the table in Python by load_data(path, schema=data.train.schema)"
+                f"{name!r}; before vae.save(), set vae.schema = data.train.schema"
             )
         if source["binarize"] != "none":
             say(

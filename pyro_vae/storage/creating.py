@@ -29,7 +29,8 @@ def create(folder: Path, config: dict[str, Any], state: Checkpoint) -> None:
 
     Args:
         folder: the folder to make.
-        config: the arguments of the VAE, ``vae``; of a run also ``data`` and ``training``.
+        config: the arguments of the VAE, ``vae``; of a run also ``data`` and ``training``; of
+            the VAE of a table that was saved from Python also its ``schema``.
         state: the checkpoint.
 
     Raises:
@@ -45,13 +46,13 @@ def create(folder: Path, config: dict[str, Any], state: Checkpoint) -> None:
     write_config(folder, {"format": FORMAT, **config, "versions": versions()})
 
 
-def save_vae(folder: Path, vae: nn.Module, arguments: dict[str, Any]) -> None:
+def save_vae(folder: Path, vae: nn.Module, config: dict[str, Any]) -> None:
     """Write a VAE that was trained in Python to a new folder.
 
     Args:
         folder: the folder to make.
         vae: the VAE.
-        arguments: what it was built from.
+        config: what it was built from, ``vae``; of the VAE of a table also its ``schema``.
 
     Raises:
         InputError: as :func:`create`; or the VAE could not be loaded again, because its weights
@@ -65,7 +66,7 @@ def save_vae(folder: Path, vae: nn.Module, arguments: dict[str, Any]) -> None:
             raise InputError(
                 f"a VAE is stored in float32, and its weight {name} is in {dtype}; save vae.float()"
             )
-    create(folder, {"vae": arguments}, Checkpoint(vae.state_dict(), {}, Position()))
+    create(folder, config, Checkpoint(vae.state_dict(), {}, Position()))
 
 
 def check(folder: Path, config: dict[str, Any]) -> None:
