@@ -229,7 +229,7 @@ class Images:
     def rows(
         self, index: Tensor | slice | Sequence[int], generator: torch.Generator | None = None
     ) -> Batch:
-        """What model and guide are called with for a batch: x, with its context and mask, if any."""
+        """What model and guide are called with for a batch: x, its context and mask, if any."""
         if not isinstance(index, slice):
             index = torch.as_tensor(index, dtype=torch.int64, device=self.pixels.device)
         args: tuple[Tensor, ...] = (self._numbers(index, generator),)
