@@ -72,7 +72,8 @@ def test_a_signal_to_one_process_ends_all_after_the_same_step(tmp_path):
     arguments = [*SMALL, "--epochs", "100000", "--out", str(run)]
     assert launch(2, stopped, arguments, run, tmp_path) == [143, 143]
     first, second = logs(tmp_path)
-    assert f"continue it with: pyro-vae train --resume {run}" in first.replace("\n", "")
+    command = f"torchrun --nproc-per-node 2 -m pyro_vae train --resume {run}"
+    assert f"continue it with: {command}" in first.replace("\n", "")
     assert second == ""
     done = len(metrics(run))
     assert typed(["train", "--resume", run, "--epochs", done + 1, "--device", "cpu"]) == 0
