@@ -88,7 +88,7 @@ def test_every_public_name_is_where_it_is_said_to_be():
 
 
 def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 140
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 145
 
 
 def test_the_python_of_the_readme_runs():
