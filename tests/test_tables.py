@@ -372,3 +372,54 @@ def test_the_picture_of_the_columns():
     assert panels["income"].get_xscale() == "log"
     with pytest.raises(InputError, match=r"rows of this table are a tensor \[N, 12\]"):
         images.schema.frame(torch.zeros(3, 2))
+
+
+def test_a_picture_draws_numbers_that_are_not_levels_by_value():
+    images = Data.of_table(patients(), test_fraction=0).train
+    x = images.pixels + torch.randn(images.pixels.shape, generator=torch.manual_seed(0))
+    figure = marginals(images.schema, {"data": (images.pixels, None), "samples": (x, None)})
+    axes = {axes.get_title(): axes for axes in figure.axes}["sex"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["f", "m"]
+    heights = axes.patches[-1].get_xy()[:, 1]  # the histogram of the samples
+    sex = x[:, list(INFERRED).index("sex")]
+    nearest = ((sex > 0.875) & (sex < 1.125)).float().mean().item()
+    assert np.isclose(heights, nearest, atol=1e-4).any()
+    outside = ((sex < -1.125) | (sex > 2.125)).float().mean().item()
+    assert f"samples {100 * outside:.0f} %" in axes.texts[0].get_text()
+
+
+def test_a_picture_leaves_out_what_is_outside_and_says_so():
+    frame = pd.DataFrame({"x": np.linspace(-1, 1, 200) ** 3})
+    images = Data.of_table(frame, test_fraction=0).train
+    x = images.pixels.clone()
+    x[:50] = 40.0
+    figure = marginals(images.schema, {"data": (images.pixels, None), "samples": (x, None)})
+    (axes,) = figure.axes
+    assert axes.texts[0].get_text() == "outside: samples 25 %"
+    data, samples = (patch.get_xy()[:, 1] for patch in axes.patches)
+    assert samples[-4:].max() <= data[-4:].max()  # no spike at the edge
+    assert axes.get_xlim()[1] < 2
+
+
+def test_a_picture_says_what_it_does_not_draw():
+    random = np.random.RandomState(0)
+    frame = pd.DataFrame({f"c{i:02}": random.randn(90) for i in range(30)})
+    frame.insert(0, "zip", [f"z{i:02}" for i in range(45)] * 2)
+    frame.insert(1, "code", random.choice([1.0, 1001.0], 90))
+    schema = {"zip": "categorical", "code": "categorical"}
+    images = Data.of_table(frame, schema=schema, test_fraction=0).train
+    figure = marginals(images.schema, {"data": (images.pixels, None)}, title="epoch 3")
+    assert figure.axes[0].texts[0].get_text() == "first 12 of 45 values"
+    assert [t.get_text() for t in figure.axes[1].get_xticklabels()] == ["1", "1001"]
+    (words,) = figure.texts
+    assert words.get_text() == "epoch 3\nshare of rows; 8 more columns are not drawn"
+    figure.draw_without_rendering()
+    below = words.get_window_extent().y0
+    assert all(axes.title.get_window_extent().y1 < below for axes in figure.axes)
+
+
+def test_a_column_whose_cells_are_all_missing_has_an_empty_panel():
+    images = Data.of_table(patients(), test_fraction=0).train
+    nothing = torch.zeros_like(images.pixels, dtype=torch.bool)
+    figure = marginals(images.schema, {"data": (images.pixels, nothing)})
+    assert len(figure.axes) == len(INFERRED)

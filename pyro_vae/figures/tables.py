@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,23 @@ MOST = 24
 ACROSS = 4
 MOST_LEVELS = 12
 BINS = 20
+MARGIN = 0.25
+"""How far bins go beyond the two quantiles, in units of the distance between them."""
 
 Rows = tuple[Tensor, Tensor | None]
 """Rows of a table ``[N, D]``, and bool ``[N, D]``, False where a cell is missing, or None."""
+Cells = Mapping[str, NDArray[np.float64]]
+"""The cells of a column that are there, by the name of the set."""
 
 
 def marginals(schema: Schema, sets: Mapping[str, Rows], *, title: str = "") -> Any:
     """The distribution of each column in several sets of rows: a panel for each column.
 
     Numbers are histograms of the share of rows; those above 0 have a logarithmic axis. The bins go
-    from the 0.5 % to the 99.5 % quantile of the first set, and the outer bins hold what lies
-    beyond. Columns with levels are bars. The first 24 columns are drawn.
+    from the 0.5 % to the 99.5 % quantile of the first set, and a quarter of this range further.
+    Numbers outside are not drawn, and a note above the panel has their share. Columns with levels
+    are bars for the first 12 levels; if a set has numbers far from all levels, they are histograms.
+    The first 24 columns are drawn.
 
     Args:
         schema: the columns.
@@ -49,24 +56,28 @@ def marginals(schema: Schema, sets: Mapping[str, Rows], *, title: str = "") -> A
     from matplotlib.figure import Figure
 
     shown = schema.columns[:MOST]
+    more = len(schema.columns) - len(shown)
+    share = "share of rows" + (f"; {more:,} more columns are not drawn" if more else "")
     down, across = -(-len(shown) // ACROSS), min(ACROSS, len(shown))
-    width, height = 2.6 * across + 0.4, 2.2 * down + 1.0
+    width = 2.6 * across + 0.4
+    lines = [*wrap(title, int(12 * width)), *wrap(share, int(12 * width))]
+    above, below = 0.6 + 0.2 * len(lines), 1.1  # inches
+    height = 2.3 * down - 0.9 + above + below
     figure = Figure(figsize=(width, height))
     panels = figure.subplots(down, across, squeeze=False).flatten()
     # Set by hand: matplotlib's own layouts take seconds for many panels.
-    low, high = 0.8 / height, 1 - 0.8 / height
-    figure.subplots_adjust(0.5 / width, low, 1 - 0.15 / width, high, wspace=0.3, hspace=0.65)
+    low, high = below / height, 1 - above / height
+    figure.subplots_adjust(0.5 / width, low, 1 - 0.15 / width, high, wspace=0.3, hspace=0.9 / 1.4)
     for axes in panels[len(shown) :]:
         axes.remove()
     for number, (axes, column) in enumerate(zip(panels, shown, strict=False)):
         cells = {name: cells_of(*rows, number) for name, rows in sets.items()}
-        (draw_levels if column.levels else draw_numbers)(axes, column, cells)
-        axes.set_title(column.name, fontsize="medium")
+        note = (draw_levels if column.levels else draw_numbers)(axes, column, cells)
+        axes.set_title(f"{column.name:.28}", fontsize="medium", pad=15 if note else 6)
+        axes.text(0.5, 1.03, note, fontsize="x-small", ha="center", transform=axes.transAxes)
         axes.tick_params(labelsize="small")
         axes.spines[["top", "right"]].set_visible(False)
-    more = len(schema.columns) - len(shown)
-    words = [title, f"share of rows; {more:,} more columns are not drawn" if more else ""]
-    figure.suptitle("\n".join(filter(None, words)), fontsize="medium")
+    figure.text(0.5, 1 - 0.1 / height, "\n".join(lines), ha="center", va="top", fontsize="medium")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, frameon=False, loc="lower center", ncols=len(names))
     return figure
@@ -78,39 +89,78 @@ def cells_of(x: Tensor, mask: Tensor | None, number: int) -> NDArray[np.float64]
     return cells.detach().cpu().double().numpy()
 
 
-def draw_numbers(axes: Any, column: Column, sets: Mapping[str, NDArray[np.float64]]) -> None:
-    """A histogram for each set."""
+def draw_numbers(axes: Any, column: Column, sets: Cells) -> str:
+    """A histogram for each set; returns the note about what lies outside the bins."""
     values = {name: cells + column.offset for name, cells in sets.items()}
-    first = next(iter(values.values()))
-    low, high = np.quantile(first, [0.005, 0.995]) if len(first) else (0.0, 1.0)
-    bins = np.linspace(low, high, BINS + 1)
-    if column.type == "positive":
-        bins = np.geomspace(low, high, BINS + 1)
+    return draw_histograms(axes, bins_of(axes, column, next(iter(values.values()))), values)
+
+
+def bins_of(axes: Any, column: Column, cells: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The edges of the bins for a column of numbers with these cells. The axis of numbers above 0
+    becomes logarithmic."""
+    if len(cells) == 0:
+        return np.linspace(0, 1, BINS + 1)
+    logarithmic = column.type == "positive" and cells.min() > 0
+    scaled = np.log(cells) if logarithmic else cells
+    low, high = np.quantile(scaled, [0.005, 0.995])
+    beyond = MARGIN * (high - low)
+    low, high = low - beyond, high + beyond
+    if logarithmic:
+        low, high = np.exp(low), np.exp(high)
         axes.set_xscale("log")
-    elif column.type == "count":
+    if column.type == "count":
+        low, high = max(np.floor(low), 0), np.ceil(high)
         step = max(1, int(np.ceil((high - low + 1) / BINS)))
-        bins = np.arange(low, high + step + 1, step) - 0.5
-    if not (np.diff(bins) > 0).all():  # all cells are equal
-        bins = np.array([low - 0.5, low + 0.5])
-    for name, cells in values.items():
-        inside = cells.clip(bins[0], bins[-1])
-        weights = np.full(len(cells), 1 / max(len(cells), 1))
+        return np.arange(low, high + step + 1, step) - 0.5
+    if not low < high:  # all cells are equal
+        return np.array([low - 0.5, low + 0.5])
+    return (np.geomspace if logarithmic else np.linspace)(low, high, BINS + 1)
+
+
+def draw_histograms(axes: Any, bins: NDArray[np.float64], sets: Cells) -> str:
+    """The share of each set in each bin; returns the note about what lies outside the bins."""
+    outside = []
+    for name, cells in sets.items():
+        inside = cells[(cells >= bins[0]) & (cells <= bins[-1])]
+        weights = np.full(len(inside), 1 / max(len(cells), 1))
         axes.hist(inside, bins=bins, weights=weights, histtype="step", label=name, lw=1.5)
+        if share := 1 - len(inside) / max(len(cells), 1):
+            outside.append(f"{name} {'<1' if share < 0.01 else f'{100 * share:.0f}'} %")
+    return f"outside: {', '.join(outside)}" if outside else ""
 
 
-def draw_levels(axes: Any, column: Column, sets: Mapping[str, NDArray[np.float64]]) -> None:
-    """A bar for each level and set; of many levels the first."""
+def draw_levels(axes: Any, column: Column, sets: Cells) -> str:
+    """A bar for each of the first levels and each set; means count for the nearest level.
+
+    Samples of a likelihood of numbers are not always near a level. Then each set is a histogram of
+    the numbers, with the levels at their codes.
+
+    Returns:
+        the note about the levels and numbers that are not drawn.
+    """
+    count, note = len(column.levels), ""
     levels = column.levels[:MOST_LEVELS]
-    width = 0.8 / len(sets)
-    for i, (name, cells) in enumerate(sets.items()):
-        counts = np.bincount(cells.round().astype(int), minlength=len(column.levels))
-        shares = counts[: len(levels)] / max(len(cells), 1)
-        axes.bar(
-            np.arange(len(levels)) + (i - (len(sets) - 1) / 2) * width, shares, width, label=name
-        )
-    turned = sum(len(str(level)) + 2 for level in levels) > 24
-    axes.set_xticks(range(len(levels)), [f"{level!s:.12}" for level in levels])
+    if all(((cells >= -0.5) & (cells <= count - 0.5)).all() for cells in sets.values()):
+        width = 0.8 / len(sets)
+        for i, (name, cells) in enumerate(sets.items()):
+            codes = cells.round().clip(0, count - 1).astype(int)
+            shares = np.bincount(codes, minlength=count)[: len(levels)] / max(len(cells), 1)
+            places = np.arange(len(levels)) + (i - (len(sets) - 1) / 2) * width
+            axes.bar(places, shares, width, label=name)
+    else:
+        bins = np.arange(-1, len(levels) + 0.5, 0.25) - 0.125  # a bin has its level in its middle
+        note = draw_histograms(axes, bins, sets)
+    turned = sum(len(level_name(level)) + 2 for level in levels) > 24
+    axes.set_xticks(range(len(levels)), [f"{level_name(level):.12}" for level in levels])
     axes.tick_params(axis="x", rotation=60 if turned else 0)
+    first = f"first {len(levels)} of {count} values" if len(levels) < count else ""
+    return "; ".join(filter(None, [first, note]))
+
+
+def level_name(level: Any) -> str:
+    """A level as it is written; a whole number without its ``.0``."""
+    whole = isinstance(level, float) and level.is_integer()
+    return str(int(level) if whole else level)
 
 
 @torch.no_grad()
