@@ -97,7 +97,6 @@ def test_the_other_commands_work(run, source, tmp_path, capsys):
     assert picture(figures / "marginals.png").std() > 10
     assert typed(["audit", run]) == 0
     assert typed(["reconstruct", run, "--out", tmp_path / "r.png"]) == 0
-    assert typed(["interpolate", run, "--out", tmp_path / "i.png"]) == 0
     some = ["--guides", "mean-field,low-rank", "--seeds", "1", "--epochs", "1", "--samples", "5"]
     out = ["--out", tmp_path / "comparison"]
     assert typed(["compare", "--data", source, *SMALL, *some, *out]) == 0
@@ -167,15 +166,21 @@ def test_a_schema_and_a_label(source, tmp_path, capsys):
 
 
 def test_what_is_not_for_tables_is_refused(source, run, trained, tmp_path, capsys):
+    array = tmp_path / "array.npy"
+    np.save(array, np.ones((3, 12), np.float32))
     for command, words in (
         (["train", "--data", source, "--stream"], "is read into memory; leave --stream out"),
         (["train", "--data", "digits", "--label", "x"], "schema and label are for tables"),
         (["sample", trained, "--out", tmp_path / "s.csv"], "the run was not trained on one"),
         (["sample", run, "--vary", "z", "--out", tmp_path / "s.csv"], "--vary is for pictures"),
+        (["sample", run, "--out", tmp_path / "s.png"], "give a .csv, .tsv or .parquet file"),
+        (["interpolate", run, "--out", tmp_path / "s.png"], "take sample --out rows.csv"),
+        (["reconstruct", run, "--data", array, "--out", tmp_path / "s.png"], "is not one; give a"),
+        (["impute", run, "--out", tmp_path / "s.png"], 'schema.frame(x).to_csv("filled.csv")'),
     ):
         assert typed(command) == 2
         assert words in " ".join(capsys.readouterr().err.split())
-    assert not (tmp_path / "s.csv").exists()
+    assert not list(tmp_path.glob("s.*"))
 
 
 def test_a_vae_saved_from_python_keeps_its_schema(run, source, tmp_path, capsys):

@@ -88,6 +88,11 @@ def sample(
         check_given(vae, given, needed=not vae.infers_labels)
         sample_table(vae, table, n, vary, out, given)
         return
+    if table and out.suffix.lower() in o.PICTURES:
+        raise InputError(
+            f"--out {str(out)!r} is a picture of images, and the run was trained on a table; give "
+            "a .csv, .tsv or .parquet file for rows, or a .npy file for means"
+        )
     check_grid("--n", n, vae.shape)
     condition = vae.model.condition
     covariates = condition is not None and condition.classes is None
@@ -141,7 +146,9 @@ def sample_table(
             "a .npy file"
         )
     if vary is not None:
-        raise InputError("--vary is for pictures, and --out is a table; give --out samples.png")
+        raise InputError(
+            "--vary is for pictures and .npy files, and --out is a table; give --out samples.npy"
+        )
     check_memory(16 * n * prod(vae.shape), counted(n, "row"))
     with vae.in_use():
         rows = Schema.from_json(table).frame(vae.model(None, vae.rows(given, n), n=n))
@@ -171,12 +178,23 @@ def reconstruct(
     check_output("--out", out, o.PICTURES)
     vae, config = o.opened(run, device, seed, trust)
     images = o.images_of(config, data, split, data_dir, device)
+    table = images.schema is not None
+    if config["data"].get("schema") and not table:
+        raise InputError(
+            f"the run was trained on a table, and --data {data!r} is not one; give a .csv, .tsv or "
+            ".parquet file, or take encode --out latents.npz for the latents of an array"
+        )
     images = images.first(n)
     check_grid("--n", 3 * len(images), vae.shape)
     check_given(vae, given)
     with picture(out) as part:
         save_reconstructions(vae, images, part, given=given, seed=seed)
     said = f"{counted(len(images), 'image')} above the reconstructions in {out}"
+    if table:
+        rows = counted(len(images), "row")
+        said = (
+            f"how often each column has which values, in {rows} and the reconstructions, in {out}"
+        )
     console.print(said, soft_wrap=True)
 
 
@@ -214,6 +232,12 @@ def interpolate(
 
     check_output("--out", out, o.PICTURES)
     vae, config = o.opened(run, device, seed, trust)
+    if config["data"].get("schema"):
+        raise InputError(
+            "interpolate draws images, and the run was trained on a table; take sample --out "
+            "rows.csv for its rows, encode --out latents.npz for its latents, or vae.interpolate "
+            "in Python"
+        )
     check_grid("--steps", steps, vae.shape)
     check_given(vae, given)
     images = o.images_of(config, data, split, data_dir, device)

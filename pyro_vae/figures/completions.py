@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..data.images import Images
+from ..errors import InputError
 from ..evaluation.imputation import impute
 from .images import COLUMNS, save_grid, stack_rows, to_images
 
@@ -32,7 +33,15 @@ def save_completions(
 
     Returns:
         a sentence about the images whose completions cannot be trusted; "" if all can.
+
+    Raises:
+        InputError: rows of a table.
     """
+    if images.schema is not None:
+        raise InputError(
+            "a picture of completions is for images, and these are the rows of a table; "
+            'vae.impute fills them in Python, and schema.frame(x).to_csv("filled.csv") writes them'
+        )
     result = impute(vae, images, samples=samples, draws=draws, seed=seed)
     assert result.draws is not None
     columns = min(COLUMNS, len(images))
