@@ -59,8 +59,9 @@ class Program(nn.Module):
         if context is None:
             if self.condition is not None and not self.condition.inferred:
                 raise InputError(
-                    f"this VAE is conditioned on {self.condition}; call model(x, context) and "
-                    "guide(x, context)"
+                    f"this VAE is conditioned on {self.condition}; give it to methods of the VAE, "
+                    "such as sample(n, given=c) and encode(x, context=c), or to the Pyro programs, "
+                    "model(x, c) and guide(x, c)"
                 )
             return None
         expect_context(context, n, self.context_taken)

@@ -165,6 +165,53 @@ def test_a_schema_and_a_label(source, tmp_path, capsys):
     assert typed(["evaluate", out, "--samples", "5", "--probe"]) == 0
 
 
+@pytest.fixture(scope="module")
+def by_sex(source, tmp_path_factory):
+    """A run on the table that is conditioned on a column. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("runs") / "by_sex"
+    condition = ["--label", "sex", "--condition", "label", "--epochs", "30", "--lr", "0.02"]
+    assert typed(["train", "--data", source, *SMALL, *condition, "--out", folder]) == 0
+    return folder
+
+
+def test_a_conditioned_run_draws_rows_for_each_class_with_their_label(by_sex, tmp_path, capsys):
+    out = tmp_path / "s.csv"
+    assert typed(["sample", by_sex, "--n", "401", "--out", out]) == 0
+    assert "400 rows drawn from p(x), 200 of each of 2 classes, in" in capsys.readouterr().out
+    drawn = pd.read_csv(out)
+    assert list(drawn) == [*(column.name for column in schema_of(by_sex).columns), "sex"]
+    assert drawn["sex"].value_counts().to_dict() == {"f": 200, "m": 200}
+    one = {}
+    for name in ("f", "m"):
+        assert typed(["sample", by_sex, "--n", "200", "--given", name, "--out", out]) == 0
+        one[name] = pd.read_csv(out)
+        assert set(one[name]["sex"]) == {name}
+    # A label belongs to the rows that were drawn with it: women of this table are older by 8 years.
+    means = drawn.groupby("sex")["age"].mean()
+    for name, rows in one.items():
+        assert abs(means[name] - rows["age"].mean()) < abs(means["f"] - means["m"]) / 2
+    assert typed(["sample", by_sex, "--n", "1", "--out", out]) == 0
+    assert len(pd.read_csv(out)) == 2
+
+
+def test_the_classes_are_named_where_one_is_needed(by_sex, tmp_path, capsys):
+    vary = ["sample", by_sex, "--vary", "z", "--out", tmp_path / "s.npy"]
+    assert typed(vary) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "say with --given on what to draw, one of the classes f, m" in said
+    assert "int64" not in said
+
+
+def test_a_run_that_infers_labels_writes_those_it_drew(source, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "s.csv"
+    inferred = ["--label", "sex", "--recipe", "m2", "--labels", "all", "--epochs", "1"]
+    assert typed(["train", "--data", source, *SMALL, *inferred, "--out", run]) == 0
+    assert typed(["sample", run, "--n", "50", "--out", out]) == 0
+    assert 0 < (pd.read_csv(out)["sex"] == "f").sum() < 50
+    assert typed(["sample", run, "--n", "5", "--given", "m", "--out", out]) == 0
+    assert pd.read_csv(out)["sex"].tolist() == ["m"] * 5
+
+
 def test_what_is_not_for_tables_is_refused(source, run, trained, tmp_path, capsys):
     array = tmp_path / "array.npy"
     np.save(array, np.ones((3, 12), np.float32))

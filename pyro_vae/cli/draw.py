@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ from ..words import counted
 from . import options as o
 from .options import console
 from .outputs import check_output
+from .rows import sample_table
 from .values import place
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def sample(
     """Draw images or other observations from the prior: the decoder's mean for each draw of z.
 
     The rows of a table are draws of p(x), with the names and types of its columns. A run with
-    classes draws a row of images for each class, or --n of the class --given.
+    classes draws a row of images for each class, or --n of the class --given; of a table as many
+    rows for each class, with their label.
     """
     import numpy as np
 
@@ -84,9 +86,11 @@ def sample(
     if out is None:
         out = Path("samples.csv" if table else "samples.png")
         check_output("--out", out)
+    condition = vae.model.condition
+    covariates = condition is not None and condition.classes is None
     if out.suffix.lower() in TABLES:
-        check_given(vae, given, needed=not vae.infers_labels)
-        sample_table(vae, table, n, vary, out, given)
+        check_given(vae, given, needed=covariates)
+        sample_table(vae, config["data"], n, vary, out, given)
         return
     if table and out.suffix.lower() in o.PICTURES:
         raise InputError(
@@ -94,8 +98,6 @@ def sample(
             "a .csv, .tsv or .parquet file for rows, or a .npy file for means"
         )
     check_grid("--n", n, vae.shape)
-    condition = vae.model.condition
-    covariates = condition is not None and condition.classes is None
     check_given(vae, given, needed=vary is not None or covariates)
     columns = min(n, figures.COLUMNS)
     rows = n // columns
@@ -122,39 +124,6 @@ def sample(
     else:
         save(vae, images, out, columns, caption)
     console.print(said, soft_wrap=True)
-
-
-def sample_table(
-    vae: VAE, table: Any, n: int, vary: str | None, out: Path, given: str | None
-) -> None:
-    """Write rows drawn from p(x) as a table.
-
-    Args:
-        vae: the VAE.
-        table: the schema of the run; None for a run on other data.
-        n: the number of rows.
-        vary: the option of :func:`sample`, which is for pictures.
-        out: the file.
-        given: the class of the rows, if the run has a condition.
-    """
-    from ..data.schema import Schema
-    from ..data.tables import write_table
-
-    if table is None:
-        raise InputError(
-            f"--out {str(out)!r} is a table, and the run was not trained on one; give a picture or "
-            "a .npy file"
-        )
-    if vary is not None:
-        raise InputError(
-            "--vary is for pictures and .npy files, and --out is a table; give --out samples.npy"
-        )
-    check_memory(16 * n * prod(vae.shape), counted(n, "row"))
-    with vae.in_use():
-        rows = Schema.from_json(table).frame(vae.model(None, vae.rows(given, n), n=n))
-    with written(out) as part:
-        write_table(rows, part, out.suffix.lower())
-    console.print(f"{counted(n, 'row')} drawn from p(x) in {out}", soft_wrap=True)
 
 
 def reconstruct(
@@ -276,9 +245,11 @@ def check_given(vae: VAE, given: str | None, needed: bool = False) -> None:
             raise InputError("--given is for a run with a condition, and this run has none")
         condition.rows(given, 1)
     elif needed and condition is not None:
-        raise InputError(
-            f"this run is conditioned on {condition}; say with --given on what to draw"
-        )
+        names = condition.names or range(condition.classes or 0)
+        what = f"one of the classes {', '.join(map(str, names))}"
+        if condition.classes is None:
+            what = f"real covariates of shape {list(condition.shape)}"
+        raise InputError(f"this run is conditioned; say with --given on what to draw, {what:.300}")
 
 
 def check_grid(option: str, n: int, shape: tuple[int, ...]) -> None:
