@@ -4,9 +4,12 @@ import json
 import shutil
 
 import pytest
+import torch
 import yaml
 from support.commands import typed
+from support.tables import patients
 
+from pyro_vae import VAE
 from pyro_vae.runs.folder import read_history
 
 
@@ -34,8 +37,53 @@ def test_the_card_has_the_front_matter_of_the_hub_without_a_license(run):
         "| shape | `1 x 8 x 8` |",
         "| data: name | `digits` |",
         "| epochs | 2 of 2 |",
+        "| seed | `0` |",
+        "vae.encode(image)  # q(z | x) of a PIL image or an array",
     ):
         assert words in text
+    for internal in ("conditioned", "holes", "`None`", "`False`"):
+        assert internal not in text
+
+
+def python_of(text):
+    """The Python code of a card."""
+    return text.split("```python\n")[1].split("```")[0]
+
+
+@pytest.mark.parametrize("label", [[], ["--label", "sex", "--condition", "label"]])
+def test_the_card_of_a_table_is_about_rows_and_columns(label, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    patients().to_csv("patients.csv", index=False)
+    small = ["--hidden", "8", "--latent", "2", "--epochs", "1", "--out", "FOLDER"]
+    assert typed(["train", "--data", "patients.csv", *label, *small]) == 0
+    capsys.readouterr()
+    assert typed(["evaluate", "FOLDER", "--samples", "5", "--json"]) == 0
+    (tmp_path / "results.json").write_text(capsys.readouterr().out)
+    assert typed(["card", "FOLDER", "--results", "results.json"]) == 0
+    text = card_of(tmp_path / "FOLDER")
+    assert "pipeline_tag" not in text
+    assert "image" not in text.lower()
+    assert "| 3 real: real numbers | `age, bmi, seconds` |" in text
+    assert "| 5 left out | `id, seen, note, site, empty` |" in text
+    assert "In nats per row." in text
+    assert ('`"CLASS"` is one of f, m.' in text) == bool(label)
+    patients(rows=20).drop(columns=["sex"] if label else []).to_csv("rows.csv", index=False)
+    found = {}
+    exec(python_of(text).replace("CLASS", "f"), found)
+    assert len(found["rows"]) == 16
+    assert found["rows"]["city"].isin(["Bonn", "Paris", "Rome"]).all()
+
+
+def test_the_card_of_a_conditioned_vae_of_signals_has_code_that_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    VAE((2, 9), 2, condition=["cat", "dog"], likelihood="student-t").save("FOLDER")
+    assert typed(["card", "FOLDER"]) == 0
+    text = card_of(tmp_path / "FOLDER")
+    assert "pipeline_tag" not in text
+    assert '`"CLASS"` is one of cat, dog.' in text
+    code = python_of(text)
+    assert 'vae.sample(16, given="CLASS")  # mean signals' in code
+    exec(code.replace("CLASS", "dog"), {"signal": torch.zeros(2, 9)})
 
 
 def test_the_card_has_the_numbers_of_the_metrics_and_of_evaluate(run, tmp_path, capsys):

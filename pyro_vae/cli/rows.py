@@ -49,7 +49,7 @@ def sample_table(
             "--vary is for pictures and .npy files, and --out is a table; give --out samples.npy"
         )
     condition = vae.model.condition
-    classes = None if condition is None else condition.classes
+    classes = 0 if condition is None else condition.classes or 0
     context, each = vae.rows(given, n), ""
     if classes and given is None and not vae.infers_labels:
         n = max(n // classes, 1) * classes

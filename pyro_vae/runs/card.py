@@ -8,25 +8,31 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..conditions import CONDITIONED
+from ..data.columns import TYPES
+from ..data.schema import Schema, listed
 from ..errors import InputError
 from ..history import Epoch
 from ..storage.writing import written
 from ..vae import VAE
-from ..words import protocol_of
+from ..words import protocol_of, word_of
 from .config import read_bytes, read_object
 
 NAME = "README.md"
 MARK = re.compile(r"<!-- pyro-vae card ([0-9a-f]{16}) -->\n")
 FRONT = """---
 library_name: pyro-vae
-pipeline_tag: unconditional-image-generation
-tags:
+{task}tags:
 - variational-autoencoder
 - pyro
 # license: name a license here, such as apache-2.0
 ---
 """
 """What the Hugging Face hub reads. Only the owner can choose a license."""
+TASK = "pipeline_tag: unconditional-image-generation\n"
+"""The task of a VAE of images. The hub has no task that fits other observations."""
+NAMED = 20
+"""How many columns or classes a card names."""
 
 
 def card_of(
@@ -46,42 +52,99 @@ def card_of(
         results: what ``pyro-vae evaluate --json`` printed, if it was run.
     """
     weights = sum(p.numel() for p in vae.parameters())
+    what = word_of(vae.shape)
     parts = {
         key: value for key, value in config["vae"].items() if key not in ("standardize", "scaling")
     }
     parts["shape"] = " x ".join(map(str, vae.shape))
+    if tuple(parts["conditioned"]) == CONDITIONED:  # all parts, which is the default
+        del parts["conditioned"]
+    entries = config.get("data", {}).get("schema")
+    schema = None if entries is None else Schema.from_json(entries)
+    about = f"A variational autoencoder with {weights:,} weights, made with pyro_vae."
+    if what == "image":
+        about += " Images are channels x height x width."
     lines = [
         f"# {plain(folder.resolve().name)}",
         "",
-        f"A variational autoencoder with {weights:,} weights, made with pyro_vae. Images are "
-        "channels x height x width.",
+        about,
         "",
         "## Parts",
         "",
-        *table({key.replace("_", " "): code(value) for key, value in parts.items()}),
+        *table(stated(parts)),
         "",
+        *([] if schema is None else columns(schema)),
         "## Data and training",
         "",
         *protocol(config, len(history)),
         "",
-        *numbers(history, results),
+        *numbers(history, results, what),
         *(f"![{plain(name)}]({name})\n" for name in pictures(folder)),
         "## Use",
         "",
-        "```python",
-        "import pyro_vae",
-        "",
-        'vae = pyro_vae.load("FOLDER")  # this folder',
-        "vae.encode(image)  # q(z | x) of a PIL image or an array",
-        "vae.sample(16)  # mean images",
-        "```",
-        "",
+        *use(vae, schema),
         "## Versions",
         "",
         *table({plain(name): code(value) for name, value in config["versions"].items()}),
     ]
     text = "\n".join(lines) + "\n"
-    return f"{FRONT}<!-- pyro-vae card {digest(FRONT + text)} -->\n{text}"
+    front = FRONT.format(task=TASK if what == "image" else "")
+    return f"{front}<!-- pyro-vae card {digest(front + text)} -->\n{text}"
+
+
+def stated(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings as the rows of a table, without those that are not used."""
+    used = {k: value for k, value in settings.items() if value is not None and value is not False}
+    return {key.replace("_", " "): code(value) for key, value in used.items()}
+
+
+def columns(schema: Schema) -> list[str]:
+    """The lines about the columns of a table."""
+    rows = {}
+    for kind, meaning in TYPES.items():
+        if names := [column.name for column in schema.columns if column.type == kind]:
+            rows[f"{len(names):,} {kind}: {meaning}"] = code(listed(names, NAMED))
+    if schema.left_out:
+        rows[f"{len(schema.left_out):,} left out"] = code(listed([*schema.left_out], NAMED))
+    every = "The whole schema, with the values of categories, is in `config.json`."
+    return ["## Columns", "", *table(rows), "", every, ""]
+
+
+def use(vae: VAE, schema: Schema | None) -> list[str]:
+    """The lines that say how to load the VAE, encode and sample."""
+    condition, n = vae.model.condition, 16
+    context = given = rows = ""
+    said = []
+    if condition is not None and not condition.inferred:
+        one = '"CLASS"' if condition.classes else "COVARIATES"
+        context, given, rows = f", {one}", f", given={one}", f"None, vae.rows({one}, {n}), "
+        names = listed([*map(str, condition.names or range(condition.classes or 0))], NAMED)
+        values = f"one of {plain(names)}" if condition.classes else f"{condition.size} real numbers"
+        said = [f"`{one}` is {values}.", ""]
+    load = ["import pyro_vae", "", 'vae = pyro_vae.load("FOLDER")  # this folder']
+    if schema is None:
+        what = word_of(vae.shape)
+        of = "a PIL image or an array" if what == "image" else "an array or a tensor"
+        lines = [
+            *load,
+            f"vae.encode({what}{context})  # q(z | x) of {of}",
+            f"vae.sample({n}{given})  # mean {what}s",
+        ]
+        return ["```python", *lines, "```", "", *said]
+    lines = [
+        "import json",
+        "import pandas as pd",
+        *load,
+        'config = json.load(open("FOLDER/config.json"))',
+        'schema = pyro_vae.data.Schema.from_json(config["data"]["schema"])',
+        "",
+        'x, mask = schema.read(pd.read_csv("rows.csv"), "rows.csv")  # with these columns',
+        f"vae.encode(x{context}, mask=mask)  # q(z | x) of each row",
+        "with vae.in_use():  # rows drawn from p(x), as a data frame",
+        f"    rows = schema.frame(vae.model({rows}n={n}))",
+    ]
+    shell = ["```sh", "pyro-vae sample FOLDER --n 1000 --out samples.csv", "```", ""]
+    return [*shell, "```python", *lines, "```", "", *said]
 
 
 def protocol(config: Mapping[str, Any], epochs: int) -> list[str]:
@@ -89,19 +152,20 @@ def protocol(config: Mapping[str, Any], epochs: int) -> list[str]:
     if "data" not in config:
         return ["The VAE was saved from Python. The folder does not say what it was trained on."]
     data = {**config["data"], "name": Path(config["data"]["name"]).name}
-    rows = {f"data: {key}": code(value) for key, value in data.items()}
-    rows |= {key.replace("_", " "): code(value) for key, value in config["training"].items()}
+    data.pop("schema", None)  # it has a table of its own
+    rows = stated({f"data: {key}": value for key, value in data.items()})
+    rows |= stated(config["training"])
     return table({**rows, "epochs": f"{epochs} of {config['training']['epochs']}"})
 
 
-def numbers(history: list[Epoch], results: Mapping[str, Any] | None) -> Iterator[str]:
-    """The lines with the numbers of the run; none if there are none."""
+def numbers(history: list[Epoch], results: Mapping[str, Any] | None, what: str) -> Iterator[str]:
+    """The lines with the numbers of the run, per ``what``; none if there are none."""
     if not history and results is None:
         return
     yield "## Numbers\n"
     if history:
         last = history[-1]
-        yield "In nats per image. The ELBO is the reconstruction term minus the KL.\n"
+        yield f"In nats per {what}. The ELBO is the reconstruction term minus the KL.\n"
         yield from table(
             {
                 "test ELBO": f"{last.test_elbo:.2f}",
@@ -111,10 +175,10 @@ def numbers(history: list[Epoch], results: Mapping[str, Any] | None) -> Iterator
         )
         yield f"\nAfter epoch {last.epoch}. No standard errors are recorded while a run trains.\n"
     if results is not None:
-        yield "Measured by `pyro-vae evaluate`, in nats per image, ± one standard error:\n"
+        yield f"Measured by `pyro-vae evaluate`, in nats per {what}, ± one standard error:\n"
         yield from table(measured(results))
         yield (
-            f"\nMeans over {results['images']} {plain(results['split'])} images of "
+            f"\nMeans over {results['images']} {plain(results['split'])} {what}s of "
             f"{code(Path(results['data']).name)}, {plain(protocol_of(results['binarize']))}, seed "
             f"{plain(results['seed'])}."
             + (f" Not comparable: {plain(results['mark'])}." if "mark" in results else "")
