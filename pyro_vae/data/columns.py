@@ -150,7 +150,9 @@ def with_dtype(values: pd.Series, dtype: str) -> pd.Series:
     kind: Any = pd.api.types.pandas_dtype(dtype)
     if isinstance(kind, np.dtype) and kind.kind in "biu" and values.isna().any():
         return values if kind.kind == "b" else values.astype(np.float64)
-    if isinstance(kind, np.dtype) and kind.kind in "iu":
-        limits = np.iinfo(kind)
-        values = values.astype(np.float64).clip(limits.min, limits.max)
+    if kind.kind in "iu":
+        limits = np.iinfo(f"{kind.kind}{kind.itemsize}")
+        # float64 rounds the largest number of 64 bits up, to one that has no 64 bits.
+        largest = np.nextafter(float(limits.max), 0) if limits.bits == 64 else float(limits.max)
+        values = values.astype(np.float64).clip(float(limits.min), largest)
     return values.astype(kind)

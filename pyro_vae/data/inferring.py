@@ -1,6 +1,7 @@
 """The types of a table's columns, inferred by written rules.
 
-The first rule that holds decides. Only cells that are there count.
+The first rule that holds decides. Only cells that are there count. A CSV column with digits that a
+number would not keep, such as 01003, has words (:data:`~.tables.WORD`).
 
 1. A column is left out if it is all missing, has one value, has dates, or has other things than
    numbers, words and truth values.
@@ -8,8 +9,9 @@ The first rule that holds decides. Only cells that are there count.
 3. Two different values are ``binary``.
 4. Other categories of pandas, and words, are ``categorical``, if they are at most 50 and occur
    twice on average. Otherwise they are left out, as text or as names of the rows.
-5. Whole numbers that all differ are left out as names of the rows, if they rise from row to row or
-   the column is called id, index or key, or ends in such a word.
+5. Whole numbers are left out as ids if one is beyond 2^53; and as names of the rows if they all
+   differ and rise from row to row, or if they all differ and the column is called id, index or key,
+   or ends in such a word.
 6. Whole numbers of at least 0 with a 0 among them are a ``count``. Without a 0 they are ``ordered``
    if they have at most 10 different values.
 7. Numbers above 0 with a skewness above 1 are ``positive``.
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 MOST_CATEGORIES = 50
 MOST_ORDERED = 10
 SKEWED = 1.0
+LARGEST_WHOLE = 2**53
+"""float64 holds all whole numbers up to here."""
 
 DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}([ T].*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}( .*)?")
 ROW_NAME = re.compile(r"(?i:(.*[\W_])?(id|index|key))|.*[a-z]I[Dd]")
@@ -108,7 +112,10 @@ def guess(name: str, cells: pd.Series) -> tuple[str, str]:
     if numeric:
         if kind.kind == "c":
             return LEFT_OUT, "complex numbers"
-        return guess_numbers(name, as_numbers(observed), len(values))
+        numbers = as_numbers(observed)
+        if kind.kind in "iu" and np.abs(numbers).max() > LARGEST_WHOLE:
+            return LEFT_OUT, "whole numbers beyond 2^53, which are ids"
+        return guess_numbers(name, numbers, len(values))
     if not category and len(values) == len(observed):
         return LEFT_OUT, "all values differ"
     many = len(kind.categories) if category else len(values)

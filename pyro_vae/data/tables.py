@@ -14,6 +14,7 @@ import torch
 from ..errors import InputError
 from ..memory import check_memory
 from ..words import first_line
+from .columns import WITH_LEVELS
 from .images import Images
 from .inferring import infer
 from .schema import Schema, listed
@@ -42,9 +43,8 @@ def read_table(path: Path, schema: GivenSchema = None, label: str | None = None)
         raise InputError(f"{str(path)!r} is not a regular file")
     # A cell of a CSV file has about as many bytes as a number.
     check_memory(path.stat().st_size, f"the table in {str(path)!r}")
-    words = word_columns(known)
     try:
-        frame, obs = READERS[path.suffix.lower()](path, words)
+        frame, obs = READERS[path.suffix.lower()](path, known)
     except InputError:
         raise
     except ModuleNotFoundError as error:
@@ -60,7 +60,7 @@ def read_table(path: Path, schema: GivenSchema = None, label: str | None = None)
 
 def table_images(
     frame: pd.DataFrame,
-    known: Schema | dict[str, dict[str, Any]],
+    known: Known,
     table: str,
     label: str | None = None,
     obs: pd.DataFrame | None = None,
@@ -125,7 +125,20 @@ def classes_of(labels: pd.Series, name: str, table: str) -> tuple[torch.Tensor, 
     return torch.from_numpy(index.astype(np.int64)), tuple(map(str, classes))
 
 
-def word_columns(known: Schema | dict[str, dict[str, Any]]) -> list[str]:
+Known = Schema | dict[str, dict[str, Any]]
+"""The schema, or the types of some columns."""
+
+Read = tuple["pd.DataFrame", "pd.DataFrame | None"]
+"""A table, and the further columns of its rows in an AnnData file."""
+
+WORD = r"0\d+|\+\d{7,}|[+-]?\d{16,}"
+"""Digits that are a word, since a number would lose some: a zip code of 01003, a telephone number,
+an id of 16 digits or more, which float64 does not hold."""
+ROWS = 100_000
+"""The rows whose words are looked at together."""
+
+
+def word_columns(known: Known) -> list[str]:
     """The columns whose levels are words, which a CSV reader must not turn into numbers."""
     if isinstance(known, Schema):
         levels = {column.name: column.levels for column in known.columns}
@@ -134,41 +147,54 @@ def word_columns(known: Schema | dict[str, dict[str, Any]]) -> list[str]:
     return [n for n, each in levels.items() if each and all(isinstance(v, str) for v in each)]
 
 
-Read = tuple["pd.DataFrame", "pd.DataFrame | None"]
-"""A table, and the further columns of its rows in an AnnData file."""
+def digit_words(path: Path, separator: str, names: list[str]) -> list[str]:
+    """Those of the columns ``names`` in a CSV file that have a cell as in :data:`WORD`."""
+    import pandas as pd
+
+    found: set[str] = set()
+    options: dict[str, Any] = {"sep": separator, "dtype": str, "index_col": False}
+    with pd.read_csv(path, usecols=names, chunksize=ROWS, **options) as parts:
+        for part in parts:
+            cells = {name: part[name].dropna().str.strip() for name in names if name not in found}
+            found |= {name for name, each in cells.items() if each.str.fullmatch(WORD).any()}
+    return [name for name in names if name in found]
 
 
-def read_csv(path: Path, words: list[str], separator: str = ",") -> Read:
+def read_csv(path: Path, known: Known, separator: str = ",") -> Read:
     """A CSV file with a row of names. The rows have numbers, from 0."""
     import pandas as pd
 
-    names = pd.read_csv(path, sep=separator, nrows=0).columns
+    names = list(pd.read_csv(path, sep=separator, nrows=0).columns)
     if len(names) == 1 and (other := next((s for s in ";\t|" if s in names[0]), None)):
         raise InputError(
             f"the table {str(path)!r} has one column, {names[0]!r:.60}; its separator seems to be "
             f"{other!r}, and it must be {separator!r}"
         )
-    kinds = {name: str for name in words if name in names}
+    words = [name for name in word_columns(known) if name in names]
     with warnings.catch_warnings():
         # A row with more cells than there are names would lose some.
         warnings.simplefilter("error", pd.errors.ParserWarning)
+        if not isinstance(known, Schema):
+            open_ = [n for n in names if n not in known or known[n]["type"] in WITH_LEVELS]
+            words += digit_words(path, separator, [n for n in open_ if n not in words])
+        kinds = dict.fromkeys(words, str)
         frame = pd.read_csv(path, sep=separator, dtype=kinds, low_memory=False, index_col=False)
     return frame, None
 
 
-def read_tsv(path: Path, words: list[str]) -> Read:
+def read_tsv(path: Path, known: Known) -> Read:
     """As :func:`read_csv`, with tabs."""
-    return read_csv(path, words, "\t")
+    return read_csv(path, known, "\t")
 
 
-def read_parquet(path: Path, words: list[str]) -> Read:
+def read_parquet(path: Path, known: Known) -> Read:
     """A Parquet file."""
     import pandas as pd
 
     return pd.read_parquet(path), None
 
 
-def read_anndata(path: Path, words: list[str]) -> Read:
+def read_anndata(path: Path, known: Known) -> Read:
     """The matrix X of an AnnData file, with the names of its variables; and its obs."""
     import pandas as pd
     from anndata import read_h5ad
@@ -183,7 +209,7 @@ def read_anndata(path: Path, words: list[str]) -> Read:
     return frame, data.obs
 
 
-READERS: dict[str, Callable[[Path, list[str]], Read]] = {
+READERS: dict[str, Callable[[Path, Known], Read]] = {
     ".csv": read_csv,
     ".tsv": read_tsv,
     ".parquet": read_parquet,
