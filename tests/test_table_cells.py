@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pyro_vae import load_data
+from pyro_vae import InputError, load_data
 from pyro_vae.data import Data
 
 ROWS = 24
@@ -48,3 +48,39 @@ def test_whole_numbers_beyond_float64_are_left_out(dtype):
     data = schema.frame(Data.of_table(frame, schema).train.pixels * 1e30)
     assert data["person"].dtype == dtype
     assert data["person"].max() > 2**62
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({3: "1e999"}, "row 3 has '1e999', which is not a number that float32 holds"),
+        ({3: "1e39"}, None),
+        ({5: "twenty"}, "row 5 has 'twenty', which is not a number"),
+        ({5: "1.234,5", 7: "x"}, "row 5 has '1.234,5', with a separator of thousands"),
+        ({4: "1,5"}, "row 4 has '1,5', with a comma for the decimal point"),
+        ({0: "$ 12.50"}, "row 0 has '$ 12.50', with the sign of a currency"),
+        ({i: f"{i + 1},234,567" for i in range(ROWS)}, "row 0 has '1,234,567', with a separator"),
+        (
+            {i: f"{i}.5 EUR" for i in range(ROWS)},
+            "row 0 has '0.5 EUR', with the sign of a currency",
+        ),
+        ({i: f"ward {i}" for i in range(20)}, "all values differ"),
+        ({i: f"1.{i}.3" for i in range(ROWS)}, "all values differ"),
+    ],
+)
+def test_a_column_of_numbers_with_a_bad_cell_names_the_cell(tmp_path, change, reason):
+    cells = [change.get(i, f"{x:.4f}") for i, x in enumerate(NUMBERS)]
+    path = written(tmp_path / "t.csv", bmi=cells)
+    if reason is None:  # the column has numbers, and one is refused
+        with pytest.raises(InputError, match=r"1e\+39 .*'bmi'|'bmi'.*1e\+39"):
+            load_data(path)
+        return
+    schema = load_data(path).train.schema
+    assert schema.left_out["bmi"].startswith(reason)
+
+
+def test_numbers_that_are_text_in_a_data_frame_are_said():
+    frame = pd.DataFrame({"y": NUMBERS, "bmi": [f"{x:.4f}" for x in NUMBERS]})
+    schema = Data.of_table(frame).train.schema
+    assert schema.left_out == {"bmi": "its numbers are text; a schema can give their type"}
+    assert len(Data.of_table(frame, {"bmi": "real"}).train.schema.columns) == 2

@@ -16,7 +16,7 @@ from ..memory import check_memory
 from ..words import first_line
 from .columns import WITH_LEVELS
 from .images import Images
-from .inferring import infer
+from .inferring import WORD, infer
 from .schema import Schema, listed
 from .schemafile import GivenSchema, read_schema
 
@@ -131,9 +131,6 @@ Known = Schema | dict[str, dict[str, Any]]
 Read = tuple["pd.DataFrame", "pd.DataFrame | None"]
 """A table, and the further columns of its rows in an AnnData file."""
 
-WORD = r"0\d+|\+\d{7,}|[+-]?\d{16,}"
-"""Digits that are a word, since a number would lose some: a zip code of 01003, a telephone number,
-an id of 16 digits or more, which float64 does not hold."""
 ROWS = 100_000
 """The rows whose words are looked at together."""
 
