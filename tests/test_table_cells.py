@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from pyro_vae import InputError, load_data
+from pyro_vae import VAE, InputError, fit, load_data
 from pyro_vae.data import Data
 
 ROWS = 24
@@ -84,3 +85,28 @@ def test_numbers_that_are_text_in_a_data_frame_are_said():
     schema = Data.of_table(frame).train.schema
     assert schema.left_out == {"bmi": "its numbers are text; a schema can give their type"}
     assert len(Data.of_table(frame, {"bmi": "real"}).train.schema.columns) == 2
+
+
+def test_labels_that_are_partly_missing_are_inferred_and_not_a_condition(tmp_path):
+    diag = [None if i % 4 == 3 else i % 3 for i in range(ROWS)]
+    path = written(tmp_path / "t.csv", diag=pd.array(diag, dtype="Int64"))
+    data = load_data(path, label="diag")
+    frame = pd.DataFrame({"y": NUMBERS, "diag": pd.array(diag, dtype="Int64")})
+    for each in (data, Data.of_table(frame, label="diag")):
+        assert each.train.classes == ("0", "1", "2")
+        for part in (each.train, each.test):
+            truth = [diag[int(row)] for row in part.files]
+            assert part.labels.tolist() == [-1 if label is None else label for label in truth]
+    known = data.train.labels >= 0
+    assert data.labelled().train.context.tolist() == data.train.labels.tolist()
+    some = data.labelled(6).train.context
+    assert some[some >= 0].bincount().tolist() == [2, 2, 2]
+    assert (some[~known] == -1).all()
+    with pytest.raises(InputError, match=f"from 3, one for each class, to {int(known.sum())}, "):
+        data.labelled(int(known.sum()) + 1)
+    with pytest.raises(InputError, match=r"needs all of them, and \d of 19 .* --recipe m2"):
+        data.conditioned("label")
+    torch.manual_seed(0)
+    vae = VAE.for_data(data.labelled().train, 1, prior="labelled", guide="labelled", hidden=[4])
+    history = fit(vae, data.labelled(), epochs=1, objective="m2", progress=False)
+    assert np.isfinite(history[-1].loss)

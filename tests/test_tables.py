@@ -200,8 +200,8 @@ def test_a_label_becomes_the_classes_of_the_rows():
     assert [data.test.classes[i] for i in data.test.labels] == frame["sex"][rows].tolist()
     unlabelled = Data.of_table(frame.drop(columns="sex"), data.train.schema, label="sex")
     assert unlabelled.train.labels is None  # new rows need not have a label
-    with pytest.raises(InputError, match="label 'city' of the table is missing in"):
-        Data.of_table(frame, label="city")
+    with pytest.raises(InputError, match="label 'empty' of the table is missing in all rows"):
+        Data.of_table(frame, label="empty")
     with pytest.raises(
         InputError, match="label 'town' is not a column of the table, which has id, age"
     ):

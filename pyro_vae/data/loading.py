@@ -19,7 +19,7 @@ from .datasets import DATASETS, data_folder
 from .folders import find_files
 from .imagefiles import read_files
 from .images import BINARIZE, Images
-from .labelled import some_labels
+from .labelled import labels_of, some_labels
 from .schemafile import GivenSchema, read_schema
 from .tables import is_table, read_table, table_images
 
@@ -120,12 +120,12 @@ class Data:
     def labelled(self, count: int | None = None, seed: int = 0) -> Data:
         """The same data with labels for semi-supervised learning, in the context.
 
-        The context of a training image is its label, or -1 if the label is hidden. Test and
-        validation images have no context, so that the label is inferred.
+        The context of a training image is its label, or -1 if the label is hidden, or is missing
+        in the data. Test and validation images have no context, so that the label is inferred.
 
         Args:
             count: how many training images keep their label, equally many of each class to within
-                one; None for all.
+                one; None for all that have one.
             seed: of the draw of those that do.
 
         Raises:
@@ -136,7 +136,7 @@ class Data:
             >>> (data.train.context >= 0).sum()
             tensor(100)
         """
-        train = self.train.conditioned("label")
+        train = replace(self.train, context=labels_of(self.train, None))
         if count is not None:
             some = some_labels(train.context, count, seed)  # type: ignore[arg-type]
             train = replace(train, context=some.to(train.pixels.device))
@@ -221,7 +221,8 @@ def load_data(
         schema: of a table, the types of its columns where they are not inferred, such as
             ``{"age": "real", "id": "left out"}``, or a JSON file with them, or the whole schema of
             another table, ``data.train.schema``; see :func:`~pyro_vae.data.schemafile.read_schema`.
-        label: of a table, the column that holds the classes of the rows. It becomes their labels.
+        label: of a table, the column that holds the classes of the rows. It becomes their labels;
+            one that is missing is -1.
 
     Raises:
         InputError: the name is unknown; the images are unreadable or do not fit together; the

@@ -17,6 +17,7 @@ from ..words import first_line
 from .columns import WITH_LEVELS
 from .images import Images
 from .inferring import WORD, infer
+from .labelled import HIDDEN
 from .schema import Schema, listed
 from .schemafile import GivenSchema, read_schema
 
@@ -110,19 +111,21 @@ def table_images(
 
 
 def classes_of(labels: pd.Series, name: str, table: str) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """The numbers of the classes, ``[N]``, and their names.
+    """The numbers of the classes, ``[N]``, -1 where a label is missing; and their names.
 
     Raises:
-        InputError: a label is missing.
+        InputError: all labels are missing.
     """
     missing = labels.isna().to_numpy()
-    if missing.any():
-        raise InputError(
-            f"the label {name!r} of {table} is missing in {missing.sum():,} rows, first in row "
-            f"{labels.index[int(missing.argmax())]}"
-        )
-    classes, index = np.unique(labels.astype(str).to_numpy(dtype=str), return_inverse=True)
-    return torch.from_numpy(index.astype(np.int64)), tuple(map(str, classes))
+    if missing.all():
+        raise InputError(f"the label {name!r} of {table} is missing in all rows")
+    known = labels[~missing].infer_objects()
+    if known.dtype.kind == "f" and (known % 1 == 0).all():
+        known = known.astype(np.int64)  # pandas reads whole numbers as floats if one is missing
+    classes, index = np.unique(known.astype(str).to_numpy(dtype=str), return_inverse=True)
+    numbers = np.full(len(labels), HIDDEN)
+    numbers[~missing] = index
+    return torch.from_numpy(numbers), tuple(map(str, classes))
 
 
 Known = Schema | dict[str, dict[str, Any]]
