@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_vae import VAE, InputError, fit, load_data
-from pyro_vae.data import Data
+from pyro_vae.data import Data, Schema
 
 ROWS = 24
 NUMBERS = np.random.RandomState(0).randn(ROWS)
@@ -110,3 +110,16 @@ def test_labels_that_are_partly_missing_are_inferred_and_not_a_condition(tmp_pat
     vae = VAE.for_data(data.labelled().train, 1, prior="labelled", guide="labelled", hidden=[4])
     history = fit(vae, data.labelled(), epochs=1, objective="m2", progress=False)
     assert np.isfinite(history[-1].loss)
+
+
+def test_a_label_has_classes_and_is_said():
+    frame = pd.DataFrame({"y": NUMBERS, "x": np.arange(ROWS) % 7, "diag": ["a", "b", "c"] * 8})
+    data = Data.of_table(frame, label="diag")
+    assert str(data.train.schema) == "1 real (y), 1 count (x); label: diag (3 classes)"
+    again = Data.of_table(frame, Schema.from_json(data.train.schema.to_json()), label="diag")
+    assert str(again.train.schema).endswith("; label: diag (3 classes)")
+    with pytest.raises(InputError, match="label 'y' of the table has real numbers"):
+        Data.of_table(frame, label="y")
+    names = frame.assign(diag=[f"row {i}" for i in range(ROWS - 1)] + ["row 0"])
+    with pytest.raises(InputError, match="has 23 different values in 24 rows, and a label has"):
+        Data.of_table(names, label="diag")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class Schema:
         columns: the columns that a VAE is trained on.
         left_out: the other columns by name, each with the reason.
         label: the column of the labels; None if there is none.
+        classes: the number of its classes. It is not stored.
 
     Example:
         >>> import pandas as pd
@@ -49,6 +50,7 @@ class Schema:
     columns: tuple[Column, ...]
     left_out: Mapping[str, str]
     label: str | None = None
+    classes: int = field(default=0, compare=False)
 
     @property
     def likelihood(self) -> str:
@@ -62,6 +64,9 @@ class Schema:
             if names:
                 parts.append(f"{len(names)} {kind} ({listed(names)})")
         text = ", ".join(parts)
+        if self.label:
+            number = f"{self.classes:,} class{'es' * (self.classes > 1)}"
+            text += f"; label: {self.label}" + f" ({number})" * (self.classes > 0)
         if self.left_out:
             text += f"; left out: {listed([f'{n} ({why})' for n, why in self.left_out.items()])}"
         return text

@@ -24,6 +24,8 @@ from .schemafile import GivenSchema, read_schema
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_CLASSES = 0.9
+"""The most classes of a label, as a share of the rows that have one."""
 CELL = 8
 """The bytes of a number while a table is read."""
 
@@ -106,6 +108,7 @@ def table_images(
     classes: tuple[str, ...] = ()
     if labels is not None:
         index, classes = classes_of(labels, str(label), table)
+        schema = replace(schema, label=label, classes=len(classes))
     names = tuple(map(str, frame.index))
     return Images(numbers, index, classes, names, mask=observed, schema=schema)
 
@@ -114,14 +117,24 @@ def classes_of(labels: pd.Series, name: str, table: str) -> tuple[torch.Tensor, 
     """The numbers of the classes, ``[N]``, -1 where a label is missing; and their names.
 
     Raises:
-        InputError: all labels are missing.
+        InputError: all labels are missing, or they are real numbers or nearly all differ.
     """
     missing = labels.isna().to_numpy()
     if missing.all():
         raise InputError(f"the label {name!r} of {table} is missing in all rows")
     known = labels[~missing].infer_objects()
-    if known.dtype.kind == "f" and (known % 1 == 0).all():
+    if known.dtype.kind == "f":
+        if (known % 1 != 0).any():
+            raise InputError(
+                f"the label {name!r} of {table} has real numbers, and a label has classes; leave "
+                "it a column, or give another label"
+            )
         known = known.astype(np.int64)  # pandas reads whole numbers as floats if one is missing
+    if (different := known.nunique()) > MOST_CLASSES * len(known):
+        raise InputError(
+            f"the label {name!r} of {table} has {different:,} different values in {len(known):,} "
+            "rows, and a label has classes, which occur more than once"
+        )
     classes, index = np.unique(known.astype(str).to_numpy(dtype=str), return_inverse=True)
     numbers = np.full(len(labels), HIDDEN)
     numbers[~missing] = index
