@@ -123,3 +123,27 @@ def test_a_label_has_classes_and_is_said():
     names = frame.assign(diag=[f"row {i}" for i in range(ROWS - 1)] + ["row 0"])
     with pytest.raises(InputError, match="has 23 different values in 24 rows, and a label has"):
         Data.of_table(names, label="diag")
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("age,age", "'t.csv' has the column 'age' twice"),
+        (",age", "column 0 of 't.csv' has no name"),
+        ('"",""', "column 0 of 't.csv' has no name"),
+    ],
+)
+def test_names_that_are_twice_or_not_there_are_refused(tmp_path, header, words):
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join([header, *(f"{i % 5},{x}" for i, x in enumerate(NUMBERS))]))
+    with pytest.raises(InputError, match=words):
+        load_data(path)
+
+
+def test_a_first_row_of_numbers_is_warned_of(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(f"{i % 5},{x}" for i, x in enumerate(NUMBERS)))
+    with pytest.warns(UserWarning, match="the first row of 't.csv', 0, 1.76405.*, has only numb"):
+        assert len(load_data(path, test_fraction=0).train) == ROWS - 1
+    pd.DataFrame({"age": NUMBERS, "age.1": NUMBERS}).to_csv(path, index=False)
+    assert [c.name for c in load_data(path).train.schema.columns] == ["age", "age.1"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,9 +85,7 @@ def table_images(
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
     if len(frame) == 0:
         raise InputError(f"{table} has no rows")
-    twice = frame.columns[frame.columns.duplicated()]
-    if len(twice):
-        raise InputError(f"{table} has the column {twice[0]!r} twice")
+    check_names(list(frame.columns), table)
     labels = None
     if label is None and isinstance(known, Schema):
         label = known.label
@@ -173,15 +172,50 @@ def digit_words(path: Path, separator: str, names: list[str]) -> list[str]:
     return [name for name in names if name in found]
 
 
+def names_in(path: Path, separator: str) -> list[str]:
+    """The names in the first row of a CSV file, as they are; pandas would make them differ."""
+    import pandas as pd
+
+    options: dict[str, Any] = {"sep": separator, "dtype": str, "keep_default_na": False}
+    return [str(name) for name in pd.read_csv(path, header=None, nrows=1, **options).iloc[0]]
+
+
+def check_names(names: Sequence[str], table: str) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a name that two columns have."""
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"{table} has the column {twice[0]!r} twice")
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def read_csv(path: Path, known: Known, separator: str = ",") -> Read:
     """A CSV file with a row of names. The rows have numbers, from 0."""
     import pandas as pd
 
-    names = list(pd.read_csv(path, sep=separator, nrows=0).columns)
+    names = names_in(path, separator)
     if len(names) == 1 and (other := next((s for s in ";\t|" if s in names[0]), None)):
         raise InputError(
-            f"the table {str(path)!r} has one column, {names[0]!r:.60}; its separator seems to be "
+            f"the table {str(path)!r} has one column, {names[0][:60]!r}; its separator seems to be "
             f"{other!r}, and it must be {separator!r}"
+        )
+    empty = [not name.strip() for name in names]
+    if any(empty):
+        raise InputError(
+            f"column {empty.index(True)} of {path.name!r} has no name; give it one, or take it out "
+            "(pandas writes such a column for the index unless it is told index=False)"
+        )
+    check_names(names, repr(path.name))
+    if all(is_number(name) for name in names):
+        warnings.warn(
+            f"the first row of {path.name!r}, {listed(names)}, has only numbers, and is taken as "
+            "the names of the columns",
+            stacklevel=2,
         )
     words = [name for name in word_columns(known) if name in names]
     with warnings.catch_warnings():
