@@ -147,3 +147,15 @@ def test_a_first_row_of_numbers_is_warned_of(tmp_path):
         assert len(load_data(path, test_fraction=0).train) == ROWS - 1
     pd.DataFrame({"age": NUMBERS, "age.1": NUMBERS}).to_csv(path, index=False)
     assert [c.name for c in load_data(path).train.schema.columns] == ["age", "age.1"]
+
+
+def test_a_table_of_two_rows_is_refused_and_new_rows_are_not():
+    frame = pd.DataFrame({"y": NUMBERS[:3], "sex": ["f", "m", "f"]})
+    data = Data.of_table(frame)
+    assert (len(data.train), len(data.test)) == (2, 1)
+    for rows, fraction in ((2, 0.2), (3, 0.9)):
+        with pytest.raises(InputError, match=f"too few rows, {rows}; training needs at least 2"):
+            Data.of_table(frame[:rows], test_fraction=fraction)
+    schema = data.train.schema
+    assert len(Data.of_table(frame[:2], schema).train) == 1
+    assert len(Data.of_table(frame[:1], schema, test_fraction=0).train) == 1

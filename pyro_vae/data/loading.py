@@ -21,7 +21,7 @@ from .imagefiles import read_files
 from .images import BINARIZE, Images
 from .labelled import labels_of, some_labels
 from .schemafile import GivenSchema, read_schema
-from .tables import is_table, read_table, table_images
+from .tables import is_table, read_table, split_table, table_images
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,8 +71,9 @@ class Data:
             >>> print(Data.of_table(table, {"sex": "categorical"}).train.schema)
             1 real (age), 1 categorical (sex)
         """
-        images = table_images(frame, read_schema(schema), name, label)
-        return cls(name, *images.split(test_fraction, split_seed))
+        known = read_schema(schema)
+        images = table_images(frame, known, name, label)
+        return cls(name, *split_table(images, known, name, test_fraction, split_seed))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -254,7 +255,9 @@ def load_data(
     elif path.is_dir():
         train, test, validation = read_folder(path, test_fraction, split_seed, pair, crop, grey)
     elif is_table(path):
-        train, test = read_table(path, schema, label).split(test_fraction, split_seed)
+        known = read_schema(schema)
+        images = read_table(path, known, label)
+        train, test = split_table(images, known, repr(path.name), test_fraction, split_seed)
     else:
         train, test = read_array(path).split(test_fraction, split_seed)
     return Data(str(name), train, test, validation).binarized(binarize, binarize_seed)
