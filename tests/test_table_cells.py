@@ -159,3 +159,46 @@ def test_a_table_of_two_rows_is_refused_and_new_rows_are_not():
     schema = data.train.schema
     assert len(Data.of_table(frame[:2], schema).train) == 1
     assert len(Data.of_table(frame[:1], schema, test_fraction=0).train) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("name\ncafé\n".encode("latin-1"), "t.csv' is not UTF-8; save it as UTF-8$"),
+        ("a,b\n1,2\n".encode("utf-16"), "t.csv' is not UTF-8; save it as UTF-8$"),
+        (
+            b";".join([b"column"] * 20) + b"\n",
+            r"'column;[a-z;]{53}'; its separator seems to be ';'",
+        ),
+    ],
+)
+def test_a_file_that_is_not_read_is_one_sentence(tmp_path, content, words):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        load_data(tmp_path / "t.csv")
+
+
+def test_a_folder_with_the_ending_of_a_table_is_a_folder(tmp_path):
+    (tmp_path / "t.csv").mkdir()
+    with pytest.raises(InputError, match=r"schema and label are for tables, .* is a folder"):
+        load_data(tmp_path / "t.csv", label="x")
+    with pytest.raises(InputError, match=r"t\.csv"):
+        load_data(tmp_path / "t.csv")
+
+
+def test_durations_are_not_dates():
+    frame = pd.DataFrame({"y": NUMBERS, "stay": pd.to_timedelta(np.arange(ROWS), unit="h")})
+    assert Data.of_table(frame).train.schema.left_out == {"stay": "durations"}
+
+
+@pytest.mark.parametrize("table", [{"a": [1, 2]}, np.ones((3, 2)), [[1, 2]], None])
+def test_a_table_that_is_not_a_data_frame_is_refused(table):
+    with pytest.raises(InputError, match=f"data frame of pandas, not a {type(table).__name__}"):
+        Data.of_table(table)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_covariates_that_are_not_finite_are_refused(wrong):
+    images = Data.of_table(pd.DataFrame({"y": NUMBERS}), test_fraction=0).train
+    with pytest.raises(InputError, match="some of these are NaN or infinite"):
+        images.conditioned(torch.tensor([[1.0], [wrong]]).repeat(ROWS // 2, 1))

@@ -3,8 +3,8 @@
 The first rule that holds decides. Only cells that are there count. A CSV column with digits that a
 number would not keep, such as 01003, has words (:data:`WORD`).
 
-1. A column is left out if it is all missing, has one value, has dates, or has other things than
-   numbers, words and truth values.
+1. A column is left out if it is all missing, has one value, has dates or durations, or has other
+   things than numbers, words and truth values.
 2. Categories of pandas with an order are ``ordered``.
 3. Two different values are ``binary``.
 4. Other categories of pandas, and words, are ``categorical``, if they are at most 50 and occur
@@ -97,7 +97,7 @@ def guess(name: str, cells: pd.Series) -> tuple[str, str]:
     if len(observed) == 0:
         return LEFT_OUT, "all missing"
     if kind.kind in "mM" or isinstance(kind, pd.PeriodDtype):
-        return LEFT_OUT, "dates"
+        return LEFT_OUT, "durations" if kind.kind == "m" else "dates"
     try:
         values = list(observed.unique())
     except TypeError:  # lists and dicts have no hash

@@ -56,6 +56,8 @@ def context_of(images: Any, on: Any, classes: Sequence[str] | None) -> Tensor:
                 f"covariates are a tensor [N, n], not one of shape {list(on.shape)}; one number "
                 "each is [N, 1]"
             )
+        if on.is_floating_point() and not on.isfinite().all():
+            raise InputError("covariates are finite numbers, and some of these are NaN or infinite")
         return on
     if not isinstance(on, str) or on != "label":
         raise InputError(f"a condition is 'label' or a tensor [N, ...], not {on!r:.100}")

@@ -21,7 +21,7 @@ from .imagefiles import read_files
 from .images import BINARIZE, Images
 from .labelled import labels_of, some_labels
 from .schemafile import GivenSchema, read_schema
-from .tables import is_table, read_table, split_table, table_images
+from .tables import check_frame, is_table, read_table, split_table, table_images
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,7 @@ class Data:
             name: what error messages call the table.
 
         Raises:
-            InputError: as for :func:`load_data`.
+            InputError: something else than a data frame, or as for :func:`load_data`.
 
         Example:
             >>> import pandas as pd
@@ -72,6 +72,7 @@ class Data:
             1 real (age), 1 categorical (sex)
         """
         known = read_schema(schema)
+        check_frame(frame)
         images = table_images(frame, known, name, label)
         return cls(name, *split_table(images, known, name, test_fraction, split_seed))
 
@@ -245,9 +246,10 @@ def load_data(
             f"size, crop and grey change the image files of a folder; {str(name)!r} is not a folder"
         )
     if (schema is not None or label is not None) and (path is None or not is_table(path)):
+        what = "a folder" if path is not None and path.is_dir() else "not one"
         raise InputError(
-            f"schema and label are for tables, which end in .csv, .tsv, .parquet or .h5ad, and "
-            f"{str(name)!r} is none"
+            "schema and label are for tables, files that end in .csv, .tsv, .parquet or .h5ad, and "
+            f"{str(name)!r} is {what}"
         )
     validation = None
     if path is None:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..words import counted
 from .columns import CATEGORIES, TYPES, WITH_LEVELS, Column
 
 if TYPE_CHECKING:
@@ -91,12 +90,12 @@ class Schema:
         missing = [name for name in names if name not in frame.columns]
         known = {*names, *self.left_out, self.label}
         further = [name for name in frame.columns if name not in known]
-        for wrong, words in ((missing, "lacks"), (further, "has the further")):
+        lacks = "lacks the column" if len(missing) == 1 else f"lacks {len(missing):,} columns,"
+        one = len(further) == 1
+        has = "has a further column," if one else f"has {len(further):,} further columns,"
+        for wrong, words in ((missing, lacks), (further, has)):
             if wrong:
-                raise InputError(
-                    f"{table} {words} {counted(len(wrong), 'column')} {listed(wrong)}; its schema "
-                    f"has {listed(names)}"
-                )
+                raise InputError(f"{table} {words} {listed(wrong)}; its schema has {listed(names)}")
         each = [column.numbers(frame[column.name], table) for column in self.columns]
         numbers = np.stack(each, 1)
         observed = ~np.isnan(numbers)

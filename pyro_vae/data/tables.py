@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from ..errors import InputError
 from ..memory import check_memory
 from ..words import first_line
 from .csvfiles import Known, Read, check_names, read_csv, read_tsv
-from .images import Images
+from .images import Images, describe
 from .inferring import infer
 from .labelled import HIDDEN
 from .schema import Schema, listed
@@ -49,6 +50,8 @@ def read_table(path: Path, schema: GivenSchema = None, label: str | None = None)
         frame, obs = READERS[path.suffix.lower()](path, known)
     except InputError:
         raise
+    except UnicodeDecodeError:
+        raise InputError(f"the table {str(path)!r} is not UTF-8; save it as UTF-8") from None
     except ModuleNotFoundError as error:
         raise InputError(
             f"{str(path)!r} needs the package {error.name}, which is not installed"
@@ -58,6 +61,17 @@ def read_table(path: Path, schema: GivenSchema = None, label: str | None = None)
             f"the table {str(path)!r} cannot be read ({first_line(error):.200})"
         ) from None
     return table_images(frame, known, repr(path.name), label, obs)
+
+
+def check_frame(frame: Any) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for anything but a data frame of pandas."""
+    import pandas as pd
+
+    if not isinstance(frame, pd.DataFrame):
+        raise InputError(
+            f"a table is a data frame of pandas, not {describe(frame)}; pandas.DataFrame(...) "
+            "makes one"
+        )
 
 
 def table_images(
@@ -149,8 +163,8 @@ def split_table(
     train, test = images.split(test_fraction, seed)
     if len(train) < 2 and not isinstance(known, Schema):
         raise InputError(
-            f"{table} has too few rows, {len(images)}; training needs at least 2 training rows and, "
-            "unless the test fraction is 0, 1 test row"
+            f"{table} has too few rows, {len(images)}; training needs at least 2 training rows "
+            "and, unless the test fraction is 0, 1 test row"
         )
     return train, test
 
@@ -187,8 +201,8 @@ READERS: dict[str, Callable[[Path, Known], Read]] = {
 
 
 def is_table(path: str | Path) -> bool:
-    """Whether a path has the ending of a table."""
-    return Path(path).suffix.lower() in READERS
+    """Whether a path has the ending of a table and is not a folder."""
+    return Path(path).suffix.lower() in READERS and not os.path.isdir(os.path.expanduser(path))
 
 
 def write_table(frame: pd.DataFrame, path: Path, suffix: str) -> None:
