@@ -112,11 +112,14 @@ def test_another_file_is_read_by_the_schema_of_the_run(run, tmp_path):
 
 
 BAD = [
-    (lambda f: f.assign(city="Oslo"), "'Oslo' in the column 'city', whose values are 'Bonn'"),
-    (lambda f: f.assign(visits=-1), "-1 in the column 'visits', which has whole numbers of at"),
-    (lambda f: f.assign(bmi=np.inf), "inf in the column 'bmi', which has real numbers"),
-    (lambda f: f.drop(columns="age"), "lacks 1 column age"),
-    (lambda f: f.assign(more=1), "has the further 1 column more"),
+    (lambda f: f.assign(city="Oslo"), "the values 'Bonn', 'Paris', 'Rome', and row 0 has 'Oslo'"),
+    (lambda f: f.assign(visits=-1), "needs whole numbers of at least 0, and row 0 has -1"),
+    (
+        lambda f: f.assign(bmi=np.inf),
+        "needs real numbers in the range of float32, and row 0 has inf",
+    ),
+    (lambda f: f.drop(columns="age"), "lacks the column age"),
+    (lambda f: f.assign(more=1), "has a further column, more"),
 ]
 
 

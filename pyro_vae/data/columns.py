@@ -75,18 +75,18 @@ class Column:
                 raise InputError(f"the column {self.name!r} of {table} holds lists") from None
             codes = found.to_numpy(np.float64, na_value=np.nan)
             known = ", ".join(map(repr, self.levels[:10])) + (", …" if self.levels[10:] else "")
-            self.refuse(cells, np.isnan(codes) & ~missing, table, f"whose values are {known}")
+            self.refuse(cells, np.isnan(codes) & ~missing, table, f"has the values {known}")
             return codes
         numbers = as_numbers(cells)
         wrong = (np.isnan(numbers) & ~missing) | np.isinf(numbers)
         wrong |= np.abs(numbers - self.offset) > np.finfo(np.float32).max
-        self.refuse(cells, wrong, table, f"which has {TYPES[self.type]}, in the range of float32")
+        self.refuse(cells, wrong, table, f"needs {TYPES[self.type]} in the range of float32")
         if self.type == "positive":
             # float32 holds no number above 0 that is smaller.
             wrong = numbers < np.finfo(np.float32).tiny
         elif self.type == "count":
             wrong = (numbers < 0) | (numbers > LARGEST_COUNT) | (numbers % 1 != 0)
-        self.refuse(cells, wrong & ~missing, table, f"which has {TYPES[self.type]}")
+        self.refuse(cells, wrong & ~missing, table, f"needs {TYPES[self.type]}")
         return numbers - self.offset
 
     def refuse(self, cells: pd.Series, wrong: NDArray[Any], table: str, allowed: str) -> None:
@@ -94,8 +94,8 @@ class Column:
         if wrong.any():
             row = int(wrong.argmax())
             raise InputError(
-                f"row {cells.index[row]} of {table} has {plain(cells.iloc[row])!r:.60} in the "
-                f"column {self.name!r}, {allowed}"
+                f"the column {self.name!r} of {table} {allowed}, and row {cells.index[row]} has "
+                f"{plain(cells.iloc[row])!r:.60}"
             )
 
     def cells(self, numbers: NDArray[np.float64], index: Any = None) -> pd.Series:
@@ -150,7 +150,9 @@ def with_dtype(values: pd.Series, dtype: str) -> pd.Series:
     kind: Any = pd.api.types.pandas_dtype(dtype)
     if isinstance(kind, np.dtype) and kind.kind in "biu" and values.isna().any():
         return values if kind.kind == "b" else values.astype(np.float64)
-    if isinstance(kind, np.dtype) and kind.kind in "iu":
-        limits = np.iinfo(kind)
-        values = values.astype(np.float64).clip(limits.min, limits.max)
+    if kind.kind in "iu":
+        limits = np.iinfo(f"{kind.kind}{kind.itemsize}")
+        # float64 rounds the largest number of 64 bits up, to one that has no 64 bits.
+        largest = np.nextafter(float(limits.max), 0) if limits.bits == 64 else float(limits.max)
+        values = values.astype(np.float64).clip(float(limits.min), largest)
     return values.astype(kind)

@@ -36,7 +36,8 @@ class Images:
             signals ``[N, C, L]``. uint8 are pixels of 8 bits, k / 255. Numbers of any other type
             are themselves: floats in [0, 1] of images, real numbers, counts, numbers of categories.
             Under ``static`` and ``threshold`` they are 0 or 255.
-        labels: ``[N]`` int64, index into ``classes``; None when the classes are not known.
+        labels: ``[N]`` int64, index into ``classes``, -1 for a label that is missing; None when the
+            classes are not known.
         classes: the names of the classes.
         files: the name of each image's file; None when the images are not from files.
         binarize: the binarisation that :meth:`batch` applies, a name in :data:`BINARIZE`. All but
@@ -171,7 +172,8 @@ class Images:
                 trained VAE; None for those of the images.
 
         Raises:
-            InputError: images without labels, or a label of a class that is not in ``classes``.
+            InputError: images without labels, a label that is missing or of a class that is not in
+                ``classes``, or covariates that are NaN or infinite.
         """
         return replace(self, context=context_of(self, on, classes))
 

@@ -1,15 +1,18 @@
 """The types of a table's columns, inferred by written rules.
 
-The first rule that holds decides. Only cells that are there count.
+The first rule that holds decides. Only cells that are there count. A CSV column with digits that a
+number would not keep, such as 01003, has words (:data:`WORD`).
 
-1. A column is left out if it is all missing, has one value, has dates, or has other things than
-   numbers, words and truth values.
+1. A column is left out if it is all missing, has one value, has dates or durations, or has other
+   things than numbers, words and truth values.
 2. Categories of pandas with an order are ``ordered``.
 3. Two different values are ``binary``.
 4. Other categories of pandas, and words, are ``categorical``, if they are at most 50 and occur
-   twice on average. Otherwise they are left out, as text or as names of the rows.
-5. Whole numbers that all differ are left out as names of the rows, if they rise from row to row or
-   the column is called id, index or key, or ends in such a word.
+   twice on average. Otherwise they are left out, as text or as names of the rows. If most are meant
+   as numbers, the reason names the first cell that is not one.
+5. Whole numbers are left out as ids if one is beyond 2^53; and as names of the rows if they all
+   differ and rise from row to row, or if they all differ and the column is called id, index or key,
+   or ends in such a word.
 6. Whole numbers of at least 0 with a 0 among them are a ``count``. Without a 0 they are ``ordered``
    if they have at most 10 different values.
 7. Numbers above 0 with a skewness above 1 are ``positive``.
@@ -35,8 +38,17 @@ if TYPE_CHECKING:
 MOST_CATEGORIES = 50
 MOST_ORDERED = 10
 SKEWED = 1.0
+LARGEST_WHOLE = 2**53
+"""float64 holds all whole numbers up to here."""
 
 DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}([ T].*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}( .*)?")
+WORD = r"0\d+|\+\d{7,}|[+-]?\d{16,}"
+"""Digits that are a word, since a number would lose some: a zip code of 01003, a telephone number,
+an id of 16 digits or more, which float64 does not hold."""
+CURRENCY = r"\s*([$€£¥]|\b(USD|EUR|GBP|CHF|JPY)\b)\s*"
+NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+THOUSANDS = r"[+-]?\d{1,3}(([ ',]\d{3})+(\.\d+)?|(\.\d{3})+,\d+|(\.\d{3}){2,})"
+DECIMAL_COMMA = r"[+-]?\d+,\d+"
 ROW_NAME = re.compile(r"(?i:(.*[\W_])?(id|index|key))|.*[a-z]I[Dd]")
 
 
@@ -85,7 +97,7 @@ def guess(name: str, cells: pd.Series) -> tuple[str, str]:
     if len(observed) == 0:
         return LEFT_OUT, "all missing"
     if kind.kind in "mM" or isinstance(kind, pd.PeriodDtype):
-        return LEFT_OUT, "dates"
+        return LEFT_OUT, "durations" if kind.kind == "m" else "dates"
     try:
         values = list(observed.unique())
     except TypeError:  # lists and dicts have no hash
@@ -108,13 +120,45 @@ def guess(name: str, cells: pd.Series) -> tuple[str, str]:
     if numeric:
         if kind.kind == "c":
             return LEFT_OUT, "complex numbers"
-        return guess_numbers(name, as_numbers(observed), len(values))
-    if not category and len(values) == len(observed):
-        return LEFT_OUT, "all values differ"
+        numbers = as_numbers(observed)
+        if kind.kind in "iu" and np.abs(numbers).max() > LARGEST_WHOLE:
+            return LEFT_OUT, "whole numbers beyond 2^53, which are ids"
+        return guess_numbers(name, numbers, len(values))
     many = len(kind.categories) if category else len(values)
     if many > MOST_CATEGORIES or (not category and 2 * many > len(observed)):
-        return LEFT_OUT, f"text of {many:,} different values"
+        usual = "all values differ"
+        if category or many < len(observed):
+            usual = f"text of {many:,} different values"
+        return LEFT_OUT, odd_cell(observed) or usual
     return "categorical", ""
+
+
+def odd_cell(observed: pd.Series) -> str:
+    """The first cell that is not a number in a text column of which most cells are meant as
+    numbers, and why it is not; "" for another column."""
+    texts = observed.astype(str).str.strip()
+    if texts.str.fullmatch(WORD).any():
+        return ""
+    bare = texts.str.replace(CURRENCY, "", regex=True)
+    thousands, comma = bare.str.fullmatch(THOUSANDS), bare.str.fullmatch(DECIMAL_COMMA)
+    number = np.abs(as_numbers(texts)) <= np.finfo(np.float32).max
+    meant = (bare.str.fullmatch(NUMBER) | thousands | comma).to_numpy(bool)
+    if 2 * meant.sum() <= len(texts):
+        return ""
+    if number.all():
+        return "its numbers are text; a schema can give their type"
+    row = int((~number).argmax())
+    if thousands.iloc[row]:
+        why = "with a separator of thousands"
+    elif comma.iloc[row]:
+        why = "with a comma for the decimal point"
+    elif not meant[row]:
+        why = "which is not a number"
+    elif bare.iloc[row] != texts.iloc[row]:
+        why = "with the sign of a currency"
+    else:
+        why = "which is not a number that float32 holds"
+    return f"row {texts.index[row]} has {texts.iloc[row]!r:.60}, {why}"
 
 
 def guess_numbers(name: str, numbers: NDArray[np.float64], different: int) -> tuple[str, str]:

@@ -56,9 +56,27 @@ def context_of(images: Any, on: Any, classes: Sequence[str] | None) -> Tensor:
                 f"covariates are a tensor [N, n], not one of shape {list(on.shape)}; one number "
                 "each is [N, 1]"
             )
+        if on.is_floating_point() and not on.isfinite().all():
+            raise InputError("covariates are finite numbers, and some of these are NaN or infinite")
         return on
     if not isinstance(on, str) or on != "label":
         raise InputError(f"a condition is 'label' or a tensor [N, ...], not {on!r:.100}")
+    if images.labels is not None and (images.labels == HIDDEN).any():
+        count = int((images.labels == HIDDEN).sum())
+        raise InputError(
+            f"a condition on the labels needs all of them, and {count:,} of {len(images):,} are "
+            "missing; to infer those take data.labelled(), on the command line --recipe m2 without "
+            "--condition"
+        )
+    return labels_of(images, classes)
+
+
+def labels_of(images: Any, classes: Sequence[str] | None) -> Tensor:
+    """The labels of images by ``classes``, as in :func:`by_classes`; some may be hidden.
+
+    Raises:
+        InputError: images without labels, or a label that is not in ``classes``.
+    """
     if images.labels is None:
         raise InputError("a condition on the labels needs images with labels, and these have none")
     names = images.classes or tuple(map(str, range(int(images.labels.max()) + 1)))
@@ -69,7 +87,7 @@ def some_labels(labels: Tensor, count: int, seed: int) -> Tensor:
     """The labels with all but ``count`` hidden. Each class keeps as many, to within one.
 
     Args:
-        labels: int64 ``[N]``.
+        labels: int64 ``[N]``; :data:`HIDDEN` stays as it is.
         count: how many stay.
         seed: of the draw. Those that stay for a smaller count stay for a larger one, too.
 
@@ -77,16 +95,16 @@ def some_labels(labels: Tensor, count: int, seed: int) -> Tensor:
         InputError: fewer labels than classes, or more than there are.
     """
     labels = labels.cpu()
-    classes = labels.unique().tolist()
-    if not is_whole(count) or not len(classes) <= count <= len(labels):
+    there = labels != HIDDEN
+    classes, most = labels[there].unique().tolist(), int(there.sum())
+    if not is_whole(count) or not len(classes) <= count <= most:
         raise InputError(
             f"the number of labels that stay known is a whole number from {len(classes)}, one for "
-            f"each class, to {len(labels)}, the number of observations, not {count!r}"
+            f"each class, to {most}, the number of observations with a label, not {count!r}"
         )
     random = np.random.RandomState(seed)
-    rank = torch.empty(
-        len(labels), dtype=torch.int64
-    )  # the place of a row among those of its class
+    # The place of a row among those of its class; a row without a label comes after all others.
+    rank = torch.full((len(labels),), len(labels) * len(classes))
     for place, label in enumerate(classes):
         rows = torch.where(labels == label)[0]
         order = torch.from_numpy(random.permutation(len(rows)))

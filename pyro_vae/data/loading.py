@@ -19,9 +19,9 @@ from .datasets import DATASETS, data_folder
 from .folders import find_files
 from .imagefiles import read_files
 from .images import BINARIZE, Images
-from .labelled import some_labels
+from .labelled import labels_of, some_labels
 from .schemafile import GivenSchema, read_schema
-from .tables import is_table, read_table, table_images
+from .tables import check_frame, is_table, read_table, split_table, table_images
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,7 @@ class Data:
             name: what error messages call the table.
 
         Raises:
-            InputError: as for :func:`load_data`.
+            InputError: something else than a data frame, or as for :func:`load_data`.
 
         Example:
             >>> import pandas as pd
@@ -71,8 +71,10 @@ class Data:
             >>> print(Data.of_table(table, {"sex": "categorical"}).train.schema)
             1 real (age), 1 categorical (sex)
         """
-        images = table_images(frame, read_schema(schema), name, label)
-        return cls(name, *images.split(test_fraction, split_seed))
+        known = read_schema(schema)
+        check_frame(frame)
+        images = table_images(frame, known, name, label)
+        return cls(name, *split_table(images, known, name, test_fraction, split_seed))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -120,12 +122,12 @@ class Data:
     def labelled(self, count: int | None = None, seed: int = 0) -> Data:
         """The same data with labels for semi-supervised learning, in the context.
 
-        The context of a training image is its label, or -1 if the label is hidden. Test and
-        validation images have no context, so that the label is inferred.
+        The context of a training image is its label, or -1 if the label is hidden, or is missing
+        in the data. Test and validation images have no context, so that the label is inferred.
 
         Args:
             count: how many training images keep their label, equally many of each class to within
-                one; None for all.
+                one; None for all that have one.
             seed: of the draw of those that do.
 
         Raises:
@@ -136,7 +138,7 @@ class Data:
             >>> (data.train.context >= 0).sum()
             tensor(100)
         """
-        train = self.train.conditioned("label")
+        train = replace(self.train, context=labels_of(self.train, None))
         if count is not None:
             some = some_labels(train.context, count, seed)  # type: ignore[arg-type]
             train = replace(train, context=some.to(train.pixels.device))
@@ -221,7 +223,8 @@ def load_data(
         schema: of a table, the types of its columns where they are not inferred, such as
             ``{"age": "real", "id": "left out"}``, or a JSON file with them, or the whole schema of
             another table, ``data.train.schema``; see :func:`~pyro_vae.data.schemafile.read_schema`.
-        label: of a table, the column that holds the classes of the rows. It becomes their labels.
+        label: of a table, the column that holds the classes of the rows. It becomes their labels;
+            one that is missing is -1.
 
     Raises:
         InputError: the name is unknown; the images are unreadable or do not fit together; the
@@ -243,9 +246,10 @@ def load_data(
             f"size, crop and grey change the image files of a folder; {str(name)!r} is not a folder"
         )
     if (schema is not None or label is not None) and (path is None or not is_table(path)):
+        what = "a folder" if path is not None and path.is_dir() else "not one"
         raise InputError(
-            f"schema and label are for tables, which end in .csv, .tsv, .parquet or .h5ad, and "
-            f"{str(name)!r} is none"
+            "schema and label are for tables, files that end in .csv, .tsv, .parquet or .h5ad, and "
+            f"{str(name)!r} is {what}"
         )
     validation = None
     if path is None:
@@ -253,7 +257,9 @@ def load_data(
     elif path.is_dir():
         train, test, validation = read_folder(path, test_fraction, split_seed, pair, crop, grey)
     elif is_table(path):
-        train, test = read_table(path, schema, label).split(test_fraction, split_seed)
+        known = read_schema(schema)
+        images = read_table(path, known, label)
+        train, test = split_table(images, known, repr(path.name), test_fraction, split_seed)
     else:
         train, test = read_array(path).split(test_fraction, split_seed)
     return Data(str(name), train, test, validation).binarized(binarize, binarize_seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..words import counted
 from .columns import CATEGORIES, TYPES, WITH_LEVELS, Column
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ class Schema:
         columns: the columns that a VAE is trained on.
         left_out: the other columns by name, each with the reason.
         label: the column of the labels; None if there is none.
+        classes: the number of its classes. It is not stored.
 
     Example:
         >>> import pandas as pd
@@ -49,6 +49,7 @@ class Schema:
     columns: tuple[Column, ...]
     left_out: Mapping[str, str]
     label: str | None = None
+    classes: int = field(default=0, compare=False)
 
     @property
     def likelihood(self) -> str:
@@ -62,6 +63,9 @@ class Schema:
             if names:
                 parts.append(f"{len(names)} {kind} ({listed(names)})")
         text = ", ".join(parts)
+        if self.label:
+            number = f"{self.classes:,} class{'es' * (self.classes > 1)}"
+            text += f"; label: {self.label}" + f" ({number})" * (self.classes > 0)
         if self.left_out:
             text += f"; left out: {listed([f'{n} ({why})' for n, why in self.left_out.items()])}"
         return text
@@ -86,12 +90,12 @@ class Schema:
         missing = [name for name in names if name not in frame.columns]
         known = {*names, *self.left_out, self.label}
         further = [name for name in frame.columns if name not in known]
-        for wrong, words in ((missing, "lacks"), (further, "has the further")):
+        lacks = "lacks the column" if len(missing) == 1 else f"lacks {len(missing):,} columns,"
+        one = len(further) == 1
+        has = "has a further column," if one else f"has {len(further):,} further columns,"
+        for wrong, words in ((missing, lacks), (further, has)):
             if wrong:
-                raise InputError(
-                    f"{table} {words} {counted(len(wrong), 'column')} {listed(wrong)}; its schema "
-                    f"has {listed(names)}"
-                )
+                raise InputError(f"{table} {words} {listed(wrong)}; its schema has {listed(names)}")
         each = [column.numbers(frame[column.name], table) for column in self.columns]
         numbers = np.stack(each, 1)
         observed = ~np.isnan(numbers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +14,18 @@ import torch
 from ..errors import InputError
 from ..memory import check_memory
 from ..words import first_line
-from .images import Images
+from .csvfiles import Known, Read, check_names, read_csv, read_tsv
+from .images import Images, describe
 from .inferring import infer
+from .labelled import HIDDEN
 from .schema import Schema, listed
 from .schemafile import GivenSchema, read_schema
 
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_CLASSES = 0.9
+"""The most classes of a label, as a share of the rows that have one."""
 CELL = 8
 """The bytes of a number while a table is read."""
 
@@ -42,11 +46,12 @@ def read_table(path: Path, schema: GivenSchema = None, label: str | None = None)
         raise InputError(f"{str(path)!r} is not a regular file")
     # A cell of a CSV file has about as many bytes as a number.
     check_memory(path.stat().st_size, f"the table in {str(path)!r}")
-    words = word_columns(known)
     try:
-        frame, obs = READERS[path.suffix.lower()](path, words)
+        frame, obs = READERS[path.suffix.lower()](path, known)
     except InputError:
         raise
+    except UnicodeDecodeError:
+        raise InputError(f"the table {str(path)!r} is not UTF-8; save it as UTF-8") from None
     except ModuleNotFoundError as error:
         raise InputError(
             f"{str(path)!r} needs the package {error.name}, which is not installed"
@@ -58,9 +63,20 @@ def read_table(path: Path, schema: GivenSchema = None, label: str | None = None)
     return table_images(frame, known, repr(path.name), label, obs)
 
 
+def check_frame(frame: Any) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for anything but a data frame of pandas."""
+    import pandas as pd
+
+    if not isinstance(frame, pd.DataFrame):
+        raise InputError(
+            f"a table is a data frame of pandas, not {describe(frame)}; pandas.DataFrame(...) "
+            "makes one"
+        )
+
+
 def table_images(
     frame: pd.DataFrame,
-    known: Schema | dict[str, dict[str, Any]],
+    known: Known,
     table: str,
     label: str | None = None,
     obs: pd.DataFrame | None = None,
@@ -81,9 +97,7 @@ def table_images(
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
     if len(frame) == 0:
         raise InputError(f"{table} has no rows")
-    twice = frame.columns[frame.columns.duplicated()]
-    if len(twice):
-        raise InputError(f"{table} has the column {twice[0]!r} twice")
+    check_names(list(frame.columns), table)
     labels = None
     if label is None and isinstance(known, Schema):
         label = known.label
@@ -105,70 +119,64 @@ def table_images(
     classes: tuple[str, ...] = ()
     if labels is not None:
         index, classes = classes_of(labels, str(label), table)
+        schema = replace(schema, label=label, classes=len(classes))
     names = tuple(map(str, frame.index))
     return Images(numbers, index, classes, names, mask=observed, schema=schema)
 
 
 def classes_of(labels: pd.Series, name: str, table: str) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """The numbers of the classes, ``[N]``, and their names.
+    """The numbers of the classes, ``[N]``, -1 where a label is missing; and their names.
 
     Raises:
-        InputError: a label is missing.
+        InputError: all labels are missing, or they are real numbers or nearly all differ.
     """
     missing = labels.isna().to_numpy()
-    if missing.any():
+    if missing.all():
+        raise InputError(f"the label {name!r} of {table} is missing in all rows")
+    known = labels[~missing].infer_objects()
+    if known.dtype.kind == "f":
+        if (known % 1 != 0).any():
+            raise InputError(
+                f"the label {name!r} of {table} has real numbers, and a label has classes; leave "
+                "it a column, or give another label"
+            )
+        known = known.astype(np.int64)  # pandas reads whole numbers as floats if one is missing
+    if (different := known.nunique()) > MOST_CLASSES * len(known):
         raise InputError(
-            f"the label {name!r} of {table} is missing in {missing.sum():,} rows, first in row "
-            f"{labels.index[int(missing.argmax())]}"
+            f"the label {name!r} of {table} has {different:,} different values in {len(known):,} "
+            "rows, and a label has classes, which occur more than once"
         )
-    classes, index = np.unique(labels.astype(str).to_numpy(dtype=str), return_inverse=True)
-    return torch.from_numpy(index.astype(np.int64)), tuple(map(str, classes))
+    classes, index = np.unique(known.astype(str).to_numpy(dtype=str), return_inverse=True)
+    numbers = np.full(len(labels), HIDDEN)
+    numbers[~missing] = index
+    return torch.from_numpy(numbers), tuple(map(str, classes))
 
 
-def word_columns(known: Schema | dict[str, dict[str, Any]]) -> list[str]:
-    """The columns whose levels are words, which a CSV reader must not turn into numbers."""
-    if isinstance(known, Schema):
-        levels = {column.name: column.levels for column in known.columns}
-    else:
-        levels = {name: tuple(entry.get("levels", ())) for name, entry in known.items()}
-    return [n for n, each in levels.items() if each and all(isinstance(v, str) for v in each)]
+def split_table(
+    images: Images, known: Known, table: str, test_fraction: float, seed: int
+) -> tuple[Images, Images]:
+    """The rows of a table as ``(train, test)``, by :meth:`.images.Images.split`.
 
-
-Read = tuple["pd.DataFrame", "pd.DataFrame | None"]
-"""A table, and the further columns of its rows in an AnnData file."""
-
-
-def read_csv(path: Path, words: list[str], separator: str = ",") -> Read:
-    """A CSV file with a row of names. The rows have numbers, from 0."""
-    import pandas as pd
-
-    names = pd.read_csv(path, sep=separator, nrows=0).columns
-    if len(names) == 1 and (other := next((s for s in ";\t|" if s in names[0]), None)):
+    Raises:
+        InputError: fewer than 2 training rows of a table whose schema is not that of another.
+    """
+    train, test = images.split(test_fraction, seed)
+    if len(train) < 2 and not isinstance(known, Schema):
         raise InputError(
-            f"the table {str(path)!r} has one column, {names[0]!r:.60}; its separator seems to be "
-            f"{other!r}, and it must be {separator!r}"
+            f"{table} has too few rows, {len(images)}; training needs at least 2 training rows "
+            "and, unless the test fraction is 0, 1 test row"
         )
-    kinds = {name: str for name in words if name in names}
-    with warnings.catch_warnings():
-        # A row with more cells than there are names would lose some.
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        frame = pd.read_csv(path, sep=separator, dtype=kinds, low_memory=False, index_col=False)
-    return frame, None
+    return train, test
 
 
-def read_tsv(path: Path, words: list[str]) -> Read:
-    """As :func:`read_csv`, with tabs."""
-    return read_csv(path, words, "\t")
-
-
-def read_parquet(path: Path, words: list[str]) -> Read:
+def read_parquet(path: Path, known: Known) -> Read:
     """A Parquet file."""
     import pandas as pd
 
     return pd.read_parquet(path), None
 
 
-def read_anndata(path: Path, words: list[str]) -> Read:
+def read_anndata(path: Path, known: Known) -> Read:
     """The matrix X of an AnnData file, with the names of its variables; and its obs."""
     import pandas as pd
     from anndata import read_h5ad
@@ -183,7 +191,7 @@ def read_anndata(path: Path, words: list[str]) -> Read:
     return frame, data.obs
 
 
-READERS: dict[str, Callable[[Path, list[str]], Read]] = {
+READERS: dict[str, Callable[[Path, Known], Read]] = {
     ".csv": read_csv,
     ".tsv": read_tsv,
     ".parquet": read_parquet,
@@ -193,8 +201,8 @@ READERS: dict[str, Callable[[Path, list[str]], Read]] = {
 
 
 def is_table(path: str | Path) -> bool:
-    """Whether a path has the ending of a table."""
-    return Path(path).suffix.lower() in READERS
+    """Whether a path has the ending of a table and is not a folder."""
+    return Path(path).suffix.lower() in READERS and not os.path.isdir(os.path.expanduser(path))
 
 
 def write_table(frame: pd.DataFrame, path: Path, suffix: str) -> None:
