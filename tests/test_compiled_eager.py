@@ -1,5 +1,6 @@
 """Calls that run eagerly, with one warning that gives the reason."""
 
+import gc
 import warnings
 
 import pyro
@@ -97,3 +98,35 @@ def test_nan_gives_the_error_or_the_warning_of_eager_svi():
             compiled.loss_and_grads(net.model, net.guide, x)
         with pytest.warns(UserWarning, match="NaN"):
             compiled.loss_and_grads(net.model, net.guide, x)
+
+
+def test_what_runs_at_a_garbage_collection_is_not_the_programs():
+    """Libraries such as hypothesis are told of each collection, and write state of their own."""
+    state = {"collections": 0}
+
+    def told(phase, info):
+        state["collections"] += 1
+
+    def collecting():
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+        junk = [[] for _ in range(2000)]
+        for each in junk:
+            each.append(each)
+
+    def guide():
+        pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
+
+    pyro.clear_param_store()
+    threshold = gc.get_threshold()
+    gc.callbacks.append(told)
+    gc.set_threshold(1)
+    try:
+        elbo = CompiledELBO(Trace_ELBO(), "eager")
+        for _ in range(4):
+            elbo.loss_and_grads(collecting, guide)
+        assert state["collections"] > 0
+        assert len(elbo.graphs) == 1
+        assert gc.isenabled()
+    finally:
+        gc.callbacks.remove(told)
+        gc.set_threshold(*threshold)

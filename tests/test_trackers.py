@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -110,14 +111,18 @@ def test_wandb_has_the_run_in_its_offline_file(data, tmp_path):
     )
     history = fit(vae, data, epochs=2, compiled=False, callback=tracker)
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    found = list(records(file))
     # A slow machine writes the configuration after the run, in a record of its own.
-    config = {
-        (update.key or "/".join(update.nested_key)): json.loads(update.value_json)
-        for record in found
-        for part in (record.run.config, record.config)
-        for update in part.update
-    }
+    for _ in range(60):
+        found = list(records(file))
+        config = {
+            (update.key or "/".join(update.nested_key)): json.loads(update.value_json)
+            for record in found
+            for part in (record.run.config, record.config)
+            for update in part.update
+        }
+        if "lr" in config:
+            break
+        time.sleep(0.5)
     assert config["lr"] == 0.1
     assert config["vae"]["guide"] == "mean-field"
     rows = {}

@@ -6,6 +6,7 @@ when a graph runs.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -153,6 +154,9 @@ class Reads:
 
     def __enter__(self) -> Reads:
         self.outside, self.beside = "", 0
+        # A library may be told of each garbage collection. Its code is not that of the programs.
+        self.collects = gc.isenabled()
+        gc.disable()
         self.before = sys.getprofile()
         if self.before is not None and not callable(self.before):
             # A profiler written in C, such as cProfile, cannot be switched on again from here.
@@ -164,6 +168,8 @@ class Reads:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         if self.before is None or callable(self.before):
             sys.setprofile(self.before)
+        if self.collects:
+            gc.enable()
 
     def event(self, frame: FrameType, event: str, arg: Any) -> None:
         code = frame.f_code
