@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from .columns import Column
 from .images import Images
-from .tables import READERS, word_columns
+from .tables import READERS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,7 @@ class Cells:
         Raises:
             InputError: the file has other observed cells, or other holes.
         """
-        frame, _ = READERS[table.suffix.lower()](path, word_columns(self.schema))
+        frame, _ = READERS[table.suffix.lower()](path, self.schema)
         frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
         names = [column.name for column in self.schema.columns]
         same = set(names) <= set(frame.columns) and len(frame) == len(self.codes)

@@ -183,7 +183,7 @@ class Schema:
                 "a schema has at least one column that is used, at most one of labels, and each "
                 f"column once; it has {listed(names)}"
             )
-        return cls(tuple(columns), left_out, *labels)
+        return cls(tuple(columns), left_out, labels[0] if labels else None)
 
 
 def is_entry(entry: Any) -> bool:
