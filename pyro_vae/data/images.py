@@ -168,12 +168,10 @@ class Images:
 
         Args:
             on: "label" for the labels, or covariates, a tensor ``[N, ...]``.
-            classes: the names of the classes that the labels are counted by, such as those of a
-                trained VAE; None for those of the images.
+            classes: the names that the labels are counted by; None for those of the images.
 
         Raises:
-            InputError: images without labels, a label that is missing or of a class that is not in
-                ``classes``, or covariates that are NaN or infinite.
+            InputError: no labels, a missing or another label, or covariates that are not finite.
         """
         return replace(self, context=context_of(self, on, classes))
 
