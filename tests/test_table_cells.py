@@ -118,6 +118,10 @@ def test_a_label_has_classes_and_is_said():
     assert str(data.train.schema) == "1 real (y), 1 count (x); label: diag (3 classes)"
     again = Data.of_table(frame, Schema.from_json(data.train.schema.to_json()), label="diag")
     assert str(again.train.schema).endswith("; label: diag (3 classes)")
+    few = Data.of_table(frame[:3], data.train.schema, test_fraction=0).train
+    assert few.labels.tolist() == [0, 1, 2]  # new rows may all differ, or have no label
+    none = frame[:3].assign(diag=None)
+    assert Data.of_table(none, data.train.schema, test_fraction=0).train.labels is None
     with pytest.raises(InputError, match="label 'y' of the table has real numbers"):
         Data.of_table(frame, label="y")
     names = frame.assign(diag=[f"row {i}" for i in range(ROWS - 1)] + ["row 0"])

@@ -122,27 +122,23 @@ class Data:
     def labelled(self, count: int | None = None, seed: int = 0) -> Data:
         """The same data with labels for semi-supervised learning, in the context.
 
-        The context of a training image is its label, or -1 if the label is hidden, or is missing
-        in the data. Test and validation images have no context, so that the label is inferred.
+        The context of a training image is its label, or -1 if it is hidden or missing. Test and
+        validation images have no context, so that the label is inferred.
 
         Args:
-            count: how many training images keep their label, equally many of each class to within
-                one; None for all that have one.
+            count: how many training images keep their label, as many of each class; None for all.
             seed: of the draw of those that do.
 
         Raises:
             InputError: training images without labels, or a count that is not possible.
 
         Example:
-            >>> data = load_data("digits").labelled(100)
-            >>> (data.train.context >= 0).sum()
+            >>> (load_data("digits").labelled(100).train.context >= 0).sum()
             tensor(100)
         """
-        train = replace(self.train, context=labels_of(self.train, None))
-        if count is not None:
-            some = some_labels(train.context, count, seed)  # type: ignore[arg-type]
-            train = replace(train, context=some.to(train.pixels.device))
-        return replace(self, train=train)
+        every = labels_of(self.train, None)
+        labels = every if count is None else some_labels(every, count, seed).to(every.device)
+        return replace(self, train=replace(self.train, context=labels))
 
     def _each(self, change: Callable[[Images], Images]) -> Data:
         train, test = change(self.train), change(self.test)

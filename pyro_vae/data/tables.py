@@ -117,35 +117,39 @@ def table_images(
     numbers, observed = schema.read(frame, table)
     index: torch.Tensor | None = None
     classes: tuple[str, ...] = ()
-    if labels is not None:
-        index, classes = classes_of(labels, str(label), table)
+    if labels is not None and not (isinstance(known, Schema) and labels.isna().all()):
+        if not isinstance(known, Schema):
+            check_label(labels, str(label), table)
+        index, classes = classes_of(labels)
         schema = replace(schema, label=label, classes=len(classes))
     names = tuple(map(str, frame.index))
     return Images(numbers, index, classes, names, mask=observed, schema=schema)
 
 
-def classes_of(labels: pd.Series, name: str, table: str) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """The numbers of the classes, ``[N]``, -1 where a label is missing; and their names.
-
-    Raises:
-        InputError: all labels are missing, or they are real numbers or nearly all differ.
-    """
-    missing = labels.isna().to_numpy()
-    if missing.all():
+def check_label(labels: pd.Series, name: str, table: str) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a column that does not have classes: all cells
+    are missing, they are real numbers, or nearly all differ."""
+    known = labels.dropna().infer_objects()
+    if len(known) == 0:
         raise InputError(f"the label {name!r} of {table} is missing in all rows")
-    known = labels[~missing].infer_objects()
-    if known.dtype.kind == "f":
-        if (known % 1 != 0).any():
-            raise InputError(
-                f"the label {name!r} of {table} has real numbers, and a label has classes; leave "
-                "it a column, or give another label"
-            )
-        known = known.astype(np.int64)  # pandas reads whole numbers as floats if one is missing
+    if known.dtype.kind == "f" and (known % 1 != 0).any():
+        raise InputError(
+            f"the label {name!r} of {table} has real numbers, and a label has classes; give "
+            "another column as the label"
+        )
     if (different := known.nunique()) > MOST_CLASSES * len(known):
         raise InputError(
             f"the label {name!r} of {table} has {different:,} different values in {len(known):,} "
             "rows, and a label has classes, which occur more than once"
         )
+
+
+def classes_of(labels: pd.Series) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """The numbers of the classes, ``[N]``, -1 where a label is missing; and their names."""
+    missing = labels.isna().to_numpy()
+    known = labels[~missing].infer_objects()
+    if known.dtype.kind == "f" and (known % 1 == 0).all():
+        known = known.astype(np.int64)  # pandas reads whole numbers as floats if one is missing
     classes, index = np.unique(known.astype(str).to_numpy(dtype=str), return_inverse=True)
     numbers = np.full(len(labels), HIDDEN)
     numbers[~missing] = index

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ..data.images import Images
 from ..data.labelled import by_classes
-from ..errors import InputError
-from .rows import blocks
+from .rows import blocks, with_labels
 from .scoring import measuring
 
 BINS = 15
@@ -30,10 +29,9 @@ def predictions(vae: Any, images: Images, *, seed: int = 0) -> tuple[Tensor, Ten
     Raises:
         InputError: images without labels, or with labels of a class that the VAE does not know.
     """
-    if images.labels is None:
-        raise InputError("the accuracy needs images with labels, and these have none")
+    images, labels = with_labels(images, "the accuracy")
     names = vae.model.condition.names
-    labels = by_classes(images.labels, images.classes, names) if names else images.labels
+    labels = by_classes(labels, images.classes, names) if names else labels
     with measuring(vae.guide, seed=seed, device=images.pixels.device):
         rows = blocks(images, 500, seed, vae.guide)
         probs = [vae.predict(batch.args[0], mask=batch.named.get("mask")) for batch in rows]

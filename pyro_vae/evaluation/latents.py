@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..latents import moments
 from ..objectives.divergences import family
 from .moments import site_moments, total_moments
-from .rows import blocks
+from .rows import blocks, with_labels
 from .scoring import measuring, run_guide, run_model, values
 
 
@@ -247,9 +247,9 @@ def probe(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if train.labels is None or test.labels is None:
-        raise InputError("a probe predicts labels from latents, and these images have no labels")
-    if len(train.labels.unique()) < 2:
+    train, known_labels = with_labels(train, "a probe")
+    test, true_labels = with_labels(test, "a probe")
+    if len(known_labels.unique()) < 2:
         raise InputError("a probe needs training images of at least 2 classes, and all have one")
     if len(train) < neighbours:
         raise InputError(
@@ -260,7 +260,7 @@ def probe(
         joined_sites(posterior_means(guide, images, seed=seed)).cpu().numpy()
         for images in (train, test)
     )
-    labels, truth = train.labels.cpu().numpy(), test.labels.cpu().numpy()
+    labels, truth = known_labels.cpu().numpy(), true_labels.cpu().numpy()
     classifiers = {
         "linear": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
         "nearest": KNeighborsClassifier(neighbours),

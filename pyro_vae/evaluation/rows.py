@@ -100,6 +100,24 @@ def blocks(
         yield from batch.split(size)
 
 
+def with_labels(images: Images, what: str) -> tuple[Images, Tensor]:
+    """The images whose label is known, and their labels ``[N]``.
+
+    Args:
+        images: images; a label of -1 is not known.
+        what: what needs labels, as the subject of the error message.
+
+    Raises:
+        InputError: no image has a label.
+    """
+    known = None if images.labels is None else images.labels >= 0
+    if known is None or images.labels is None or not known.any():
+        raise InputError(f"{what} needs images with labels, and these have none")
+    if known.all():
+        return images, images.labels
+    return images.subset(known.nonzero()[:, 0]), images.labels[known]
+
+
 def rows_of(data: Any) -> int | None:
     """The number of rows; None if it is not known before they are read."""
     if isinstance(data, DataLoader | IterableDataset):

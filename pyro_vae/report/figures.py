@@ -172,8 +172,7 @@ def latent_map(guide: Any, images: Images, *, seed: int = 0, title: str = "") ->
     if images.labels is not None:
         labels = images.labels.cpu()
         groups = {
-            images.classes[label] if images.classes else str(label): points[labels == label]
-            for label in labels.unique().tolist()
+            name_of(images, label): points[labels == label] for label in labels.unique().tolist()
         }
     figure, axes = blank(5.5, 4.6)
     if units == 1:
@@ -252,3 +251,10 @@ def picture_of(images: Tensor, columns: int, *words: str, rows: list[str] | None
     axes.tick_params(length=0)
     set_title(axes, *words)
     return figure
+
+
+def name_of(images: Images, label: int) -> str:
+    """The name of a class; a label of -1 is not known."""
+    if label < 0:
+        return "no label"
+    return images.classes[label] if images.classes else str(label)
