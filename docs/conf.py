@@ -141,6 +141,8 @@ def copy_notebooks() -> None:
     (HERE / "_notebooks").mkdir()
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
         text = notebook.read_text().replace("](../", "](../../").replace("](../../docs/", "](../")
+        # The page log-variance includes this file.
+        text = text.replace("](../../benchmarks/results/scales/verdicts.md", "](../log-variance.md")
         (HERE / "_notebooks" / notebook.name).write_text(text)
 
 

@@ -298,7 +298,7 @@ def test_labels_are_predicted_from_the_latents():
 def test_no_labels_and_odd_draws_are_refused():
     exact = LinearGaussian(5, (2,))
     images, vae = Images(exact.images(4)), exact.vae()
-    with pytest.raises(InputError, match="these images have no labels"):
+    with pytest.raises(InputError, match="a probe needs images with labels"):
         probe(vae.guide, images, images)
     with pytest.raises(InputError, match="draws must be an even number of at least 2, not 3"):
         posterior_means(vae.guide, images, draws=3)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..labels import LABEL
 from ..memory import check_memory
 from ..storage.writing import written
 from ..words import counted
@@ -37,6 +36,7 @@ def sample_table(
 
     from ..data.schema import Schema
     from ..data.tables import write_table
+    from ..labels import LABEL
 
     table = data.get("schema")
     if table is None:

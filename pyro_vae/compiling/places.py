@@ -18,7 +18,7 @@ CONTENT, KEY, CLASS, SLOT, CELL = "content", "key", "class", "slot", "cell"
 class Place(NamedTuple):
     """One place: all of a container, a key of a dict, an attribute or a variable of a closure.
 
-    Attributes:
+    Args:
         kind: ``CONTENT`` of a dict, list, tuple, set or deque; a ``KEY`` of a dict, which may be
             the ``__dict__`` of an object or the globals of a function; an attribute of a ``CLASS``;
             an attribute in a ``SLOT``; a ``CELL`` of a closure.
