@@ -131,6 +131,8 @@ def whole_ticks(axes: Any) -> None:
 
 def told_about(figure: Any, word: str) -> None:
     """Call observations ``word`` in all texts of a figure, which speak of images."""
+    if word == "image":
+        return
     from matplotlib.text import Text  # matplotlib is imported where a figure is drawn
 
     for text in figure.findobj(Text):
