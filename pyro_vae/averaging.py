@@ -41,7 +41,8 @@ class Averaging:
         taken: the number of steps t; the loop sets it before each step.
 
     Raises:
-        InputError: another decay, or an average for an optimizer that is not one of torch.
+        InputError: another decay, an average for an optimizer that is not one of torch, or none
+            for an optimizer that has one already.
 
     Paper: Polyak & Juditsky 1992, Acceleration of stochastic approximation by averaging.
     """
@@ -49,6 +50,13 @@ class Averaging:
     def __init__(self, optimizer: Any, decay: float | None) -> None:
         self.optimizer, self.decay, self.taken = optimizer, decay, 0
         if decay is None:
+            if isinstance(optimizer, Optimizer) and any(
+                TRAINED in s for s in optimizer.state.values()
+            ):
+                raise InputError(
+                    "the optimizer is that of a training with an average of the weights, and holds "
+                    "the weights that its steps change; give average, or a new optimizer"
+                )
             return
         share("average", decay)
         if not isinstance(optimizer, Optimizer):

@@ -128,8 +128,10 @@ def fit(
             a line for each epoch. None shows the bar, and no lines.
 
     Returns:
-        The numbers of each epoch. Ctrl-C ends training after the step and gives the epochs so far.
-        The VAE then has the weights of this step. A second Ctrl-C raises KeyboardInterrupt at once.
+        The numbers of each epoch. Before the last ones are measured, the moments of batch
+        normalization are computed anew over the training data. Ctrl-C ends training after the step
+        and gives the epochs so far. The VAE then has the weights of this step. A second Ctrl-C
+        raises KeyboardInterrupt at once.
 
     Raises:
         InputError: an unknown argument or objective, numbers out of range, programs that do not fit

@@ -234,8 +234,9 @@ class Usage(nn.Module):
             return mean_image(poutine.condition(self.model, data=data), n, self.rows(given, n))
 
     def rows(self, given: Any, n: int) -> Any:
-        """A context of ``n`` rows from what a user gives; see :meth:`Condition.rows() <pyro_vae.
-        joining.Condition.rows>`. Without a condition it is what the user gives.
+        """A context of ``n`` rows from what a user gives, as
+        :meth:`Condition.rows() <pyro_vae.conditions.Condition.rows>` reads it. Without a condition
+        it is what the user gives.
 
         Raises:
             InputError: a class that there is not, or covariates of another shape.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from math import isfinite
 
@@ -17,8 +18,11 @@ def word_of(shape: Sequence[int]) -> str:
 
 
 def about(what: str, text: str) -> str:
-    """A text about images as one about other observations: rows, signals, volumes."""
-    return text.replace("image", what)
+    """A text about images as one about other observations: rows, signals, volumes.
+
+    Names of files and columns, such as ``images.npy``, stay as they are.
+    """
+    return re.sub(r"(?<![\w./-])image(s?)(?![\w./-]*\w)", rf"{what}\1", text)
 
 
 def plus_minus(mean: float, error: float | None, digits: int = 2) -> str:

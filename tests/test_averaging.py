@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_vae import VAE, InputError, Position, fit
-from pyro_vae.averaging import AVERAGE, TRAINED
+from pyro_vae.averaging import AVERAGE, TRAINED, Averaging
 from pyro_vae.data import load_data
 from pyro_vae.history import Callback
 from pyro_vae.loop import Loop
@@ -132,6 +132,33 @@ def test_a_checkpoint_within_an_epoch_has_the_average_and_the_weights_of_the_ste
         assert torch.equal(p, q)
 
 
+def test_a_replayed_step_at_the_beginning_of_an_epoch_has_the_weights_of_the_steps(data):
+    from pyro_vae.pair import Pair
+    from pyro_vae.runs.replay import Walk
+    from pyro_vae.settings import TrainingOptions
+    from pyro_vae.training import begun
+
+    after = []
+    for replayed in (False, True):
+        vae = small()
+        optimizer = adam(vae, 1e-3)
+        options = {"average": DECAY, "optimizer": optimizer, **OPTIONS}
+        fit(vae, data, epochs=1, **options)
+        if replayed:
+            settings = TrainingOptions(epochs=2, average=DECAY, batch_size=128, seed=1)
+            loop = begun(Pair.of(vae), data, settings, optimizer, Position(1))
+            walk = Walk(loop, vae, data.test)
+            walk.keep(Position(1))
+            walk.look()
+            after.append([p.detach().clone() for p in vae.parameters()])
+        else:
+            seen = Weights(vae)
+            fit(vae, data, epochs=2, start=Position(1), callback=seen, **options)
+            after.append(seen.each[0])
+    for one, other in zip(*after, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_compiled_steps_average_like_eager_ones(data):
     results = []
     for compiled in (False, True):
@@ -192,6 +219,34 @@ def test_the_moments_are_the_means_over_batches(data, monkeypatch):
 def test_another_decay_is_refused(data, value):
     with pytest.raises(InputError, match=r"average is a number of at least 0 and below 1"):
         fit(small(), data, epochs=1, average=value, **OPTIONS)
+
+
+def test_an_optimizer_that_holds_other_weights_is_not_used_without_the_average(data):
+    """Its steps would go on from the average, and the weights of the steps would be lost."""
+    vae = small()
+    optimizer = adam(vae, 1e-3)
+    fit(vae, data, epochs=1, average=DECAY, optimizer=optimizer, **OPTIONS)
+    with pytest.raises(InputError, match="give average, or a new optimizer"):
+        fit(vae, data, epochs=2, start=Position(1), optimizer=optimizer, **OPTIONS)
+
+
+def test_tied_weights_are_averaged_under_both_names(data):
+    from pyro_vae.storage import checkpoint
+
+    module = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2, bias=False)})
+    module["b"] = torch.nn.Linear(2, 2, bias=False)
+    module["b"].weight = module["a"].weight
+    optimizer = adam(module, 0.1)
+    averaging = Averaging(optimizer, DECAY)
+    with averaging.on():
+        for _ in range(3):
+            averaging.taken += 1
+            module["a"].weight.grad = torch.ones(2, 2)
+            optimizer.step()
+        state = checkpoint.state_of(module, optimizer, Position(), "", None)
+        within = state.vae["b.weight"].clone()
+    assert torch.equal(within, module["a"].weight)  # which is the average now
+    assert torch.equal(state.vae["a.weight"], state.vae["b.weight"])
 
 
 def test_an_optimizer_of_pyro_is_refused(data):

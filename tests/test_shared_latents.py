@@ -67,8 +67,6 @@ def test_the_remedies_are_not_told_and_give_the_posterior(rows, subsampled):
 
 
 def test_a_kl_that_is_scaled_by_hand_is_not_told(rows):
-    plain = regression(False)
-
     def model(x, y):
         with pyro.poutine.scale(scale=len(x) / N):
             w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
@@ -80,7 +78,6 @@ def test_a_kl_that_is_scaled_by_hand_is_not_told(rows):
         with pyro.poutine.scale(scale=len(x) / N):
             pyro.sample("w", dist.Normal(loc, 0.1).to_event(1))
 
-    del plain
     pyro.clear_param_store()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -251,10 +251,11 @@ def test_the_checksum_changes_with_pixels_labels_order_and_split():
     assert load_data("digits").checksum() == data.checksum()
 
 
-def test_a_lost_loss_is_replayed_to_its_first_site_and_parameter(tmp_path, capsys):
+@pytest.mark.parametrize("average", [[], ["--average", "0.9"]], ids=["plain", "averaged"])
+def test_a_lost_loss_is_replayed_to_its_first_site_and_parameter(average, tmp_path, capsys):
     """The learning rate breaks the weights in step 1, and in step 2 σ of the guide is infinite."""
     run = tmp_path / "run"
-    ask = [*RUN, "--epochs", "3", "--lr", "30", "--checkpoint-minutes", "1e-9"]
+    ask = [*RUN, "--epochs", "3", "--lr", "30", "--checkpoint-minutes", "1e-9", *average]
     assert typed([*ask, "--out", run]) == 1
     assert f"pyro-vae train --replay {run}" in said(capsys)
     failure = json.loads((run / "failed.json").read_text())

@@ -5,7 +5,7 @@ from math import nan
 import pytest
 
 from pyro_vae.history import Epoch, collapsed
-from pyro_vae.words import counted, plus_minus
+from pyro_vae.words import about, counted, plus_minus
 
 
 def test_one_thing_is_not_several():
@@ -21,3 +21,15 @@ def test_a_mean_without_a_standard_error_stands_alone(error, text):
 def test_a_collapsed_layer_has_no_negative_kl():
     epoch = Epoch(1, 0, 0, 0, 0, 0, 0, kl_of_sites={"z": -0.036}, kl_of_units={"z": [0.0, 0.0]})
     assert "collapsed: 0.0000 nats" in collapsed(epoch)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("5 test images, nats per image", "5 test rows, nats per row"),
+        ("images.npy, 3 images", "images.npy, 3 rows"),
+        ("image_size of my/image.csv", "image_size of my/image.csv"),
+    ],
+)
+def test_a_text_about_images_is_one_about_rows_without_names_of_files(text, told):
+    assert about("row", text) == told

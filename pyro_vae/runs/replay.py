@@ -15,6 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent, constraints
 
+from ..averaging import AVERAGE, TRAINED, exchange
 from ..batch import Batch
 from ..data import Images, StoredImages, in_memory
 from ..errors import InputError, TrainingError
@@ -114,6 +115,9 @@ class Walk(Callback):
         self.optimizer.load_state_dict(self.moments)
         loop.number = self.position.epoch * (loop.source.steps or 0) + done
         seed, epoch = loop.options.seed, self.position.epoch + 1
+        # What was kept before the first step of an epoch has the averages of the weights, if there
+        # are averages; what was kept after a step has the weights that the steps change.
+        exchange(self.optimizer, *((AVERAGE, TRAINED) if self.whole else (TRAINED, AVERAGE)))
         sites = Sites()
         with loop.stepping(), loop.steering.on(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pyro's warning of a NaN

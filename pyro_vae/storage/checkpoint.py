@@ -79,15 +79,15 @@ def state_of(
         index: {key: torch.as_tensor(value) for key, value in entries.items()}
         for index, entries in optimizer.state_dict()["state"].items()
     }
-    weights, swapped = vae.state_dict(), {}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    averages: dict[int, Tensor] = {}
     for index, entries in state.items():
         if AVERAGE in entries:
-            p = parameters[index]
-            swapped[p.data_ptr()] = entries.pop(AVERAGE)
-            entries[TRAINED] = p
-    weights = {name: swapped.get(value.data_ptr(), value) for name, value in weights.items()}
-    return Checkpoint(weights, state, position, data, compiled)
+            averages[id(parameters[index])] = entries.pop(AVERAGE)
+            entries[TRAINED] = parameters[index]
+    named = vae.named_parameters(remove_duplicate=False)  # tied weights have several names
+    averaged = {name: averages[id(p)] for name, p in named if id(p) in averages}
+    return Checkpoint({**vae.state_dict(), **averaged}, state, position, data, compiled)
 
 
 def save(folder: Path, state: Checkpoint) -> None:
