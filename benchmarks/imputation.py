@@ -67,7 +67,7 @@ FIRST = 5
 def tables() -> dict[str, np.ndarray]:
     """The numeric columns of tables that installed packages carry, rows without holes."""
     import palmerpenguins
-    from statsmodels.datasets import anes96  # type: ignore[import-untyped]
+    from statsmodels.datasets import anes96
 
     penguins = palmerpenguins.load_penguins().select_dtypes("float").dropna()
     return {
