@@ -16,7 +16,6 @@ from torch import Tensor
 
 from .contracts import Objective
 from .errors import InputError
-from .evaluation.scoring import Programs
 from .latents import infer, is_latent
 from .objectives.checks import check_order, show
 from .objectives.divergences import analytic, family
@@ -82,8 +81,9 @@ def audit(model: Any, *args: Any, objective: Any = None, **kwargs: Any) -> list[
         >>> [site.name for site in audit(VAE((1, 28, 28), latent_size=2), x)]
         ['z', 'x']
     """
-    if isinstance(model, Programs):
-        model, guide = model.model, model.guide
+    inside = [getattr(model, name, None) for name in ("model", "guide")]
+    if all(map(callable, inside)):
+        model, guide = inside
     elif args and callable(args[0]):
         guide, *args = args  # type: ignore[assignment]
     else:

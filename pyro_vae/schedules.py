@@ -142,7 +142,9 @@ def share(option: str, value: Any) -> float:
 class Steering:
     """Sets the learning rate and limits the gradient before each update of an optimizer.
 
-    It is a hook of the optimizer, so that eager and compiled steps do the same.
+    It is a hook of the optimizer, so that eager and compiled steps do the same. On CUDA, where a
+    step may be one CUDA graph, the rates are tensors that are filled before each step, and only
+    the limit is a hook.
 
     Args:
         optimizer: the optimizer; anything but one of torch only if nothing is to be done.
@@ -166,6 +168,11 @@ class Steering:
         self.optimizer = optimizer
         self.done = 0.0
         self.images = 1
+        self.rates: list[float] = []
+        groups = [] if self.idle else optimizer.param_groups
+        capturable = all(group.get("capturable") for group in groups)
+        devices = [group["params"][0].device for group in groups if capturable]
+        self.tensors = [torch.zeros((), device=device) for device in devices]
 
     def next(self, done: float, images: int) -> None:
         """Prepare for the next update.
@@ -175,6 +182,8 @@ class Steering:
             images: the number of images over which the step's loss is summed.
         """
         self.done, self.images = done, images
+        for tensor, rate in zip(self.tensors, self.rates, strict=False):
+            tensor.fill_(rate * self.schedule(done))
 
     @contextmanager
     def on(self) -> Iterator[None]:
@@ -184,17 +193,22 @@ class Steering:
             return
         groups = self.optimizer.param_groups
         self.rates = [group["lr"] for group in groups]
-        hook = self.optimizer.register_step_pre_hook(self.before_update)
+        for group, tensor in zip(groups, self.tensors, strict=False):
+            group["lr"] = tensor
+        hooked = self.clip is not None or not self.tensors
+        hook = self.optimizer.register_step_pre_hook(self.before_update) if hooked else None
         try:
             yield
         finally:
-            hook.remove()
+            if hook is not None:
+                hook.remove()
             for group, rate in zip(groups, self.rates, strict=True):
                 group["lr"] = rate
 
     def before_update(self, optimizer: Optimizer, *_: Any) -> None:
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.schedule(self.done)
+            if not self.tensors:
+                group["lr"] = rate * self.schedule(self.done)
         if self.clip is not None:
             held = [p for group in optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(held, self.clip * self.images)

@@ -20,7 +20,10 @@ MNIST = "train-images-idx3-ubyte"
 
 
 def pytest_collection_modifyitems(items):
-    """Skip what is marked ``mnist`` where the full MNIST is not on disk."""
+    """Skip what is marked ``mnist`` where it is not on disk, and ``cuda`` without a GPU."""
+    for item in items:
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA GPU"))
     if FOLDER is None:
         reason = "PYRO_VAE_DATA_DIR is not set, so the full MNIST is not there"
     elif not (Path(FOLDER) / "MNIST" / "raw" / MNIST).is_file():

@@ -155,3 +155,15 @@ def alike(a: Any, b: Any) -> bool:
     return a is b or (
         type(a) is type(b) and isinstance(a, SCALARS) and a == b and repr(a) == repr(b)
     )
+
+
+def entries(table: Any) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """The dict behind a weak dictionary, and its entries now, without holding their keys."""
+    data = vars(table)["data"]
+    return data, dict(data)
+
+
+def entries_stand(data: dict[Any, Any], before: dict[Any, Any]) -> bool:
+    """Whether all entries stand whose keys live. The library looks entries up by their key, so it
+    does not see that others vanish at a garbage collection."""
+    return all(data.get(key) is value for key, value in before.items() if key() is not None)

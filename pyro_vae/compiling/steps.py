@@ -26,6 +26,8 @@ from .watching import Watch
 
 GraphFunction = Callable[..., list[Tensor]]
 BACKENDS = ("inductor", "eager")
+OPTIONS = {"fallback_random": True, "reorder_for_peak_memory": False}
+"""Of Inductor: torch's own random numbers, in the order of the program."""
 LOCK = threading.RLock()  # held while Pyro's handlers run: all threads share one handler stack
 
 
@@ -38,8 +40,8 @@ def compile_graph(graph: Graph, inputs: Sequence[Tensor], backend: str) -> Graph
     if backend == "eager":
         return graph.module
     with torch.no_grad():
-        tensors: list[Any] = [t.detach() for t in (*inputs, *graph.captured)]
-        return torch._inductor.compile(graph.module, tensors, options={"fallback_random": True})
+        tensors: list[Any] = [t.detach() for t in (*inputs, *graph.read)]
+        return torch._inductor.compile(graph.module, tensors, options=dict(OPTIONS))
 
 
 class BoundGraph:
@@ -58,6 +60,8 @@ class BoundGraph:
         self.params = set(graph.params.values())
         self.invalid = 0  # calls whose checks failed
         self.replay: Any = None  # on CUDA: see CompiledSVI
+        pairs = zip(graph.captured, graph.read, strict=True)
+        self.copies = [(number, copy) for number, copy in pairs if number is not copy]
 
     def holds(self) -> bool:
         """Whether the graph still computes what the programs would compute now."""
@@ -67,10 +71,17 @@ class BoundGraph:
             and self.watch.unchanged()
         )
 
+    def refresh(self) -> None:
+        """Fill the copies on the device, see :func:`.tracing.on_device`."""
+        for number, copy in self.copies:
+            copy.copy_(number)
+
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """The parts of the loss, and the gradients of ``leaves(inputs)``."""
         with torch.no_grad():
-            tensors = [*inputs, *self.graph.captured]
+            if self.copies and not torch.cuda.is_current_stream_capturing():
+                self.refresh()
+            tensors = [*inputs, *self.graph.read]
             if self.graph.valid:
                 self.before = torch.get_rng_state(), [tensors[i].clone() for i in self.graph.writes]
             try:

@@ -117,11 +117,11 @@ class CompiledSVI:
                 with LOCK:
                     bound = step.find(inputs)
                     if bound is None:
-                        losses.append(eagerly())
+                        losses.append(eagerly().to(index.device))
                         continue
             if bound is not last:
                 last, work = bound, self.replayed(bound, inputs, 1 + len(tree_leaves(data)))
-            losses.append(work(eagerly, inputs))
+            losses.append(work(eagerly, inputs).to(index.device))
         return torch.stack(losses)
 
     def compile(self, data: Any, index: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -215,7 +215,7 @@ class CompiledSVI:
         adam = bare_adam(self.optim, bound.leaves(inputs))
         work: Any = partial(self.run_compiled, bound, adam=adam)
         optimizer = torch_optimizer(self.optim)
-        on_device = all(t.is_cuda for t in (*inputs, *bound.graph.captured))
+        on_device = all(t.is_cuda for t in (*inputs, *bound.graph.read))
         if optimizer is None or not on_device or hooks_of(optimizer):
             return work
         if not all(group.get("capturable") for group in optimizer.param_groups):
@@ -224,11 +224,11 @@ class CompiledSVI:
         data = inputs[1:fixed_before]
         state = [s for p in optimizer.state.values() for s in p.values() if isinstance(s, Tensor)]
         fixed = (
-            [t.data_ptr() for t in (*data, *bound.graph.captured, *state)],
+            [t.data_ptr() for t in (*data, *bound.graph.read, *state)],
             [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups],
         )
         if bound.replay is None or bound.replay.fixed != fixed:
-            bound.replay = Replay(work, inputs, fixed_before, fixed)
+            bound.replay = Replay(work, bound.refresh, inputs, fixed_before, fixed)
         return bound.replay
 
 
@@ -239,13 +239,16 @@ class Replay:
 
     Args:
         work: the step, a function of its inputs.
+        refresh: fills what the step reads from the CPU.
         inputs: the index, the data, whose addresses must not change, and the further tensors.
         fixed_before: the place in ``inputs`` at which the further tensors begin.
         fixed: addresses and numbers that the capture stores. If they change, a new replay is made.
     """
 
-    def __init__(self, work: Any, inputs: list[Tensor], fixed_before: int, fixed: Any) -> None:
-        self.work = work
+    def __init__(
+        self, work: Any, refresh: Any, inputs: list[Tensor], fixed_before: int, fixed: Any
+    ) -> None:
+        self.work, self.refresh = work, refresh
         # The index and the further tensors change at each step, so they are copied to one place.
         self.changing = [0, *range(fixed_before, len(inputs))]
         self.inputs = [x.clone() if i in self.changing else x for i, x in enumerate(inputs)]
@@ -259,6 +262,7 @@ class Replay:
             return self.work(eagerly, inputs)
         for i in self.changing:
             self.inputs[i].copy_(inputs[i])
+        self.refresh()
         if self.graph is None:
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):

@@ -42,6 +42,7 @@ class Graph:
     Attributes:
         module: ``(*inputs, *captured) -> [*loss, *valid, *gradients]``.
         captured: the tensors that the programs read, without their arguments.
+        read: what the graph reads for them, see :func:`on_device`.
         leaves: for each gradient, the position of its tensor in ``(*inputs, *captured)``.
         loss: the structure of the loss: one tensor, or a tuple of tensors.
         valid: how many outputs say whether all sites passed their checks, 0 or 1.
@@ -52,6 +53,7 @@ class Graph:
 
     module: GraphModule
     captured: list[Tensor]
+    read: list[Tensor]
     leaves: list[int]
     loss: TreeSpec
     valid: int
@@ -208,10 +210,29 @@ def trace_once(run: TensorFunction, fakes: Sequence[Tensor], validated: bool) ->
     module.graph.eliminate_dead_code()
     module.recompile()
     shapes = [(t.dtype, t.device, tuple(t.shape), t.stride()) for t in [*fakes, *captured]]
+    written = written_inputs(module)
+    keep = {place - len(fakes) for place in (*leaves, *written)}
     return Graph(
-        module, captured, leaves, found["loss"], found["valid"], found["params"],
-        written_inputs(module), f"{module.code}{shapes}{leaves}",
+        module, captured, on_device(captured, keep), leaves, found["loss"], found["valid"],
+        found["params"], written, f"{module.code}{shapes}{leaves}",
     )  # fmt: skip
+
+
+def on_device(captured: list[Tensor], keep: set[int]) -> list[Tensor]:
+    """The captured tensors, with a copy on the CUDA device for each number that is on the CPU.
+
+    Such a number is the weight of the KL, which a schedule fills in place. A CUDA graph cannot read
+    the CPU, so the copy is filled before each step. Without a CUDA tensor, nothing is copied.
+
+    Args:
+        captured: the tensors that the programs read.
+        keep: the places of those that are trained or written.
+    """
+    device = next((t.device for t in captured if t.is_cuda), None)
+    return [
+        t.to(device) if device and t.is_cpu and t.dim() == 0 and place not in keep else t
+        for place, t in enumerate(captured)
+    ]
 
 
 def written_inputs(module: GraphModule) -> list[int]:

@@ -15,6 +15,7 @@ import logging
 import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
 from types import CodeType, FunctionType, MappingProxyType, MemberDescriptorType, ModuleType
 from typing import Any
 
@@ -42,7 +43,18 @@ from .kinds import (
     settings,
     user_classes,
 )
-from .places import CELL, CLASS, CONTENT, KEY, SCALARS, SLOT, Comparison, Place
+from .places import (
+    CELL,
+    CLASS,
+    CONTENT,
+    KEY,
+    SCALARS,
+    SLOT,
+    Comparison,
+    Place,
+    entries,
+    entries_stand,
+)
 from .private import GLOBAL_HOOKS, CachedFunction
 from .reading import USER, Reads, codes_in, kind_of, names_of
 
@@ -237,7 +249,9 @@ class Watch:
         found = names & item.__globals__.keys()
         for space, known in ((item.__globals__, found), (vars(builtins), names - found)):
             for name in known & space.keys():
-                if not (from_library(space[name]) or is_own_code(space[name])):
+                if is_own_code(item) and isinstance(space[name], weakref.WeakKeyDictionary):
+                    self.computed.append(partial(entries_stand, *entries(space[name])))
+                elif not (from_library(space[name]) or is_own_code(space[name])):
                     self.place(KEY, space, name, "")
                 else:
                     self.queue.append((space[name], f".{name}"))

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from pyro.distributions import Delta
@@ -41,7 +41,6 @@ from ..objectives.divergences import base
 from .draws import DECISIONS, holds_all_draws, plates_of, run, stack_distributions
 
 
-@runtime_checkable
 class Programs(Protocol):
     """A pair of Pyro programs. A :class:`~pyro_vae.vae.VAE` is one, and so is any object with these
     two attributes, for instance ``types.SimpleNamespace(model=model, guide=guide)``."""
