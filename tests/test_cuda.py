@@ -91,6 +91,25 @@ def test_steps_are_one_cuda_graph_and_equal_svi(name, replays):
     assert len(replays) >= 7  # the first call is eager, the next three warm up
 
 
+def test_large_batches_equal_svi(replays):
+    found = []
+    for compiled in (False, True):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        vae = VAE((1, 28, 28), 20).to(CUDA)
+        x = torch.rand(1024, 1, 28, 28, device=CUDA).round()
+        how = (vae.model, vae.guide, FusedAdam({"lr": 1e-3}), OBJECTIVES.build("monte-carlo"))
+        torch.cuda.manual_seed(0)
+        if compiled:
+            index = torch.arange(1024, device=CUDA).view(1, -1).repeat(30, 1)
+            found.append(CompiledSVI(*how).epoch(x, index).tolist())
+        else:
+            step = SVI(*how).step
+            found.append([step(x) for _ in range(30)])
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+    assert replays
+
+
 def test_noise_of_a_replay_is_new():
     pyro.clear_param_store()
     vae, objective, (x,) = pair_of("vae")

@@ -132,7 +132,7 @@ class CompiledELBO(ELBO):
                 return call(*args, **kwargs)
         for leaf, gradient in zip(bound.leaves(inputs), gradients, strict=True):
             if leaf.is_leaf and leaf.grad is None:
-                leaf.grad = gradient
+                leaf.grad = laid_out(gradient, leaf)
             else:
                 torch.autograd.backward(leaf, gradient)
         report_params(bound.graph.params)
@@ -262,6 +262,13 @@ def eager_reason(elbo: ELBO) -> str:
         if not (isinstance(handler, TraceMessenger) and handler.param_only):
             return f"it is called inside Pyro's {type(handler).__name__}"
     return ""
+
+
+def laid_out(gradient: Tensor, leaf: Tensor) -> Tensor:
+    """A gradient with the strides of its parameter, as a fused optimizer needs it. On a GPU,
+    Inductor pads some matrices."""
+    same = gradient.stride() == leaf.stride()
+    return gradient if same else torch.empty_like(leaf).copy_(gradient)
 
 
 def report_params(params: dict[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from .calls import arguments
-from .elbo import CompiledELBO
+from .elbo import CompiledELBO, laid_out
 from .optim import bare_adam, hooks_of, torch_optimizer
 from .private import tree_leaves, tree_map
 from .steps import LOCK, BoundGraph, Step
@@ -192,7 +192,7 @@ class CompiledSVI:
             adam(gradients)
         else:
             for leaf, gradient in zip(bound.leaves(inputs), gradients, strict=True):
-                leaf.grad = gradient
+                leaf.grad = laid_out(gradient, leaf)
             self.update(bound.params)
         return values[0] if len(values) == 1 else torch.stack(values)
 
