@@ -4,9 +4,9 @@
     python benchmarks/gpu.py --data FOLDER --only "IWAE 784-200-200-50, k = 50, batch 20"
 
 Contenders take turns in one process, an epoch of MNIST each, for a number of rounds; what is
-compared are ratios of the medians over rounds. Each case is a process of its own. All have the same network, Adam and loss, gather
-their batch from uint8 images on the device, and draw its pixels anew. Their losses must agree
-within 6 %. FOLDER holds MNIST in torchvision's layout; without one, random images are used, and
+compared are ratios of the medians over rounds. Each case is a process of its own. All have the same
+network, Adam and loss, gather their batch from uint8 images on the device, and draw its pixels
+anew. Their losses must agree within 6 %. FOLDER holds MNIST in torchvision's layout; without one, random images are used, and
 Pyro's example, which reads MNIST through a DataLoader, is not run.
 """
 
