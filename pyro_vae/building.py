@@ -218,11 +218,12 @@ def moments_of(option: str, moments: Any, channels: int) -> Any:
     return [[float(n) for n in m] for m in moments]  # of NumPy's float64, torch keeps the type
 
 
-def scaling_of(scaling: Any, shape: Shape) -> tuple[Tensor, Tensor] | None:
-    """What parts are handed as ``scaling``: two tensors that broadcast over x, or None."""
+def scaling_of(scaling: Any, shape: Shape, option: str = "scaling") -> tuple[Tensor, Tensor] | None:
+    """What parts are handed as ``scaling`` or another ``option``: two tensors that broadcast over
+    ``shape``, or None."""
     if scaling is None:
         return None
-    mean, scale = moments_of("scaling", scaling, shape[0])
+    mean, scale = moments_of(option, scaling, shape[0])
     return by_channel(mean, shape), by_channel(scale, shape)
 
 

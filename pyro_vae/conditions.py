@@ -32,7 +32,8 @@ class Condition:
         classes: the number of classes; the context is then int64 labels ``[B]`` from 0.
         shape: the shape of the covariates of one observation; the context is then ``[B, *shape]``.
         names: the names of the classes; empty if they have none.
-        inferred: whether a label may be -1, which stands for one that is not known.
+        inferred: whether a label may be -1, and a covariate NaN, which stand for one that is not
+            known. Covariates are then called targets.
     """
 
     classes: int | None = None
@@ -71,7 +72,8 @@ class Condition:
     def __str__(self) -> str:
         if self.classes:
             return f"labels of {self.classes} classes, int64 [B]"
-        return f"real covariates [B, {', '.join(map(str, self.shape))}]"
+        what = "targets" if self.inferred else "covariates"
+        return f"real {what} [B, {', '.join(map(str, self.shape))}]"
 
     def rows(self, given: Any, n: int) -> Tensor:
         """A context of ``n`` rows from what a user gives.
@@ -95,6 +97,7 @@ class Condition:
         try:
             given = given.split(",") if isinstance(given, str) else given
             one = torch.as_tensor(np.asarray(given, dtype=np.float64))
+            one = one.reshape(1) if self.shape == (1,) and one.dim() == 0 else one
         except (TypeError, ValueError):
             one = torch.zeros(())
         if tuple(one.shape) != self.shape or not one.isfinite().all():
@@ -154,7 +157,8 @@ class Condition:
 
     def check(self, context: Tensor) -> None:
         """Raise :class:`~pyro_vae.errors.InputError` for a label that is not a class, or a
-        covariate that is not finite. Pyro's validation switches the check on."""
+        covariate that is not finite; NaN is a target that is not known. Pyro's validation switches
+        the check on."""
         if self.classes is not None:
             hidden = context == HIDDEN
             if hidden.any() and not self.inferred:
@@ -168,6 +172,9 @@ class Condition:
                     f"the label {context[~ok][0].item()} was never seen: it is not one of the "
                     f"{self.classes} classes, 0 to {self.classes - 1}"
                 )
+        elif self.inferred:
+            if context.isinf().any():
+                raise InputError("a target is infinite; one that is not known is NaN")
         elif not context.isfinite().all():
             raise InputError("the context has NaN or infinite numbers")
 
@@ -208,22 +215,50 @@ def sizes_of(condition: Condition | None, conditioned: Any) -> tuple[int, int]:
 
 
 def inferring(choice: Choice, given: Condition | None, conditioned: Sequence[str]) -> bool:
-    """Whether a guide infers the labels that are not known.
+    """Whether a guide infers the labels or the real targets that are not known.
 
     Raises:
-        InputError: it does, and the VAE is not conditioned on classes, or on some parts only.
+        InputError: it does, and the VAE is not conditioned on classes or on targets, or only some
+            parts are.
     """
     kind = class_of(choice)
-    if not (issubclass(kind, Guide) and kind.infers_labels):
+    if not (issubclass(kind, Guide) and (kind.infers_labels or kind.infers_targets)):
         return False
-    if given is None or given.classes is None:
+    if kind.infers_labels and (given is None or given.classes is None):
         raise InputError(
             f"the guide {choice.name} infers labels, so it is for a VAE with a condition of "
             "classes; give the VAE condition=10, or the data labels, data.labelled(100)"
         )
+    if kind.infers_targets and (given is None or len(given.shape) != 1):
+        raise InputError(
+            f"the guide {choice.name} infers real targets, so it is for a VAE with a condition of "
+            "n real numbers; give the VAE condition=(1,), or the data targets [N, 1] and "
+            "data.labelled(100)"
+        )
     if tuple(conditioned) != CONDITIONED:
         raise InputError(
-            f"the guide {choice.name} hands the label that it infers to the likelihood; leave "
-            "conditioned out"
+            f"the guide {choice.name} hands what it infers to the likelihood; leave conditioned out"
         )
     return True
+
+
+def target_moments(context: Tensor | None, choice: Choice) -> list[list[float]] | None:
+    """The means and the standard deviations of real targets ``[N, n]`` where they are known; None
+    if the guide infers no targets. A target that does not change has the standard deviation 1.
+
+    Raises:
+        InputError: a target of which no value is known.
+    """
+    kind = class_of(choice)
+    if context is None or not (issubclass(kind, Guide) and kind.infers_targets):
+        return None
+    if context.dim() != 2 or not context.is_floating_point():
+        return None  # the VAE refuses it
+    known = ~context.isnan()
+    if not known.any(0).all():
+        raise InputError("a target is known in none of the training rows")
+    y, count = torch.where(known, context, 0).double(), known.sum(0)
+    mean = y.sum(0) / count
+    variance = torch.where(known, y - mean, 0).square().sum(0) / count
+    scale = torch.where(variance > (mean.abs() * 1e-6).square(), variance, 1).sqrt()
+    return [mean.tolist(), scale.tolist()]

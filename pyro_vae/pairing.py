@@ -18,7 +18,7 @@ from .contracts import NOTHING, ContractError, Given, Guide, Likelihood, Part, P
 from .data.images import Images
 from .errors import InputError
 from .joining import beside
-from .labels import LabelPosterior
+from .labels import LabelPosterior, target_posterior
 from .latents import Sites, in_support, infer, innermost, is_latent, kind_of
 from .modules import mode
 from .parts import check_distribution
@@ -74,14 +74,16 @@ def fitting_objective(vae: Any, x: Any) -> str:
 
 
 def objective_of(sites: Sites) -> str:
-    """The name of the objective that fits latent sites: ``m2`` if one is a label, ``enumerate`` if
-    one is to be summed out.
+    """The name of the objective that fits latent sites: ``m2`` if one is a label, ``m2-real`` if
+    one is a real target, ``enumerate`` if one is to be summed out.
 
     Args:
         sites: the latent sites of the guide, or of both programs.
     """
     if any(isinstance(site["fn"], LabelPosterior) for site in sites.values()):
         return "m2"
+    if any(target_posterior(site["fn"]) for site in sites.values()):
+        return "m2-real"
     discrete = any(infer(site, "enumerate") for site in sites.values())
     return "enumerate" if discrete else "monte-carlo"
 

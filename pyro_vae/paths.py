@@ -42,8 +42,8 @@ class Paths(Usage):
             unit: the number of the unit, from 0; None for all of them.
             steps: images along a unit.
             reach: standard deviations of the prior.
-            context: labels or covariates of the image. A label that is not given is the most
-                probable one, if the guide infers labels.
+            context: labels or covariates of the image. If the guide infers labels, one that is not
+                given is the most probable one; a target that is not given is its mean.
             given: the context of what is drawn, by default ``context``.
 
         Returns:
@@ -68,13 +68,14 @@ class Paths(Usage):
         number("reach", reach, above=0)
         x = one_image(x, self.shape, self)
         context = self.rows(context, 1)
-        if self.infers_labels and context is None:
-            context = self.predict(x).argmax(-1)
+        if self.infers_y and context is None:
+            predicted = self.predict(x)
+            context = predicted.argmax(-1) if self.infers_labels else predicted[0]
         given = context if given is None else self.rows(given, 1)
         with self.in_use():
             sites = latent_sites(lambda: self.model(None, given, n=1))
             sites.pop("x")  # without x, it is drawn like a latent site
-            if self.infers_labels:
+            if self.infers_y:
                 sites.pop(LABEL)  # it is given
             if len(sites) > 1:
                 raise InputError(
@@ -139,7 +140,7 @@ class Paths(Usage):
                 start, end = site["value"]  # each [Z]
                 t = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
                 line[name] = torch.lerp(start, end, t[:, None])  # [steps, Z]
-            if self.infers_labels and rows is not None:
+            if self.infers_y and rows is not None:
                 line.pop(LABEL)  # it is given
             return mean_image(poutine.condition(self.model, data=line), steps, rows)
 

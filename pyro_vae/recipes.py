@@ -161,6 +161,10 @@ RECIPES: dict[str, Recipe] = {
         "Kingma et al. 2014, Semi-supervised learning with deep generative models, model M2",
         {"labels": "all", "guide": "labelled", "objective": "m2"},
     ),
+    "m2-real": Recipe(
+        "Kingma et al. 2014, Semi-supervised learning, M2 with a real target for the classes",
+        {"labels": "all", "guide": "targeted", "objective": "m2-real"},
+    ),
     # Several layers of latents
     "hvae": Recipe(
         "Burda, Grosse & Salakhutdinov 2016, Importance weighted autoencoders, its two layers",

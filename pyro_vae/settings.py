@@ -77,11 +77,11 @@ class Setup:
         False, "Leave a folder or .npy file on disk and read batches.", "Data", value="", shown=""
     )
     condition: str | None = option(
-        None, "What x is conditioned on: label, the labels of the images.", "Data", shown=""
+        None, "What x is conditioned on: label or target of each row.", "Data", shown=""
     )
     labels: Any = option(
         None,
-        "For --recipe m2: all, or how many training images keep their label.",
+        "For --recipe m2 or m2-real: all, or how many training rows keep theirs.",
         "Data",
         value="N",
         shown="",
@@ -95,6 +95,9 @@ class Setup:
     )
     label: str | None = option(
         None, "The column of a table that holds the classes of its rows.", "Data", shown=""
+    )
+    target: str | None = option(
+        None, "The column of a table that holds a real target.", "Data", shown=""
     )
     prior: Any = option(None, "p(z).", "Parts", shown="the prior that fits the guide")
     likelihood: Any = option("auto", "p(x | z).", "Parts", shown="auto, the one that fits the data")
@@ -204,7 +207,7 @@ TRAINING = tuple(each.name for each in fields(TrainingOptions))
 CONTEXT = ("condition", "labels")
 """The settings that say what the context of model and guide is."""
 
-OF_TABLES = ("schema", "label")
+OF_TABLES = ("schema", "label", "target")
 """The settings that say how a table is read."""
 
 READING = ("size", "crop", "grey", "stream", *OF_TABLES)

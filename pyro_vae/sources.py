@@ -195,8 +195,13 @@ class ImagesInMemory(InMemory):
 
 
 def known_labels(context: Any) -> int | None:
-    """How many labels are known, if a context is labels, int64 ``[N]``; else None."""
-    labels = isinstance(context, Tensor) and context.dim() == 1 and context.dtype == torch.int64
+    """How many rows have a known label or target, if a context is labels, int64 ``[N]``, or real
+    targets, ``[N, n]``; else None."""
+    if not isinstance(context, Tensor):
+        return None
+    if context.dim() == 2 and context.is_floating_point():
+        return int((~context.isnan()).any(1).sum())
+    labels = context.dim() == 1 and context.dtype == torch.int64
     return int((context != HIDDEN).sum()) if labels else None
 
 

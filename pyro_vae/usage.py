@@ -67,32 +67,41 @@ class Usage(nn.Module):
         return q["z"] if q.keys() == {"z"} else q
 
     @torch.no_grad()
-    def predict(self, x: Any, *, mask: Tensor | None = None) -> Tensor:
-        """The probability of each class, q(y | x), of a VAE whose guide infers labels; ``[B, K]``.
+    def predict(self, x: Any, *, mask: Tensor | None = None) -> Any:
+        """q(y | x) of a VAE whose guide infers y.
+
+        It is the probability of each class, ``[B, K]``; of real targets the mean and the standard
+        deviation in their own units, ``[B, n]`` each.
 
         Args:
             x, mask: as for :meth:`encode`.
 
         Raises:
-            InputError: the guide infers no labels.
+            InputError: the guide infers neither labels nor targets.
 
         Example:
             >>> vae = VAE((1, 28, 28), 2, guide="labelled", condition=10)
             >>> vae.predict(x).shape
             torch.Size([8, 10])
         """
-        if not self.infers_labels:
+        if not self.infers_y:
             raise InputError(
-                "predict gives the probabilities of labels, and the guide of this VAE infers none; "
-                "take the guide labelled"
+                "predict gives the probabilities of labels or the mean of targets, and the guide "
+                "of this VAE infers none; take the guide labelled or targeted"
             )
-        return self.encode(x, mask=mask)[LABEL].probs
+        q = self.encode(x, mask=mask)[LABEL]
+        return q.probs if self.infers_labels else (q.mean, q.stddev)
+
+    @property
+    def infers_y(self) -> bool:
+        """Whether the guide infers the labels or the real targets of observations."""
+        condition = self.guide.condition
+        return condition is not None and condition.inferred
 
     @property
     def infers_labels(self) -> bool:
-        """Whether the guide infers the labels of observations."""
-        condition = self.guide.condition
-        return condition is not None and condition.inferred
+        """Whether it infers labels of classes."""
+        return self.infers_y and self.guide.condition.classes is not None  # type: ignore[union-attr]
 
     def reconstruct(
         self, x: Any, context: Any = None, *, given: Any = None, mask: Tensor | None = None
@@ -114,7 +123,7 @@ class Usage(nn.Module):
         given = context if given is None else self.rows(given, len(x))
         with self.in_use():
             z = poutine.trace(self.guide).get_trace(x, context, mask=mask)
-            if self.infers_labels and given is not context:  # the label is given, not inferred
+            if self.infers_y and given is not context:  # y is given, not inferred
                 z.remove_node(LABEL)
             # Without x, the site "x" gives its mean; with x it would give the observation back.
             return mean_image(poutine.replay(self.model, trace=z), len(x), given)

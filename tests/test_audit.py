@@ -174,12 +174,13 @@ def test_a_subsampled_plate_under_pyros_importance_bound_is_refused():
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_accepts_a_vae_that_fits(name):
-    guide = {"enumerate": "categorical", "m2": "labelled"}.get(name, "mean-field")
-    condition = 3 if name == "m2" else None
+    fitting = {"enumerate": "categorical", "m2": "labelled", "m2-real": "targeted"}
+    guide = fitting.get(name, "mean-field")
+    condition = {"m2": 3, "m2-real": (2,)}.get(name)
     vae = VAE((1, 4, 4), 4, guide=guide, condition=condition, hidden=(8,))
     made = OBJECTIVES.build(name, data_size=40)
     rows = audit(vae, torch.rand(6, 1, 4, 4).round(), objective=made)
-    assert [r.name for r in rows] == [*(["y"] if name == "m2" else []), "z", "x"]
+    assert [r.name for r in rows] == [*(["y"] if condition else []), "z", "x"]
 
 
 def test_a_model_without_a_guide_is_refused():

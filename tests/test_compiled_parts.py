@@ -1,6 +1,7 @@
 """Every row of the library's tables, compiled: gradients equal to eager ones at equal noise."""
 
 from functools import partial
+from math import nan
 
 import pyro
 import pytest
@@ -26,6 +27,8 @@ NEEDS = {
     "joint": {"guide": "joint"},
     "labelled": {"objective": "m2", "guide": "labelled", "condition": 3},
     "m2": {"guide": "labelled", "condition": 3},
+    "targeted": {"objective": "m2-real", "guide": "targeted", "condition": (2,)},
+    "m2-real": {"guide": "targeted", "condition": (2,)},
     "cvae": {"condition": 3},
     "conditional": {"condition": 3},
 }
@@ -48,6 +51,8 @@ def same_gradients(settings, mask=None):
     args = (x,) if vae.model.condition is None else (x, torch.tensor([0, 1, 2, 0, 1, 2]))
     if vae.infers_labels:
         args[1][2:] = -1
+    elif vae.infers_y:
+        args = (x, torch.tensor([[1.0, 0.2], [nan, 3.0], *[[nan, nan]] * 4]))
     getattr(elbo, "advance", lambda epoch: None)(0.5)
     compiled = CompiledELBO(elbo, "eager")
     model, guide = vae.model, vae.guide

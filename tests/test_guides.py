@@ -27,8 +27,8 @@ from pyro_vae.networks import MLP
 from pyro_vae.objectives import AnalyticKL
 from pyro_vae.scales import SCALES
 
-OWN_DRAWS = [name for name in GUIDES if name != "labelled"]
-"""The guides whose sites do not depend on the draw of another one; z of ``labelled`` does on y."""
+OWN_DRAWS = [name for name in GUIDES if name not in ("labelled", "targeted")]
+"""The guides whose sites do not depend on the draw of another one; z of those two does on y."""
 
 
 def vae(name, **settings):

@@ -27,6 +27,7 @@ REFUSED = {
     "dip": f"dip {ONE}",
     "enumerate": "no discrete latent to sum out; take the monte-carlo objective",
     "m2": "no discrete latent to sum out; take the monte-carlo objective",
+    "m2-real": "m2-real is for a guide that infers real targets",
 }
 
 

@@ -212,6 +212,15 @@ def test_a_label_that_is_not_known_or_not_seen_is_refused():
 
 
 @pytest.fixture(scope="module")
+def run_of_codes(tmp_path_factory):
+    """A run that sees no label. Tests must not change it."""
+    run = tmp_path_factory.mktemp("runs") / "m1"
+    words = ["--binarize", "threshold", "--epochs", "1", "--no-compile"]
+    assert typed([*TINY, *words, "--out", run]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
 def few_labels(tmp_path_factory):
     """A run with 100 labels. Tests must not change it."""
     run = tmp_path_factory.mktemp("runs") / "m2"
@@ -264,3 +273,35 @@ def test_settings_that_do_not_fit_are_refused(words, message, tmp_path, capsys):
     assert typed([*TINY, *words, "--out", tmp_path / "run"]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_codes_of_a_run_are_data_with_labels(run_of_codes, tmp_path, capsys):
+    """M1+M2: the posterior means of one VAE, and their labels, train another."""
+    codes = {}
+    for split in ("train", "test"):
+        codes[split] = tmp_path / f"{split}.npz"
+        assert typed(["encode", run_of_codes, "--split", split, "--out", codes[split]]) == 0
+    own, data = (
+        load_data("digits", binarize="threshold"),
+        load_data(codes["train"], test_fraction=0),
+    )
+    assert data.train.classes == own.train.classes
+    assert torch.equal(data.train.labels, own.train.labels)
+    vae, _ = load_run(run_of_codes)
+    loc = vae.encode(own.train.batch(slice(0, 50))).mean.detach()
+    torch.testing.assert_close(data.train.pixels[:50], loc)
+    words = ["train", "--data", codes["train"], "--recipe", "m2", "--labels", "50", "--no-compile"]
+    assert typed([*words, "--latent", "2", "--epochs", "1", "--out", tmp_path / "m2"]) == 0
+    words = ["--data", codes["test"], "--split", "all", "--samples", "5"]
+    assert typed(["evaluate", tmp_path / "m2", *words]) == 0
+    assert "accuracy of the most probable class" in capsys.readouterr().out
+
+
+def test_a_label_that_is_an_empty_word_is_missing(tmp_path):
+    x = np.random.RandomState(0).randn(4, 3)
+    np.savez(tmp_path / "x.npz", images=x, labels=np.array(["b", "", "a", ""]))
+    images = load_data(tmp_path / "x.npz", test_fraction=0).train
+    assert images.classes == ("a", "b")
+    assert images.labels.tolist() == [1, -1, 0, -1]
+    np.savez(tmp_path / "x.npz", images=x, labels=np.array([""] * 4))
+    assert load_data(tmp_path / "x.npz", test_fraction=0).train.labels is None

@@ -23,6 +23,7 @@ HANDED = {
     "data_size",
     "scaling",
     "context_size",
+    "target_scaling",
     "labelled",
 }
 SPECS = {"scale", "layer", "continuous", "discrete"}
@@ -62,6 +63,7 @@ def build(kind, spec):
     if kind in ("scale", "objective"):
         return TABLES[kind].build(spec, data_size=100)
     condition = 3 if spec.startswith(("labelled", "conditional")) else None
+    condition = (2,) if spec.startswith("targeted") else condition
     return VAE((1, 8, 8), 20, condition=condition, **{kind: spec})
 
 

@@ -1,6 +1,7 @@
 """Every row of PRIORS: its density by quadrature, its draws, its weights; and which guides fit."""
 
 import copy
+from math import nan
 
 import pyro
 import pyro.distributions as dist
@@ -92,6 +93,7 @@ FITS = {
     "gumbel-softmax": {"relaxed-categorical", "vamp"},
     "joint": {"joint"},
     "labelled": {"labelled"},
+    "targeted": {"targeted"},
     "semi-amortized": {"conditional", "standard-normal", "normal", "mixture", "flow"},
     "bottom-up": {"conditional", "standard-normal", "normal", "mixture", "flow", "hierarchy"},
     "ladder": {"hierarchy"},
@@ -104,16 +106,18 @@ def test_every_pair_trains_or_is_refused_in_a_sentence(guide):
     settings = {"latent_size": 4, "guide": "joint(categories=2)" if guide == "joint" else guide}
     for prior in PRIORS:
         condition = 3 if {guide, prior} & WITH_CONDITION else None
+        condition = (2,) if guide == "targeted" else condition
         if prior in FITS.get(guide, REAL):
             module = vae(prior, **settings, prior=prior, condition=condition)
-            given = () if condition is None else (torch.arange(3),)
+            targets = torch.tensor([[1.0, nan], [nan, nan], [0.0, 2.0]])
+            given = {None: (), 3: (torch.arange(3),), (2,): (targets,)}[condition]
             objective(guide).loss_and_grads(module.model, module.guide, digits(3), *given)
             assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)
         else:
             with pytest.raises(InputError, match="prior") as refusal:
                 vae(prior, **settings, prior=prior, condition=condition)
             assert "\n" not in str(refusal.value)
-    settings["condition"] = 3 if guide in WITH_CONDITION else None
+    settings["condition"] = condition
     default = VAE(SHAPE, **settings).config["prior"]
     assert default in FITS.get(guide, {"standard-normal"})
 

@@ -19,6 +19,7 @@ def rows() -> dict[str, Case]:
     for name in OBJECTIVES:
         vae = {"guide": "categorical"} if name == "enumerate" else {}
         vae = {"guide": "labelled", "condition": 3} if name == "m2" else vae
+        vae = {"guide": "targeted", "condition": (2,)} if name == "m2-real" else vae
         found[f"objective {name}"] = Case(vae, objective=name)
     for objective in (
         "monte-carlo(num_particles=3)",

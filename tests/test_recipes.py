@@ -60,6 +60,8 @@ def test_a_recipe_trains(name):
     condition, labels = None, ()
     if recipe.settings.keys() & {*CONTEXT}:
         condition, labels = 4, (torch.arange(4).repeat(8),)
+    if name == "m2-real":
+        condition, labels = (1,), (torch.arange(32.0)[:, None],)
     own = {"latent_size": 12, "hidden": (16,), "condition": condition}
     vae = VAE((1, 4, 4), **own | recipe.parts)
     objective = OBJECTIVES.build(recipe.objective, data_size=len(x))

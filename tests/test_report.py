@@ -190,7 +190,7 @@ def test_a_mutual_information_at_its_limit_is_not_reported():
 def test_every_guide_can_be_evaluated(guide, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "gaps", partial(report.gaps, steps=5))
     options = "(categories=2)" if guide == "joint" else ""
-    condition = 3 if guide == "labelled" else None
+    condition = {"labelled": 3, "targeted": (2,)}.get(guide)
     vae = VAE((1, 3, 4), 4, hidden=(8,), guide=guide + options, condition=condition)
     table = evaluate(
         vae, binary(20), samples=200, gap_images=5, annealed_images=2, temperatures=2,

@@ -22,7 +22,7 @@ from pyro_vae.storage.checkpoint import load_optimizer, read, save, state_of
 from pyro_vae.training import adam
 
 SHAPE = (1, 6, 5)
-SPECIAL = {"categorical", "relaxed-categorical", "joint", "labelled", "conditional"}
+SPECIAL = {"categorical", "relaxed-categorical", "joint", "labelled", "targeted", "conditional"}
 TRAINING = {"objective": "monte-carlo", "epochs": 1, "batch_size": 8, "lr": 1e-3, "seed": 0}
 DATA = {"name": "stripes", "binarize": "none"}
 
@@ -38,9 +38,10 @@ def run(folder, **settings):
 @pytest.mark.parametrize(
     "settings",
     [{"likelihood": name} for name in LIKELIHOODS]
-    + [{"guide": name} for name in GUIDES if name != "labelled"]
+    + [{"guide": name} for name in GUIDES if name not in ("labelled", "targeted")]
     + [{"prior": name} for name in PRIORS if name not in SPECIAL]
     + [{"guide": "labelled", "condition": 3}, {"prior": "conditional", "condition": ["a", "b"]}]
+    + [{"guide": "targeted", "condition": (2,), "target_scaling": [[1.0, 2.0], [0.5, 9.0]]}]
     + [{"network": "conv", "hidden": (4, 8)}, {"guide": "mean-field(scale='softplus')"}],
     ids=str,
 )

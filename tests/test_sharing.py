@@ -136,7 +136,7 @@ CLOSED = {"mean-field", "full-covariance", "low-rank", "mixture", "categorical"}
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_every_guide_is_exported_or_refused_in_one_sentence(tmp_path, guide):
-    condition = 3 if guide == "labelled" else None
+    condition = {"labelled": 3, "targeted": (2,)}.get(guide)
     vae = VAE(SHAPE, latent_size=12, hidden=(8,), guide=guide, condition=condition).eval()
     if guide in CLOSED:
         vae.export(tmp_path)

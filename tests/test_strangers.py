@@ -168,7 +168,7 @@ TESTED = {
 }
 """The rows that a test runs over, and where the tests are, by kind."""
 
-CONDITIONED = ("conditional", "labelled")
+CONDITIONED = ("conditional", "labelled", "targeted")
 """Rows for a VAE with a condition, which tests of other VAEs leave out."""
 
 FEWEST = {"prior": 3, "guide": 8, "likelihood": 6, "network": 3, "objective": 10}

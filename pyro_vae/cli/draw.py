@@ -87,7 +87,7 @@ def sample(
         out = Path("samples.csv" if table else "samples.png")
         check_output("--out", out)
     condition = vae.model.condition
-    covariates = condition is not None and condition.classes is None
+    covariates = condition is not None and condition.classes is None and not vae.infers_y
     if out.suffix.lower() in TABLES:
         check_given(vae, given, needed=covariates)
         sample_table(vae, config["data"], n, vary, out, given)
@@ -248,7 +248,7 @@ def check_given(vae: VAE, given: str | None, needed: bool = False) -> None:
         names = condition.names or range(condition.classes or 0)
         what = f"one of the classes {', '.join(map(str, names))}"
         if condition.classes is None:
-            what = f"real covariates of shape {list(condition.shape)}"
+            what = f"real numbers of shape {list(condition.shape)}"
         raise InputError(f"this run is conditioned; say with --given on what to draw, {what:.300}")
 
 

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 def sample_table(
     vae: VAE, data: Mapping[str, Any], n: int, vary: str | None, out: Path, given: str | None
 ) -> None:
-    """Write rows drawn from p(x) as a table; with classes, their label is the last column.
+    """Write rows drawn from p(x) as a table; the last column is their label or their target.
 
     Args:
         vae: the VAE.
         data: what the config of the run says of its data.
         n: the number of rows. Without ``given``, each class gets an equal number, at least 1. A VAE
-            that infers labels draws them.
+            that infers labels or targets draws them.
         vary: the option of ``sample``, which is for pictures.
         out: the file.
         given: the class or the covariates of all rows.
@@ -51,7 +51,7 @@ def sample_table(
     condition = vae.model.condition
     classes = 0 if condition is None else condition.classes or 0
     context, each = vae.rows(given, n), ""
-    if classes and given is None and not vae.infers_labels:
+    if classes and given is None and not vae.infers_y:
         n = max(n // classes, 1) * classes
         each = f", {n // classes:,} of each of {classes} classes,"
     check_memory(16 * n * prod(vae.shape), counted(n, "row"))
@@ -64,6 +64,10 @@ def sample_table(
         labels = sites[LABEL]["value"].argmax(-1) if vae.infers_labels else context
         names = condition.names or range(classes)
         rows[data.get("label") or "label"] = [names[label] for label in labels.tolist()]
+    target = data.get("target")
+    if target is not None:
+        y = sites[LABEL]["value"] if vae.infers_y else context
+        rows[target] = y.flatten().tolist()
     with written(out) as part:
         write_table(rows, part, out.suffix.lower())
     console.print(f"{counted(n, 'row')} drawn from p(x){each} in {out}", soft_wrap=True)

@@ -38,7 +38,7 @@ def encode(
     """Write the posterior's μ and σ of each image.
 
     The arrays are `loc` and `scale`, [N, Z]; and, if the images have them, `labels` (numbers),
-    `classes` (their names) and `files`, [N].
+    `classes` (their names) and `files`, [N], and `targets`, [N, n].
     """
     import numpy as np
 
@@ -179,7 +179,8 @@ def evaluate(
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))  # no line breaks by the console
         return
-    given = "" if images.context is None else ", p(x) given the label"
+    on = config["data"].get("condition")
+    given = "" if images.context is None else f", p(x) given the {on}"
     how = "" if word == "row" else f", {protocol_of(used)}"
     console.print(
         f"{counted(len(images), f'{split.value} {word}')} of {source['data']}{how}{given}. Numbers"

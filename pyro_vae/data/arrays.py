@@ -26,8 +26,9 @@ BESIDE = ("labels", "mask")
 def read_array(path: Path) -> Images:
     """Read a .npy file, or a .npz file with ``images`` (or a single array), ``labels``, ``mask``.
 
-    An array of images is read by :func:`to_pixels`, any other array by :func:`to_numbers`. NaN is a
-    missing entry, and so is an entry that ``mask`` leaves out.
+    Of a file that ``pyro-vae encode`` wrote, the posterior means are the observations. An array of
+    images is read by :func:`to_pixels`, any other array by :func:`to_numbers`. NaN is a missing
+    entry, and so is an entry that ``mask`` leaves out. A label that is an empty word is missing.
 
     Raises:
         InputError: the file is unreadable, or its arrays are not observations and their labels.
@@ -65,6 +66,10 @@ def read_array(path: Path) -> Images:
         )
     check_labels(labels, path)
     classes, index = np.unique(labels, return_inverse=True)
+    if missing := classes[0] == "":  # an empty word; it comes before all others
+        classes, index = classes[1:], index - 1
+    if missing and not len(classes):
+        return Images(pixels, mask=mask)
     numbers = torch.from_numpy(index.astype(np.int64))
     return Images(pixels, numbers, tuple(map(str, classes)), mask=mask)
 
@@ -154,6 +159,12 @@ def open_arrays(path: Path) -> tuple[NDArray, NDArray | None, NDArray | None]:
             candidates = [name for name in members if name not in BESIDE]
             if not candidates and "mask" in members:  # observations that are called so
                 candidates = ["mask"]
+            encoded = "images" not in members and {"loc", "scale"} <= members.keys()
+            if encoded:
+                candidates = ["loc"]
+                named = {"classes": "labels"} if "classes" in members else {"labels": "labels"}
+                kept = {"loc": "loc", **named}
+                members = {kept[k]: info for k, info in members.items() if k in kept}
             if "images" not in members and len(candidates) != 1:
                 raise InputError(
                     f"{str(path)!r} holds the arrays {', '.join(candidates) or '(none)'}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,21 @@ def resize(image: Image.Image, size: tuple[int, int], crop: bool, file: Path) ->
             "off, or another size"
         )
     return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+
+
+def check_size(size: int | Sequence[int] | None, crop: bool) -> tuple[int, int] | None:
+    """``size`` as ``(H, W)``.
+
+    Raises:
+        InputError: ``size`` is not one or two whole numbers above 0, or ``crop`` lacks a size.
+    """
+    if size is None:
+        if crop:
+            raise InputError("crop=True needs a size, such as size=64 or size=(48, 64)")
+        return None
+    pair = tuple(size) if isinstance(size, Sequence) else (size, size)
+    if len(pair) != 2 or not all(type(n) is int and n > 0 for n in pair):
+        raise InputError(
+            f"size is a whole number above 0, or two of them (height, width), not {size!r}"
+        )
+    return pair[0], pair[1]

@@ -15,7 +15,7 @@ from ..batch import Batch
 from ..errors import InputError
 from ..supports import ROUNDING
 from .drawing import bernoulli
-from .labelled import context_of
+from .labelled import check_beside, context_of
 from .schema import Schema
 from .splitting import split_rows
 
@@ -46,6 +46,7 @@ class Images:
             NaN in the pixels makes one. What is not observed is kept as 0.
         context: ``[N, ...]``, the labels or covariates that model and guide are given; None for
             none.
+        targets: ``[N, n]``, real targets, NaN for one that is missing; None where there are none.
         schema: the columns of a table; None for other data.
 
     Example:
@@ -62,6 +63,7 @@ class Images:
     mask: Tensor | None = None
     context: Tensor | None = None
     schema: Schema | None = None
+    targets: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.pixels, Tensor) or self.pixels.dim() == 0:
@@ -78,16 +80,7 @@ class Images:
                 )
             nothing = self.pixels.new_zeros(())
             object.__setattr__(self, "pixels", torch.where(self.mask, self.pixels, nothing))
-        if self.context is not None and len(self.context) != len(self.pixels):
-            raise InputError(
-                f"the context has {len(self.context)} rows, and there are {len(self.pixels)} "
-                "observations"
-            )
-        if self.labels is not None and tuple(self.labels.shape) != (len(self.pixels),):
-            raise InputError(
-                f"labels are a tensor [{len(self.pixels)}], one for each image, not "
-                f"{describe(self.labels)}"
-            )
+        check_beside(len(self.pixels), self.labels, self.context, self.targets)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -114,6 +107,7 @@ class Images:
             "labels": self.labels,
             "mask": self.mask,
             "context": self.context,
+            "targets": self.targets,
         }
         return {name: each for name, each in fields.items() if each is not None}
 
@@ -167,7 +161,8 @@ class Images:
         """The same images with a context for model and guide.
 
         Args:
-            on: "label" for the labels, or covariates, a tensor ``[N, ...]``.
+            on: "label" for the labels, "target" for the real targets, or covariates, a tensor
+                ``[N, ...]``.
             classes: the names that the labels are counted by; None for those of the images.
 
         Raises:

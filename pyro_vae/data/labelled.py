@@ -1,4 +1,4 @@
-"""Labels as a context: by the classes that a VAE knows, and with most of them hidden."""
+"""Labels and real targets as a context: by the classes of a VAE, and with most of them hidden."""
 
 from __future__ import annotations
 
@@ -14,6 +14,29 @@ from ..options import is_whole
 
 HIDDEN = -1
 """The label of an observation whose label is not known."""
+
+
+def check_beside(
+    n: int, labels: Tensor | None, context: Tensor | None, targets: Tensor | None
+) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for labels, a context or real targets that do not
+    fit ``n`` observations."""
+    if context is not None and len(context) != n:
+        raise InputError(f"the context has {len(context)} rows, and there are {n} observations")
+    if labels is not None and tuple(labels.shape) != (n,):
+        raise InputError(
+            f"labels are a tensor [{n}], one for each image, not a tensor of shape "
+            f"{list(labels.shape)}"
+        )
+    if targets is None:
+        return
+    if targets.dim() != 2 or len(targets) != n or not targets.is_floating_point():
+        raise InputError(
+            f"targets are real numbers [{n}, n], a row for each observation, not a tensor of type "
+            f"{str(targets.dtype).removeprefix('torch.')} and shape {list(targets.shape)}"
+        )
+    if targets.isinf().any():
+        raise InputError("a target is infinite; one that is missing is NaN")
 
 
 def by_classes(labels: Tensor, names: Sequence[str], classes: Sequence[str] | None) -> Tensor:
@@ -59,8 +82,18 @@ def context_of(images: Any, on: Any, classes: Sequence[str] | None) -> Tensor:
         if on.is_floating_point() and not on.isfinite().all():
             raise InputError("covariates are finite numbers, and some of these are NaN or infinite")
         return on
-    if not isinstance(on, str) or on != "label":
-        raise InputError(f"a condition is 'label' or a tensor [N, ...], not {on!r:.100}")
+    if not isinstance(on, str) or on not in ("label", "target"):
+        raise InputError(f"a condition is 'label', 'target' or a tensor [N, ...], not {on!r:.100}")
+    if on == "target":
+        if images.targets is None:
+            raise InputError("a condition on targets needs data with them, and these have none")
+        if count := int(images.targets.isnan().sum()):
+            raise InputError(
+                f"a condition on the targets needs all of them, and {count:,} of "
+                f"{images.targets.numel():,} are missing; to infer those take data.labelled(), on "
+                "the command line --recipe m2-real without --condition"
+            )
+        return images.targets
     if images.labels is not None and (images.labels == HIDDEN).any():
         count = int((images.labels == HIDDEN).sum())
         raise InputError(
@@ -110,3 +143,36 @@ def some_labels(labels: Tensor, count: int, seed: int) -> Tensor:
         order = torch.from_numpy(random.permutation(len(rows)))
         rank[rows[order]] = torch.arange(len(rows)) * len(classes) + place
     return torch.where(rank.argsort().argsort() < count, labels, HIDDEN)
+
+
+def some_targets(targets: Tensor, count: int, seed: int) -> Tensor:
+    """The targets ``[N, n]`` with NaN in all but ``count`` of the rows that have any.
+
+    Args:
+        targets: NaN where one is missing.
+        count: how many rows keep theirs.
+        seed: of the draw. Those that stay for a smaller count stay for a larger one, too.
+
+    Raises:
+        InputError: fewer than 2, or more than there are.
+    """
+    there = torch.where((~targets.isnan()).any(1))[0].cpu()
+    if not is_whole(count) or not 2 <= count <= len(there):
+        raise InputError(
+            "the number of targets that stay known is a whole number from 2 to "
+            f"{len(there)}, the number of observations with a target, not {count!r}"
+        )
+    order = torch.from_numpy(np.random.RandomState(seed).permutation(len(there)))
+    kept = torch.full_like(targets, torch.nan)
+    rows = there[order[:count]].to(targets.device)
+    kept[rows] = targets[rows]
+    return kept
+
+
+def partly_known(images: Any, count: int | None, seed: int) -> Tensor:
+    """The context of training data for semi-supervised learning, as
+    :meth:`.loading.Data.labelled` describes it."""
+    if images.targets is not None:
+        return images.targets if count is None else some_targets(images.targets, count, seed)
+    labels = labels_of(images, None)
+    return labels if count is None else some_labels(labels, count, seed).to(labels.device)

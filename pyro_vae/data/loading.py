@@ -17,9 +17,9 @@ from ..registry import lookup
 from .arrays import read_array
 from .datasets import DATASETS, data_folder
 from .folders import find_files
-from .imagefiles import read_files
+from .imagefiles import check_size, read_files
 from .images import BINARIZE, Images
-from .labelled import labels_of, some_labels
+from .labelled import partly_known
 from .schemafile import GivenSchema, read_schema
 from .tables import check_frame, is_table, read_table, split_table, table_images
 
@@ -51,6 +51,7 @@ class Data:
         schema: GivenSchema = None,
         *,
         label: str | None = None,
+        target: str | None = None,
         name: str = "the table",
         test_fraction: float = 0.2,
         split_seed: int = 0,
@@ -59,7 +60,7 @@ class Data:
 
         Args:
             frame: the table. Its index names the rows.
-            schema, label, test_fraction, split_seed: as for :func:`load_data`.
+            schema, label, target, test_fraction, split_seed: as for :func:`load_data`.
             name: what error messages call the table.
 
         Raises:
@@ -73,7 +74,7 @@ class Data:
         """
         known = read_schema(schema)
         check_frame(frame)
-        images = table_images(frame, known, name, label)
+        images = table_images(frame, known, name, label, target)
         return cls(name, *split_table(images, known, name, test_fraction, split_seed))
 
     @property
@@ -98,7 +99,7 @@ class Data:
         return self._each(lambda images: images.to(device))
 
     def conditioned(self, on: str = "label", classes: Sequence[str] | None = None) -> Data:
-        """The same data with the labels as the context of model and guide.
+        """The same data with labels or real targets as the context of model and guide.
 
         For covariates, condition each part: ``Data(name, train.conditioned(a),
         test.conditioned(b))``. ``classes`` is as in :meth:`.images.Images.conditioned`.
@@ -111,10 +112,10 @@ class Data:
             >>> torch.equal(data.train.context, data.train.labels)
             True
         """
-        if on != "label":
+        if on not in ("label", "target"):
             raise InputError(
-                f"data is conditioned on 'label', not {on!r:.100}; covariates are conditions of "
-                "its parts, train.conditioned(tensor) and test.conditioned(tensor)"
+                f"data is conditioned on 'label' or 'target', not {on!r:.100}; covariates are "
+                "conditions of its parts, train.conditioned(tensor) and test.conditioned(tensor)"
             )
         names = classes or self.train.classes or None
         return self._each(lambda images: images.conditioned(on, names))
@@ -122,11 +123,13 @@ class Data:
     def labelled(self, count: int | None = None, seed: int = 0) -> Data:
         """The same data with labels for semi-supervised learning, in the context.
 
-        The context of a training image is its label, or -1 if it is hidden or missing. Test and
-        validation images have no context, so that the label is inferred.
+        The context of a training image is its label, or -1 if it is hidden or missing; of data with
+        real targets its targets, or NaN. Test and validation images have no context, so that the
+        label is inferred.
 
         Args:
-            count: how many training images keep their label, as many of each class; None for all.
+            count: how many training images keep their label, as many of each class, or their
+                targets; None for all.
             seed: of the draw of those that do.
 
         Raises:
@@ -136,9 +139,8 @@ class Data:
             >>> (load_data("digits").labelled(100).train.context >= 0).sum()
             tensor(100)
         """
-        every = labels_of(self.train, None)
-        labels = every if count is None else some_labels(every, count, seed).to(every.device)
-        return replace(self, train=replace(self.train, context=labels))
+        context = partly_known(self.train, count, seed)
+        return replace(self, train=replace(self.train, context=context))
 
     def _each(self, change: Callable[[Images], Images]) -> Data:
         train, test = change(self.train), change(self.test)
@@ -166,6 +168,7 @@ def load_data(
     grey: bool = False,
     schema: GivenSchema = None,
     label: str | None = None,
+    target: str | None = None,
 ) -> Data:
     """Load a data set of :data:`DATASETS` or the user's own data, split and binarised.
 
@@ -221,6 +224,7 @@ def load_data(
             another table, ``data.train.schema``; see :func:`~pyro_vae.data.schemafile.read_schema`.
         label: of a table, the column that holds the classes of the rows. It becomes their labels;
             one that is missing is -1.
+        target: of a table, the column that holds a real target; one that is missing is NaN.
 
     Raises:
         InputError: the name is unknown; the images are unreadable or do not fit together; the
@@ -241,10 +245,12 @@ def load_data(
         raise InputError(
             f"size, crop and grey change the image files of a folder; {str(name)!r} is not a folder"
         )
-    if (schema is not None or label is not None) and (path is None or not is_table(path)):
+    of_table = {"schema": schema, "label": label, "target": target}
+    given = [option for option, value in of_table.items() if value is not None]
+    if given and (path is None or not is_table(path)):
         what = "a folder" if path is not None and path.is_dir() else "not one"
         raise InputError(
-            "schema and label are for tables, files that end in .csv, .tsv, .parquet or .h5ad, and "
+            f"{given[0]} is for tables, files that end in .csv, .tsv, .parquet or .h5ad, and "
             f"{str(name)!r} is {what}"
         )
     validation = None
@@ -254,7 +260,7 @@ def load_data(
         train, test, validation = read_folder(path, test_fraction, split_seed, pair, crop, grey)
     elif is_table(path):
         known = read_schema(schema)
-        images = read_table(path, known, label)
+        images = read_table(path, known, label, target)
         train, test = split_table(images, known, repr(path.name), test_fraction, split_seed)
     else:
         train, test = read_array(path).split(test_fraction, split_seed)
@@ -283,24 +289,6 @@ def find_path(name: str | Path) -> Path:
             f"{error}; or the path of a folder of images, of an array file or of a table"
         ) from None
     return path
-
-
-def check_size(size: int | Sequence[int] | None, crop: bool) -> tuple[int, int] | None:
-    """``size`` as ``(H, W)``.
-
-    Raises:
-        InputError: ``size`` is not one or two whole numbers above 0, or ``crop`` lacks a size.
-    """
-    if size is None:
-        if crop:
-            raise InputError("crop=True needs a size, such as size=64 or size=(48, 64)")
-        return None
-    pair = tuple(size) if isinstance(size, Sequence) else (size, size)
-    if len(pair) != 2 or not all(type(n) is int and n > 0 for n in pair):
-        raise InputError(
-            f"size is a whole number above 0, or two of them (height, width), not {size!r}"
-        )
-    return pair[0], pair[1]
 
 
 def read_folder(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 LEFT_OUT = "left out"
 """What stands in a schema file for a column that is not used."""
 
-LABEL = "label"
-"""What stands in a stored schema for the column of the labels."""
+LABEL, TARGET = "label", "target"
+"""What stands in a stored schema for the column of the labels, and for that of a real target."""
 
 NAMED = 6
 """How many columns of a type a sentence names."""
@@ -37,6 +38,7 @@ class Schema:
         left_out: the other columns by name, each with the reason.
         label: the column of the labels; None if there is none.
         classes: the number of its classes. It is not stored.
+        target: the column of a real target; None if there is none.
 
     Example:
         >>> import pandas as pd
@@ -50,6 +52,7 @@ class Schema:
     left_out: Mapping[str, str]
     label: str | None = None
     classes: int = field(default=0, compare=False)
+    target: str | None = None
 
     @property
     def likelihood(self) -> str:
@@ -66,6 +69,8 @@ class Schema:
         if self.label:
             number = f"{self.classes:,} class{'es' * (self.classes > 1)}"
             text += f"; label: {self.label}" + f" ({number})" * (self.classes > 0)
+        if self.target:
+            text += f"; target: {self.target}"
         if self.left_out:
             text += f"; left out: {listed([f'{n} ({why})' for n, why in self.left_out.items()])}"
         return text
@@ -88,7 +93,7 @@ class Schema:
         """
         names = [column.name for column in self.columns]
         missing = [name for name in names if name not in frame.columns]
-        known = {*names, *self.left_out, self.label}
+        known = {*names, *self.left_out, self.label, self.target}
         further = [name for name in frame.columns if name not in known]
         lacks = "lacks the column" if len(missing) == 1 else f"lacks {len(missing):,} columns,"
         one = len(further) == 1
@@ -149,7 +154,8 @@ class Schema:
         used += [
             {"name": name, "type": LEFT_OUT, "reason": why} for name, why in self.left_out.items()
         ]
-        return used if self.label is None else [*used, {"name": self.label, "type": LABEL}]
+        roles = {LABEL: self.label, TARGET: self.target}
+        return used + [{"name": name, "type": role} for role, name in roles.items() if name]
 
     @classmethod
     def from_json(cls, entries: Any) -> Schema:
@@ -162,7 +168,7 @@ class Schema:
             raise InputError(f"a schema is a list of columns, not {entries!r:.100}")
         columns: list[Column] = []
         left_out: dict[str, str] = {}
-        labels: list[str] = []
+        roles: dict[str, list[str]] = {LABEL: [], TARGET: []}
         for entry in entries:
             if not is_entry(entry):
                 raise InputError(
@@ -172,18 +178,20 @@ class Schema:
             if entry["type"] == LEFT_OUT:
                 left_out[entry["name"]] = entry.get("reason", "by the schema")
                 continue
-            if entry["type"] == LABEL:
-                labels.append(entry["name"])
+            if entry["type"] in roles:
+                roles[entry["type"]].append(entry["name"])
                 continue
             levels, offset = tuple(entry.get("levels", ())), float(entry.get("offset", 0.0))
             columns.append(Column(entry["name"], entry["type"], entry["dtype"], levels, offset))
-        names = [*(column.name for column in columns), *left_out, *labels]
-        if len(set(names)) < len(entries) or not columns or len(labels) > 1:
+        names = [*(column.name for column in columns), *left_out, *chain(*roles.values())]
+        twice = any(len(each) > 1 for each in roles.values())
+        if len(set(names)) < len(entries) or not columns or twice:
             raise InputError(
-                "a schema has at least one column that is used, at most one of labels, and each "
-                f"column once; it has {listed(names)}"
+                "a schema has at least one column that is used, at most one label and one target, "
+                f"and each column once; it has {listed(names)}"
             )
-        return cls(tuple(columns), left_out, labels[0] if labels else None)
+        label, target = (next(iter(each), None) for each in roles.values())
+        return cls(tuple(columns), left_out, label, target=target)
 
 
 def is_entry(entry: Any) -> bool:
@@ -192,7 +200,7 @@ def is_entry(entry: Any) -> bool:
         return False
     if entry.get("type") == LEFT_OUT:
         return entry.keys() <= {"name", "type", "reason"} and is_text(entry.get("reason", ""))
-    if entry.get("type") == LABEL:
+    if entry.get("type") in (LABEL, TARGET):
         return entry.keys() == {"name", "type"}
     if entry.get("type") not in TYPES or not is_dtype(entry.get("dtype")):
         return False

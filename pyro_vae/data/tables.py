@@ -14,6 +14,7 @@ import torch
 from ..errors import InputError
 from ..memory import check_memory
 from ..words import first_line
+from .columns import Column
 from .csvfiles import Known, Read, check_names, read_csv, read_tsv
 from .images import Images, describe
 from .inferring import infer
@@ -30,13 +31,16 @@ CELL = 8
 """The bytes of a number while a table is read."""
 
 
-def read_table(path: Path, schema: GivenSchema = None, label: str | None = None) -> Images:
+def read_table(
+    path: Path, schema: GivenSchema = None, label: str | None = None, target: str | None = None
+) -> Images:
     """Read the table in a file.
 
     Args:
         path: a file with an ending in :data:`READERS`.
         schema: as for :func:`~.schemafile.read_schema`.
         label: the column that holds the classes of the rows; it becomes their labels.
+        target: the column that holds a real target.
 
     Raises:
         InputError: the file cannot be read, or does not fit the schema.
@@ -60,7 +64,7 @@ def read_table(path: Path, schema: GivenSchema = None, label: str | None = None)
         raise InputError(
             f"the table {str(path)!r} cannot be read ({first_line(error):.200})"
         ) from None
-    return table_images(frame, known, repr(path.name), label, obs)
+    return table_images(frame, known, repr(path.name), label, target, obs)
 
 
 def check_frame(frame: Any) -> None:
@@ -79,6 +83,7 @@ def table_images(
     known: Known,
     table: str,
     label: str | None = None,
+    target: str | None = None,
     obs: pd.DataFrame | None = None,
 ) -> Images:
     """A data frame as observations ``[N, D]``, with a number for each column that is used.
@@ -89,7 +94,8 @@ def table_images(
         table: what error messages call the table.
         label: the column that becomes the labels; None for that of the schema, if it has one. A
             table that is read by a whole schema, as that of a run, may lack it.
-        obs: further columns, of which one can be the label.
+        target: the same for the column of a real target.
+        obs: further columns, of which one can be the label or the target.
 
     Raises:
         InputError: a table without rows or with a name twice, or what the schema does not allow.
@@ -98,22 +104,20 @@ def table_images(
     if len(frame) == 0:
         raise InputError(f"{table} has no rows")
     check_names(list(frame.columns), table)
-    labels = None
-    if label is None and isinstance(known, Schema):
-        label = known.label
-    if label is not None and label in frame.columns:
-        labels, frame = frame[label], frame.drop(columns=label)
-    elif label is not None and obs is not None and label in obs.columns:
-        labels = obs[label]
-    elif label is not None and not isinstance(known, Schema):
-        columns = [*(() if obs is None else obs.columns), *frame.columns]
+    if isinstance(known, Schema):
+        label, target = label or known.label, target or known.target
+    if label is not None and target is not None:
         raise InputError(
-            f"the label {label!r} is not a column of {table}, which has {listed(columns, 20)}"
+            f"{label!r} is given as the label of {table}, and {target!r} as its target; give one "
+            "of the two"
         )
+    labels = column_of("label", label, frame, obs, known, table)
+    measured = column_of("target", target, frame, obs, known, table)
+    frame = frame.drop(columns=[n for n in (label, target) if n in frame.columns])
     if isinstance(known, Schema):
         schema = known
     else:
-        schema = replace(infer(frame, known, table), label=label)
+        schema = replace(infer(frame, known, table), label=label, target=target)
     numbers, observed = schema.read(frame, table)
     index: torch.Tensor | None = None
     classes: tuple[str, ...] = ()
@@ -123,7 +127,49 @@ def table_images(
         index, classes = classes_of(labels)
         schema = replace(schema, label=label, classes=len(classes))
     names = tuple(map(str, frame.index))
-    return Images(numbers, index, classes, names, mask=observed, schema=schema)
+    targets = None
+    if measured is not None and not (isinstance(known, Schema) and measured.isna().all()):
+        targets = targets_of(measured, str(target), table)
+        schema = replace(schema, target=target)
+    return Images(numbers, index, classes, names, mask=observed, schema=schema, targets=targets)
+
+
+def column_of(
+    role: str,
+    name: str | None,
+    frame: pd.DataFrame,
+    obs: pd.DataFrame | None,
+    known: Known,
+    table: str,
+) -> pd.Series | None:
+    """The column ``name`` of a table or of its further columns; None if there is none.
+
+    Raises:
+        InputError: it is not there, and the table is not read by a whole schema.
+    """
+    if name is None:
+        return None
+    for columns in (frame, obs):
+        if columns is not None and name in columns.columns:
+            return columns[name]
+    if isinstance(known, Schema):
+        return None
+    every = [*(() if obs is None else obs.columns), *frame.columns]
+    raise InputError(
+        f"the {role} {name!r} is not a column of {table}, which has {listed(every, 20)}"
+    )
+
+
+def targets_of(cells: pd.Series, name: str, table: str) -> torch.Tensor:
+    """The numbers of a target, float32 ``[N, 1]``, NaN where one is missing.
+
+    Raises:
+        InputError: cells that are not real numbers, or all are missing.
+    """
+    numbers = Column(name, "real", "float64").numbers(cells, table)
+    if np.isnan(numbers).all():
+        raise InputError(f"the target {name!r} of {table} is missing in all rows")
+    return torch.from_numpy(numbers.astype(np.float32))[:, None]
 
 
 def check_label(labels: pd.Series, name: str, table: str) -> None:

@@ -1,8 +1,9 @@
-"""How well a guide predicts labels: its accuracy, and whether its probabilities can be believed."""
+"""How well a guide predicts labels and real targets, and whether its errors can be believed."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..data.images import Images
 from ..data.labelled import by_classes
+from ..errors import InputError
 from .rows import blocks, with_labels
 from .scoring import measuring
 
@@ -78,3 +80,55 @@ def calibration_error(
     random = np.random.RandomState(seed)
     draws = [error(random.randint(len(labels), size=len(labels))) for _ in range(resamples)]
     return error(slice(None)), float(np.std(draws))
+
+
+def regressions(vae: Any, images: Images, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean and the standard deviation of q(y | x) and the target itself, ``[N, n]`` each.
+
+    Args:
+        vae: a :class:`~pyro_vae.vae.VAE` whose guide infers real targets.
+        images: observations with targets, of which some may be NaN. The guide does not see them.
+        seed: of the draws of ``dynamic`` pixels.
+
+    Raises:
+        InputError: observations without targets, or with another number of them.
+    """
+    size = vae.model.condition.size
+    if images.targets is None or images.targets.isnan().all():
+        raise InputError("the error of predictions needs rows with targets, and these have none")
+    if images.targets.shape[1] != size:
+        raise InputError(
+            f"the VAE infers {size} targets, and these data have {images.targets.shape[1]}"
+        )
+    with measuring(vae.guide, seed=seed, device=images.pixels.device):
+        rows = blocks(replace(images, context=None), 500, seed, vae.guide)
+        each = [vae.predict(batch.args[0], mask=batch.named.get("mask")) for batch in rows]
+    mean, scale = (torch.cat(part).cpu().double() for part in zip(*each, strict=True))
+    return mean, scale, images.targets.cpu().double()
+
+
+def root_mean_square(errors: Tensor) -> tuple[float, float]:
+    """The root of the mean square of errors ``[N]``, and its standard error by the delta method.
+
+    Example:
+        >>> from pyro_vae.evaluation.calibration import root_mean_square
+        >>> root_mean_square(torch.tensor([3.0, -3.0]))
+        (3.0, 0.0)
+    """
+    squares = errors.double().square()
+    root = squares.mean().sqrt().item()
+    spread = squares.std(correction=0).item() / math.sqrt(len(errors))
+    return root, spread / (2 * root) if root else 0.0
+
+
+def coverage(mean: Tensor, scale: Tensor, truth: Tensor, level: float = 0.9) -> tuple[float, float]:
+    """The share of targets ``[N]`` in the central intervals of Normals, and its standard error.
+
+    Args:
+        mean, scale: of the Normals, ``[N]``.
+        truth: the targets, ``[N]``.
+        level: the probability of an interval.
+    """
+    reach = scale * torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=scale.dtype))
+    share = ((truth - mean).abs() <= reach).double().mean().item()
+    return share, math.sqrt(share * (1 - share) / len(truth))

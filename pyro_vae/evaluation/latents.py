@@ -38,7 +38,7 @@ def encode_images(vae: Any, images: Images, seed: int) -> dict[str, np.ndarray]:
 
     Returns:
         ``loc`` and ``scale``, ``[N, Z]``; ``labels`` (numbers), ``classes`` (the name of each
-        image's class) and ``files``, ``[N]``.
+        image's class, "" if it is not known) and ``files``, ``[N]``; ``targets``, ``[N, n]``.
     """
     parts: dict[str, list[Tensor]] = {}
     with measuring(vae.guide, seed=seed, device=images.pixels.device):
@@ -57,7 +57,10 @@ def encode_images(vae: Any, images: Images, seed: int) -> dict[str, np.ndarray]:
     if images.labels is not None:
         arrays["labels"] = images.labels.cpu().numpy()
         if images.classes:
-            arrays["classes"] = np.array(images.classes)[arrays["labels"]]
+            names = np.array([*images.classes, ""])  # the last is that of -1
+            arrays["classes"] = names[arrays["labels"]]
+    if images.targets is not None:
+        arrays["targets"] = images.targets.cpu().numpy()
     if images.files is not None:
         arrays["files"] = np.array(images.files)
     return arrays

@@ -7,7 +7,7 @@ from ..registry import GUIDES
 from .discrete import CategoricalGuide, GumbelSoftmax, JointGuide
 from .flows import IAF, Planar, Spline
 from .hierarchical import BottomUp, Ladder
-from .labelled import LabelledGuide
+from .labelled import LabelledGuide, TargetedGuide
 from .normal import FullCovariance, LowRank, MeanField, MixtureGuide
 from .refined import SemiAmortized
 
@@ -27,6 +27,7 @@ __all__ = [
     "Planar",
     "SemiAmortized",
     "Spline",
+    "TargetedGuide",
 ]
 
 GUIDES.update(
@@ -42,6 +43,7 @@ GUIDES.update(
         "gumbel-softmax": GumbelSoftmax,
         "joint": JointGuide,
         "labelled": LabelledGuide,
+        "targeted": TargetedGuide,
         "semi-amortized": SemiAmortized,
         "bottom-up": BottomUp,
         "ladder": Ladder,

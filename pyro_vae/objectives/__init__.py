@@ -10,7 +10,7 @@ from ..registry import OBJECTIVES
 from .bounds import AnalyticKL, ClosedForm, Enumerate, MonteCarlo
 from .gradients import DReG, ImportanceWeighted, MultiplyImportanceWeighted, StickingTheLanding
 from .regularisers import DIP, BetaTC, InfoVAE
-from .semi_supervised import SemiSupervised
+from .semi_supervised import SemiSupervised, SemiSupervisedReal
 from .targets import Capacity, FreeBits
 from .weights import Annealed, Beta, Cyclical
 
@@ -32,6 +32,7 @@ __all__ = [
     "MonteCarlo",
     "MultiplyImportanceWeighted",
     "SemiSupervised",
+    "SemiSupervisedReal",
     "StickingTheLanding",
 ]
 
@@ -54,5 +55,6 @@ OBJECTIVES.update(
         "dip": DIP,
         "enumerate": Enumerate,
         "m2": SemiSupervised,
+        "m2-real": SemiSupervisedReal,
     }
 )

@@ -4,7 +4,7 @@ from ..registry import PRIORS
 from .discrete import CategoricalPrior, JointPrior, RelaxedCategoricalPrior
 from .flow import FlowPrior
 from .hierarchy import Hierarchy
-from .labelled import LabelledPrior
+from .labelled import LabelledPrior, TargetedPrior
 from .normal import ConditionalPrior, MixturePrior, NormalPrior, StandardNormal
 from .vamp import VampPrior
 
@@ -20,6 +20,7 @@ __all__ = [
     "NormalPrior",
     "RelaxedCategoricalPrior",
     "StandardNormal",
+    "TargetedPrior",
     "VampPrior",
 ]
 
@@ -35,6 +36,7 @@ PRIORS.update(
         "relaxed-categorical": RelaxedCategoricalPrior,
         "joint": JointPrior,
         "labelled": LabelledPrior,
+        "targeted": TargetedPrior,
         "hierarchy": Hierarchy,
     }
 )

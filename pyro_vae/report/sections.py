@@ -29,6 +29,9 @@ def sections(table: Table) -> dict[str, Rows]:
         "Labels that the guide infers": [
             (name, shown(value, 4)) for name, value in named(table.get("classification"), INFERRED)
         ],
+        "Targets that the guide infers": [
+            (name, shown(value, 4)) for name, value in inferred(table.get("regression"))
+        ],
         "Figures that cannot be drawn": [
             (key.removeprefix("figure_"), shown(value))
             for key, value in table.items()
@@ -45,6 +48,10 @@ CLASSIFIERS = {
 INFERRED = {
     "accuracy": "accuracy of the most probable class",
     "calibration_error": "expected calibration error, 15 bins",
+}
+REGRESSION = {
+    "rmse": "root mean square error, in units of the target",
+    "coverage": "targets in the 90 % intervals",
 }
 LOST = {
     "log_p": "log p(x) from the best posteriors, at least",
@@ -141,6 +148,16 @@ def named(values: Table | None, names: dict[str, str]) -> Iterator[tuple[str, An
         yield "undefined", values
         return
     yield from ((names[key], values[key]) for key in names if values and key in values)
+
+
+def inferred(values: Table | None) -> Iterator[tuple[str, Any]]:
+    """The entries of the part about real targets; of several targets, with the number of each."""
+    if values is None or "why" in values:
+        yield from named(values, {})
+        return
+    for key, value in values.items():
+        stem, _, number = key.partition("_")
+        yield REGRESSION[stem] + (f", target {number}" if number else ""), value
 
 
 def shown(value: Any, digits: int = 2) -> str:

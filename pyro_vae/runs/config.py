@@ -88,6 +88,10 @@ FIELDS: dict[str, dict[str, Kind]] = {
         ),
         "conditioned": ("a list of texts", are_texts),
         "holes": FLAG,
+        "target_scaling": (
+            "two lists of numbers, or null",
+            lambda v: v is None or are_moments(v),
+        ),
     },
     "data": {
         "name": ("a text that is not empty", lambda v: isinstance(v, str) and v != ""),
@@ -101,6 +105,7 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "labels_seed": SEED,
         "schema": ("a list of the columns of a table", lambda v: isinstance(v, list)),
         "label": TEXT,
+        "target": TEXT,
     },
     "training": {
         "objective": SPEC,
@@ -116,7 +121,7 @@ FIELDS: dict[str, dict[str, Kind]] = {
 }
 """What each field of a config is, in words and as a check."""
 
-ADDED = ("standardize", "scaling", "condition", "conditioned", "holes")
+ADDED = ("standardize", "scaling", "condition", "conditioned", "holes", "target_scaling")
 """The fields of ``vae`` that the configs of older versions lack."""
 
 

@@ -26,8 +26,9 @@ def unnamed_data(vae: VAE) -> dict[str, Any]:
     """
     binary = Likelihood.of(vae.model.likelihood).binary
     data: dict[str, Any] = {"name": None, "binarize": "dynamic" if binary else "none"}
-    if vae.model.condition is not None and not vae.infers_labels:
-        data["condition"] = "label"
+    if vae.model.condition is not None and not vae.infers_y:
+        targets = vae.schema is not None and vae.schema.target is not None
+        data["condition"] = "target" if targets else "label"
     if vae.schema is not None:
         data["schema"] = vae.schema.to_json()
     return data
@@ -72,8 +73,9 @@ def with_context(data: Data, source: Mapping[str, Any]) -> Data:
 
     Args:
         data: the data.
-        source: the entry ``data`` of the run's config. ``condition`` is "label"; ``labels`` says
-            how many training images keep their label, and ``labels_seed`` is the seed of the draw.
+        source: the entry ``data`` of the run's config. ``condition`` is "label" or "target";
+            ``labels`` says how many training images keep theirs, and ``labels_seed`` is the seed
+            of the draw.
 
     Raises:
         InputError: data without labels, or a number of labels that is not possible.
@@ -273,12 +275,14 @@ def data_of(
 
 
 def by_classes_of(config: dict[str, Any], data: Data) -> Data:
-    """Data whose labels are the context, counted by the classes of a run.
+    """Data whose labels are the context, counted by the classes of a run, or whose targets are.
 
     Raises:
         InputError: a run that is conditioned on covariates, data without labels, or a label of a
             class that the run does not know.
     """
+    if config["data"]["condition"] == "target":
+        return data.conditioned("target")
     condition = config["vae"]["condition"]
     names = condition if isinstance(condition, list) else None
     if names is not None and not all(isinstance(name, str) for name in names):

@@ -1,14 +1,15 @@
-"""The labels of a run: a condition, or inferred where they are not known."""
+"""The labels or targets of a run: a condition, or inferred where they are not known."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..data import Data, StoredData
-from ..data.labelled import HIDDEN
 from ..errors import InputError
 from ..settings import Settings
+from ..sources import known_labels
 from ..vae import VAE
+from ..words import word_of
 
 
 def context_of(settings: Settings) -> dict[str, Any]:
@@ -17,10 +18,11 @@ def context_of(settings: Settings) -> dict[str, Any]:
     Raises:
         InputError: another condition than the labels, or labels that are given and inferred.
     """
-    if settings.condition not in (None, "label"):
+    if settings.condition not in (None, "label", "target"):
         raise InputError(
-            f"--condition is label, the labels of the images, not {settings.condition!r}; a VAE is "
-            "conditioned on covariates from Python"
+            "--condition is label, the labels of the images, or target, the column --target of a "
+            f"table, not {settings.condition!r}; a VAE is conditioned on other covariates from "
+            "Python"
         )
     if settings.labels is None:
         return {} if settings.condition is None else {"condition": settings.condition}
@@ -35,12 +37,12 @@ def context_of(settings: Settings) -> dict[str, Any]:
 def check_labels(vae: VAE, settings: Settings) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` for labels that are given to a guide that infers
     them, or the other way round."""
-    if settings.labels is not None and not vae.infers_labels:
+    if settings.labels is not None and not vae.infers_y:
         raise InputError(
             f"--labels is for a guide that infers labels, which {settings.guide} does not; take "
             "--recipe m2 or --guide labelled, or give all labels by --condition label"
         )
-    if settings.condition is not None and vae.infers_labels:
+    if settings.condition is not None and vae.infers_y:
         raise InputError(
             f"the guide {settings.guide} infers the labels that are not known, and --condition "
             "gives all of them, those of the test images too; take --labels all"
@@ -50,12 +52,16 @@ def check_labels(vae: VAE, settings: Settings) -> None:
 def label_note(data: Data | StoredData) -> str:
     """What is said of labels; "" for data whose labels are not used."""
     context = data.train.context if isinstance(data, Data) else None
+    if isinstance(data, Data) and context is None and data.train.targets is not None:
+        return "The target is not used; --recipe m2-real infers it, --condition target gives it."
     if context is None or isinstance(data, StoredData):
         return ""
+    real = context.is_floating_point()
     if data.test.context is not None:
-        return f"Model and guide are given the label, one of {len(data.train.classes)} classes."
-    known = int((context != HIDDEN).sum())
+        what = "target" if real else f"label, one of {len(data.train.classes)} classes"
+        return f"Model and guide are given the {what}."
+    word, rows = "target" if real else "label", f"{word_of(data.shape)}s"
     return (
-        f"{known:,} of {len(context):,} training images keep their label, and the others are "
-        "inferred, as are those of the test images."
+        f"{known_labels(context):,} of {len(context):,} training {rows} keep their {word}, and the "
+        f"others are inferred, as are those of the test {rows}."
     )

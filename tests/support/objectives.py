@@ -44,6 +44,8 @@ def small(name):
     """A small VAE with a guide that fits the objective called ``name``."""
     if name == "m2":
         return VAE((1, 4, 4), 4, guide="labelled", condition=4, hidden=(16,))
+    if name == "m2-real":
+        return VAE((1, 4, 4), 4, guide="targeted", condition=(2,), hidden=(16,))
     guide = "categorical" if name in SUMS_OVER_CLASSES else "mean-field"
     return VAE((1, 4, 4), 4, guide=guide, hidden=(16,))
 

@@ -25,7 +25,7 @@ from support.small import weights
 TABLES = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES}
 NEEDS_CONTEXT = ("conditional",)
 """The rows whose programs cannot be called with x alone; tests/test_conditional.py has them."""
-WITH_CONDITION = {"conditional", "labelled"}
+WITH_CONDITION = {"conditional", "labelled", "targeted"}
 """The rows that need a VAE with a condition."""
 ROWS = [(kind, n) for kind, table in TABLES.items() for n in table if n not in NEEDS_CONTEXT]
 
@@ -37,10 +37,12 @@ NEEDS = {
         "relaxed-categorical": {"guide": "gumbel-softmax"},
         "joint": {"guide": "joint(categories=2)", "latent_size": 4},
         "labelled": {"guide": "labelled", "condition": 2},
+        "targeted": {"guide": "targeted", "condition": (2,)},
     },
     "guide": {
         "joint": {"guide": "joint(categories=2)", "latent_size": 4},  # two numbers at each site
         "labelled": {"condition": 2},
+        "targeted": {"condition": (2,)},
         "iaf": {"guide": "iaf(units=16)"},
         "spline": {"guide": "spline(units=16)"},
     },
