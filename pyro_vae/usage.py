@@ -156,14 +156,15 @@ class Usage(nn.Module):
         mask: Tensor | None = None,
         samples: int = 1000,
         draws: int | None = None,
+        probabilities: bool = False,
         seed: int = 0,
-    ) -> Tensor:
+    ) -> Any:
         """The observations with their missing entries filled; the observed ones are the same bits.
 
         Each hole gets its conditional mean given the observed entries, by self-normalised
-        importance sampling; of categories without an order, the most probable one. With ``draws``,
-        completions are drawn instead, for multiple imputation.
-        :func:`~pyro_vae.evaluation.imputation.impute` also gives errors and probabilities.
+        importance sampling; of categories the most probable one, or the median if they have an
+        order. With ``draws``, completions are drawn instead, for multiple imputation.
+        :func:`~pyro_vae.evaluation.imputation.impute` also gives errors.
 
         Args:
             x: the observations, as for :meth:`encode`. Without ``mask``, NaN stands for an entry
@@ -171,10 +172,13 @@ class Usage(nn.Module):
             context, mask: as for :meth:`encode`.
             samples: draws of z for each observation.
             draws: the number of completions; None for the conditional mean.
+            probabilities: whether the probabilities of levels are given, too.
             seed: of the draws. The global random numbers are not changed.
 
         Returns:
-            ``[B, *shape]``, or ``[draws, B, *shape]``.
+            ``[B, *shape]``, or ``[draws, B, *shape]``. With ``probabilities`` a pair: this, and
+            the probability of each level of each entry given the observed ones,
+            ``[B, *shape, C]``, with NaN for entries without levels.
 
         Warns:
             UserWarning: for some observations ``samples`` draws are too few.
@@ -187,11 +191,14 @@ class Usage(nn.Module):
         x = as_tensor(x, self.shape, self)
         known = None if mask is None else as_mask(mask, x)
         images = Images(x, mask=known, context=self.rows(context, len(x)))
-        result = impute(self, images, samples=samples, draws=draws or 0, seed=seed)
+        result = impute(
+            self, images, samples=samples, draws=draws or 0, probabilities=probabilities, seed=seed
+        )
         if sentence := result.doubt():
             warnings.warn(sentence, stacklevel=2)
         filled = result.x if result.draws is None else result.draws
-        return filled if images.mask is None else torch.where(images.mask, x, filled)
+        filled = filled if images.mask is None else torch.where(images.mask, x, filled)
+        return (filled, result.probabilities) if probabilities else filled
 
     def sample(self, n: int | None = None, given: Any = None, *, z: Any = None) -> Tensor:
         """The mean images of p(x | z) for ``n`` draws of z from the prior; ``[n, *shape]``.

@@ -220,7 +220,7 @@ def test_what_is_not_for_tables_is_refused(source, run, trained, tmp_path, capsy
     np.save(array, np.ones((3, 12), np.float32))
     for command, words in (
         (["train", "--data", source, "--stream"], "is read into memory; leave --stream out"),
-        (["train", "--data", "digits", "--label", "x"], "schema and label are for tables"),
+        (["train", "--data", "digits", "--label", "x"], "label is for tables, files that end in"),
         (["sample", trained, "--out", tmp_path / "s.csv"], "the run was not trained on one"),
         (["sample", run, "--vary", "z", "--out", tmp_path / "s.csv"], "--vary is for pictures"),
         (["sample", run, "--out", tmp_path / "s.png"], "give a .csv, .tsv or .parquet file"),

@@ -76,7 +76,7 @@ def test_categories_are_imputed_by_their_probabilities():
     vae = VAE((3,), 1, likelihood="categorical(categories=4)", hidden=(8,)).double()
     x = torch.tensor([[0.0, 3.0, 2.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
     mask = torch.tensor([[True, False, True], [True, True, True]])
-    result = impute(vae, Images(x, mask=mask), samples=5000)
+    result = impute(vae, Images(x, mask=mask), samples=5000, probabilities=True)
     z = torch.linspace(-8, 8, 4001).double()[:, None]
     log_p = vae.model.likelihood(z).base_dist.logits.log_softmax(-1)  # [G, 3, 4]
     log_w = -(z[:, 0] ** 2) / 2 + log_p[:, 0, 0] + log_p[:, 2, 2]
@@ -109,6 +109,37 @@ def test_a_table_is_imputed_column_by_column():
     weights = (prior + log_p(1.0, 0.0, 0.0)[:, ::2].sum(1)).softmax(0)
     assert abs(result.x[1, 1] - weights @ columns.mean[:, 1]) < 4 * result.errors[1, 1]
     assert 0 < result.errors[1, 1] < 0.05
+
+
+@pytest.mark.filterwarnings("ignore:.*draws of z")
+def test_a_level_with_an_order_is_the_median():
+    """It differs from the most probable level and from the rounded mean."""
+    torch.manual_seed(0)
+    spec = "columns(columns=['ordered(5)', 'real', 'categorical(3)', 'binary'])"
+    vae = VAE((4,), 1, likelihood=spec, hidden=(8,)).double()
+    group = vae.model.likelihood.by_type["ordered"]
+    cuts = torch.tensor([0.3, 0.45, 0.55, 0.6]).double().logit()  # P(x <= k) at 0
+    with torch.no_grad():
+        group.first.copy_(cuts[:1, None])
+        group.log_gaps.copy_(cuts.diff().log())
+        for p in vae.model.likelihood.decoder.parameters():
+            p.zero_()
+    x = torch.tensor([[NAN, 0.5, NAN, NAN], [3.0, NAN, 1.0, 1.0]], dtype=torch.float64)
+    filled, chances = vae.impute(x, samples=50, probabilities=True)
+    shares = torch.tensor([0.3, 0.15, 0.1, 0.05, 0.4]).double()
+    torch.testing.assert_close(chances[0, 0], shares)
+    assert filled[0, 0] == 2  # the most probable level is 4
+    assert chances.shape == (2, 4, 5)
+    assert chances[:, 1].isnan().all()
+    torch.testing.assert_close(chances[0, 2, :3], torch.full((3,), 1 / 3).double())
+    assert (chances[0, 2, 3:] == 0).all()
+    torch.testing.assert_close(chances[0, 3], torch.tensor([0.5, 0.5, 0, 0, 0]).double())
+    assert filled[1, [0, 2, 3]].tolist() == [3, 1, 1]
+    completed, _ = vae.impute(x, samples=50, draws=3, probabilities=True)
+    assert completed.shape == (3, 2, 4)
+    real = VAE((2,), 1, likelihood="student-t", hidden=(4,))
+    with pytest.raises(InputError, match="no entry of x has levels"):
+        real.impute(torch.tensor([[NAN, 1.0]]), samples=20, probabilities=True)
 
 
 @pytest.mark.filterwarnings("ignore:.*draws of z")

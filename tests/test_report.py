@@ -211,7 +211,10 @@ def test_every_guide_can_be_evaluated(guide, tmp_path, monkeypatch):
     assert ("gaps" in drawn) == (not no_gaps)
     assert ("units" in drawn) == (
         guide
-        in ("mean-field", "full-covariance", "low-rank", "semi-amortized", "bottom-up", "ladder")
+        in (
+            *("mean-field", "full-covariance", "low-rank", "semi-amortized", "bottom-up", "ladder"),
+            "targeted",
+        )
     )
 
 

@@ -149,7 +149,9 @@ def test_the_mean_field_guide_holds_the_scale_by_name():
 def test_training_lowers_the_loss_with_any_guide(guide, name):
     torch.manual_seed(0)
     x = (torch.rand(1, 1, 4, 4) > 0.5).float().expand(16, -1, -1, -1)
-    vae = VAE((1, 4, 4), 2, guide=f"{guide}(scale='{name}(initial=1.0)')", hidden=(8,))
+    condition = (2,) if guide == "targeted" else None
+    spec = f"{guide}(scale='{name}(initial=1.0)')"
+    vae = VAE((1, 4, 4), 2, guide=spec, hidden=(8,), condition=condition)
     elbo, optimizer = Trace_ELBO(), torch.optim.Adam(vae.parameters(), lr=1e-2)
 
     def loss():

@@ -1,6 +1,8 @@
 """Tables: the types of columns, reading by a schema, and the way back."""
 
 import json
+import re
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -349,7 +351,7 @@ def test_words_stay_words_in_another_file(tmp_path):
 
 
 def test_schema_and_label_are_for_tables():
-    with pytest.raises(InputError, match="schema and label are for tables"):
+    with pytest.raises(InputError, match="is for tables, files that end in"):
         load_data("digits", label="x")
 
 
@@ -434,3 +436,38 @@ def test_a_column_whose_cells_are_all_missing_has_an_empty_panel():
     nothing = torch.zeros_like(images.pixels, dtype=torch.bool)
     figure = marginals(images.schema, {"data": (images.pixels, nothing)})
     assert len(figure.axes) == len(INFERRED)
+
+
+def test_a_number_that_hides_all_others_is_refused_with_its_row():
+    """One that alone makes σ more than 1,000 times the usual distance; heavy tails pass."""
+    random = np.random.RandomState(0)
+    frame = pd.DataFrame({"age": 50 + 3 * random.randn(100), "b": random.randn(100)})
+    for value in (-1e12, 1e30):
+        frame.loc[17, "age"] = value
+        message = rf"the column 'age' of the table has {value!r} in row 17, and half of its other"
+        with pytest.raises(InputError, match=re.escape(message)):
+            Data.of_table(frame, {"age": "real"})
+        data = Data.of_table(frame, {"age": "left out"})
+        assert [column.name for column in data.train.schema.columns] == ["b"]
+    usual = frame["age"].sub(frame["age"].median()).abs().median()
+    for times, refused in ((0.9, False), (1.1, True)):
+        frame.loc[17, "age"] = frame["age"].median() + times * 1000 * usual * 10  # √100
+        with pytest.raises(InputError, match="row 17") if refused else nullcontext():
+            Data.of_table(frame, {"age": "real"})
+    for heavy in (random.standard_cauchy(20_000), np.where(random.rand(100) < 0.9, 0.0, 5.5)):
+        Data.of_table(pd.DataFrame({"a": heavy, "b": random.randn(len(heavy))}), {"a": "real"})
+    whole = Data.of_table(frame.assign(age=50 + random.randn(100)), {"age": "real"})
+    far = Data.of_table(frame.assign(age=1e12), whole.train.schema)  # a run reads what it is given
+    vae = VAE.for_data(whole, 2, hidden=(8,))
+    assert vae.encode(far.train.pixels).stddev.isfinite().all()
+
+
+def test_a_narrow_positive_column_does_not_make_sigma_infinite():
+    """A trial run sees zeros, whose logarithm is far from that of 50 ± 1."""
+    random = np.random.RandomState(0)
+    frame = pd.DataFrame({"a": np.exp(4 + 0.01 * random.randn(60)), "b": random.randn(60)})
+    data = Data.of_table(frame, {"a": "positive", "b": "real"})
+    for seed in range(10):
+        torch.manual_seed(seed)
+        vae = VAE.for_data(data, 20)
+        assert vae.encode(torch.zeros(2, 2)).stddev.isfinite().all()

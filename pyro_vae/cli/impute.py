@@ -92,8 +92,9 @@ def impute(
     """Fill the missing entries of an array or a table; what was observed stays as it is.
 
     Missing is NaN, what an array `mask` in a .npz file leaves out, or an empty cell. Each hole gets
-    its mean given the observed entries, of categories the most probable one; or with --draws M
-    draws from their distribution. A table of M draws is M files, filled-1.csv and so on.
+    its mean given the observed entries, of categories the most probable one, with an order the
+    median; or with --draws M draws from their distribution. A table of M draws is M files,
+    filled-1.csv and so on.
 
     A picture shows test images with holes above several completions of each.
     """

@@ -15,8 +15,9 @@ from ..options import is_whole
 from ..registry import lookup
 from .datasets import DATASETS
 from .folders import find_files
+from .imagefiles import check_size
 from .images import BINARIZE
-from .loading import check_size, find_path
+from .loading import find_path
 from .reader import Files, Mapped
 from .stored import Store, StoredImages
 

@@ -14,7 +14,7 @@ import torch
 from ..errors import InputError
 from ..memory import check_memory
 from ..words import first_line
-from .columns import Column
+from .columns import Column, plain
 from .csvfiles import Known, Read, check_names, read_csv, read_tsv
 from .images import Images, describe
 from .inferring import infer
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 0.9
 """The most classes of a label, as a share of the rows that have one."""
+MOST_FAR = 1000
+"""A real number is refused if it alone makes the standard deviation of its column so many times the
+median distance to the median. In such units all other numbers are nearly equal."""
 CELL = 8
 """The bytes of a number while a table is read."""
 
@@ -118,6 +121,7 @@ def table_images(
         schema = known
     else:
         schema = replace(infer(frame, known, table), label=label, target=target)
+        refuse_far(frame, schema, table)
     numbers, observed = schema.read(frame, table)
     index: torch.Tensor | None = None
     classes: tuple[str, ...] = ()
@@ -132,6 +136,29 @@ def table_images(
         targets = targets_of(measured, str(target), table)
         schema = replace(schema, target=target)
     return Images(numbers, index, classes, names, mask=observed, schema=schema, targets=targets)
+
+
+def refuse_far(frame: pd.DataFrame, schema: Schema, table: str) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a real number that is so far from the others
+    of its column that nothing could be learned of them; see :data:`MOST_FAR`."""
+    for column in schema.columns:
+        if column.type != "real":
+            continue
+        cells = frame[column.name]
+        numbers = column.numbers(cells, table)
+        if np.isnan(numbers).all():
+            continue
+        middle = np.nanmedian(numbers)
+        distance = np.nan_to_num(np.abs(numbers - middle))
+        usual = np.median(distance[distance > 0]) if distance.any() else 0.0
+        row = int(distance.argmax())
+        if distance[row] > MOST_FAR * usual * np.sqrt(np.isfinite(numbers).sum()):
+            raise InputError(
+                f"the column {column.name!r} of {table} has {plain(cells.iloc[row])!r:.60} in row "
+                f"{cells.index[row]}, and half of its other cells are within {usual:.3g} of "
+                f"{middle + column.offset:.7g}; correct this cell or leave it empty, or leave the "
+                "column out by a schema"
+            )
 
 
 def column_of(

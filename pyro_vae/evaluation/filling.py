@@ -12,8 +12,10 @@ from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from torch.distributions import Independent
 
+from ..errors import InputError
 from ..holes import WithMask
 from ..latents import Sites
+from ..likelihoods.categories import RankedCategorical
 from ..likelihoods.columnwise import Columnwise
 from .draws import holds_all_draws
 from .weights import Weights
@@ -35,6 +37,7 @@ class Block:
         self.top = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)  # [B]
         self.total = self.top
         self.averages: list[Average] = []
+        self.found: list[tuple[Tensor, Tensor]] = []  # the averages and their errors, by part
         self.entries: Any = None  # the distribution of the entries, of the last draws
 
     def add(self, log_w: Tensor, runs: list[Sites]) -> None:
@@ -64,21 +67,45 @@ class Block:
         self.completions = torch.where(over(taken, chosen.dim()), chosen, self.completions)
         self.total = total
 
-    def means(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The conditional means and their standard errors, ``[B, *shape]``, and the probabilities
-        of categories if all entries are categories without an order."""
+    def means(self) -> tuple[Tensor, Tensor]:
+        """The conditional means and their standard errors, ``[B, *shape]``; of categories what
+        :func:`typical` gives."""
         log_sum, log_squares = self.weights.log_sum - self.top, self.weights.log_squares
         total, squares = log_sum.exp(), (log_squares - 2 * self.top).exp()
-        found = [average.result(total, squares) for average in self.averages]
+        found = self.found = [average.result(total, squares) for average in self.averages]
         best = [
             typical(part, *each) for part, each in zip(parts_of(self.entries), found, strict=True)
         ]
         if isinstance(self.entries, Columnwise):
             means, errors = (iter(each) for each in zip(*best, strict=True))
             joined = self.entries.joined
-            return joined(lambda part: next(means)), joined(lambda part: next(errors)), None
-        categories = type(self.entries) is dist.Categorical
-        return *best[0], found[0][0] if categories else None
+            return joined(lambda part: next(means)), joined(lambda part: next(errors))
+        return best[0]
+
+    def probabilities(self) -> Tensor:
+        """The probability of each level of each entry, ``[B, *shape, C]``, after :meth:`means`. C
+        is the largest number of levels. It is 0 for a level that an entry does not have, and NaN
+        for entries without levels.
+
+        Raises:
+            InputError: no entry has levels.
+        """
+        parts = parts_of(self.entries)
+        means = [mean for mean, _ in self.found]
+        each = [levels_of(part, mean) for part, mean in zip(parts, means, strict=True)]
+        if all(p is None for p in each):
+            raise InputError("probabilities are those of levels, and no entry of x has levels")
+        most = max(p.shape[-1] for p in each if p is not None)
+        filled = [
+            mean.new_full((*mean.shape, most), math.nan)
+            if p is None
+            else torch.nn.functional.pad(p, (0, most - p.shape[-1]))
+            for p, mean in zip(each, means, strict=True)
+        ]
+        if not isinstance(self.entries, Columnwise):
+            return filled[0]
+        flat = torch.cat(filled, 1).index_select(1, self.entries.order)  # [B, D, C]
+        return flat.unflatten(1, self.entries.shape_)
 
 
 class Average:
@@ -116,17 +143,33 @@ def parts_of(entries: Any) -> list[Any]:
 
 
 def averaged(part: Any) -> Tensor:
-    """What is averaged over draws: probabilities of categories without an order, else the mean."""
-    return part.probs if type(part) is dist.Categorical else part.mean
+    """What is averaged over draws: the probabilities of categories, else the mean."""
+    return part.probs if isinstance(part, dist.Categorical) else part.mean
 
 
 def typical(part: Any, mean: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean with its error; of probabilities, the most probable category with the error of its
-    probability."""
-    if type(part) is not dist.Categorical:
+    """The mean with its error; of categories one of them, with the error of its probability.
+
+    Without an order it is the most probable one. With an order it is the median: it is a level, it
+    needs no distances between the levels, and of all levels it has the smallest expected number of
+    steps to the true one.
+    """
+    if not isinstance(part, dist.Categorical):
         return mean, error
-    best = mean.argmax(-1, keepdim=True)
+    if isinstance(part, RankedCategorical):
+        below = mean.cumsum(-1)[..., :-1] < 0.5  # the last sum is 1, apart from rounding
+        best = below.sum(-1, keepdim=True)
+    else:
+        best = mean.argmax(-1, keepdim=True)
     return best[..., 0].double(), error.gather(-1, best)[..., 0]
+
+
+def levels_of(part: Any, mean: Tensor) -> Tensor | None:
+    """The probabilities of levels, ``[*, C]``, from the average of :func:`averaged`; None if the
+    entries have no levels."""
+    if isinstance(part, dist.Categorical):
+        return mean
+    return torch.stack([1 - mean, mean], -1) if isinstance(part, dist.Bernoulli) else None
 
 
 def entries_of(fn: Any) -> Any:

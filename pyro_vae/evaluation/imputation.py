@@ -39,11 +39,14 @@ class Imputation:
         samples: draws of z for each observation, K.
         mask: True where an entry was observed, ``[N, *shape]``.
         x: the observations with the conditional mean of each missing entry, ``[N, *shape]``. Of
-            categories without an order it is the most probable one.
+            categories without an order it is the most probable one, and of categories with an order
+            the median.
         errors: the standard error of each mean from the draws of z, ``[N, *shape]``; of categories
-            that of the largest probability. It is 0 where an entry was observed.
-        probabilities: of each category, ``[N, *shape, C]``; None for entries that are not
-            categories without an order.
+            that of the probability of the one that is given. It is 0 where an entry was observed.
+        probabilities: of each level of a column or an entry, ``[N, *shape, C]``, given the observed
+            entries; C is the largest number of levels, and entries without levels have NaN. An
+            entry that was observed has the probabilities of the model, too. None if they were not
+            asked for.
         draws: completions of each observation, ``[M, N, *shape]``; None if none were asked for. If
             ``effective`` is below M, many of them repeat.
         effective: effective sample size (Σ w)² / Σ w² of each observation, ``[N]``, 1 to K.
@@ -83,6 +86,7 @@ def impute(
     *,
     samples: int = 1000,
     draws: int = 0,
+    probabilities: bool = False,
     seed: int = 0,
     progress: Report = silent,
 ) -> Imputation:
@@ -98,11 +102,13 @@ def impute(
         data: the observations, with their mask and context.
         samples: draws of z for each observation, K.
         draws: completions of each observation, M.
+        probabilities: whether those of all levels are given, too.
         seed: of the draws of pixels and of z. The global generators are not changed.
         progress: is called with a description and the share that is done.
 
     Raises:
-        InputError: no observations, or numbers of draws out of range.
+        InputError: no observations, numbers of draws out of range, or ``probabilities`` of entries
+            without levels.
 
     Paper: Mattei & Frellsen 2019, MIWAE: Deep generative modelling and imputation of incomplete
     data sets.
@@ -132,7 +138,8 @@ def impute(
             parts.append(block)
             done += len(batch)
             progress("imputation", share(done, len(data)))
-    means, errors, chances = zip(*(block.means() for block in parts), strict=True)
+    means, errors = zip(*(block.means() for block in parts), strict=True)
+    chances = torch.cat([block.probabilities() for block in parts]) if probabilities else None
     x = torch.cat([block.x for block in parts])
     if data.binarize == "none":
         x = data.batch(slice(None))  # in the data's own type, so that the numbers are the same
@@ -145,7 +152,7 @@ def impute(
         mask=mask,
         x=torch.where(mask, x, torch.cat(means).to(x)),
         errors=torch.where(mask, 0.0, torch.cat(errors)),
-        probabilities=None if chances[0] is None else torch.cat(chances),
+        probabilities=chances,
         draws=completed,
         effective=torch.cat([block.weights.effective() for block in parts]),
         pareto_k=torch.cat([block.weights.pareto_k() for block in parts]),

@@ -15,6 +15,10 @@ from .categories import RankedCategorical, one_of, ordered_logits
 from .counts import FEWEST, log_of
 from .located import logit
 
+FARTHEST = 100.0
+"""The encoder sees numbers up to so many units from the centre. Of N numbers that are standardised
+by themselves none is farther away than √N. A number of new data that is much farther would make σ
+of the guide infinite; the likelihood scores the number itself."""
 FAR = 1e4
 """The distance of a cutpoint that no level is above: beyond it, a probability is 0 in float64."""
 
@@ -91,7 +95,7 @@ class Scaled(Group):
         self.register_buffer("unit", unit, persistent=False)
 
     def scaled(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        shown = (x - self.centre) / self.unit
+        shown = ((x - self.centre) / self.unit).clamp(-FARTHEST, FARTHEST)
         return shown if mask is None else torch.where(mask, shown, 0)
 
 

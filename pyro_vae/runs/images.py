@@ -63,6 +63,8 @@ def opened(
         return with_context(load_data(source["name"], data_dir=data_dir, **options), source)
     if is_table(source["name"]):
         raise InputError(f"the table {source['name']!r} is read into memory; leave --stream out")
+    if named := [key for key in OF_TABLES if source.get(key) is not None]:
+        raise InputError(f"--{named[0]} is for tables, and {source['name']!r} is not one")
     if named := [key for key in CONTEXT if source.get(key) is not None]:
         raise InputError(f"--{named[0]} is for images in memory; leave --stream out")
     return open_data(source["name"], workers=workers, **options)
