@@ -32,8 +32,7 @@ objective     ``data_size``, ``labelled``
 - ``posterior``: the guide's part, for a prior that is made of it.
 - ``data_size``, ``labelled``: the number of training images, and of those with a known label.
 - ``context_size``: the number of classes or of covariates, in a VAE with a condition.
-- ``target_scaling``: the mean and the standard deviation of each real target that is inferred, two
-  tensors ``[n]``; None where they are not known.
+- ``target_scaling``: mean and standard deviation of each real target that is inferred, or None.
 
 **What a forward is handed.** A prior's ``forward()`` takes nothing, a likelihood's ``forward(z)``
 the latents, a guide's ``forward(x)`` the observations. What comes with the observations beside x
@@ -154,9 +153,8 @@ class Guide(Latent):
     optional = ("sample_sites", "default_prior", "attach", "infers_labels", "infers_targets")
 
     infers_labels: bool = False
-    """Whether the guide infers the labels that are not known, -1 in the context."""
-    infers_targets: bool = False
-    """Whether the guide infers the real targets that are not known, NaN in the context."""
+    """Whether the guide infers labels that are not known, -1 in the context."""
+    infers_targets: bool = False  # the same for real targets, NaN in the context
     default_prior: str = "standard-normal"
     """The name, with options, of the prior that fits. A VAE without a given prior takes it."""
 

@@ -54,14 +54,17 @@ def test_every_objective_sees_the_observed_part_alone(name):
 @pytest.mark.parametrize("name", OBJECTIVES_TABLE)
 def test_an_objective_with_holes_is_that_of_the_sub_vectors(name):
     """If the last entry is missing in all rows, loss and gradients are those of the VAE of the
-    other entries, also for the objectives that look at all latents of the batch, and for the one
-    that infers labels, of which two of six are known."""
+    other entries, also for the objectives that look at all latents of the batch, and for those that
+    infer labels or targets, of which two of six are known."""
     guide = "categorical" if name in SUMS_OVER_CLASSES else "mean-field"
     parts = {"likelihood": "student-t", "guide": guide, "hidden": (6,)}
     labels = []
     if name == "m2":
         parts |= {"guide": "labelled", "condition": 3}
         labels = [torch.tensor([2, -1, 0, -1, -1, -1])]
+    if name == "m2-real":
+        parts |= {"guide": "targeted", "condition": (1,)}
+        labels = [torch.tensor([[0.3], [NAN], [-1.2], [NAN], [NAN], [NAN]]).double()]
     whole, cut = VAE((D,), 3, **parts).double(), VAE((D - 1,), 3, **parts).double()
     shapes = {key: value.shape for key, value in cut.state_dict().items()}
 

@@ -184,7 +184,7 @@ def test_a_file_that_is_not_read_is_one_sentence(tmp_path, content, words):
 
 def test_a_folder_with_the_ending_of_a_table_is_a_folder(tmp_path):
     (tmp_path / "t.csv").mkdir()
-    with pytest.raises(InputError, match=r"schema is for tables, .* is a folder"):
+    with pytest.raises(InputError, match=r"label is for tables, .* is a folder"):
         load_data(tmp_path / "t.csv", label="x")
     with pytest.raises(InputError, match=r"t\.csv"):
         load_data(tmp_path / "t.csv")
