@@ -381,6 +381,8 @@ def test_a_saved_vae_predicts_the_same(run, table, tmp_path):
     assert torch.equal(one[0], two[0])
     assert torch.equal(one[1], two[1])
     assert typed(["evaluate", tmp_path / "saved", "--data", table, "--samples", "5"]) == 0
+    assert typed(["sample", tmp_path / "saved", "--n", "3", "--out", tmp_path / "rows.csv"]) == 0
+    assert list(pd.read_csv(tmp_path / "rows.csv")) == ["a", "b", "c", "yield"]
 
 
 def test_a_run_goes_on_as_if_it_had_not_stopped(table, tmp_path):

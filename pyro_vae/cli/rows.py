@@ -59,15 +59,15 @@ def sample_table(
         context = vae.rows(torch.arange(classes).repeat_interleave(n // classes), n)
     with vae.in_use():
         sites: Any = poutine.trace(vae.model).get_trace(None, context, n=n).nodes
-    rows = Schema.from_json(table).frame(sites["x"]["value"])
+    schema = Schema.from_json(table)
+    rows = schema.frame(sites["x"]["value"])
     if condition is not None and classes:
         labels = sites[LABEL]["value"].argmax(-1) if vae.infers_labels else context
         names = condition.names or range(classes)
         rows[data.get("label") or "label"] = [names[label] for label in labels.tolist()]
-    target = data.get("target")
-    if target is not None:
+    if schema.target is not None and condition is not None:
         y = sites[LABEL]["value"] if vae.infers_y else context
-        rows[target] = y.flatten().tolist()
+        rows[schema.target] = y.flatten().tolist()
     with written(out) as part:
         write_table(rows, part, out.suffix.lower())
     console.print(f"{counted(n, 'row')} drawn from p(x){each} in {out}", soft_wrap=True)
