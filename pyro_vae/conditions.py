@@ -19,6 +19,7 @@ from .errors import InputError
 from .latents import Shape
 from .options import is_whole
 from .registry import Choice, class_of
+from .words import either
 
 CONDITIONED = ("likelihood", "guide")
 """The parts that can get the context beside z or x."""
@@ -70,8 +71,8 @@ class Condition:
 
     def __str__(self) -> str:
         if self.classes:
-            return f"labels of {self.classes} classes, int64 [B]"
-        return f"real covariates [B, {', '.join(map(str, self.shape))}]"
+            return f"labels of {self.classes} classes, a whole number for each observation"
+        return f"real covariates of shape {list(self.shape)} for each observation"
 
     def rows(self, given: Any, n: int) -> Tensor:
         """A context of ``n`` rows from what a user gives.
@@ -219,7 +220,11 @@ def inferring(choice: Choice, given: Condition | None, conditioned: Sequence[str
     if given is None or given.classes is None:
         raise InputError(
             f"the guide {choice.name} infers labels, so it is for a VAE with a condition of "
-            "classes; give the VAE condition=10, or the data labels, data.labelled(100)"
+            "classes; "
+            + either(
+                "give the VAE condition=10, or the data labels, data.labelled(100)",
+                "give --known-labels 100, or all, for data with labels",
+            )
         )
     if tuple(conditioned) != CONDITIONED:
         raise InputError(

@@ -215,7 +215,7 @@ def test_a_label_that_is_not_known_or_not_seen_is_refused():
 def few_labels(tmp_path_factory):
     """A run with 100 labels. Tests must not change it."""
     run = tmp_path_factory.mktemp("runs") / "m2"
-    words = ["--recipe", "m2", "--labels", "100", "--epochs", "1", "--no-compile"]
+    words = ["--recipe", "m2", "--known-labels", "100", "--epochs", "1", "--no-compile"]
     assert typed([*TINY, *words, "--out", run]) == 0
     return run
 
@@ -238,7 +238,7 @@ def test_the_commands_of_a_run_with_few_labels(few_labels, tmp_path, capsys):
 
 
 def test_a_run_with_few_labels_goes_on_as_if_it_had_not_stopped(tmp_path):
-    words = [*TINY, "--recipe", "m2", "--labels", "50", "--no-compile", "--seed", "3"]
+    words = [*TINY, "--recipe", "m2", "--known-labels", "50", "--no-compile", "--seed", "3"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert typed([*words, "--epochs", "2", "--out", whole]) == 0
     assert typed([*words, "--epochs", "1", "--out", parts]) == 0
@@ -250,11 +250,11 @@ def test_a_run_with_few_labels_goes_on_as_if_it_had_not_stopped(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--labels", "all"], "--labels is for a guide that infers labels"),
-        (["--recipe", "m2", "--labels", "few"], "--labels takes a number of images"),
-        (["--recipe", "m2", "--labels", "5"], "whole number from 10, one for each class"),
+        (["--known-labels", "all"], "--known-labels is for a guide that infers labels"),
+        (["--recipe", "m2", "--known-labels", "few"], "--known-labels takes a number, such as 100"),
+        (["--recipe", "m2", "--known-labels", "5"], "whole number from 10, one for each class"),
         (["--recipe", "m2", "--condition", "label"], "give one of the two"),
-        (["--guide", "labelled", "--condition", "label"], "take --labels all"),
+        (["--guide", "labelled", "--condition", "label"], "take --known-labels all"),
         (["--condition", "age"], "--condition is label"),
         (["--prior", "conditional"], "is for a VAE with a condition"),
         (["--guide", "labelled"], "is for a VAE with a condition of classes"),

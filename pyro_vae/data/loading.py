@@ -14,10 +14,12 @@ import torch
 
 from ..errors import InputError
 from ..registry import lookup
+from ..spelling import spelled
+from ..words import called
 from .arrays import read_array
 from .datasets import DATASETS, data_folder
 from .folders import find_files
-from .imagefiles import read_files
+from .imagefiles import check_size, read_files
 from .images import BINARIZE, Images
 from .labelled import labels_of, some_labels
 from .schemafile import GivenSchema, read_schema
@@ -153,6 +155,7 @@ class Data:
         return self._each(lambda images: images.binarized(protocol, random))
 
 
+@spelled
 def load_data(
     name: str | Path,
     *,
@@ -239,13 +242,14 @@ def load_data(
     path = None if str(name) in DATASETS else find_path(name)
     if (pair or grey) and (path is None or not path.is_dir()):
         raise InputError(
-            f"size, crop and grey change the image files of a folder; {str(name)!r} is not a folder"
+            f"{called('size')}, {called('crop')} and {called('grey')} change the image files of a "
+            f"folder; {str(name)!r} is not a folder"
         )
     if (schema is not None or label is not None) and (path is None or not is_table(path)):
         what = "a folder" if path is not None and path.is_dir() else "not one"
         raise InputError(
-            "schema and label are for tables, files that end in .csv, .tsv, .parquet or .h5ad, and "
-            f"{str(name)!r} is {what}"
+            f"{called('schema')} and {called('label')} are for tables, files that end in .csv, "
+            f".tsv, .parquet or .h5ad, and {str(name)!r} is {what}"
         )
     validation = None
     if path is None:
@@ -283,24 +287,6 @@ def find_path(name: str | Path) -> Path:
             f"{error}; or the path of a folder of images, of an array file or of a table"
         ) from None
     return path
-
-
-def check_size(size: int | Sequence[int] | None, crop: bool) -> tuple[int, int] | None:
-    """``size`` as ``(H, W)``.
-
-    Raises:
-        InputError: ``size`` is not one or two whole numbers above 0, or ``crop`` lacks a size.
-    """
-    if size is None:
-        if crop:
-            raise InputError("crop=True needs a size, such as size=64 or size=(48, 64)")
-        return None
-    pair = tuple(size) if isinstance(size, Sequence) else (size, size)
-    if len(pair) != 2 or not all(type(n) is int and n > 0 for n in pair):
-        raise InputError(
-            f"size is a whole number above 0, or two of them (height, width), not {size!r}"
-        )
-    return pair[0], pair[1]
 
 
 def read_folder(

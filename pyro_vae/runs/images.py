@@ -63,7 +63,8 @@ def opened(
     if is_table(source["name"]):
         raise InputError(f"the table {source['name']!r} is read into memory; leave --stream out")
     if named := [key for key in CONTEXT if source.get(key) is not None]:
-        raise InputError(f"--{named[0]} is for images in memory; leave --stream out")
+        flag = {"labels": "--known-labels"}.get(named[0], f"--{named[0]}")
+        raise InputError(f"{flag} is for images in memory; leave --stream out")
     return open_data(source["name"], workers=workers, **options)
 
 
