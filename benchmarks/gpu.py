@@ -6,8 +6,8 @@
 Contenders take turns in one process, an epoch of MNIST each, for a number of rounds; what is
 compared are ratios of the medians over rounds. Each case is a process of its own. All have the same
 network, Adam and loss, gather their batch from uint8 images on the device, and draw its pixels
-anew. Their losses must agree within 6 %. FOLDER holds MNIST in torchvision's layout; without one, random images are used, and
-Pyro's example, which reads MNIST through a DataLoader, is not run.
+anew. Their losses must agree within 6 %. FOLDER holds MNIST in torchvision's layout; without one,
+random images are used, and Pyro's example, which reads MNIST through a DataLoader, is not run.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ def by_hand(case: Case, images: Tensor, compiled: bool) -> Any:
         for _ in range(3):
             step()
     torch.cuda.current_stream().wait_stream(side)
+    held = (net, optimizer, images)
     graph = torch.cuda.CUDAGraph()
     optimizer.zero_grad()
     with torch.cuda.graph(graph):
@@ -117,6 +118,7 @@ def by_hand(case: Case, images: Tensor, compiled: bool) -> Any:
             place.copy_(index)
             graph.replay()
             total += loss
+        assert held  # the graph reads and writes their memory
         return total.item() / batches.numel()
 
     return run

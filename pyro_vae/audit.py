@@ -17,7 +17,7 @@ from torch import Tensor
 from .contracts import Objective
 from .errors import InputError
 from .latents import infer, is_latent
-from .objectives.checks import check_order, show
+from .objectives.checks import check_draws, check_order, show
 from .objectives.divergences import analytic, family
 from .objectives.terms import Drawn, Terms, drawing
 
@@ -88,6 +88,8 @@ def audit(model: Any, *args: Any, objective: Any = None, **kwargs: Any) -> list[
         guide, *args = args  # type: ignore[assignment]
     else:
         raise InputError("audit takes a VAE, or a model and its guide, followed by their arguments")
+    if objective is not None:
+        check_draws(objective, model, args)
     with pyro.validation_enabled():
         ((p_trace, q_trace),) = Drawn()._get_traces(model, drawing(guide), args, kwargs)
         if objective is not None:

@@ -22,10 +22,11 @@ from .joining import Input
 from .latents import Layout, Shape, in_support, innermost
 from .likelihoods.columns import Columns
 from .likelihoods.located import HALF_A_LEVEL
-from .networks.layers import by_channel
+from .networks.layers import by_channel, widths
 from .options import at_least_one, is_number
 from .registry import NETWORKS, Choice, class_of, unwrapped
 from .supports import bounds, refuse_outside
+from .words import called
 
 Moments = Sequence[Sequence[float]]
 """The means of the channels of x, and their standard deviations."""
@@ -238,9 +239,11 @@ def network_of(spec: Any, hidden: Sequence[int] | None, handed: dict[str, Any]) 
     choice = NETWORKS.choose(spec)
     if hidden is None:
         return choice.make(**handed)
+    widths("hidden", hidden)
     if "hidden" in choice.options or choice.built:
         raise InputError(
-            f"hidden={hidden} and the network {spec!r} both set the layer sizes; give one"
+            f"{called('hidden', list(hidden))} and the network {spec!r} both set the layer sizes; "
+            "give one"
         )
     return replace(choice, options={**choice.options, "hidden": hidden}).make(**handed)
 

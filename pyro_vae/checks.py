@@ -22,10 +22,12 @@ from .history import Callback, Position
 from .holes import refuse_unobserved
 from .latents import Sites
 from .modules import refuse_device
+from .objectives.checks import check_draws
 from .options import is_whole
 from .pair import Pair
 from .programs import ModelProgram
 from .sources import Source, epochs_done
+from .words import called
 
 
 def check_data(data: Data | StoredData) -> None:
@@ -193,6 +195,7 @@ def try_step(
     if advance is not None:
         advance(done)
     begins = done == 0
+    check_draws(objective, pair.model, batch.args)
     try:
         with (
             one_image_told(len(batch), source.batch_size),
@@ -261,7 +264,7 @@ def one_image_told(images: int, batch_size: int) -> Iterator[None]:
             raise
         raise InputError(
             "batch normalization needs at least 2 images in a batch, and "
-            + ("there is 1 training image" if batch_size > 1 else "batch_size is 1")
+            + ("there is 1 training image" if batch_size > 1 else f"{called('batch_size')} is 1")
         ) from None
 
 
@@ -300,6 +303,7 @@ def check_compiler(device: torch.device) -> None:
         get_cpp_compiler()
     except InvalidCxxCompiler:
         raise InputError(
-            "compiled=True needs a C++ compiler, and torch finds none; install one such as g++, "
-            "name it in the environment variable CXX, or give compiled=False"
+            f"{called('compiled', True)} needs a C++ compiler, and torch finds none; install one, "
+            "such as g++, name it in the environment variable CXX, or give "
+            f"{called('compiled', False)}"
         ) from None

@@ -28,6 +28,7 @@ from .processes import side_by_side
 from .registry import parse
 from .runs.setup import prepare
 from .settings import Settings
+from .spelling import spelled
 from .training import fit
 from .words import first_line
 
@@ -111,6 +112,7 @@ class Training:
         return result
 
 
+@spelled
 def compare(
     settings: Mapping[str, Mapping[str, Any]],
     seeds: int,
@@ -151,8 +153,8 @@ def compare(
     Raises:
         InputError: ``seeds`` or ``jobs`` below 1, or settings that do not fit.
     """
-    at_least_one("seeds", seeds)
-    at_least_one("jobs", jobs)
+    at_least_one("seeds", seeds, most=10_000)
+    at_least_one("jobs", jobs, most=1000)
     # Settings that do not fit raise here, before the first training.
     runs = [prepare(each, device, data_dir) for each in settings.values()]
     total = seeds * sum(run.training["epochs"] * len(run.data.train) for run in runs)

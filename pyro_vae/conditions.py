@@ -19,6 +19,7 @@ from .errors import InputError
 from .latents import Shape
 from .options import is_whole
 from .registry import Choice, class_of
+from .words import either
 
 CONDITIONED = ("likelihood", "guide")
 """The parts that can get the context beside z or x."""
@@ -71,9 +72,9 @@ class Condition:
 
     def __str__(self) -> str:
         if self.classes:
-            return f"labels of {self.classes} classes, int64 [B]"
+            return f"labels of {self.classes} classes, a whole number for each observation"
         what = "targets" if self.inferred else "covariates"
-        return f"real {what} [B, {', '.join(map(str, self.shape))}]"
+        return f"real {what} of shape {list(self.shape)} for each observation"
 
     def rows(self, given: Any, n: int) -> Tensor:
         """A context of ``n`` rows from what a user gives.
@@ -227,7 +228,11 @@ def inferring(choice: Choice, given: Condition | None, conditioned: Sequence[str
     if kind.infers_labels and (given is None or given.classes is None):
         raise InputError(
             f"the guide {choice.name} infers labels, so it is for a VAE with a condition of "
-            "classes; give the VAE condition=10, or the data labels, data.labelled(100)"
+            "classes; "
+            + either(
+                "give the VAE condition=10, or the data labels, data.labelled(100)",
+                "give --known-labels 100, or all, for data with labels",
+            )
         )
     if kind.infers_targets and (given is None or len(given.shape) != 1):
         raise InputError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
+from .spelling import spelled_class
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def measured(number: float | None) -> float:
     return number
 
 
+@spelled_class
 @dataclass(frozen=True, eq=False)
 class Position:
     """Where training stands. ``Position()`` is the beginning.

@@ -29,6 +29,7 @@ class Interrupt(Callback):
         self.ranks = ranks
         self.pressed = False
         self.installed = False
+        self.asks = False  # the other processes, which then must be asked by all
 
     def __enter__(self) -> Self:
         return self
@@ -43,6 +44,8 @@ class Interrupt(Callback):
         if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self.handle)
             self.installed = True
+        # One process may ignore SIGINT, as one in the background of a shell does.
+        self.asks = bool(self.ranks.largest(self.installed))
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """What Python calls for SIGINT, between two of its instructions."""
@@ -60,4 +63,4 @@ class Interrupt(Callback):
 
     def is_over(self) -> bool:
         """Whether Ctrl-C was pressed, in whichever process."""
-        return self.installed and bool(self.ranks.largest(self.pressed))
+        return self.asks and bool(self.ranks.largest(self.pressed))

@@ -78,6 +78,11 @@ class Input(nn.Module):
             for moment, neutral in ((mean, 0.0), (scale, 1.0))
         )
 
+    def channels(self, joined: Tensor) -> list[float]:
+        """The numbers of the channels of x among those that :meth:`moments` gave."""
+        each = 1 if self.plain or self.placed else prod(self.observed[1:])
+        return joined.flatten()[: self.observed[0] * each : each].tolist()
+
     def scaling(self, standardize: Sequence[Sequence[float]] | None) -> tuple[Tensor, Tensor]:
         """The means and the standard deviations of the joined tensor, for a prior that makes
         inputs of the encoder; 0 and 1 where they are not known.

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .errors import InputError
-from .words import counted
+from .words import counted, either
 
 Shape = tuple[int, ...]
 """The shape of one observation: ``(D,)`` of a vector, ``(C, L)`` of a signal, ``(C, H, W)`` of an
@@ -44,8 +44,9 @@ def layouts(latent_size: LatentSize) -> tuple[Layout, ...]:
     result = tuple(tuple(z) if isinstance(z, Sequence) else (z,) for z in each)
     if not result or not all(z and all(type(n) is int and n > 0 for n in z) for z in result):
         raise InputError(
-            "the latent size is a whole number above 0, or one for each layer such as (64, 32, "
-            f"16), or channels and sides of a layer such as (8, 7, 7), not {latent_size!r}"
+            "the latent size is a whole number above 0, or one for each layer such as "
+            f"{either('(64, 32, 16)', '64,32,16')}, or channels and sides of a layer such as "
+            f"{either('[(8, 7, 7)]', '8x7x7')}, not {latent_size!r}"
         )
     return result
 

@@ -6,9 +6,7 @@ import os
 import sys
 
 from .errors import InputError
-
-ON_DISK = "leave them on disk by --stream (in Python by open_data), or give fewer or smaller ones"
-"""What can be done with images that do not fit into memory."""
+from .words import either
 
 
 def check_memory(size: int, what: str, instead: str = "give fewer or smaller ones") -> None:
@@ -26,6 +24,11 @@ def check_memory(size: int, what: str, instead: str = "give fewer or smaller one
             f"{what} needs at least {size / 1e9:,.1f} GB of memory, and this machine has "
             f"{memory / 1e9:,.1f} GB; {instead}"
         )
+
+
+def on_disk() -> str:
+    """What can be done with images that do not fit into memory."""
+    return f"leave them on disk by {either('open_data', '--stream')}, or give fewer or smaller ones"
 
 
 def total_memory() -> int:

@@ -15,12 +15,14 @@ from .latents import is_real, moments
 from .options import is_whole, number
 from .pairing import latent_sites
 from .programs import expect_context, expect_count, mean_image
+from .spelling import spelled
 from .usage import Usage
 
 
 class Paths(Usage):
     """The uses of a VAE that follow a path in the latent space."""
 
+    @spelled
     def traverse(
         self,
         x: Any,
@@ -103,6 +105,7 @@ class Paths(Usage):
             images = images.unflatten(0, (len(units), steps))
         return images if unit is None else images[0]
 
+    @spelled
     def interpolate(
         self, a: Any, b: Any, steps: int = 12, context: Any = None, *, given: Any = None
     ) -> Tensor:

@@ -15,8 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .settings import CONTEXT
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -25,8 +23,8 @@ class Recipe:
     Args:
         paper: authors, year, title.
         settings: the value of each changed option: ``prior``, ``likelihood``, ``guide``,
-            ``objective``, ``latent``, ``network``; ``condition`` or ``labels``, if the data needs
-            labels: ``data.conditioned("label")`` or ``data.labelled()``.
+            ``objective``, ``latent``, ``network``; ``condition`` or ``known_labels``, if the data
+            needs labels: ``data.conditioned("label")`` or ``data.labelled()``.
     """
 
     paper: str
@@ -35,7 +33,7 @@ class Recipe:
     @property
     def parts(self) -> dict[str, Any]:
         """The settings that are arguments of ``VAE(...)``."""
-        named, apart = {"latent": "latent_size"}, ("objective", *CONTEXT)
+        named, apart = {"latent": "latent_size"}, ("objective", "condition", "known_labels")
         return {named.get(k, k): v for k, v in self.settings.items() if k not in apart}
 
     @property
@@ -159,7 +157,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "m2": Recipe(
         "Kingma et al. 2014, Semi-supervised learning with deep generative models, model M2",
-        {"labels": "all", "guide": "labelled", "objective": "m2"},
+        {"known_labels": "all", "guide": "labelled", "objective": "m2"},
     ),
     "m2-real": Recipe(
         "Kingma et al. 2014, Semi-supervised learning, M2 with a real target for the classes",

@@ -23,11 +23,12 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, TypeVar
 
 from .errors import InputError
+from .spelling import unknown
+from .words import own_names
 
 Row = TypeVar("Row")
 Factory = Callable[..., Any]
@@ -93,7 +94,9 @@ class Choice:
         needed = [name for name in own if named[name].default is inspect.Parameter.empty]
         if missing := [name for name in needed if name not in given]:
             raise InputError(f"the {self.kind} {self.name} needs a value for {', '.join(missing)}")
-        return self.checked(self.part(**{k: v for k, v in handed.items() if k in named}, **given))
+        with own_names():  # the options of a part are named as in its spec
+            part = self.part(**{k: v for k, v in handed.items() if k in named}, **given)
+        return self.checked(part)
 
     def checked(self, part: Any) -> Any:
         """``part`` if it is of the type that this kind of part has; an InputError if it is not."""
@@ -161,9 +164,7 @@ def lookup(kind: str, name: Any, table: Mapping[str, Row]) -> Row:
         raise InputError(f"{kind} is one of the names {', '.join(table)}, not {name!r}")
     if name in table:
         return table[name]
-    near = get_close_matches(name, table, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}? All are: " if near else "there are: "
-    raise InputError(f"unknown {kind} {name!r:.100}; {hint}{', '.join(table)}")
+    raise unknown(kind, name, table)
 
 
 def parse(spec: str) -> tuple[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ from .compiling import FusedOptim
 from .errors import InputError
 from .options import is_number, number
 from .registry import SCHEDULES
+from .words import called
 
 
 class Schedule:
@@ -135,7 +136,7 @@ SCHEDULES.update({"constant": Constant, "cosine": Cosine, "step": Step, "iwae": 
 def share(option: str, value: Any) -> float:
     """``value`` if it is a number in [0, 1); else an InputError."""
     if not is_number(value) or not 0 <= value < 1:
-        raise InputError(f"{option} is a number of at least 0 and below 1, not {value!r}")
+        raise InputError(f"{called(option)} is a number of at least 0 and below 1, not {value!r}")
     return float(value)
 
 

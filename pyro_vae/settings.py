@@ -12,6 +12,8 @@ from typing import Any, TypedDict
 
 from .errors import InputError
 from .options import at_least_one, is_whole, number
+from .spelling import spelled_class
+from .words import called
 
 
 def option(
@@ -79,7 +81,7 @@ class Setup:
     condition: str | None = option(
         None, "What x is conditioned on: label or target of each row.", "Data", shown=""
     )
-    labels: Any = option(
+    known_labels: Any = option(
         None,
         "For --recipe m2 or m2-real: all, or how many training rows keep theirs.",
         "Data",
@@ -88,7 +90,7 @@ class Setup:
     )
     schema: Any = option(
         None,
-        "A JSON file with the types of a table's columns. Default: inferred.",
+        "A JSON file with the types of the columns. Default: inferred.",
         "Data",
         value="FILE",
         shown="",
@@ -119,6 +121,7 @@ class Setup:
     )
 
 
+@spelled_class
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """How :func:`~pyro_vae.training.fit` trains. Each is an argument of ``fit``.
@@ -151,13 +154,13 @@ class TrainingOptions:
     objective: Any = option(
         None, "The loss to minimise.", "Parts", shown="the one that fits the guide"
     )
-    epochs: int = option(200, "Passes over the training images.", "Training", value="N", least=1)
-    batch_size: int = option(128, "Images in a step.", "Training", value="N", least=1)
+    epochs: int = option(200, "Passes over the training data.", "Training", value="N", least=1)
+    batch_size: int = option(128, "Observations in a step.", "Training", value="N", least=1)
     lr: float = option(1e-3, "Learning rate of Adam.", "Training", value="X")
     schedule: Any = option("constant", "How the learning rate changes: cosine, step.", "Training")
     clip: float | None = option(
         None,
-        "Largest norm of the gradient, per image. Default: no limit.",
+        "Largest norm of the gradient, per row. Default: no limit.",
         "Training",
         value="X",
         shown="",
@@ -175,9 +178,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
-            at_least_one(name, value)
-            if value > MOST:
-                raise InputError(f"{name} is a whole number from 1 to {MOST:,}, not {value}")
+            at_least_one(name, value, MOST)
         number("lr", self.lr, above=0)
         check_seed(self.seed)
 
@@ -205,7 +206,7 @@ TRAINING = tuple(each.name for each in fields(TrainingOptions))
 """The settings that :func:`~pyro_vae.training.fit` takes."""
 
 CONTEXT = ("condition", "labels")
-"""The settings that say what the context of model and guide is."""
+"""The entries of a run's ``data`` that say what the context of model and guide is."""
 
 OF_TABLES = ("schema", "label", "target")
 """The settings that say how a table is read."""
@@ -223,4 +224,6 @@ LARGEST_SEED = 2**32 - 1
 def check_seed(seed: Any) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` for a seed that numpy does not accept."""
     if not is_whole(seed) or not 0 <= seed <= LARGEST_SEED:
-        raise InputError(f"seed is a whole number from 0 to {LARGEST_SEED}, not {seed!r}")
+        raise InputError(
+            f"{called('seed')} is a whole number from 0 to {LARGEST_SEED}, not {seed!r}"
+        )

@@ -26,9 +26,10 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from .contracts import Likelihood
 from .data import Data, Images
 from .errors import InputError
-from .evaluation.importance import importance
+from .evaluation.importance import each_alone
 from .evaluation.latents import encode_images
 from .settings import Settings
+from .spelling import spelled
 from .training import fit
 from .vae import VAE
 
@@ -77,6 +78,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         (150, 2)
     """
 
+    @spelled
     def __init__(
         self,
         latent_size: Any = Settings.latent,
@@ -183,18 +185,15 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         or of a probability if the likelihood gives one. The draws are the same for each row, so a
         row's score does not depend on the other rows.
         """
-        rows, scores = self.rows(x), []
-        model, guide = self.vae_.model, self.vae_.guide
+        rows, vae = self.rows(x), self.vae_
         with self.in_use():
-            for i in range(len(rows)):
-                row = rows.subset(torch.tensor([i]))
-                estimate = importance(model, guide, row, samples=self.samples, seed=self.seed_)
-                scores.append(estimate.log_p.item())
+            told = {"samples": self.samples, "seed": self.seed_}
+            scores = each_alone(vae.model, vae.guide, rows, **told).log_p.numpy()
         likelihood = Likelihood.of(self.vae_.model.likelihood)
         if likelihood.binary or likelihood.levels is not None:
-            return np.array(scores)
+            return scores
         # p(x) = p(u) |du/dx| for u = (x - offset) / factor.
-        return np.array(scores) - np.log(np.broadcast_to(self.factor_, x.shape[1])).sum()
+        return scores - np.log(np.broadcast_to(self.factor_, x.shape[1])).sum()
 
     def score(self, x: Any, y: Any = None) -> float:
         """The mean of :meth:`score_samples`, which ``GridSearchCV`` maximises. ``y`` is ignored."""

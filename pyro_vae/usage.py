@@ -28,6 +28,7 @@ from .modules import mode
 from .options import is_whole
 from .pairing import latent_sites
 from .programs import GuideProgram, ModelProgram, mean_image
+from .spelling import spelled
 from .words import counted
 
 
@@ -45,6 +46,7 @@ class Usage(nn.Module):
     model: ModelProgram
     guide: GuideProgram
 
+    @spelled
     def encode(self, x: Any, context: Any = None, *, mask: Tensor | None = None) -> Any:
         """The posterior q(z | x) of observations: a distribution, batch ``[B]``, event ``[Z]``.
 
@@ -67,6 +69,7 @@ class Usage(nn.Module):
         return q["z"] if q.keys() == {"z"} else q
 
     @torch.no_grad()
+    @spelled
     def predict(self, x: Any, *, mask: Tensor | None = None) -> Any:
         """q(y | x) of a VAE whose guide infers y.
 
@@ -103,6 +106,7 @@ class Usage(nn.Module):
         """Whether it infers labels of classes."""
         return self.infers_y and self.guide.condition.classes is not None  # type: ignore[union-attr]
 
+    @spelled
     def reconstruct(
         self, x: Any, context: Any = None, *, given: Any = None, mask: Tensor | None = None
     ) -> Tensor:
@@ -128,6 +132,7 @@ class Usage(nn.Module):
             # Without x, the site "x" gives its mean; with x it would give the observation back.
             return mean_image(poutine.replay(self.model, trace=z), len(x), given)
 
+    @spelled
     def log_prob(
         self, x: Any, samples: int = 1000, *, context: Any = None, seed: int = 0
     ) -> Importance:
@@ -148,6 +153,7 @@ class Usage(nn.Module):
         images = Images(x, context=self.rows(context, len(x)))
         return importance(self.model, self.guide, images, samples=samples, seed=seed)
 
+    @spelled
     def impute(
         self,
         x: Any,
@@ -200,6 +206,7 @@ class Usage(nn.Module):
         filled = filled if images.mask is None else torch.where(images.mask, x, filled)
         return (filled, result.probabilities) if probabilities else filled
 
+    @spelled
     def sample(self, n: int | None = None, given: Any = None, *, z: Any = None) -> Tensor:
         """The mean images of p(x | z) for ``n`` draws of z from the prior; ``[n, *shape]``.
 
@@ -225,6 +232,7 @@ class Usage(nn.Module):
         with self.in_use():
             return mean_image(self.model, n, given)
 
+    @spelled
     def decode(self, z: Any, given: Any = None) -> Tensor:
         """The mean images of p(x | z) for given latents; ``[n, *shape]``.
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -53,8 +54,10 @@ from .paths import Paths
 from .programs import GuideProgram, ModelProgram
 from .registry import GUIDES, LIKELIHOODS, PRIORS, parse
 from .settings import Settings
+from .spelling import spelled
 from .storage.creating import save_vae
 from .supports import bounds
+from .words import either
 
 
 class VAE(Paths):
@@ -104,6 +107,7 @@ class VAE(Paths):
         torch.Size([3, 1, 28, 28])
     """
 
+    @spelled
     def __init__(
         self,
         shape: Sequence[int],
@@ -174,9 +178,9 @@ class VAE(Paths):
                 f"{latent_size}; take the guide bottom-up or ladder, and the prior hierarchy"
             )
         if given is None:
-            unavailable["context_size"] = (
-                "is for a VAE with a condition; give the VAE a condition, or the data labels as "
-                'their context, data.conditioned("label")'
+            unavailable["context_size"] = "is for a VAE with a condition; give " + either(
+                'the VAE a condition, or the data labels as context, data.conditioned("label")',
+                "--condition label",
             )
         else:
             handed["context_size"] = given.size
@@ -211,6 +215,7 @@ class VAE(Paths):
         self.guide = GuideProgram(self.shape, q_z, None if seen.plain else seen, given)
         if standardize is not None:
             self.guide.blank = by_channel(standardize[0], self.shape)
+            self.register_load_state_dict_post_hook(partial(follow_moments, seen))
         taken = any(part.takes("context") for part in parts)
         if given is not None and not (taken or to_likelihood or to_guide):
             raise InputError(
@@ -310,3 +315,13 @@ class VAE(Paths):
         See :func:`pyro_vae.exporting.export` for the files and the errors.
         """
         export(self, folder)
+
+
+def follow_moments(seen: Input, vae: VAE, keys: Any) -> None:
+    """After ``load_state_dict``: the encoder has the moments that were loaded, so the config has
+    them, too, and holes are shown at their mean."""
+    for encoder in (m for m in vae.guide.modules() if isinstance(m, Standardized)):
+        loaded = [seen.channels(encoder.mean), seen.channels(encoder.scale)]
+        if torch.tensor(vae.config["standardize"]).tolist() != loaded:  # rounded to float32
+            vae.config["standardize"] = loaded
+            vae.guide.blank = by_channel(loaded[0], vae.shape).to(encoder.mean)

@@ -1,10 +1,68 @@
-"""Numbers and errors in sentences."""
+"""Numbers, options and errors in sentences."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from math import isfinite
+from typing import Any
+
+FLAGS: list[Mapping[str, str]] = []
+"""While a command runs, its flags by the names that they have in Python."""
+
+
+@contextmanager
+def on_command_line(flags: Mapping[str, str]) -> Iterator[None]:
+    """A context in which sentences name options as the user of a command types them.
+
+    Args:
+        flags: the flags of the command, such as ``{"batch_size": "--batch-size"}``.
+    """
+    FLAGS.append(flags)
+    try:
+        yield
+    finally:
+        FLAGS.pop()
+
+
+@contextmanager
+def own_names() -> Iterator[None]:
+    """A context in which options keep their names in Python, as in ``"normal(scale=0.2)"``."""
+    with on_command_line({}) if FLAGS else nullcontext():
+        yield
+
+
+def called(name: str, value: Any = None) -> str:
+    """An option in a sentence, as the caller writes it: ``batch_size=4``, ``--batch-size 4``.
+
+    Args:
+        name: the name of the argument in Python. An option that the command does not have, such as
+            one of a part, keeps it.
+        value: the value that the sentence shows; None for no value.
+
+    Example:
+        >>> from pyro_vae.words import called, on_command_line
+        >>> called("grey", True)
+        'grey=True'
+        >>> with on_command_line({"grey": "--grey"}):
+        ...     called("grey", True)
+        '--grey'
+    """
+    flag = FLAGS[-1].get(name) if FLAGS else None
+    if flag is None:
+        return name if value is None else f"{name}={value!r}"
+    if value is None or value is True:
+        return flag
+    if value is False:
+        return f"--no-{flag.removeprefix('--')}"
+    listed = value if isinstance(value, list | tuple) else [value]
+    return f"{flag} {','.join(map(str, listed))}"
+
+
+def either(python: str, command: str) -> str:
+    """What the caller can do: in Python, or at a command line."""
+    return command if FLAGS else python
 
 
 def counted(number: int, what: str) -> str:

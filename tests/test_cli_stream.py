@@ -190,7 +190,7 @@ def test_images_that_do_not_fit_into_memory_are_refused_with_the_way_out(
         assert typed(["train", "--data", data, "--out", tmp_path / "run"]) == 2
         assert "leave them on disk by --stream" in " ".join(capsys.readouterr().err.split())
     test = open_data(folder).test
-    with pytest.raises(InputError, match=r"18 images .* at once needs .* give a smaller --split"):
+    with pytest.raises(InputError, match=r"18 images .* at once needs .* take fewer by first"):
         test.loaded()
 
 

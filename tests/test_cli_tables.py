@@ -207,7 +207,7 @@ def test_the_classes_are_named_where_one_is_needed(by_sex, tmp_path, capsys):
 
 def test_a_run_that_infers_labels_writes_those_it_drew(source, tmp_path):
     run, out = tmp_path / "run", tmp_path / "s.csv"
-    inferred = ["--label", "sex", "--recipe", "m2", "--labels", "all", "--epochs", "1"]
+    inferred = ["--label", "sex", "--recipe", "m2", "--known-labels", "all", "--epochs", "1"]
     assert typed(["train", "--data", source, *SMALL, *inferred, "--out", run]) == 0
     assert typed(["sample", run, "--n", "50", "--out", out]) == 0
     assert 0 < (pd.read_csv(out)["sex"] == "f").sum() < 50
@@ -220,7 +220,7 @@ def test_what_is_not_for_tables_is_refused(source, run, trained, tmp_path, capsy
     np.save(array, np.ones((3, 12), np.float32))
     for command, words in (
         (["train", "--data", source, "--stream"], "is read into memory; leave --stream out"),
-        (["train", "--data", "digits", "--label", "x"], "label is for tables, files that end in"),
+        (["train", "--data", "digits", "--label", "x"], "--label is for tables, files that end in"),
         (["sample", trained, "--out", tmp_path / "s.csv"], "the run was not trained on one"),
         (["sample", run, "--vary", "z", "--out", tmp_path / "s.csv"], "--vary is for pictures"),
         (["sample", run, "--out", tmp_path / "s.png"], "give a .csv, .tsv or .parquet file"),

@@ -193,7 +193,7 @@ def test_data_are_conditioned_on_their_labels_or_on_covariates():
     assert images.conditioned("label", ["ant", "bee"]).context.tolist() == [1, 0, 1, 0]
     with pytest.raises(InputError, match=r"the class 'ant' was never seen .* bee, cat"):
         images.conditioned("label", ["bee", "cat"])
-    with pytest.raises(InputError, match="needs images with labels, and these have none"):
+    with pytest.raises(InputError, match="needs data with labels, and these have none"):
         Images(digits(4)).conditioned("label")
     with pytest.raises(InputError, match=r"one number each is \[N, 1\]"):
         images.conditioned(torch.randn(4))
@@ -268,7 +268,7 @@ def test_classes_of_other_data_are_found_by_their_names(conditional, tmp_path, c
     assert "the class '11' was never seen in training" in capsys.readouterr().err
     np.save(tmp_path / "plain.npy", images)
     assert typed(["score", conditional, "--data", tmp_path / "plain.npy", *out]) == 2
-    assert "needs images with labels" in capsys.readouterr().err
+    assert "needs data with labels" in capsys.readouterr().err
 
 
 def test_given_needs_a_condition_and_a_class(conditional, trained, tmp_path, capsys):

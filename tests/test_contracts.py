@@ -184,7 +184,7 @@ def test_a_layer_s_guide_may_have_options(guide):
 
 
 def test_sizes_that_are_given_twice_are_refused():
-    with pytest.raises(InputError, match=r"hidden=\(8,\) and the network .* both set the layer si"):
+    with pytest.raises(InputError, match=r"hidden=\[8\] and the network .* both set the layer si"):
         VAE(SHAPE, 3, network="mlp(hidden=(4,))", hidden=(8,))
 
 

@@ -42,7 +42,7 @@ def test_grey_files_that_are_stored_as_colour_are_grey_if_all_are(tmp_path, suff
     options = {"lossless": True} if suffix == "webp" else {}
     for name, grey in zip("ab", GREYS, strict=False):
         save(tmp_path / f"{name}.{suffix}", Image.fromarray(grey).convert("RGB"), **options)
-    with pytest.warns(UserWarning, match=r"stored as colour .* as --grey does"):
+    with pytest.warns(UserWarning, match=r"stored as colour .* as grey=True does"):
         assert (only(tmp_path).pixels[:, 0].numpy() == GREYS[:2]).all()
     save(tmp_path / "c.png", COLOURS[0].transpose(1, 2, 0).copy())
     images = only(tmp_path)

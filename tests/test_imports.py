@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pyro_vae"
 
 ROOMS = [
-    {"errors", "launch", "memory", "noise", "words", "processes"},
+    {"errors", "launch", "memory", "noise", "words", "processes", "spelling"},
     {
         "budget",
         "options",

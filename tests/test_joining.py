@@ -134,8 +134,8 @@ def test_what_makes_no_sense_is_refused(arguments, words):
             torch.tensor([0, 1, 2, 3, 0, 1]),
             "the label 3 was never seen: it is not one of the 3 classes, 0 to 2",
         ),
-        (torch.rand(6), "labels of 3 classes, int64"),
-        (torch.zeros(6, 3, dtype=torch.int64), "labels of 3 classes, int64"),
+        (torch.rand(6), "labels of 3 classes, a whole number"),
+        (torch.zeros(6, 3, dtype=torch.int64), "labels of 3 classes, a whole number"),
         (torch.zeros(5, dtype=torch.int64), "5 rows, and the number of images is 6"),
     ],
 )

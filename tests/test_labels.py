@@ -224,7 +224,7 @@ def run_of_codes(tmp_path_factory):
 def few_labels(tmp_path_factory):
     """A run with 100 labels. Tests must not change it."""
     run = tmp_path_factory.mktemp("runs") / "m2"
-    words = ["--recipe", "m2", "--labels", "100", "--epochs", "1", "--no-compile"]
+    words = ["--recipe", "m2", "--known-labels", "100", "--epochs", "1", "--no-compile"]
     assert typed([*TINY, *words, "--out", run]) == 0
     return run
 
@@ -247,7 +247,7 @@ def test_the_commands_of_a_run_with_few_labels(few_labels, tmp_path, capsys):
 
 
 def test_a_run_with_few_labels_goes_on_as_if_it_had_not_stopped(tmp_path):
-    words = [*TINY, "--recipe", "m2", "--labels", "50", "--no-compile", "--seed", "3"]
+    words = [*TINY, "--recipe", "m2", "--known-labels", "50", "--no-compile", "--seed", "3"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert typed([*words, "--epochs", "2", "--out", whole]) == 0
     assert typed([*words, "--epochs", "1", "--out", parts]) == 0
@@ -259,11 +259,11 @@ def test_a_run_with_few_labels_goes_on_as_if_it_had_not_stopped(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--labels", "all"], "--labels is for a guide that infers labels"),
-        (["--recipe", "m2", "--labels", "few"], "--labels takes a number of images"),
-        (["--recipe", "m2", "--labels", "5"], "whole number from 10, one for each class"),
+        (["--known-labels", "all"], "--known-labels is for a guide that infers labels"),
+        (["--recipe", "m2", "--known-labels", "few"], "--known-labels takes a number, such as 100"),
+        (["--recipe", "m2", "--known-labels", "5"], "whole number from 10, one for each class"),
         (["--recipe", "m2", "--condition", "label"], "give one of the two"),
-        (["--guide", "labelled", "--condition", "label"], "take --labels all"),
+        (["--guide", "labelled", "--condition", "label"], "take --known-labels all"),
         (["--condition", "age"], "--condition is label"),
         (["--prior", "conditional"], "is for a VAE with a condition"),
         (["--guide", "labelled"], "is for a VAE with a condition of classes"),
@@ -290,7 +290,16 @@ def test_the_codes_of_a_run_are_data_with_labels(run_of_codes, tmp_path, capsys)
     vae, _ = load_run(run_of_codes)
     loc = vae.encode(own.train.batch(slice(0, 50))).mean.detach()
     torch.testing.assert_close(data.train.pixels[:50], loc)
-    words = ["train", "--data", codes["train"], "--recipe", "m2", "--labels", "50", "--no-compile"]
+    words = [
+        "train",
+        "--data",
+        codes["train"],
+        "--recipe",
+        "m2",
+        "--known-labels",
+        "50",
+        "--no-compile",
+    ]
     assert typed([*words, "--latent", "2", "--epochs", "1", "--out", tmp_path / "m2"]) == 0
     words = ["--data", codes["test"], "--split", "all", "--samples", "5"]
     assert typed(["evaluate", tmp_path / "m2", *words]) == 0

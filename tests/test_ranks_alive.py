@@ -1,11 +1,14 @@
 """Each process notices which other one is gone."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
 
-from pyro_vae.ranks import alive
+from pyro_vae import InputError
+from pyro_vae.interrupt import Interrupt
+from pyro_vae.ranks import alive, joining
 
 NAMES = ["host a, process id 10", "host b, process id 11", "host b, process id 12"]
 
@@ -75,3 +78,27 @@ def test_the_error_of_one_process_ends_the_others(watches, monkeypatch, capsys):
     assert ended == [1, 1]
     assert watches[1].told()
     assert capsys.readouterr().err == ""  # the first one says its error
+
+
+def test_a_process_that_ignores_ctrl_c_asks_the_others_as_they_ask_it():
+    """A process in the background of a shell ignores SIGINT. If it did not ask, the messages
+    between the processes would be taken for each other."""
+    asked = []
+
+    def largest(number):  # the other process handles Ctrl-C, and it was pressed there
+        asked.append(number)
+        return 1
+
+    interrupt = Interrupt(SimpleNamespace(largest=largest))
+    interrupt.on_start()
+    interrupt.__exit__()
+    interrupt.installed = False
+    assert interrupt.is_over()
+    assert len(asked) == 2
+
+
+def test_the_port_0_is_refused_instead_of_waiting(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "0")
+    with pytest.raises(InputError, match=r"given the port 0, .* leave .* --master-port out"):
+        joining.met()

@@ -17,7 +17,7 @@ from pyro_vae.networks import NETWORKS
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.priors import PRIORS
 from pyro_vae.recipes import RECIPES, Recipe
-from pyro_vae.settings import CONTEXT, Settings
+from pyro_vae.settings import Settings
 from pyro_vae.vae import VAE
 
 TABLES = {
@@ -28,17 +28,20 @@ TABLES = {
     "network": NETWORKS,
 }
 
+LABELLED = ("condition", "known_labels")
+"""The settings of a recipe that ask for labels."""
+
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_names_a_paper_and_parts_that_exist(name):
     recipe = RECIPES[name]
     assert re.search(r"(19|20)\d\d, [A-Zβ]", recipe.paper)
-    assert recipe.settings.keys() <= TABLES.keys() | {"latent", *CONTEXT}
+    assert recipe.settings.keys() <= TABLES.keys() | {"latent", *LABELLED}
     assert recipe.settings.keys() <= {f.name for f in fields(Settings)}
     assert recipe.parts.keys() <= inspect.signature(VAE).parameters.keys()
     for part, spec in recipe.settings.items():
         assert f"{part} {spec}" in recipe.line
-        if part in ("latent", *CONTEXT):
+        if part in ("latent", *LABELLED):
             continue
         choice = TABLES[part].choose(spec)
         assert choice.part in TABLES[part].values()
@@ -58,7 +61,7 @@ def test_a_recipe_trains(name):
     recipe = RECIPES[name]
     x = torch.rand(4, 1, 4, 4).round().repeat(8, 1, 1, 1)
     condition, labels = None, ()
-    if recipe.settings.keys() & {*CONTEXT}:
+    if recipe.settings.keys() & {*LABELLED}:
         condition, labels = 4, (torch.arange(4).repeat(8),)
     if name == "m2-real":
         condition, labels = (1,), (torch.arange(32.0)[:, None],)

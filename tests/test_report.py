@@ -336,7 +336,7 @@ def small_report(**other):
         "rate": number,
         "distortion": number,
         "rate_of_sites": {"z": number},
-        "curve": {"1": number, "1000": number},
+        "curve": {"1": number, "10": number, "1000": number},
         "trust": {
             "effective_samples": 30.0,
             "pareto_k": 0.3,
@@ -364,8 +364,9 @@ def test_the_printed_report_has_each_number_with_its_error():
     found = sections(report)
     rows = {name: number for each in found.values() for name, number in each}
     assert rows["importance sampling, 1,000 draws of z"] == "-20.00 ± 0.50"
-    assert rows["the bound of 1 draw"] == "-20.00 ± 0.50"
-    assert "the bound of 1,000 draws" not in rows  # it is the estimate itself
+    assert rows["importance sampling, the first 10"] == "-20.00 ± 0.50"
+    assert "importance sampling, the first 1" not in rows  # the ELBO, with more noise
+    assert "importance sampling, the first 1,000" not in rows  # it is the estimate itself
     assert rows["bits per dimension"] == "undefined: there are no levels"
     # The standard error of a share p of N images is √(p (1 - p) / N) = √(0.36 · 0.64 / 100).
     assert rows["Pareto k too large"] == "36.0 ± 4.8 % of the images"

@@ -176,5 +176,5 @@ def test_the_command_line_stores_them(tmp_path, capsys):
     assert (training["schedule"], training["clip"]) == ("cosine(warmup=0.1)", 5.0)
     load_run(run)
     assert typed([*TINY, "--clip", "0", "--out", tmp_path / "other"]) == 2
-    assert "clip is a number above 0, not 0" in " ".join(capsys.readouterr().err.split())
+    assert "--clip is a number above 0, not 0" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "other").exists()

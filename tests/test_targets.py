@@ -334,7 +334,7 @@ def run(table, tmp_path_factory):
     """A run on the table. Tests must not change it."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     words = ["train", "--data", table, "--target", "yield", *SHORT, "--epochs", "20"]
-    assert typed([*words, "--labels", "80", "--out", folder]) == 0
+    assert typed([*words, "--known-labels", "80", "--out", folder]) == 0
     return folder
 
 
@@ -386,7 +386,18 @@ def test_a_saved_vae_predicts_the_same(run, table, tmp_path):
 
 
 def test_a_run_goes_on_as_if_it_had_not_stopped(table, tmp_path):
-    words = ["train", "--data", table, "--target", "yield", *SHORT, "--labels", "50", "--seed", "3"]
+    words = [
+        "train",
+        "--data",
+        table,
+        "--target",
+        "yield",
+        *SHORT,
+        "--known-labels",
+        "50",
+        "--seed",
+        "3",
+    ]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert typed([*words, "--epochs", "2", "--out", whole]) == 0
     assert typed([*words, "--epochs", "1", "--out", parts]) == 0
@@ -415,7 +426,7 @@ def test_a_target_can_be_the_condition(table, tmp_path, capsys):
         (["--target", "none"], "the target 'none' is not a column of 'harvest.csv'"),
         (["--target", "yield", "--label", "a"], "give one of the two"),
         (["--target", "yield", "--recipe", "m2"], "infers labels"),
-        (["--target", "yield", "--labels", "1"], "a whole number from 2 to"),
+        (["--target", "yield", "--known-labels", "1"], "a whole number from 2 to"),
         (["--label", "yield"], "and a label has classes"),
         (["--target", "yield", "--condition", "target"], "give one of the two"),
     ],

@@ -80,7 +80,7 @@ def test_a_class_in_a_run_folder_is_imported_only_with_trust(run, monkeypatch, p
     edit(run, *place, spec)
     said = refused(run)
     assert "names the class stranger:" in said
-    assert "--trust (in Python trust=True)" in said
+    assert "give trust=True" in said
     assert not Path("executed").exists()
     monkeypatch.delitem(sys.modules, "stranger", raising=False)
     if place[0] == "vae" and spec != NESTED:

@@ -7,12 +7,14 @@ import io
 import os
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ..errors import InputError, RankError, TrainingError, broken_distribution
 from ..launch import is_first, launched
+from ..words import on_command_line
 from . import draw, impute, listing, many, share, train, use
 from .options import console, stderr, warn
 
@@ -23,6 +25,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+class Command(TyperCommand):
+    """A command whose errors name the options by its flags."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with on_command_line(self.flags()):
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with on_command_line(self.flags()):
+            return super().invoke(ctx)
+
+    def flags(self) -> dict[str, str]:
+        """The flags by the names of their arguments."""
+        return {str(p.name): p.opts[0] for p in self.params if p.param_type_name == "option"}
 
 
 def show_version(asked: bool) -> None:
@@ -71,8 +89,8 @@ for command in (
     many.compare,
     many.scales,
 ):
-    app.command()(command)
-app.command("list")(listing.list_parts)
+    app.command(cls=Command)(command)
+app.command("list", cls=Command)(listing.list_parts)
 
 
 def run() -> int:

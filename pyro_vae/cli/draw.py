@@ -37,7 +37,7 @@ Picture = Annotated[
     ),
 ]
 Count = Annotated[
-    int, typer.Option(metavar="N", help="Number of images.", min=1, rich_help_panel="Images")
+    int, typer.Option(metavar="N", help="Number of observations.", min=1, rich_help_panel="Data")
 ]
 
 
@@ -50,7 +50,7 @@ def sample(
             metavar="NAME",
             help="Vary one latent layer, such as z_2: the images of a row share one draw of the "
             "layers above it, and the layers below are at their mean. Default: draw all layers.",
-            rich_help_panel="Images",
+            rich_help_panel="Data",
         ),
     ] = None,
     given: o.Given = None,
@@ -171,20 +171,16 @@ def interpolate(
     run: o.Run,
     first: Annotated[
         int,
-        typer.Option(
-            metavar="N", help="Index of the first image, from 0.", rich_help_panel="Images"
-        ),
+        typer.Option(metavar="N", help="Index of the first image, from 0.", rich_help_panel="Data"),
     ] = 0,
     last: Annotated[
         int,
-        typer.Option(
-            metavar="N", help="Index of the last image, from 0.", rich_help_panel="Images"
-        ),
+        typer.Option(metavar="N", help="Index of the last image, from 0.", rich_help_panel="Data"),
     ] = 1,
     steps: Annotated[
         int,
         typer.Option(
-            metavar="N", help="Number of images, both ends included.", rich_help_panel="Images"
+            metavar="N", help="Number of images, both ends included.", rich_help_panel="Data"
         ),
     ] = 12,
     given: o.Given = None,

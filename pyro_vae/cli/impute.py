@@ -75,13 +75,13 @@ def impute(
         typer.Option(
             metavar="HALF",
             help="Hide the bottom, top, left or right half of the images in a picture.",
-            rich_help_panel="Images",
+            rich_help_panel="Data",
         ),
     ] = None,
     n: Annotated[
         int,
         typer.Option(
-            metavar="N", help="Number of images in a picture.", min=1, rich_help_panel="Images"
+            metavar="N", help="Number of images in a picture.", min=1, rich_help_panel="Data"
         ),
     ] = 12,
     seed: o.Seed = 0,

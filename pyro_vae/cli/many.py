@@ -55,7 +55,7 @@ def compare(
         int,
         typer.Option(
             metavar="N",
-            help="Draws of z for each image to estimate log p(x).",
+            help="Draws of z for each observation to estimate log p(x).",
             min=1,
             rich_help_panel="Comparison",
         ),
@@ -72,7 +72,7 @@ def compare(
         int,
         typer.Option(
             metavar="N",
-            help="Test images on which the gaps are measured.",
+            help="Test observations on which the gaps are measured.",
             min=1,
             rich_help_panel="Comparison",
         ),

@@ -39,7 +39,7 @@ Given = Annotated[
         metavar="CLASS",
         help="For a run with a condition: the class that is drawn, by name or number.",
         show_default=False,
-        rich_help_panel="Images",
+        rich_help_panel="Data",
     ),
 ]
 
@@ -93,7 +93,7 @@ OtherData = Annotated[
         metavar="NAME",
         help="Other data: a name, a folder, an array file or a table. Default: those of the run.",
         callback=filled("--data"),
-        rich_help_panel="Images",
+        rich_help_panel="Data",
     ),
 ]
 Which = Annotated[
@@ -102,7 +102,7 @@ Which = Annotated[
         "--split",
         metavar="SPLIT",
         help="train, test, validation or all, which is train and test.",
-        rich_help_panel="Images",
+        rich_help_panel="Data",
     ),
 ]
 Seed = Annotated[
@@ -144,12 +144,13 @@ def with_settings(*left_out: str) -> Callable[[Callable[..., None]], Callable[..
         def run(**options: Any) -> None:
             values = {f.name: options.pop(f.name) for f in settings}
             values["recipe"] = options.pop("recipe")
+            options.pop("labels")
             command(given=read(values), **options)
 
         # The order of the groups in --help is the order of their first options.
         order = ["Parts", "Data", "Training"]
         added.sort(key=lambda p: order.index(p.annotation.__metadata__[0].rich_help_panel))
-        parameters = [RECIPE, *added, *before]
+        parameters = [RECIPE, *added, *before, OLD_LABELS]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         return run
@@ -193,6 +194,17 @@ RECIPE = keyword(
 )
 
 
+def renamed(value: str | None) -> None:
+    """Refuse the old name of ``--known-labels``, which was too near to ``--label``."""
+    if value is not None:
+        raise InputError(f"--labels is now called --known-labels; give --known-labels {value}")
+
+
+OLD_LABELS = keyword(
+    "labels", Annotated[str | None, typer.Option("--labels", hidden=True, callback=renamed)]
+)
+
+
 def read(options: dict[str, Any]) -> dict[str, Any]:
     """The settings that the user gave, their texts read."""
     for name, value in options.items():
@@ -200,7 +212,7 @@ def read(options: dict[str, Any]) -> dict[str, Any]:
             filled(f"--{name.replace('_', '-')}")(value)
     texts = {
         "hidden": sizes("--hidden", options["hidden"]),
-        "labels": label_count(options["labels"]),
+        "known_labels": label_count(options["known_labels"]),
         "latent": latent_sizes(options["latent"]),
         "size": image_size(options["size"]),
     }

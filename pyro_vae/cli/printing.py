@@ -21,12 +21,19 @@ def print_report(result: dict[str, Any], command: list[str], word: str) -> None:
     """
     from ..report.sections import advice, sections  # imports torch, which --help does not need
 
-    two = Table("Bounds", "Monte Carlo", "analytic KL", box=None, header_style="bold")
+    two = Table(
+        "Bounds, 1 draw of z", "KL by this draw", "analytic KL", box=None, header_style="bold"
+    )
     for key, name in (("elbo", "ELBO"), ("reconstruction", "reconstruction"), ("kl", "KL")):
         ways = [result[way] for way in ("monte_carlo", "analytic")]
         two.add_row(name, *(plus_minus(w[key], w[f"{key}_error"]) if w else "none" for w in ways))
     console.print()
     console.print(two)
+    console.print(
+        " Below, the ELBO and its parts are estimated again from more draws of z, so they have "
+        "less noise. distortion is the negative reconstruction, and rate is the KL.",
+        soft_wrap=True,
+    )
     for heading, rows in sections(result).items():
         console.print()
         console.print(f" {about(word, heading)}", style="bold")

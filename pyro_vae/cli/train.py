@@ -76,7 +76,7 @@ def train(
         bool,
         typer.Option(
             "--other-data",
-            help="With --resume: accept images that have changed.",
+            help="With --resume: accept data that have changed.",
             rich_help_panel="Run folder",
         ),
     ] = False,
@@ -123,7 +123,7 @@ def train(
     if not 0 < minutes < float("inf"):
         raise InputError(f"--checkpoint-minutes is a number above 0, not {minutes}")
     if other_data and resume is None:
-        raise InputError("--other-data belongs to --resume; --data names the images of a new run")
+        raise InputError("--other-data belongs to --resume; --data names the data of a new run")
     tracked = trackers.chosen(track or [])
     named = {**given, **({"out": out} if out else {})}
     if replay is not None:

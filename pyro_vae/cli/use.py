@@ -35,9 +35,9 @@ def encode(
     trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
-    """Write the posterior's μ and σ of each image.
+    """Write the posterior's μ and σ of each observation.
 
-    The arrays are `loc` and `scale`, [N, Z]; and, if the images have them, `labels` (numbers),
+    The arrays are `loc` and `scale`, [N, Z]; and, if the data have them, `labels` (numbers),
     `classes` (their names) and `files`, [N], and `targets`, [N, n].
     """
     import numpy as np
@@ -65,7 +65,7 @@ def evaluate(
             metavar="NAME",
             help="Another binarisation than the run's; needs --other-protocol.",
             callback=filled("--binarize"),
-            rich_help_panel="Images",
+            rich_help_panel="Data",
         ),
     ] = None,
     other_protocol: Annotated[
@@ -73,14 +73,14 @@ def evaluate(
         typer.Option(
             "--other-protocol",
             help="Accept another binarisation, and mark the result.",
-            rich_help_panel="Images",
+            rich_help_panel="Data",
         ),
     ] = False,
     samples: Annotated[
         int,
         typer.Option(
             metavar="N",
-            help="Draws of z for each image to estimate log p(x).",
+            help="Draws of z for each observation to estimate log p(x).",
             min=1,
             rich_help_panel="Measures",
         ),
@@ -93,7 +93,7 @@ def evaluate(
         int,
         typer.Option(
             metavar="N",
-            help="With --gaps: on so many images, about 20 a second.",
+            help="With --gaps: on so many observations, about 20 a second.",
             min=1,
             rich_help_panel="Measures",
         ),
@@ -102,7 +102,7 @@ def evaluate(
         int,
         typer.Option(
             metavar="N",
-            help="Also estimate log p(x) of N images by annealing, about a minute for 20.",
+            help="Also estimate log p(x) of N observations by annealing, about a minute for 20.",
             min=0,
             rich_help_panel="Measures",
         ),
@@ -132,7 +132,7 @@ def evaluate(
     trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
-    """Measure a run on its test images, in nats per image.
+    """Measure a run on its test data, in nats per observation.
 
     The ELBO, log p(x) by importance sampling with a check of its trust, and what the latents hold.
     """
@@ -152,7 +152,7 @@ def evaluate(
     images = o.images_of(config, data, split, data_dir, device)
     labelled = o.images_of(config, data, o.Split.train, data_dir, device) if probe else None
     if labelled is not None and labelled.labels is None:
-        raise InputError("--probe predicts the labels of images, and these images have none")
+        raise InputError("--probe predicts labels, and these data have none")
     source: dict[str, Any] = {
         "run": str(run),
         "data": data or config["data"]["name"],
@@ -201,7 +201,8 @@ def audit(
     data: o.OtherData = None,
     split: o.Which = o.Split.test,
     n: Annotated[
-        int, typer.Option(metavar="N", help="Number of images.", min=1, rich_help_panel="Images")
+        int,
+        typer.Option(metavar="N", help="Number of observations.", min=1, rich_help_panel="Data"),
     ] = 100,
     seed: o.Seed = 0,
     device: o.Device = "auto",
@@ -236,15 +237,14 @@ def score(
         o.Split | None,
         typer.Option(
             metavar="SPLIT",
-            help="train, test, validation or all, which is train and test. Default: all images but "
-            "those of train.",
-            rich_help_panel="Images",
+            help="train, test, validation or all, which is train and test. Default: all but train.",
+            rich_help_panel="Data",
         ),
     ] = None,
     samples: Annotated[
         int,
         typer.Option(
-            metavar="N", help="Draws of z for each image.", min=1, rich_help_panel="Measures"
+            metavar="N", help="Draws of z for each observation.", min=1, rich_help_panel="Measures"
         ),
     ] = 1000,
     pixel_draws: Annotated[
@@ -267,10 +267,10 @@ def score(
     trust: o.Trust = False,
     data_dir: o.DataDir = None,
 ) -> None:
-    """Rank images by their estimated log p(x) in nats, the most unusual first.
+    """Rank observations by their estimated log p(x) in nats, the most unusual first.
 
-    Each line has the file, its split, log p(x) and its standard error, if it can be trusted.
-    Training images are left out, because log p(x) of an image that was trained on is too high.
+    Each line has the file or the row, its split, log p(x) and its standard error, if it can be
+    trusted. Training data are left out, because their log p(x) is too high.
     """
     from ..evaluation.scores import score_images, write_scores
     from ..progress import reporting

@@ -41,7 +41,7 @@ def label_count(text: str | None) -> int | str | None:
     if text is None or text == "all":
         return text
     if not text.isdecimal():
-        raise InputError(f"--labels takes a number of images, such as 100, or all, not {text!r}")
+        raise InputError(f"--known-labels takes a number, such as 100, or all, not {text!r}")
     return int(text)
 
 

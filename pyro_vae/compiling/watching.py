@@ -25,24 +25,7 @@ from pyro.params.param_store import ParamStoreDict
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .kinds import (
-    CONSTANT,
-    CONTAINERS,
-    DESCRIBING,
-    GENERATORS,
-    HOOKS,
-    KEPT,
-    NOTHING,
-    UNREAD,
-    WRAPPERS,
-    from_library,
-    hideable,
-    is_own_code,
-    is_recorded,
-    position,
-    settings,
-    user_classes,
-)
+from . import kinds
 from .places import (
     CELL,
     CLASS,
@@ -129,7 +112,7 @@ class Watch:
 
     def positions(self) -> list[bytes | None]:
         """Where the iterators stand."""
-        return [position(item) for _, item in self.iterators]
+        return [kinds.position(item) for _, item in self.iterators]
 
     def follow(self) -> None:
         while self.queue:
@@ -154,7 +137,7 @@ class Watch:
                 self.tensors.append(item)
             for name in vars(item).keys() & self.reads.user_names:
                 self.place(KEY, vars(item), name, path)
-        elif isinstance(item, GENERATORS):
+        elif isinstance(item, kinds.GENERATORS):
             self.generators.append(item)
         elif isinstance(item, type):
             self.cls(item, path)
@@ -163,9 +146,9 @@ class Watch:
                 self.computed.append(lambda: (item.getEffectiveLevel(), item.isEnabledFor(50)))
         elif isinstance(item, ParamStoreDict):
             self.place(KEY, vars(item), "_params", path)
-        elif isinstance(item, CONSTANT) or type(item).__name__ in NOTHING:
+        elif isinstance(item, kinds.CONSTANT) or type(item).__name__ in kinds.NOTHING:
             pass
-        elif isinstance(item, CONTAINERS):
+        elif isinstance(item, kinds.CONTAINERS):
             self.container(item, path)
         elif isinstance(item, FunctionType):
             self.function(item, path)
@@ -187,9 +170,9 @@ class Watch:
             self.queue.append((item(), path))
         elif isinstance(item, MappingProxyType):
             self.queue += [(box, path) for box in gc.get_referents(item)]
-        elif isinstance(item, Iterator) and position(item) is not None:
+        elif isinstance(item, Iterator) and kinds.position(item) is not None:
             self.iterators.append((path, item))
-        elif inner := WRAPPERS.get(type(item)):
+        elif inner := kinds.WRAPPERS.get(type(item)):
             self.queue += [(getattr(item, name), path) for name in inner]
         else:
             self.instance(item, path)
@@ -218,7 +201,7 @@ class Watch:
             place = Place(CONTENT, item, None, path)
             self.places.append(place)
             self.queue += [(x, path) for x in place.read()]
-        if type(item) not in CONTAINERS:
+        if type(item) not in kinds.CONTAINERS:
             self.instance(item, path)
 
     def function(self, item: FunctionType, path: str) -> None:
@@ -236,7 +219,7 @@ class Watch:
                 self.places.append(Place(CELL, cell, name, f"{path}.{name}"))
                 self.queue.append((value, f"{path}.{name}"))
         for name in ("__code__", "__defaults__", "__kwdefaults__"):
-            if user and is_own_code(item):
+            if user and kinds.is_own_code(item):
                 self.queue.append((getattr(item, name), path))
             elif user and getattr(item, name):
                 self.place(SLOT, item, name, path)
@@ -249,9 +232,9 @@ class Watch:
         found = names & item.__globals__.keys()
         for space, known in ((item.__globals__, found), (vars(builtins), names - found)):
             for name in known & space.keys():
-                if is_own_code(item) and isinstance(space[name], weakref.WeakKeyDictionary):
+                if kinds.is_own_code(item) and isinstance(space[name], weakref.WeakKeyDictionary):
                     self.computed.append(partial(entries_stand, *entries(space[name])))
-                elif not (from_library(space[name]) or is_own_code(space[name])):
+                elif not (kinds.from_library(space[name]) or kinds.is_own_code(space[name])):
                     self.place(KEY, space, name, "")
                 else:
                     self.queue.append((space[name], f".{name}"))
@@ -262,12 +245,14 @@ class Watch:
         library = (
             kind_of(str(space.get("__file__", "<frozen>"))) is not USER and "__loader__" in space
         )
-        self.computed += settings(item, self.reads.user_names)
+        self.computed += kinds.settings(item, self.reads.user_names)
         for name in self.reads.user_names & space.keys():
             value = space[name]
             if isinstance(value, ModuleType):
                 self.queue.append((value, f"{path}.{name}"))
-            elif not library or (isinstance(value, (*SCALARS, *CONTAINERS)) and name != "__name__"):
+            elif not library or (
+                isinstance(value, (*SCALARS, *kinds.CONTAINERS)) and name != "__name__"
+            ):
                 self.place(KEY, space, name, path)
 
     def array(self, item: Any, path: str) -> None:
@@ -289,19 +274,21 @@ class Watch:
             if isinstance(v, MemberDescriptorType) and not n.startswith("__")
         ]
         if isinstance(state, dict):
-            whole = self.reads.dynamic or not is_recorded(cls)
-            hidden = hideable(cls, self.reads.codes)
+            whole = self.reads.dynamic or not kinds.is_recorded(cls)
+            hidden = kinds.hideable(cls, self.reads.codes)
             names = set(state) if whole else (state.keys() | hidden) & self.reads.names
             self.sizes.append(state)
             if isinstance(item, nn.Module):
-                self.hooks += [state[n] for n in names & HOOKS if isinstance(state[n], dict)]
-                self.queue += [(state[n], f"{path}.{n}") for n in names & KEPT]
-                names = names - UNREAD - KEPT - HOOKS
+                self.hooks += [state[n] for n in names & kinds.HOOKS if isinstance(state[n], dict)]
+                self.queue += [(state[n], f"{path}.{n}") for n in names & kinds.KEPT]
+                names = names - kinds.UNREAD - kinds.KEPT - kinds.HOOKS
             for name in names:
                 self.place(KEY, state, name, path)
-        elif not (slots or isinstance(item, CONTAINERS) or cls is object or user_classes(cls)):
+        elif not (
+            slots or isinstance(item, kinds.CONTAINERS) or cls is object or kinds.user_classes(cls)
+        ):
             self.cannot(path, f"an object of type {cls.__name__},")
-        if user_classes(cls):
+        if kinds.user_classes(cls):
             self.place(SLOT, item, "__class__", path)
         if any(c.__module__ == "_ctypes" for c in cls.__mro__):
             self.cannot(path, "a value of ctypes,")
@@ -313,15 +300,15 @@ class Watch:
 
     def cls(self, item: Any, path: str) -> None:
         """The attributes of a user's class that the programs name, and its special methods."""
-        for cls in user_classes(item):
+        for cls in kinds.user_classes(item):
             for name, value in vars(cls).items():
                 special = name.startswith("__") and name.endswith("__")
-                if name in DESCRIBING:
+                if name in kinds.DESCRIBING:
                     continue
                 named = name in self.reads.names or (self.reads.dynamic and not special)
                 if special and isinstance(value, FunctionType):  # Python runs it without its name
                     named = value.__code__ in self.reads.codes
-                if named and is_own_code(cls) and is_own_code(value):
+                if named and kinds.is_own_code(cls) and kinds.is_own_code(value):
                     self.queue.append((value, f".{cls.__name__}.{name}"))
                 elif named:
                     self.place(CLASS, cls, name, f".{cls.__name__}")

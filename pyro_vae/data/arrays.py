@@ -14,7 +14,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..memory import ON_DISK, check_memory
+from ..memory import check_memory, on_disk
 from ..supports import ROUNDING, suggest_scaling
 from .holed import fill_holes
 from .images import Images
@@ -219,7 +219,7 @@ def read_npy(stream: IO[bytes], size: int, path: Path) -> NDArray:
             f"the array file {str(path)!r} is unreadable: its header claims an array of "
             f"{claimed:,} bytes, and {held:,} bytes follow it"
         )
-    held_apart = {"instead": ON_DISK} if path.suffix.lower() == ".npy" else {}
+    held_apart = {"instead": on_disk()} if path.suffix.lower() == ".npy" else {}
     check_memory(claimed, f"the array in {str(path)!r}", **held_apart)
     stream.seek(0)
     return npy.read_array(stream, allow_pickle=False)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
 from ..errors import InputError
-from ..memory import ON_DISK, check_memory
+from ..memory import check_memory, on_disk
+from ..words import called
 from .arrays import masks_as_pixels
 from .images import Images
 
@@ -46,24 +47,24 @@ def read_files(
     """
     if size is not None:
         height, width = size
-        check_memory(len(files) * height * width, f"images of {height} x {width} pixels", ON_DISK)
+        check_memory(len(files) * height * width, f"images of {height} x {width} pixels", on_disk())
     arrays: list[NDArray[np.uint8]] = []
     for file, _ in files:
         array = decode(file, size, crop, grey)
         if not arrays:
-            check_memory(len(files) * array.nbytes, f"the images of {str(root)!r}", ON_DISK)
+            check_memory(len(files) * array.nbytes, f"the images of {str(root)!r}", on_disk())
         elif array.shape[:2] != arrays[0].shape[:2]:
             (h, w), (first_h, first_w) = array.shape[:2], arrays[0].shape[:2]
             raise InputError(
                 f"image {str(file)!r} is {h} x {w} (height x width), but {str(files[0][0])!r} is "
-                f"{first_h} x {first_w}; all images must have one size, which the options size "
-                "and crop give them"
+                f"{first_h} x {first_w}; all images must have one size, which "
+                f"the options {called('size')} and {called('crop')} give them"
             )
         arrays.append(array)
     if any(array.ndim == 3 for array in arrays) and all(map(is_grey, arrays)):
         warnings.warn(
             f"the images of {str(root)!r} are grey and stored as colour (R = G = B); they are read "
-            "as one channel, as --grey does",
+            f"as one channel, as {called('grey', True)} does",
             stacklevel=2,
         )
         arrays = [array[..., 0] if array.ndim == 3 else array for array in arrays]
@@ -189,8 +190,8 @@ def resize(image: Image.Image, size: tuple[int, int], crop: bool, file: Path) ->
     if excess > 0.5 and not crop:
         raise InputError(
             f"image {str(file)!r} is {image.height} x {image.width} (height x width) and has "
-            f"another aspect ratio than size {height} x {width}; give crop=True to cut its edges "
-            "off, or another size"
+            f"another aspect ratio than size {height} x {width}; give {called('crop', True)} to "
+            "cut its edges off, or another size"
         )
     return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
 
@@ -203,11 +204,12 @@ def check_size(size: int | Sequence[int] | None, crop: bool) -> tuple[int, int] 
     """
     if size is None:
         if crop:
-            raise InputError("crop=True needs a size, such as size=64 or size=(48, 64)")
+            raise InputError(f"{called('crop', True)} needs a size, such as {called('size', 64)}")
         return None
     pair = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(pair) != 2 or not all(type(n) is int and n > 0 for n in pair):
         raise InputError(
-            f"size is a whole number above 0, or two of them (height, width), not {size!r}"
+            f"{called('size')} is a whole number above 0, or two of them (height, width), "
+            f"not {size!r}"
         )
     return pair[0], pair[1]

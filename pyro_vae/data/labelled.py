@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..options import is_whole
+from ..words import called, either
 
 HIDDEN = -1
 """The label of an observation whose label is not known."""
@@ -98,8 +99,8 @@ def context_of(images: Any, on: Any, classes: Sequence[str] | None) -> Tensor:
         count = int((images.labels == HIDDEN).sum())
         raise InputError(
             f"a condition on the labels needs all of them, and {count:,} of {len(images):,} are "
-            "missing; to infer those take data.labelled(), on the command line --recipe m2 without "
-            "--condition"
+            "missing; to infer those take "
+            + either("data.labelled()", "--recipe m2 without --condition")
         )
     return labels_of(images, classes)
 
@@ -111,7 +112,10 @@ def labels_of(images: Any, classes: Sequence[str] | None) -> Tensor:
         InputError: images without labels, or a label that is not in ``classes``.
     """
     if images.labels is None:
-        raise InputError("a condition on the labels needs images with labels, and these have none")
+        raise InputError(
+            "a condition on the labels needs data with labels, and these have none; those of a "
+            f"table are the column that {called('label')} names"
+        )
     names = images.classes or tuple(map(str, range(int(images.labels.max()) + 1)))
     return by_classes(images.labels, names, classes)
 

@@ -14,6 +14,8 @@ import torch
 
 from ..errors import InputError
 from ..registry import lookup
+from ..spelling import spelled
+from ..words import called
 from .arrays import read_array
 from .datasets import DATASETS, data_folder
 from .folders import find_files
@@ -155,6 +157,7 @@ class Data:
         return self._each(lambda images: images.binarized(protocol, random))
 
 
+@spelled
 def load_data(
     name: str | Path,
     *,
@@ -243,15 +246,16 @@ def load_data(
     path = None if str(name) in DATASETS else find_path(name)
     if (pair or grey) and (path is None or not path.is_dir()):
         raise InputError(
-            f"size, crop and grey change the image files of a folder; {str(name)!r} is not a folder"
+            f"{called('size')}, {called('crop')} and {called('grey')} change the image files of a "
+            f"folder; {str(name)!r} is not a folder"
         )
     of_table = {"schema": schema, "label": label, "target": target}
     given = [option for option, value in of_table.items() if value is not None]
     if given and (path is None or not is_table(path)):
         what = "a folder" if path is not None and path.is_dir() else "not one"
         raise InputError(
-            f"{given[0]} is for tables, files that end in .csv, .tsv, .parquet or .h5ad, and "
-            f"{str(name)!r} is {what}"
+            f"{called(given[0])} is for tables, files that end in .csv, .tsv, .parquet or .h5ad, "
+            f"and {str(name)!r} is {what}"
         )
     validation = None
     if path is None:

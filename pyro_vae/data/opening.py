@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..options import is_whole
 from ..registry import lookup
+from ..spelling import spelled
+from ..words import called
 from .datasets import DATASETS
 from .folders import find_files
 from .imagefiles import check_size
@@ -20,6 +22,9 @@ from .images import BINARIZE
 from .loading import find_path
 from .reader import Files, Mapped
 from .stored import Store, StoredImages
+
+MOST_WORKERS = 1000
+"""The most processes that read. Each has its own memory."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ def check_protocol(protocol: str) -> None:
         )
 
 
+@spelled
 def open_data(
     path: str | Path,
     *,
@@ -121,8 +127,10 @@ def open_data(
             "those of a folder or a .npy file"
         )
     check_protocol(binarize)
-    if not is_whole(workers) or workers < 0:
-        raise InputError(f"workers is a whole number of at least 0, not {workers!r}")
+    if not is_whole(workers) or not 0 <= workers <= MOST_WORKERS:
+        raise InputError(
+            f"{called('workers')} is a whole number from 0 to {MOST_WORKERS}, not {workers!r}"
+        )
     found, pair = find_path(path), check_size(size, crop)
     source: Files | Mapped
     parts: dict[str, NDArray[np.int64]] = {}
@@ -134,8 +142,8 @@ def open_data(
     else:
         if pair or grey:
             raise InputError(
-                f"size, crop and grey change the image files of a folder, and {str(found)!r} is an "
-                "array; leave them out"
+                f"{called('size')}, {called('crop')} and {called('grey')} change the image files "
+                f"of a folder, and {str(found)!r} is an array; leave them out"
             )
         source = Mapped(found)
     if len(source) < 2:

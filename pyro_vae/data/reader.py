@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError
+from ..words import called, either
 from .arrays import holds_images, to_pixels
 from .imagefiles import decode, is_grey
 
@@ -53,7 +54,8 @@ class Files:
         if channels == 1 and any(image.ndim == 3 for image in few):
             warnings.warn(
                 f"the {len(few)} images of {str(self.root)!r} that were looked at are grey and "
-                "stored as colour (R = G = B); all are read as one channel, as --grey does",
+                "stored as colour (R = G = B); all are read as one channel, as "
+                f"{called('grey', True)} does",
                 stacklevel=2,
             )
         return Look((channels, *few[0].shape[:2]), told_masks(few, str(self.root)))
@@ -71,13 +73,13 @@ class Files:
                 (h, w), (_, height, width) = image.shape[:2], look.shape
                 raise InputError(
                     f"image {str(path)!r} is {h} x {w} (height x width), and the first one is "
-                    f"{height} x {width}; all images must have one size, which the options size "
-                    "and crop give them"
+                    f"{height} x {width}; all images must have one size, which "
+                    f"the options {called('size')} and {called('crop')} give them"
                 )
             if look.shape[0] == 1 and not is_grey(image):
                 raise InputError(
                     f"image {str(path)!r} has colour, and the images that were looked at have "
-                    "none; give --grey, or take it out of the folder"
+                    f"none; give {called('grey', True)}, or take it out of the folder"
                 )
             if look.shape[0] == 1 and image.ndim == 3:
                 image = image[..., 0]
@@ -121,9 +123,7 @@ class Mapped:
                 f"{str(path)!r} is not a .npy file, is cut short, or holds objects and not numbers"
             ) from None
         if not isinstance(array, np.ndarray):
-            raise InputError(
-                f"{str(path)!r} is not a .npy file; a .npz file is read whole, without --stream"
-            )
+            raise InputError(f"{str(path)!r} is not a .npy file; a .npz file cannot stay on disk")
         self.array: NDArray[Any] = array
         self.dtype = torch.float32 if array.dtype.kind == "f" else torch.uint8
 
@@ -136,8 +136,8 @@ class Mapped:
         if not holds_images(self.array[spread(len(self), LOOKED)]):
             raise InputError(
                 f"the array {name!r} has shape {self.array.shape} and type {self.array.dtype}, and "
-                "its numbers are not pixels; only images can stay on disk, so leave --stream out, "
-                "or read it with load_data"
+                "its numbers are not pixels; only images can stay on disk, so "
+                f"{either('read it with load_data', 'leave --stream out')}"
             )
         few = to_pixels(self.array[spread(len(self), LOOKED)], name)
         masks = self.array.dtype == np.uint8 and told_masks([few.numpy()], name)

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from ..errors import InputError
 from ..memory import check_memory
+from ..words import called, either
 from .images import Images
 from .reader import Files, Look, Mapped
 from .splitting import split_rows
@@ -92,8 +93,9 @@ class StoredImages(Dataset[Tensor]):
         if self.binary and not ((x == 0) | (x == 1)).all():
             raise InputError(
                 f"an image of {self.store.name!r} has grey pixels, and the likelihood scores "
-                "pixels that are 0 or 1, as those of the sample are; give --binarize dynamic or "
-                "threshold, or another --likelihood"
+                "pixels that are 0 or 1, as those of the sample are; give "
+                f"{called('binarize', 'dynamic')} or {called('binarize', 'threshold')}, or another "
+                "likelihood"
             )
         return list(x)
 
@@ -105,6 +107,12 @@ class StoredImages(Dataset[Tensor]):
         """
         where = self.index[np.asarray(rows, dtype=np.int64)]
         return self.store.source.read(where, self.store.look)
+
+    def read_once(self) -> None:
+        """Read all of these images, so that one that cannot be read raises before training."""
+        rows = range(len(self))
+        for i in rows[::500]:
+            self.pixels(rows[i : i + 500])
 
     def subset(self, index: NDArray[np.int64]) -> StoredImages:
         """The images at ``index``, in this order."""
@@ -132,9 +140,8 @@ class StoredImages(Dataset[Tensor]):
             InputError: they do not fit into memory.
         """
         what = f"to hold {len(self):,} images of {self.store.name!r} at once"
-        check_memory(
-            len(self) * self.bytes, what, "give a smaller --split, or other images by --data"
-        )
+        fewer = either("take fewer by first()", "give a smaller --split, or other images by --data")
+        check_memory(len(self) * self.bytes, what, fewer)
         rows = range(len(self))
         pixels = torch.cat([self.pixels(rows[i : i + 500]) for i in rows[::500]])
         if pixels.is_floating_point():

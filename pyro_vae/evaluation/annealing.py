@@ -14,8 +14,9 @@ from torch import Tensor
 from ..batch import Batch
 from ..errors import InputError
 from ..latents import Latents
-from ..options import at_least_one
+from ..options import MOST_DRAWS, at_least_one
 from ..progress import Report, part, silent
+from ..spelling import spelled
 from .bound import standard_error
 from .chains import adapt_steps, anneal, draw_from_prior
 from .rows import batches_of, device_of, first_weight, rows_of, share
@@ -75,6 +76,7 @@ class Sandwich:
         return standard_error(self.upper - self.lower)
 
 
+@spelled
 def annealed(
     model: Any,
     data: Any,
@@ -122,8 +124,8 @@ def annealed(
         torch.Size([5])
     """
     path = schedule(temperatures)
-    at_least_one("chains", chains)
-    at_least_one("leapfrogs", leapfrogs)
+    at_least_one("chains", chains, MOST_DRAWS)
+    at_least_one("leapfrogs", leapfrogs, MOST_DRAWS)
     runs, done, rows = [], 0, rows_of(data)
     with measuring(model, seed=seed, device=device_of(data, model)):
         for x in batches_of(data, 100, seed, kwargs, model):
@@ -138,6 +140,7 @@ def annealed(
     return AnnealedEstimate(weights.log_mean(), weights.error(), torch.cat(accepted))
 
 
+@spelled
 def sandwich(
     model: Any,
     shape: tuple[int, ...],
@@ -201,7 +204,7 @@ def weights_of(log_w: Tensor) -> Weights:
 
 def schedule(temperatures: int) -> Tensor:
     """β_0 = 0 to β_T = 1 along a sigmoid, closest together at both ends, ``[T + 1]``."""
-    at_least_one("temperatures", temperatures)
+    at_least_one("temperatures", temperatures, MOST_DRAWS)
     curve = (4 * torch.linspace(-1, 1, temperatures + 1, dtype=torch.float64)).sigmoid()
     return (curve - curve[0]) / (curve[-1] - curve[0])
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..errors import InputError
 from ..objectives import AnalyticKL
 from ..objectives.checks import check_order
-from ..options import at_least_one
+from ..options import MOST_DRAWS, at_least_one
+from ..spelling import spelled
 from .draws import plates_of
 from .rows import batches_of, device_of
 from .scoring import (
@@ -91,6 +92,7 @@ def standard_error(each: Tensor) -> float:
     return (each.std() / len(each) ** 0.5).item() if len(each) > 1 else float("nan")
 
 
+@spelled
 def elbo(
     model: Any,
     guide: Any,
@@ -130,7 +132,7 @@ def elbo(
         >>> bound.elbo < 0                                 # nats, mean over images
         True
     """
-    at_least_one("samples", samples)
+    at_least_one("samples", samples, MOST_DRAWS)
     kl_of = AnalyticKL().kl
     reconstructions: list[Tensor] = []
     kls: dict[str, list[Tensor]] = {}

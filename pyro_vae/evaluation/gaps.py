@@ -16,9 +16,10 @@ from ..errors import InputError
 from ..modules import module_of
 from ..networks import PlaceByPlace, Sum
 from ..noise import seed_draws
-from ..options import at_least_one
+from ..options import MOST_DRAWS, at_least_one
 from ..progress import Report, part, silent
 from ..settings import check_seed
+from ..spelling import spelled
 from .bound import standard_error
 from .importance import Importance, collect, weigh
 from .rows import batches_of, device_of, rows_of, share
@@ -86,6 +87,7 @@ class Gaps:
         return {key: {"mean": v.mean().item(), "error": errors[key]} for key, v in each.items()}
 
 
+@spelled
 def gaps(
     model: Any,
     guide: Any,
@@ -144,7 +146,7 @@ def gaps(
         ['log_p', 'elbo', 'approximation_gap', 'amortization_gap']
     """
     for option, value in (("samples", samples), ("steps", steps), ("draws", draws)):
-        at_least_one(option, value)
+        at_least_one(option, value, MOST_DRAWS)
     check_seed(seed)
     first: list[Weights] = []
     best: list[Weights] = []

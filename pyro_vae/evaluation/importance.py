@@ -12,9 +12,10 @@ from torch import Tensor
 from ..batch import Batch
 from ..latents import Sites
 from ..noise import seed_draws
-from ..options import at_least_one
+from ..options import MOST_DRAWS, at_least_one
 from ..progress import Report, silent
 from ..settings import check_seed
+from ..spelling import spelled
 from .bound import standard_error
 from .rows import batches_of, device_of, rows_of, share
 from .scoring import measuring, run_guide, runs_of, score, values
@@ -121,6 +122,7 @@ class Importance:
         return 1 - (self.pareto_k <= self.limit).double().mean().item()
 
 
+@spelled
 def importance(
     model: Any,
     guide: Any,
@@ -168,7 +170,7 @@ def importance(
         >>> result.mean > result.elbos.mean().item()       # log p̂(x) and the ELBO, nats
         True
     """
-    at_least_one("samples", samples)
+    at_least_one("samples", samples, MOST_DRAWS)
     check_seed(seed)
     device, rows = device_of(data, model, guide), rows_of(data)
     size = 20 if device.type == "cpu" else 100
@@ -180,6 +182,21 @@ def importance(
             parts.append(weigh(model, guide, x, samples, chunk))
             done += len(x)
             progress("importance sampling", share(done, rows))
+    return collect(parts)
+
+
+def each_alone(model: Any, guide: Any, data: Any, *, samples: int, seed: int) -> Importance:
+    """As :func:`importance`, with the same draws of the noise for each row.
+
+    Each row is run alone, so that its estimate does not depend on the other rows, to the bit.
+    """
+    at_least_one("samples", samples, MOST_DRAWS)
+    device = device_of(data, model, guide)
+    with measuring(model, guide, seed=seed, device=device):
+        parts: list[Weights] = []
+        for x in batches_of(data, 1, seed, None, model, guide):
+            seed_draws(device, seed, 0)
+            parts.append(weigh(model, guide, x, samples))
     return collect(parts)
 
 

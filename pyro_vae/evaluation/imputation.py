@@ -15,11 +15,13 @@ from torch import Tensor
 
 from ..data.images import Images
 from ..holes import as_mask
+from ..memory import check_memory
 from ..noise import seed_draws
-from ..options import at_least_one
+from ..options import MOST_DRAWS, at_least_one
 from ..progress import Report, silent
 from ..settings import check_seed
-from ..words import counted
+from ..spelling import spelled
+from ..words import called, counted
 from .filling import Block
 from .importance import Importance, importance, weighted
 from .rows import blocks, share
@@ -76,10 +78,12 @@ class Imputation:
             return ""
         return (
             f"{few:,} of {rows} need more than {self.samples:,} draws of z (their Pareto k is too "
-            "large), and what fills their holes can be wrong; give more samples, or train longer"
+            "large), and what fills their holes can be wrong; give more "
+            f"{called('samples')}, or train longer"
         )
 
 
+@spelled
 def impute(
     vae: Any,
     data: Images,
@@ -121,9 +125,10 @@ def impute(
         >>> result.x[0, 0].item(), result.draws.shape
         (1.0, torch.Size([5, 1, 3]))
     """
-    at_least_one("samples", samples)
+    at_least_one("samples", samples, MOST_DRAWS)
     if draws:
-        at_least_one("draws", draws)
+        at_least_one("draws", draws, MOST_DRAWS)
+        check_memory(4 * draws * data.pixels.numel(), f"to draw {draws:,} completions")
     check_seed(seed)
     device = data.pixels.device
     rows = 20 if device.type == "cpu" else 100

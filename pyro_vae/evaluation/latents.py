@@ -20,6 +20,7 @@ from ..data.images import Images
 from ..errors import InputError
 from ..latents import moments
 from ..objectives.divergences import family
+from ..spelling import spelled
 from .moments import site_moments, total_moments
 from .rows import blocks, with_labels
 from .scoring import measuring, run_guide, run_model, values
@@ -217,6 +218,7 @@ def prior_marginals(name: str, p: Any) -> Normal:
     )
 
 
+@spelled
 def probe(
     guide: Any, train: Images, test: Images, *, neighbours: int = 5, seed: int = 0
 ) -> dict[str, tuple[float, float]]:

@@ -17,10 +17,12 @@ from ..data.images import Images
 from ..errors import InputError
 from ..options import at_least_one
 from ..progress import Report, silent
+from ..spelling import spelled
 from ..words import protocol_of
 from .importance import Importance, importance
 
 
+@spelled
 def score_images(
     model: Any,
     guide: Any,
@@ -61,7 +63,7 @@ def score_images(
         >>> bool(ten.errors.mean() > one.errors.mean())  # it contains the spread over the pixels
         True
     """
-    at_least_one("pixel_draws", pixel_draws)
+    at_least_one("pixel_draws", pixel_draws, most=10_000)
     if pixel_draws > 1 and images.binarize != "dynamic":
         raise InputError(
             f"{pixel_draws} draws of the pixels need dynamic binarisation; these images have "

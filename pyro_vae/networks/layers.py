@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..latents import Layout, Shape
 from ..registry import lookup
 from ..sharing import WHOLE, Rows
+from ..words import called
 
 CONVOLUTION: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {
@@ -43,7 +44,7 @@ def widths(option: str, sizes: Sequence[int]) -> tuple[int, ...]:
     many = isinstance(sizes, Sequence) and not isinstance(sizes, str)
     if not many or not sizes or not all(type(s) is int and s > 0 for s in sizes):
         given = list(sizes) if many else repr(sizes)
-        raise InputError(f"{option} takes whole numbers above 0, such as [400, 200], not {given}")
+        raise InputError(f"{called(option)} takes whole numbers above 0, not {given}")
     return tuple(sizes)
 
 

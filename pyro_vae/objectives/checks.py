@@ -15,6 +15,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..latents import infer, is_latent
+from ..memory import check_memory
+from ..programs import ModelProgram
 from ..words import first_line
 
 PARTICLES = "num_particles_vectorized"  # Pyro's name for its plate of draws
@@ -60,6 +62,8 @@ def check_sides(model: Trace, guide: Trace) -> None:
 def leading_told(model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[None]:
     """Tell the error of a program that cannot run for several draws of z at once as an InputError.
 
+    An error of full memory stays what it is.
+
     Several particles and a sum over values add dimensions in front of the batch. That they are the
     cause is known if the programs run with one draw.
     """
@@ -68,7 +72,7 @@ def leading_told(model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[Non
     except InputError:
         raise
     except (RuntimeError, ValueError, IndexError) as error:
-        if not is_validation_enabled():
+        if not is_validation_enabled() or "allocate" in str(error):
             raise
         try:
             with torch.random.fork_rng(), torch.no_grad(), poutine.block():
@@ -82,6 +86,21 @@ def leading_told(model: Any, guide: Any, args: Any, kwargs: Any) -> Iterator[Non
             "the front, such as nn.Unflatten(1, ...), needs z.reshape(-1, Z) before it and "
             "x.reshape(*z.shape[:-1], C, H, W) after the decoder"
         ) from error
+
+
+def check_draws(objective: Any, model: Any, args: Any) -> None:
+    """Raise :class:`InputError` if one step with the draws of an objective needs more memory than
+    the machine has. It is called before a step, because a compiled step cannot ask the system."""
+    draws = objective.num_particles
+    if draws == 1 or not args or not isinstance(args[0], Tensor):
+        return
+    # A VAE of this library gives x for each draw, and another model at least log p(x | z).
+    size = args[0].numel() if isinstance(model, ModelProgram) else len(args[0])
+    check_memory(
+        4 * draws * size,
+        f"a step with {draws:,} draws of z for each image",
+        "give fewer draws, or fewer images in a batch",
+    )
 
 
 def check_order(q: Mapping[str, Any], p: Mapping[str, Any]) -> None:

@@ -46,7 +46,7 @@ def joined(device: str | torch.device = "cpu") -> Iterator[Ranks]:
         device: where this process trains.
 
     Raises:
-        InputError: the processes do not find each other.
+        InputError: the processes do not find each other, or cannot, because their port is 0.
         RankError: from inside the context, if a process ended or cannot be reached.
 
     Example:
@@ -94,6 +94,11 @@ def met() -> tuple[Any, int, int]:
     torchrun keeps the store when it starts the processes again, so each start has its own keys.
     """
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    if os.environ.get("MASTER_PORT") == "0":
+        raise InputError(
+            "the processes of this training were given the port 0, which is another one for each "
+            "of them, so they cannot meet; leave torchrun's --master-port out, or name a port"
+        )
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=COMING))
     except (RuntimeError, ValueError) as error:

@@ -31,6 +31,7 @@ from ..evaluation.scoring import Programs
 from ..figures import told_about
 from ..programs import ModelProgram
 from ..progress import Report, silent
+from ..spelling import spelled
 from ..vae import VAE
 from ..words import protocol_of, word_of
 from . import figures as show
@@ -38,6 +39,7 @@ from .intervals import Table, covered, pair, trust, with_error, withdraw
 from .samples import prior_gap
 
 
+@spelled
 def evaluate(
     vae: Programs,
     images: Images,

@@ -18,6 +18,7 @@ from ..history import Epoch
 from ..options import is_number, is_whole
 from ..registry import own_classes
 from ..settings import LARGEST_SEED
+from ..words import called
 
 LARGEST = 1 << 24
 """The bytes that a config may have. A usual one has some hundreds; one of a table has about 200 for
@@ -232,7 +233,7 @@ def check_trust(path: Path, config: Mapping[str, Any], trust: bool) -> None:
     if name is not None and not trust:
         raise InputError(
             f"{str(path)!r} names the class {name}, and to import it would run its code; if you "
-            "trust the run, give --trust (in Python trust=True)"
+            f"trust the run, give {called('trust', True)}"
         )
 
 

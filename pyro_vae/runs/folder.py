@@ -30,6 +30,7 @@ from ..errors import InputError
 from ..history import Epoch
 from ..memory import check_memory
 from ..settings import CONTEXT, READING, TRAINING, Settings
+from ..spelling import spelled
 from ..storage import checkpoint, creating
 from ..storage.checkpoint import FORMAT, Checkpoint, check_format
 from ..storage.creating import CONFIG, write_config
@@ -126,6 +127,7 @@ def read_history(folder: Path) -> list[Epoch]:
     return epochs
 
 
+@spelled
 def load_run(
     folder: str | Path, device: str | torch.device = "cpu", *, trust: bool = False
 ) -> tuple[VAE, dict[str, Any]]:
@@ -200,6 +202,7 @@ def schema_of(path: Path, config: dict[str, Any]) -> Schema | None:
     return schema
 
 
+@spelled
 def load(folder: str | Path, device: str | torch.device = "cpu", *, trust: bool = False) -> VAE:
     """The VAE of a run folder or of :meth:`VAE.save() <pyro_vae.vae.VAE.save>`, in evaluation mode.
 

@@ -66,7 +66,8 @@ def opened(
     if named := [key for key in OF_TABLES if source.get(key) is not None]:
         raise InputError(f"--{named[0]} is for tables, and {source['name']!r} is not one")
     if named := [key for key in CONTEXT if source.get(key) is not None]:
-        raise InputError(f"--{named[0]} is for images in memory; leave --stream out")
+        flag = {"labels": "--known-labels"}.get(named[0], f"--{named[0]}")
+        raise InputError(f"{flag} is for images in memory; leave --stream out")
     return open_data(source["name"], workers=workers, **options)
 
 

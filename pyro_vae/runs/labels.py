@@ -24,28 +24,28 @@ def context_of(settings: Settings) -> dict[str, Any]:
             f"table, not {settings.condition!r}; a VAE is conditioned on other covariates from "
             "Python"
         )
-    if settings.labels is None:
+    if settings.known_labels is None:
         return {} if settings.condition is None else {"condition": settings.condition}
     if settings.condition is not None:
         raise InputError(
-            "--condition gives all labels to model and guide, and --labels infers those that are "
-            "not known; give one of the two"
+            "--condition gives all labels to model and guide, and --known-labels infers those that "
+            "are not known; give one of the two"
         )
-    return {"labels": settings.labels, "labels_seed": settings.seed}
+    return {"labels": settings.known_labels, "labels_seed": settings.seed}
 
 
 def check_labels(vae: VAE, settings: Settings) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` for labels that are given to a guide that infers
     them, or the other way round."""
-    if settings.labels is not None and not vae.infers_y:
+    if settings.known_labels is not None and not vae.infers_y:
         raise InputError(
-            f"--labels is for a guide that infers labels, which {settings.guide} does not; take "
-            "--recipe m2 or --guide labelled, or give all labels by --condition label"
+            f"--known-labels is for a guide that infers labels, which {settings.guide} does not; "
+            "take --recipe m2 or --guide labelled, or give all labels by --condition label"
         )
     if settings.condition is not None and vae.infers_y:
         raise InputError(
             f"the guide {settings.guide} infers the labels that are not known, and --condition "
-            "gives all of them, those of the test images too; take --labels all"
+            "gives all of them, those of the test images too; take --known-labels all"
         )
 
 

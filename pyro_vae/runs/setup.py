@@ -146,6 +146,8 @@ def prepare(
     }
     protocol = settings.binarize or usual_protocol(loaded, settings, parts)
     data = loaded.binarized(protocol)
+    if isinstance(data, StoredData):
+        data.test.first(MEASURED).read_once()
     some = data.train.sample() if isinstance(data, StoredData) else data.train
     torch.manual_seed(settings.seed)
     with options_explained(settings):

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..data import Images
 from ..registry import lookup
+from ..spelling import spelled
 from ..vae import VAE
 from .base import Tracker, flat
 
@@ -39,6 +40,7 @@ class TensorBoard(Tracker):
 
     name, modules, packages = "TensorBoard", ("tensorboard",), "tensorboard"
 
+    @spelled
     def __init__(
         self,
         folder: str | Path,
@@ -89,6 +91,7 @@ class MLflow(Tracker):
     modules = ("alembic", "mlflow", "sqlalchemy")
     packages = "alembic mlflow-skinny sqlalchemy"
 
+    @spelled
     def __init__(
         self,
         vae: VAE | None = None,
@@ -146,6 +149,7 @@ class WandB(Tracker):
 
     name, modules, packages = "Weights & Biases", ("wandb",), "wandb"
 
+    @spelled
     def __init__(
         self,
         vae: VAE | None = None,
