@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from .contracts import Borrowed, Likelihood
 from .errors import InputError
 from .latents import Shape
-from .networks.layers import by_channel
+from .networks.layers import Standardized, by_channel
 
 
 class Input(nn.Module):
@@ -122,3 +123,13 @@ def beside(z: Tensor, context: Tensor) -> Tensor:
     """Latents ``[*, B, Z]`` and the encoded context ``[*, B, n]`` as what a decoder gets."""
     leading = torch.broadcast_shapes(z.shape[:-1], context.shape[:-1])
     return torch.cat([each.expand(*leading, -1) for each in (z, context)], -1)  # [*, B, Z + n]
+
+
+def follow_moments(seen: Input, vae: Any, keys: Any) -> None:
+    """After ``load_state_dict``: the encoder has the moments that were loaded, so the config has
+    them, too, and holes are shown at their mean."""
+    for encoder in (m for m in vae.guide.modules() if isinstance(m, Standardized)):
+        loaded = [seen.channels(encoder.mean), seen.channels(encoder.scale)]
+        if torch.tensor(vae.config["standardize"]).tolist() != loaded:  # rounded to float32
+            vae.config["standardize"] = loaded
+            vae.guide.blank = by_channel(loaded[0], vae.shape).to(encoder.mean)

@@ -45,7 +45,7 @@ from .contracts import Guide, Likelihood, Network, Prior
 from .data import Data, Images, Schema
 from .errors import InputError
 from .exporting import export
-from .joining import Input
+from .joining import Input, follow_moments
 from .latents import LatentSize, check_layouts, layouts
 from .naming import unique_name
 from .networks.layers import Standardized, by_channel
@@ -315,13 +315,3 @@ class VAE(Paths):
         See :func:`pyro_vae.exporting.export` for the files and the errors.
         """
         export(self, folder)
-
-
-def follow_moments(seen: Input, vae: VAE, keys: Any) -> None:
-    """After ``load_state_dict``: the encoder has the moments that were loaded, so the config has
-    them, too, and holes are shown at their mean."""
-    for encoder in (m for m in vae.guide.modules() if isinstance(m, Standardized)):
-        loaded = [seen.channels(encoder.mean), seen.channels(encoder.scale)]
-        if torch.tensor(vae.config["standardize"]).tolist() != loaded:  # rounded to float32
-            vae.config["standardize"] = loaded
-            vae.guide.blank = by_channel(loaded[0], vae.shape).to(encoder.mean)

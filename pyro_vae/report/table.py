@@ -13,17 +13,10 @@ from torch import Tensor
 from ..contracts import Likelihood
 from ..data.images import Images
 from ..errors import InputError
+from ..evaluation import calibration
 from ..evaluation.aggregate import SATURATED, aggregate
 from ..evaluation.annealing import AnnealedEstimate, annealed, sandwich
 from ..evaluation.bound import elbo, standard_error
-from ..evaluation.calibration import (
-    accuracy,
-    calibration_error,
-    coverage,
-    predictions,
-    regressions,
-    root_mean_square,
-)
 from ..evaluation.gaps import Gaps, gaps
 from ..evaluation.importance import Importance, importance
 from ..evaluation.latents import active_units, probe, unit_kl
@@ -271,23 +264,23 @@ def aggregate_terms(model: Any, guide: Any, images: Images, seed: int) -> Table:
 
 def classification(vae: VAE, images: Images, seed: int) -> Table:
     """The accuracy and the calibration error of the labels that a guide infers."""
-    found = predictions(vae, images, seed=seed)
-    error = calibration_error(*found, seed=seed)
-    return {"accuracy": pair(*accuracy(*found)), "calibration_error": pair(*error)}
+    found = calibration.predictions(vae, images, seed=seed)
+    error = calibration.calibration_error(*found, seed=seed)
+    return {"accuracy": pair(*calibration.accuracy(*found)), "calibration_error": pair(*error)}
 
 
 def regression(vae: VAE, images: Images, seed: int) -> Table:
     """The error of the real targets that a guide infers, in their own units, and the coverage of
     its 90 % intervals; with several targets, those of each by its number from 0."""
-    mean, scale, truth = regressions(vae, images, seed=seed)
+    mean, scale, truth = calibration.regressions(vae, images, seed=seed)
     table: Table = {}
     for i in range(truth.shape[1]):
         known, of = ~truth[:, i].isnan(), f"_{i}" if truth.shape[1] > 1 else ""
         if not known.any():
             continue
         m, s, y = (each[known, i] for each in (mean, scale, truth))
-        table[f"rmse{of}"] = pair(*root_mean_square(m - y))
-        table[f"coverage{of}"] = pair(*coverage(m, s, y))
+        table[f"rmse{of}"] = pair(*calibration.root_mean_square(m - y))
+        table[f"coverage{of}"] = pair(*calibration.coverage(m, s, y))
     return table
 
 
@@ -310,7 +303,7 @@ def choose_binarization(
     Returns:
         the binarisation, and a sentence that marks the results if it is not the one of training.
     """
-    if asked is None or asked == trained:
+    if asked in (None, trained):
         return trained, None
     if not anyway:
         raise InputError(
