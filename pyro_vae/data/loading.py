@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +15,13 @@ from ..errors import InputError
 from ..registry import lookup
 from .arrays import read_array
 from .datasets import DATASETS, data_folder
+from .finding import check_size, find_path
 from .folders import find_files
 from .imagefiles import read_files
 from .images import BINARIZE, Images
 from .labelled import labels_of, some_labels
 from .schemafile import GivenSchema, read_schema
+from .splitting import VALIDATION, cut_validation
 from .tables import check_frame, is_table, read_table, split_table, table_images
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ class Data:
     Args:
         name: the name of the data set, or the path of the user's images.
         train: the images that a model is trained on.
-        test: the images that a model is scored on.
-        validation: the images of the user's own validation folder; None without this folder.
-            Training and scoring do not use them.
+        test: the images that a finished model is scored on. Training does not use them.
+        validation: the images that show how well training goes, and by which settings are chosen;
+            None for none.
     """
 
     name: str
@@ -54,12 +55,13 @@ class Data:
         name: str = "the table",
         test_fraction: float = 0.2,
         split_seed: int = 0,
+        validation: float | None = None,
     ) -> Data:
-        """A data frame of pandas as data: the rows are observations, split into two parts.
+        """A data frame of pandas as data: the rows are observations, split into three parts.
 
         Args:
             frame: the table. Its index names the rows.
-            schema, label, test_fraction, split_seed: as for :func:`load_data`.
+            schema, label, test_fraction, split_seed, validation: as for :func:`load_data`.
             name: what error messages call the table.
 
         Raises:
@@ -74,7 +76,10 @@ class Data:
         known = read_schema(schema)
         check_frame(frame)
         images = table_images(frame, known, name, label)
-        return cls(name, *split_table(images, known, name, test_fraction, split_seed))
+        train, test = split_table(images, known, name, test_fraction, split_seed)
+        usual = VALIDATION if test_fraction else 0
+        train, held_out = cut_validation(train, validation, split_seed, usual)
+        return cls(name, train, test, held_out)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,8 +91,8 @@ class Data:
         order of the images or their split is another one. It takes about a second for each GB of
         pixels."""
         digest = hashlib.blake2b(digest_size=16)
-        for images in (self.train, self.test):
-            for tensor in images.tensors().values():
+        for images in (self.train, self.test, self.validation):
+            for tensor in () if images is None else images.tensors().values():
                 array = tensor.cpu().contiguous().numpy()
                 digest.update(f"{array.dtype} {array.shape}".encode())
                 digest.update(array.data)
@@ -161,6 +166,7 @@ def load_data(
     binarize_seed: int = 0,
     split_seed: int = 0,
     test_fraction: float = 0.2,
+    validation: float | None = None,
     size: int | Sequence[int] | None = None,
     crop: bool = False,
     grey: bool = False,
@@ -174,7 +180,8 @@ def load_data(
     - A folder holds image files, or one sub-folder of image files for each class. Grey images get
       three channels if other images of the folder have colour. If all are grey, colour files
       (R = G = B) are read as one channel, and a warning tells it.
-    - A folder that holds the folders ``train`` and ``test``, and perhaps ``val``, is split already.
+    - A folder that holds the folders ``train`` and ``test``, and perhaps ``val``, is split already;
+      ``val`` then has the validation images.
       Each of them is a folder as above. Their names may be written in any case; ``training``,
       ``testing``, ``valid`` and ``validation`` mean the same. The images have labels only if all of
       them, in every part, are in sub-folders.
@@ -205,11 +212,15 @@ def load_data(
             variable ``PYRO_VAE_DATA_DIR``, else a cache folder of the user.
         binarize: ``none``, ``dynamic``, ``static`` or ``threshold``.
         binarize_seed: seed of the ``static`` draw.
-        split_seed: seed of the split of the user's own images. A named data set keeps its
-            usual split.
+        split_seed: seed of the split of the user's own images, and of the cut of the validation
+            images. A named data set keeps its usual test images.
         test_fraction: share of the user's own images that becomes the test set, in [0, 1). With 0
             the test set is empty and the images keep their order. A folder that is split
             already ignores it.
+        validation: how many of the training images become the validation images, or which share
+            of them; each class gives its share. 0 for none. None takes 10,000 of ``mnist`` and the
+            sets of its size, of other data a tenth, and none of own images without a test set. A
+            folder with a ``val`` of its own takes None, the number of these images, or 0.
         size: height and width in pixels, ``(H, W)`` or one number for both, that image files are
             resized to (bilinear, with antialiasing). None keeps their size, which must then be the
             same for all of them.
@@ -247,60 +258,21 @@ def load_data(
             "schema and label are for tables, files that end in .csv, .tsv, .parquet or .h5ad, and "
             f"{str(name)!r} is {what}"
         )
-    validation = None
+    held_out: Images | None = None
+    usual = VALIDATION if test_fraction else 0
     if path is None:
         train, test = DATASETS[str(name)].load(str(name), data_folder(data_dir))
+        usual = DATASETS[str(name)].validation
     elif path.is_dir():
-        train, test, validation = read_folder(path, test_fraction, split_seed, pair, crop, grey)
+        train, test, held_out = read_folder(path, test_fraction, split_seed, pair, crop, grey)
     elif is_table(path):
         known = read_schema(schema)
         images = read_table(path, known, label)
         train, test = split_table(images, known, repr(path.name), test_fraction, split_seed)
     else:
         train, test = read_array(path).split(test_fraction, split_seed)
-    return Data(str(name), train, test, validation).binarized(binarize, binarize_seed)
-
-
-def find_path(name: str | Path) -> Path:
-    """The path of the user's images.
-
-    Raises:
-        InputError: nothing is there. If ``name`` is a single word, it was probably meant as the
-            name of a data set, so the message gives the nearest names.
-    """
-    path = Path(os.path.expanduser(name))
-    try:
-        if path.exists():
-            return path
-    except OSError:  # a path that is too long, or in a folder that is locked
-        pass
-    if len(path.parts) > 1 or path.suffix in (".npy", ".npz") or is_table(path):
-        raise InputError(f"there is no file or folder {str(path)!r}, or it cannot be read")
-    try:
-        lookup("data set", str(name), DATASETS)
-    except InputError as error:
-        raise InputError(
-            f"{error}; or the path of a folder of images, of an array file or of a table"
-        ) from None
-    return path
-
-
-def check_size(size: int | Sequence[int] | None, crop: bool) -> tuple[int, int] | None:
-    """``size`` as ``(H, W)``.
-
-    Raises:
-        InputError: ``size`` is not one or two whole numbers above 0, or ``crop`` lacks a size.
-    """
-    if size is None:
-        if crop:
-            raise InputError("crop=True needs a size, such as size=64 or size=(48, 64)")
-        return None
-    pair = tuple(size) if isinstance(size, Sequence) else (size, size)
-    if len(pair) != 2 or not all(type(n) is int and n > 0 for n in pair):
-        raise InputError(
-            f"size is a whole number above 0, or two of them (height, width), not {size!r}"
-        )
-    return pair[0], pair[1]
+    train, held_out = cut_validation(train, validation, split_seed, usual, held_out)
+    return Data(str(name), train, test, held_out).binarized(binarize, binarize_seed)
 
 
 def read_folder(

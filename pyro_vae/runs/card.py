@@ -17,6 +17,7 @@ from ..storage.writing import written
 from ..vae import VAE
 from ..words import protocol_of, word_of
 from .config import read_bytes, read_object
+from .splits import no_validation
 
 NAME = "README.md"
 MARK = re.compile(r"<!-- pyro-vae card ([0-9a-f]{16}) -->\n")
@@ -57,7 +58,7 @@ def card_of(
         key: value for key, value in config["vae"].items() if key not in ("standardize", "scaling")
     }
     parts["shape"] = " x ".join(map(str, vae.shape))
-    if tuple(parts["conditioned"]) == CONDITIONED:  # all parts, which is the default
+    if tuple(parts.get("conditioned", ())) == CONDITIONED:  # all parts, which is the default
         del parts["conditioned"]
     entries = config.get("data", {}).get("schema")
     schema = None if entries is None else Schema.from_json(entries)
@@ -155,7 +156,9 @@ def protocol(config: Mapping[str, Any], epochs: int) -> list[str]:
     data.pop("schema", None)  # it has a table of its own
     rows = stated({f"data: {key}": value for key, value in data.items()})
     rows |= stated(config["training"])
-    return table({**rows, "epochs": f"{epochs} of {config['training']['epochs']}"})
+    lines = table({**rows, "epochs": f"{epochs} of {config['training']['epochs']}"})
+    sentence = no_validation(config)
+    return [*lines, "", sentence] if sentence else lines
 
 
 def numbers(history: list[Epoch], results: Mapping[str, Any] | None, what: str) -> Iterator[str]:
@@ -168,9 +171,9 @@ def numbers(history: list[Epoch], results: Mapping[str, Any] | None, what: str) 
         yield f"In nats per {what}. The ELBO is the reconstruction term minus the KL.\n"
         yield from table(
             {
-                "test ELBO": f"{last.test_elbo:.2f}",
-                "reconstruction": f"{last.test_reconstruction:.2f}",
-                "KL": f"{last.test_kl:.2f}",
+                f"{plain(last.measured_on)} ELBO": f"{last.elbo:.2f}",
+                "reconstruction": f"{last.reconstruction:.2f}",
+                "KL": f"{last.kl:.2f}",
             }
         )
         yield f"\nAfter epoch {last.epoch}. No standard errors are recorded while a run trains.\n"

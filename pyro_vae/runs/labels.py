@@ -57,5 +57,5 @@ def label_note(data: Data | StoredData) -> str:
     known = int((context != HIDDEN).sum())
     return (
         f"{known:,} of {len(context):,} training images keep their label, and the others are "
-        "inferred, as are those of the test images."
+        "inferred, as are those of the validation and test images."
     )

@@ -1,0 +1,53 @@
+"""The split of a run's data: what older runs had, and how it is made again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..data import DATASETS, Data, StoredData
+from ..data.folders import find_splits
+from ..data.splitting import cut_validation
+
+
+def own_folder(data: str) -> Path | None:
+    """The user's own folder of images that ``data`` names; None for a named set or a file."""
+    path = Path(data).expanduser()
+    return path if data not in DATASETS and path.is_dir() else None
+
+
+def own_splits(data: str) -> Collection[str]:
+    """The parts of the split of a user's folder; empty for all other data."""
+    folder = own_folder(data)
+    return () if folder is None else find_splits(folder)
+
+
+def no_validation(config: Mapping[str, Any]) -> str:
+    """A sentence for a run that was trained without validation images; "" for others."""
+    data = config["data"]
+    if data["name"] is None or "training" not in config:  # nobody knows how it was trained
+        return ""
+    if "validation" not in data and "validation" not in own_splits(data["name"]):
+        return (
+            "An older version trained this run without a validation split: it showed the test "
+            "images while it trained, so what was chosen by them is too good on them."
+        )
+    if data.get("validation") == 0:
+        return "This run has no validation split; it showed training images while it trained."
+    return ""
+
+
+def resplit(images: Any, validation: Any) -> tuple[Any, Any, Any]:
+    """Images that are in one piece, as the training, test and validation images of a run."""
+    train, test = images.split(0.2, seed=0)
+    train, held_out = cut_validation(train, validation, seed=0)
+    return train, test, held_out
+
+
+def checksums(data: Data | StoredData) -> tuple[str, ...]:
+    """What a checkpoint may hold as the checksum of data: "" if it is not known. Older versions
+    left out the validation images of a folder."""
+    older = replace(data, validation=None)
+    return ("", data.checksum(), older.checksum()) if data.validation else ("", data.checksum())
