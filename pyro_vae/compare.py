@@ -30,7 +30,7 @@ from .registry import parse
 from .runs.setup import prepare
 from .settings import Settings
 from .training import fit
-from .words import first_line
+from .words import first_line, protocol_of
 
 MEASURED_WITH = 0
 """The seed of the draws of pixels and of z, the same for all trainings, so that the spread over the
@@ -216,7 +216,7 @@ def observation_space(vae: Any, source: Mapping[str, Any], images: Images) -> st
     """
     likelihood = Likelihood.of(vae.model.likelihood)
     discrete = likelihood.support.is_discrete or likelihood.levels is not None
-    pixels = {"none": "grey pixels"}.get(source["binarize"], f"{source['binarize']} binarisation")
+    pixels = {"none": "grey pixels"}.get(source["binarize"], protocol_of(source["binarize"]))
     if source["binarize"] in ("none", "dynamic") and replace(images, binarize="none").is_binary:
         pixels = "pixels of 0 and 1"
     if not images.in_unit_interval:

@@ -25,7 +25,7 @@ def find_path(name: str | Path) -> Path:
             return path
     except OSError:  # a path that is too long, or in a folder that is locked
         pass
-    if len(path.parts) > 1 or path.suffix in (".npy", ".npz") or is_table(path):
+    if len(path.parts) > 1 or path.suffix in (".npy", ".npz", ".mat") or is_table(path):
         raise InputError(f"there is no file or folder {str(path)!r}, or it cannot be read")
     try:
         lookup("data set", str(name), DATASETS)

@@ -20,6 +20,7 @@ from .folders import find_files
 from .imagefiles import read_files
 from .images import BINARIZE, Images
 from .labelled import labels_of, some_labels
+from .published import published_parts, read_published
 from .schemafile import GivenSchema, read_schema
 from .splitting import VALIDATION, cut_validation
 from .tables import check_frame, is_table, read_table, split_table, table_images
@@ -175,7 +176,8 @@ def load_data(
 ) -> Data:
     """Load a data set of :data:`DATASETS` or the user's own data, split and binarised.
 
-    The user's own data are a folder of image files, a ``.npy`` file, a ``.npz`` file or a table:
+    The user's own data are a folder of image files, a ``.npy`` file, a ``.npz`` file, a table, or
+    files of :mod:`~pyro_vae.data.published`:
 
     - A folder holds image files, or one sub-folder of image files for each class. Grey images get
       three channels if other images of the folder have colour. If all are grey, colour files
@@ -202,8 +204,8 @@ def load_data(
 
     - ``none``: the grey pixels, pixel / 255.
     - ``dynamic``: x ~ Bernoulli(pixel / 255), drawn again each time an image enters a batch.
-    - ``static``: the same draw, made once with a seed. It is not the draw of the files of
-      Larochelle & Murray (2011), so results on the two are not directly comparable.
+    - ``static``: the same draw, made once with a seed. It is a draw of our own and not that of
+      Larochelle & Murray (2011), beside whose results it is never put: give their files instead.
     - ``threshold``: 1 where pixel / 255 >= 0.5, else 0.
 
     Args:
@@ -248,9 +250,10 @@ def load_data(
     lookup("binarisation", binarize, BINARIZE)
     pair = check_size(size, crop)
     path = None if str(name) in DATASETS else find_path(name)
-    if (pair or grey) and (path is None or not path.is_dir()):
+    if (pair or grey) and (path is None or not path.is_dir() or published_parts(path)):
         raise InputError(
-            f"size, crop and grey change the image files of a folder; {str(name)!r} is not a folder"
+            "size, crop and grey change the image files of a folder, and "
+            f"{str(name)!r} has none or is not a folder"
         )
     if (schema is not None or label is not None) and (path is None or not is_table(path)):
         what = "a folder" if path is not None and path.is_dir() else "not one"
@@ -263,6 +266,9 @@ def load_data(
     if path is None:
         train, test = DATASETS[str(name)].load(str(name), data_folder(data_dir))
         usual = DATASETS[str(name)].validation
+    elif published_parts(path):
+        train, test, held_out = read_published(path)
+        usual = VALIDATION
     elif path.is_dir():
         train, test, held_out = read_folder(path, test_fraction, split_seed, pair, crop, grey)
     elif is_table(path):

@@ -181,6 +181,7 @@ def scored_images(
     own = source["name"] == config["data"]["name"]
     data = data_of(config, name, source, not own, data_dir, say)
     own_array = source["name"] not in DATASETS and not own_folder(source["name"])
+    own_array = own_array and not own_splits(source["name"])
     own_array = own_array and not is_table(source["name"])  # its rows have names already
     if isinstance(data, Data) and own_array:  # images on disk have the numbers already
         data = with_rows(data, source["name"])

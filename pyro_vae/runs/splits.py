@@ -9,6 +9,7 @@ from typing import Any
 
 from ..data import DATASETS, Data, StoredData
 from ..data.folders import find_splits
+from ..data.published import published_parts
 from ..data.splitting import cut_validation
 
 
@@ -19,9 +20,10 @@ def own_folder(data: str) -> Path | None:
 
 
 def own_splits(data: str) -> Collection[str]:
-    """The parts of the split of a user's folder; empty for all other data."""
-    folder = own_folder(data)
-    return () if folder is None else find_splits(folder)
+    """The parts of data that are split already, by the user or by who published them; else none."""
+    path = Path(data).expanduser()
+    parts = () if data in DATASETS else published_parts(path)
+    return parts or (find_splits(path) if own_folder(data) else ())
 
 
 def no_validation(config: Mapping[str, Any]) -> str:
