@@ -165,6 +165,9 @@ def test_a_run_is_used_with_its_best_weights(whole, capsys):
     state = checkpoint.read(whole)
     assert (state.position.best.epoch, state.position.best.bound) == (best.epoch, best.elbo)
     assert not all(torch.equal(t, state.vae[n]) for n, t in vae.state_dict().items())
+    assert typed(["card", whole, "--replace"]) == 0
+    assert f"After epoch {best.epoch}." in (whole / "README.md").read_text()
+    (whole / "README.md").unlink()
     assert typed(["train", "--resume", whole, "--epochs", "50"]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert f"2 of them brought no better validation bound than epoch {best.epoch};" in said

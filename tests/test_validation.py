@@ -260,3 +260,27 @@ def test_an_old_run_says_that_it_had_no_validation_split(tmp_path, capsys):
     vae = load_run(run)[0]
     last = read_history(run)[-1]
     assert last.elbo == elbo(vae.model, vae.guide, data.train, seed=0).elbo
+
+
+def test_a_run_of_the_version_before_goes_on_with_all_its_training_images(tmp_path, capsys):
+    """Its config does not name a split, and its checksum is that of training and test images."""
+    for part, count in (("train", 9), ("test", 2), ("val", 3)):
+        for i in range(count):
+            save(tmp_path / "x" / part / f"{i}.png", GREYS[i])
+    for data, after in (("digits", "train"), (tmp_path / "x", "validation")):
+        run = tmp_path / f"run-{after}"
+        ask = ["train", "--data", data, *TINY[3:], "--validation", 0, "--epochs", 1, "--out", run]
+        assert typed(ask) == 0
+        config = json.loads((run / "config.json").read_text())
+        assert config["data"].pop("validation") == 0
+        (run / "config.json").write_text(json.dumps(config))
+        (record,) = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        for name in ("elbo", "reconstruction", "kl"):
+            record[f"test_{name}"] = record.pop(name)
+        del record["measured_on"]
+        (run / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+        capsys.readouterr()
+        assert typed(["train", "--resume", run, "--epochs", 2]) == 0
+        assert [e.measured_on for e in read_history(run)] == ["test", after]
+        assert typed(["encode", run, "--out", tmp_path / "z.npz"]) == 0
+        assert capsys.readouterr().err == ""  # the images are those of the run

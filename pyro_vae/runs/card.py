@@ -13,6 +13,7 @@ from ..data.columns import TYPES
 from ..data.schema import Schema, listed
 from ..errors import InputError
 from ..history import Epoch
+from ..patience import bound_of
 from ..storage.writing import written
 from ..vae import VAE
 from ..words import protocol_of, word_of
@@ -65,6 +66,10 @@ def card_of(
     about = f"A variational autoencoder with {weights:,} weights, made with pyro_vae."
     if what == "image":
         about += " Images are channels x height x width."
+    # With patience, the weights are those of the best epoch, and otherwise of the last one.
+    patient = config.get("training", {}).get("patience") is not None
+    best = max(history, key=bound_of) if patient and history else None
+    chosen = [best] if best else history[-1:]
     lines = [
         f"# {plain(folder.resolve().name)}",
         "",
@@ -79,7 +84,7 @@ def card_of(
         "",
         *protocol(config, len(history)),
         "",
-        *numbers(history, results, what),
+        *numbers(chosen, results, what),
         *(f"![{plain(name)}]({name})\n" for name in pictures(folder)),
         "## Use",
         "",

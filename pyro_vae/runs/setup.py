@@ -60,7 +60,7 @@ class Run:
 
     Args:
         vae: the VAE, on its device.
-        data: training and test images, on the same device or on disk.
+        data: training, validation and test images, on the same device or on disk.
         source: the arguments of :func:`.images.opened` that load this data again.
         training: the settings that :func:`~pyro_vae.training.fit` takes.
         optimizer: the optimizer, with its state.

@@ -31,7 +31,7 @@ def no_validation(config: Mapping[str, Any]) -> str:
     data = config["data"]
     if data["name"] is None or "training" not in config:  # nobody knows how it was trained
         return ""
-    if "validation" not in data and "validation" not in own_splits(data["name"]):
+    if "validation" not in data:
         return (
             "An older version trained this run without a validation split: it showed the test "
             "images while it trained, so what was chosen by them is too good on them."
