@@ -1,5 +1,6 @@
 """Early stopping: the weights of the best validation bound, their checkpoint, and resuming."""
 
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -207,3 +208,13 @@ def test_best_weights_that_are_not_whole_are_refused(whole, tmp_path, harm, caps
     save_file(tensors, path, {checkpoint.KEY: json.dumps(about)})
     assert typed(["evaluate", run]) == 2
     assert capsys.readouterr().err.count("\n") < 6
+
+
+def test_a_comparison_measures_the_best_weights(whole, tmp_path):
+    """The training of the comparison is that of the run, with the same seed and draws."""
+    out = tmp_path / "comparison"
+    ask = ["compare", "--guides", "mean-field", *RUN[1:], "--seeds", 1, "--samples", 2]
+    assert typed([*ask, "--out", out]) == 0
+    with (out / "comparison.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["elbo"]) == pytest.approx(best_of(whole).elbo, abs=1e-4)

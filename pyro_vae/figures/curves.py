@@ -87,7 +87,7 @@ def training_curves(history: Sequence[Epoch]) -> Any:
     style = {"marker": marker(history)}
     # A run of an older version that goes on has epochs that were measured on other images.
     places = dict.fromkeys(e.measured_on for e in history)
-    names = {"train": "training images"}
+    names = {p: "training images" if p == "train" else f"{p} images" for p in places}
     trained = [e.train_elbo for e in history]
     if any(each is not None for each in trained):
         left.plot(
@@ -97,7 +97,7 @@ def training_curves(history: Sequence[Epoch]) -> Any:
         own = [
             elbo if e.measured_on == place else nan for e, elbo in zip(history, elbos, strict=True)
         ]
-        left.plot(epochs, own, label=names.get(place, f"{place} images"), color=f"C{i}", **style)
+        left.plot(epochs, own, label=names[place], color=f"C{i}", **style)
     left.annotate(
         f"{elbos[-1]:.1f}",
         (epochs[-1], elbos[-1]),
@@ -120,7 +120,7 @@ def training_curves(history: Sequence[Epoch]) -> Any:
     kls = [measured(e.kl) for e in history]
     right.plot(epochs, distortions, label="distortion, -E[log p(x | z)]", **style)
     right.plot(epochs, kls, label="rate, KL(q || p)", **style)
-    right.set(title=f"Distortion and rate of the {' and '.join(places)} images", xlabel="epoch")
+    right.set(title=f"Distortion and rate of the {' and '.join(names.values())}", xlabel="epoch")
     if min(*distortions, *kls) >= 0:  # a density can be above 1, so that -log p is negative
         right.set_ylim(bottom=0)
     for axes in (left, right):

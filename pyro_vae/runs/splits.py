@@ -21,9 +21,13 @@ def own_folder(data: str) -> Path | None:
 
 def own_splits(data: str) -> Collection[str]:
     """The parts of data that are split already, by the user or by who published them; else none."""
+    if data in DATASETS:
+        return ()
     path = Path(data).expanduser()
-    parts = () if data in DATASETS else published_parts(path)
-    return parts or (find_splits(path) if own_folder(data) else ())
+    try:
+        return published_parts(path) or (find_splits(path) if path.is_dir() else ())
+    except OSError:  # load_data() says that it cannot be read
+        return ()
 
 
 def no_validation(config: Mapping[str, Any]) -> str:
