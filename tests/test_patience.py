@@ -171,7 +171,7 @@ def test_a_run_is_used_with_its_best_weights(whole, capsys):
     (whole / "README.md").unlink()
     assert typed(["train", "--resume", whole, "--epochs", "50"]) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert f"2 of them brought no better validation bound than epoch {best.epoch};" in said
+    assert f"its validation bound was not better than that of epoch {best.epoch} for 2;" in said
 
 
 def test_a_run_that_is_killed_ends_in_the_same_bits(whole, tmp_path):

@@ -144,9 +144,9 @@ def resume(
     best = None if state is None else state.position.best
     if best and is_over(done, best.epoch, training["patience"]) and finished(folder, done):
         raise InputError(
-            f"the run {str(folder)!r} ended after {counted(done, 'epoch')}, because "
-            f"{training['patience']} of them brought no better validation bound than epoch "
-            f"{best.epoch}; begin another run with a larger --patience"
+            f"the run {str(folder)!r} ended after {counted(done, 'epoch')}, because its validation "
+            f"bound was not better than that of epoch {best.epoch} for {training['patience']}; "
+            "begin another run with a larger --patience"
         )
     if state is not None and best:
         vae.load_state_dict(state.vae)  # training goes on from the last weights
