@@ -84,7 +84,7 @@ def read_amat(path: Path) -> Images:
     signs = np.frombuffer(text, np.uint8)
     digit = (signs == ord("0")) | (signs == ord("1"))
     starts = np.append(0, np.flatnonzero(signs == ord("\n")) + 1)
-    counts = np.add.reduceat(digit, starts[starts < len(signs)], dtype=np.int64)
+    counts = np.add.reduceat(digit, starts[starts < len(signs)], dtype=np.int32)
     good = set(counts) | {0} == {0, SIDE**2}
     good = good and not (digit[1:] & digit[:-1]).any()  # 10 is not a pixel
     if not good or not np.isin(signs[~digit], np.frombuffer(BLANK, np.uint8)).all():
