@@ -262,13 +262,10 @@ def load_data(
             f"{str(name)!r} is {what}"
         )
     held_out: Images | None = None
-    usual = VALIDATION if test_fraction else 0
     if path is None:
         train, test = DATASETS[str(name)].load(str(name), data_folder(data_dir))
-        usual = DATASETS[str(name)].validation
     elif published_parts(path):
         train, test, held_out = read_published(path)
-        usual = VALIDATION
     elif path.is_dir():
         train, test, held_out = read_folder(path, test_fraction, split_seed, pair, crop, grey)
     elif is_table(path):
@@ -277,6 +274,8 @@ def load_data(
         train, test = split_table(images, known, repr(path.name), test_fraction, split_seed)
     else:
         train, test = read_array(path).split(test_fraction, split_seed)
+    usual = VALIDATION if path is not None else DATASETS[str(name)].validation
+    usual = usual if len(test) else 0
     train, held_out = cut_validation(train, validation, split_seed, usual, held_out)
     return Data(str(name), train, test, held_out).binarized(binarize, binarize_seed)
 

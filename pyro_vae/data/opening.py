@@ -153,11 +153,10 @@ def open_data(
     store = Store(str(path), source, source.look(), labels, classes)
     whole = StoredImages(store, np.arange(len(source)), binarize, workers)
     cut = {part: whole.subset(where) for part, where in parts.items()}
-    held_out, usual = cut.get("validation"), VALIDATION
     if parts:
         train, test = cut["train"], cut["test"]
     else:
         train, test = whole.split(test_fraction, split_seed)
-        usual = VALIDATION if test_fraction else 0
-    train, held_out = cut_validation(train, validation, split_seed, usual, held_out)
+    usual, own = VALIDATION if len(test) else 0, cut.get("validation")
+    train, held_out = cut_validation(train, validation, split_seed, usual, own)
     return StoredData(str(path), train, test, held_out)
