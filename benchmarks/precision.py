@@ -6,6 +6,7 @@ python benchmarks/precision.py
 
 import json
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -35,7 +36,8 @@ class Clock(Callback):
 
 def main():
     torch.set_num_threads(1)
-    data = load_data("mnist-5k", binarize="dynamic")
+    data = load_data("mnist-5k", binarize="dynamic", validation=0)
+    data = replace(data, validation=data.test)  # nothing is chosen here
     runs = []
     for compiled in (False, True):
         for precision in PRECISIONS:
@@ -52,7 +54,7 @@ def main():
                         "precision": precision,
                         "compiled": compiled,
                         "seed": seed,
-                        "test_elbo": round(measured(history[-1].test_elbo), 3),
+                        "test_elbo": round(measured(history[-1].elbo), 3),
                         "epoch_processor_s": round(median(clock.seconds()), 3),
                     }
                 )

@@ -63,9 +63,10 @@ EXAMPLE = "Pyro's ss_vae_M2"
 
 def split(name: str, validation: bool) -> Data:
     """The training images that remain, and the images that are measured on."""
-    data = load_data(name)
+    data = load_data(name, validation=0)
     train, held_out = data.train.split(1 / 6, seed=0)
-    return Data(data.name, train, held_out if validation else data.test)
+    measured = held_out if validation else data.test
+    return Data(data.name, train, measured, measured)
 
 
 def own(

@@ -251,7 +251,7 @@ def pays_of(label, folder, epochs=4):
         torch.manual_seed(0)
         clock = Clock()
         fit(
-            VAE((1, 28, 28), **settings), Data(label, train, test),
+            VAE((1, 28, 28), **settings), Data(label, train, test, test),
             epochs=epochs, compiled=compiled, **options,
             callback=clock,
         )  # fmt: skip

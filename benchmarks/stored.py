@@ -58,10 +58,10 @@ def measure(path: str, kind: str) -> dict[str, Any]:
     data: Any
     some: Any
     if kind == "memory":
-        data = load_data(path, binarize="dynamic").train
+        data = load_data(path, binarize="dynamic", validation=0).train
         some = data.first(10_000)
     else:
-        data = open_data(path, binarize="dynamic").train
+        data = open_data(path, binarize="dynamic", validation=0).train
         some = data.sample()
     vae = VAE.for_data(some, 20)
     if kind == "workers":

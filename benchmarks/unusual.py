@@ -82,7 +82,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--out", type=Path)
     given = options.parse_args()
-    data = load_data("mnist-5k", binarize="dynamic")
+    data = load_data("mnist-5k", binarize="dynamic", validation=0)
     pyro.set_rng_seed(given.seed)
     vae = VAE(data.shape, 20)
     fit(vae, data, epochs=given.epochs, seed=given.seed)

@@ -31,10 +31,11 @@ from .words import called
 
 
 def check_data(data: Data | StoredData) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` unless ``data`` has training and test images."""
-    for part, images in (("training", data.train), ("test", data.test)):
-        if len(images) == 0:
-            raise InputError(f"the data set {data.name!r} has no {part} images; fit needs both")
+    """Raise :class:`~pyro_vae.errors.InputError` unless ``data`` has training images, and each
+    validation split has images."""
+    for part, images in (("training", data.train), ("validation", data.validation)):
+        if images is not None and len(images) == 0:
+            raise InputError(f"the data set {data.name!r} has no {part} images")
 
 
 def check_weights(pair: Pair) -> None:

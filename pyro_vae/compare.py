@@ -24,13 +24,14 @@ from .evaluation.gaps import gaps
 from .evaluation.importance import importance
 from .history import Callback, CollapseWarning, Position, collapsed
 from .options import at_least_one
+from .patience import bound_of, is_over
 from .processes import side_by_side
 from .registry import parse
 from .runs.setup import prepare
 from .settings import Settings
 from .spelling import spelled
 from .training import fit
-from .words import first_line
+from .words import first_line, protocol_of
 
 MEASURED_WITH = 0
 """The seed of the draws of pixels and of z, the same for all trainings, so that the spread over the
@@ -81,11 +82,14 @@ class Training:
                 callback=Steps(on_step),
                 progress=False,
             )
-        if len(history) < run.training["epochs"]:
+        best = max(history, key=bound_of, default=None) if run.training["patience"] else None
+        ended = best and is_over(len(history), best.epoch, run.training["patience"])
+        if len(history) < run.training["epochs"] and not ended:
             raise KeyboardInterrupt  # fit was interrupted, and half a training is not compared
-        model, guide, test = run.vae.model, run.vae.guide, run.data.test
-        bound = elbo(model, guide, test, seed=MEASURED_WITH)
-        log_p = importance(model, guide, test, samples=self.samples, seed=MEASURED_WITH)
+        model, guide, held_out = run.vae.model, run.vae.guide, run.data.validation
+        assert held_out is not None  # compare() refuses it
+        bound = elbo(model, guide, held_out, seed=MEASURED_WITH)
+        log_p = importance(model, guide, held_out, samples=self.samples, seed=MEASURED_WITH)
         seconds = [e.seconds for e in history]
         taken = f" ({parse(run.vae.config['likelihood'])[0]})"
         taken = taken if self.name == Settings.likelihood else ""
@@ -102,10 +106,10 @@ class Training:
             "seconds_per_epoch_error": (
                 stdev(seconds) / len(seconds) ** 0.5 if len(seconds) > 1 else nan
             ),
-            "collapsed": "; ".join(collapsed(history[-1])),
+            "collapsed": "; ".join(collapsed(best or history[-1])),
         }
         if self.gap_images > 0:
-            few = test.first(self.gap_images)
+            few = held_out.first(self.gap_images)
             for key, value in gaps(model, guide, few, seed=MEASURED_WITH).summary().items():
                 if key.endswith("_gap"):
                     result |= {key: value["mean"], f"{key}_error": value["error"]}
@@ -126,7 +130,9 @@ def compare(
     on_start: Callable[[str, int, int], None] = lambda name, seed, total: None,
     on_step: Callable[[int], None] = lambda images: None,
 ) -> tuple[list[Result], list[str]]:
-    """Train each of ``settings`` with seeds 0, 1, … and measure it on the test images.
+    """Train each of ``settings`` with seeds 0, 1, … and measure it on the validation images.
+
+    The test images are not used, so that what is chosen here can be evaluated on them.
 
     All are measured with the same draws of the pixels and of z. So the spread over the seeds comes
     from the training alone, and differences between settings are paired.
@@ -138,7 +144,7 @@ def compare(
         device: where to train.
         data_dir: folder of downloaded data sets.
         samples: draws of z for each image, K, for log p̂(x) by importance sampling.
-        gap_images: how many test images the two gaps are measured on; 0 leaves the gaps out.
+        gap_images: how many validation images the two gaps are measured on; 0 leaves the gaps out.
         compiled: whether steps are compiled, as in :func:`~pyro_vae.training.fit`.
         jobs: how many trainings run at the same time. From 2 on, each has a process of its own, and
             the processes share the threads.
@@ -151,12 +157,18 @@ def compare(
         training that failed.
 
     Raises:
-        InputError: ``seeds`` or ``jobs`` below 1, or settings that do not fit.
+        InputError: ``seeds`` or ``jobs`` below 1, settings that do not fit, or no validation
+            images.
     """
     at_least_one("seeds", seeds, most=10_000)
     at_least_one("jobs", jobs, most=1000)
     # Settings that do not fit raise here, before the first training.
     runs = [prepare(each, device, data_dir) for each in settings.values()]
+    if any(run.data.validation is None for run in runs):
+        raise InputError(
+            "a comparison chooses by the validation images, and the data has none; give "
+            "--validation a number above 0"
+        )
     total = seeds * sum(run.training["epochs"] * len(run.data.train) for run in runs)
     trainings = [
         Training(name, seed, each, device, data_dir, samples, gap_images, compiled)
@@ -206,7 +218,7 @@ def observation_space(vae: Any, source: Mapping[str, Any], images: Images) -> st
     """
     likelihood = Likelihood.of(vae.model.likelihood)
     discrete = likelihood.support.is_discrete or likelihood.levels is not None
-    pixels = {"none": "grey pixels"}.get(source["binarize"], f"{source['binarize']} binarisation")
+    pixels = {"none": "grey pixels"}.get(source["binarize"], protocol_of(source["binarize"]))
     if source["binarize"] in ("none", "dynamic") and replace(images, binarize="none").is_binary:
         pixels = "pixels of 0 and 1"
     if not images.in_unit_interval:

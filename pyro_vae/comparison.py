@@ -18,7 +18,7 @@ from .storage.creating import versions
 from .words import plus_minus
 
 COLUMNS = {
-    "elbo": "test ELBO",
+    "elbo": "validation ELBO",
     "log_p": "log p̂(x), a lower bound",
     "approximation_gap": "approximation gap, a lower bound",
     "amortization_gap": "amortization gap",
@@ -28,7 +28,7 @@ COLUMNS = {
 """The columns: what is measured, and its name in the table."""
 
 OVER_IMAGES = ("elbo", "log_p", "approximation_gap", "amortization_gap")
-"""The columns that are means over test images."""
+"""The columns that are means over validation images."""
 
 
 def mean_and_spread(results: Sequence[Result], column: str) -> tuple[float, float]:
@@ -86,7 +86,7 @@ def notes(results: Sequence[Result], failures: Sequence[str]) -> list[str]:
             "same draws of the pixels and of z."
         )
     lines.append(
-        "(± images): one standard error of the mean over the test images, in one training. "
+        "(± images): one standard error of the mean over the validation images, in one training. "
         "log p̂(x) is a lower bound on log p(x) in the mean, and the errors are those of the bound."
     )
     sites = [f"{r['name']}, seed {r['seed']}: {r['collapsed']}." for r in results if r["collapsed"]]
@@ -96,7 +96,7 @@ def notes(results: Sequence[Result], failures: Sequence[str]) -> list[str]:
 def markdown(results: Sequence[Result], failures: Sequence[str] = ()) -> str:
     """A table in Markdown for each observation space, in nats per image.
 
-    It shows mean ± standard deviation over seeds, and the standard error over the test images.
+    It shows mean ± standard deviation over seeds, and the standard error over the images.
 
     Args:
         results, failures: what :func:`~pyro_vae.compare.compare` returns, at least one result.
@@ -128,7 +128,7 @@ def tables(results: Sequence[Result], failures: Sequence[str] = ()) -> Group:
 
 
 def cell(column: str, runs: Sequence[Result]) -> str:
-    """A mean over seeds, its spread over them, and its error over the test images."""
+    """A mean over seeds, its spread over them, and its error over the validation images."""
     middle, spread = mean_and_spread(runs, column)
     if column == "parameters":
         return f"{middle:,.0f}"
@@ -143,7 +143,7 @@ def figure(results: Sequence[Result]) -> Any:
     """The bounds of each name, a point for each seed and their mean; and the gaps as bars.
 
     Error bars are one standard deviation over seeds, or, with one seed, one standard error over the
-    test images.
+    validation images.
     """
     from matplotlib.figure import Figure
 

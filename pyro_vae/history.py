@@ -21,27 +21,32 @@ class Epoch:
     ``loss`` is the objective's own loss, summed over the training batches of the epoch, over the
     number of their rows. If the plate of the rows says that a batch is a subsample, the loss of a
     batch stands for all rows, and ``loss`` is the mean over batches, over the number of all rows.
-    All other numbers but ``test_loss`` are those of the plain ELBO with β = 1, so that training and
-    test images, and runs with different objectives, can be compared. ``elbo`` = ``reconstruction``
-    - ``kl``. The KL of the test images is also given by latent site and, if a site's units are
+    All other numbers but ``measured_loss`` are those of the plain ELBO with β = 1, so that training
+    and validation images, and runs with different objectives, can be compared. ``elbo`` =
+    ``reconstruction`` - ``kl``. The KL is also given by latent site and, if a site's units are
     independent, by unit ``[Z]``.
 
-    None stands for what was not measured. Without test data only ``loss`` is measured. Programs
-    whose ELBO is not a sum over rows, for instance because of a global latent, have no ELBO of test
-    data. ``test_loss``, the objective's loss on the test data, is then measured instead.
-    ``train_elbo`` needs training data in memory.
+    ``measured_on`` says which rows these numbers are of: ``validation``, or ``train`` for a
+    ``Data`` without validation images. Runs of older versions measured on ``test`` images.
+    ``train_elbo`` is that of as many training rows as there are validation rows.
+
+    None stands for what was not measured. Without validation data only ``loss`` is measured.
+    Programs whose ELBO is not a sum over rows, for instance because of a global latent, have no
+    ``elbo``. ``measured_loss``, the objective's loss on the validation data, is then measured
+    instead. ``train_elbo`` needs training data in memory.
     """
 
     epoch: int
     loss: float
     train_elbo: float | None = None
-    test_elbo: float | None = None
-    test_reconstruction: float | None = None
-    test_kl: float | None = None
+    elbo: float | None = None
+    reconstruction: float | None = None
+    kl: float | None = None
     seconds: float = 0.0
     kl_of_sites: dict[str, float] = field(default_factory=dict)
     kl_of_units: dict[str, list[float]] = field(default_factory=dict)
-    test_loss: float | None = None
+    measured_loss: float | None = None
+    measured_on: str = "validation"
 
 
 def measured(number: float | None) -> float:
@@ -52,13 +57,34 @@ def measured(number: float | None) -> float:
     """
     if number is None:
         raise InputError(
-            "an epoch has no ELBO of test data: there was no test data, or the ELBO of its "
-            "programs is not a sum over rows; plot loss and test_loss instead"
+            "an epoch has no ELBO: there was no validation data, or the ELBO of its programs is "
+            "not a sum over rows; plot loss and measured_loss instead"
         )
     return number
 
 
 @spelled_class
+@dataclass(frozen=True, eq=False)
+class Best:
+    """The weights of the epoch with the highest validation bound so far.
+
+    Args:
+        epoch: the number of the epoch.
+        bound: its ELBO in nats per row, or minus the objective's loss where there is no ELBO.
+        values: copies of all parameters, and then of all buffers.
+    """
+
+    epoch: int
+    bound: float
+    values: tuple[Tensor, ...]
+
+    @torch.no_grad()
+    def put(self, tensors: Sequence[Tensor]) -> None:
+        """Give these parameters and buffers the values."""
+        for tensor, value in zip(tensors, self.values, strict=True):
+            tensor.copy_(value)
+
+
 @dataclass(frozen=True, eq=False)
 class Position:
     """Where training stands. ``Position()`` is the beginning.
@@ -66,10 +92,12 @@ class Position:
     Args:
         epoch: the number of whole epochs that are done.
         losses: the loss of each step of the epoch that has begun, summed over its batch, ``[S]``.
+        best: the best weights so far, where a training has ``patience``.
     """
 
     epoch: int = 0
     losses: Tensor = field(default_factory=lambda: torch.zeros(0))
+    best: Best | None = None
 
 
 class CollapseWarning(UserWarning):
@@ -106,6 +134,9 @@ class Callback:
         ``position`` as they are then, ``fit`` goes on as if it had not ended.
         """
 
+    def on_best(self, best: Best) -> None:
+        """Called before ``on_epoch`` if ``patience`` is given and the epoch is the best so far."""
+
     def on_epoch(self, record: Epoch) -> None:
         """Called after each epoch with its numbers."""
 
@@ -113,7 +144,7 @@ class Callback:
         """Called once when ``fit`` ends, by an exception too.
 
         Args:
-            completed: whether all epochs are done.
+            completed: whether all epochs are done, or all that the patience allows.
         """
 
 
@@ -138,6 +169,10 @@ class Callbacks(Callback):
     def on_step(self, images: int, position: Position) -> None:
         for each in self.callbacks:
             each.on_step(images, position)
+
+    def on_best(self, best: Best) -> None:
+        for each in self.callbacks:
+            each.on_best(best)
 
     def on_epoch(self, record: Epoch) -> None:
         for each in self.callbacks:

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import pyro
@@ -211,11 +212,10 @@ class Loop:
         """
         self.good = self.pair.copies()
         self.good_optimizer = state_of(self.optimizer)
-        self.begun = position
-        done, rows = len(position.losses), 0
-        position = Position(position.epoch, position.losses.to(self.device))
+        self.begun, done = position, len(position.losses)
+        position = replace(position, losses=position.losses.to(self.device))
         self.number = position.epoch * (self.source.steps or LONGEST) + done
-        seed, epoch = self.options.seed, position.epoch + 1
+        seed, epoch, rows = self.options.seed, position.epoch + 1, 0
         with (
             self.stepping(),
             exchanging(self.ranks, self.optimizer),
@@ -227,7 +227,7 @@ class Loop:
                 if self.advance is not None:
                     self.advance(self.epochs_done(position))
                 now = self.ranks.total(self.step(piece).detach().to(position.losses))
-                position = Position(position.epoch, torch.cat([position.losses, now]))
+                position = replace(position, losses=torch.cat([position.losses, now]))
                 self.last, rows = piece, rows + piece.count
                 if not now.isfinite().all():
                     step = int(position.losses.isfinite().long().argmin())
@@ -244,7 +244,7 @@ class Loop:
         if not all(p.isfinite().all() for p in self.pair.parameters()):
             self.stop("a weight became NaN or infinite", self.taken, self.last.numbers(-1))
         self.known = self.pair.take_new(self.optimizer, epoch, self.known)
-        if self.options.average is not None or epoch == self.options.epochs:
+        if self.options.chooses or epoch == self.options.epochs:
             self.normalize(epoch)
         counted = self.source.rows or rows + self.source.skipped
         if self.pair.full is not None:  # each batch stands for all rows

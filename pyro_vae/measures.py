@@ -18,6 +18,9 @@ from .noise import STEP, seed_noise
 from .pair import Pair
 from .words import first_line
 
+MEASURED = 10_000
+"""The most images that are measured after an epoch if they stay on disk, or are training images."""
+
 REFUSED = (InputError, RuntimeError, ValueError, IndexError)
 """What a program may raise that cannot be measured row by row."""
 
@@ -26,15 +29,16 @@ class Measures:
     """Measures a pair after each epoch, always with the same random numbers.
 
     The ELBO of each row, with its parts, can be measured if all latents belong to single rows
-    (:mod:`~pyro_vae.evaluation.scoring`). Otherwise the objective's own loss on the test data is
+    (:mod:`~pyro_vae.evaluation.scoring`). Otherwise the objective's own loss on these rows is
     measured, and the numbers of single rows are None.
 
     Args:
         pair: the model and the guide.
         objective: the ELBO that is trained.
-        test: the test data; None for none.
-        shown: training data to compare with the test data; None for none.
-        batch_size: rows of a batch of test data, for the loss.
+        rows: the data that is measured; None for none.
+        measured_on: what it is: ``validation`` or ``train``.
+        shown: training data to compare with the rows; None for none.
+        batch_size: rows of a batch, for the loss.
         seed: of the random numbers.
         further: further arguments of the programs.
     """
@@ -43,26 +47,28 @@ class Measures:
         self,
         pair: Pair,
         objective: Any,
-        test: Any,
+        rows: Any,
+        measured_on: str,
         shown: Any,
         batch_size: int,
         seed: int,
         further: Mapping[str, Any],
     ) -> None:
-        self.pair, self.objective, self.test, self.shown = pair, objective, test, shown
+        self.pair, self.objective, self.rows, self.shown = pair, objective, rows, shown
+        self.measured_on = measured_on
         self.batch_size, self.seed, self.further = batch_size, seed, further
         self.by_row = False
 
     def decide(self) -> None:
-        """Find out what can be measured, from the first rows of the test data.
+        """Find out what can be measured, from the first rows.
 
         Raises:
-            InputError: the programs cannot be run on the test data.
+            InputError: the programs cannot be run on them.
         """
-        if self.test is None:
+        if self.rows is None:
             return
         programs = (self.pair.model, self.pair.guide)
-        first = next(batches_of(self.test, self.batch_size, self.seed, self.further, *programs))
+        first = next(batches_of(self.rows, self.batch_size, self.seed, self.further, *programs))
         try:
             elbo(*programs, first)
             self.by_row = True
@@ -78,24 +84,25 @@ class Measures:
             raise
         except REFUSED as error:
             raise InputError(
-                f"the programs cannot be run on the first {len(first)} rows of the test data "
-                f"({first_line(error):.200})"
+                f"the programs cannot be run on the first {len(first)} rows of the "
+                f"{self.measured_on} data ({first_line(error):.200})"
             ) from error
 
     def __call__(self) -> dict[str, Any]:
         """The fields of an :class:`~pyro_vae.history.Epoch` that are measured."""
-        if self.test is None:
+        if self.rows is None:
             return {}
         if not self.by_row:
-            return {"test_loss": self.loss(self.test)}
-        test, train = self.bound(self.test), None if self.shown is None else self.bound(self.shown)
+            return {"measured_loss": self.loss(self.rows), "measured_on": self.measured_on}
+        here, train = self.bound(self.rows), None if self.shown is None else self.bound(self.shown)
         return {
             "train_elbo": None if train is None else train.elbo,
-            "test_elbo": test.elbo,
-            "test_reconstruction": test.reconstruction,
-            "test_kl": test.kl,
-            "kl_of_sites": {name: kl.mean().item() for name, kl in test.kl_of_sites.items()},
-            "kl_of_units": {name: kl.tolist() for name, kl in test.kl_of_units.items()},
+            "elbo": here.elbo,
+            "reconstruction": here.reconstruction,
+            "kl": here.kl,
+            "kl_of_sites": {name: kl.mean().item() for name, kl in here.kl_of_sites.items()},
+            "kl_of_units": {name: kl.tolist() for name, kl in here.kl_of_units.items()},
+            "measured_on": self.measured_on,
         }
 
     def bound(self, data: Any) -> Any:
@@ -115,22 +122,36 @@ class Measures:
         return total / count
 
 
+def measured_rows(data: Any, validation: Any) -> tuple[Any, str]:
+    """The rows that are measured after each epoch, or None, and which rows they are.
+
+    Args:
+        data: a ``Data`` or a ``StoredData``; None for other data.
+        validation: the validation data that the user gave; None for none.
+    """
+    if data is None or validation is not None:
+        return validation, "validation"
+    if data.validation is not None:
+        return data.validation, "validation"
+    return data.train.first(MEASURED), "train"
+
+
 def lost(numbers: Mapping[str, Any]) -> bool:
     """Whether one of the measured numbers is NaN or infinite."""
     return not all(math.isfinite(n) for n in numbers.values() if isinstance(n, float))
 
 
-def shown_of(train: Any, test: Any) -> Any:
-    """As many training rows as there are test rows, which show how far the two are apart.
+def shown_of(train: Any, held_out: Any) -> Any:
+    """As many training rows as there are held-out rows, which show how far the two are apart.
 
     Args:
         train: images, in memory or on disk, or a Batch; None for other data.
-        test: the test data; None for none.
+        held_out: the validation data; None for none.
 
     Returns:
-        None without training data, and for test data without a known length.
+        None without training data, and for validation data without a known length.
     """
-    count = None if test is None or train is None else rows_of(test)
+    count = None if held_out is None or train is None else rows_of(held_out)
     if count is None:
         return None
     if isinstance(train, Batch):

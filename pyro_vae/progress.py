@@ -131,9 +131,10 @@ class Bar(Callback):
             self.draw()
 
     def on_epoch(self, record: Epoch) -> None:
-        numbers = {"train": record.train_elbo, "test": record.test_elbo}
-        if record.test_elbo is None:
-            numbers = {"loss": record.loss, "test loss": record.test_loss}
+        where = record.measured_on
+        numbers = {"train": record.train_elbo, where: record.elbo}
+        if record.elbo is None:
+            numbers = {"loss": record.loss, f"{where} loss": record.measured_loss}
         shown = (f"{name} {value:.2f}" for name, value in numbers.items() if value is not None)
         self.line(f"epoch {record.epoch}/{self.epochs}, nats per {self.unit}: {', '.join(shown)}")
 

@@ -101,6 +101,13 @@ class Setup:
     target: str | None = option(
         None, "The column of a table that holds a real target.", "Data", shown=""
     )
+    validation: Any = option(
+        None,
+        "Training rows, or the share of them, that show how training goes; 0 for none.",
+        "Data",
+        value="N",
+        shown="10000 of mnist and its like, a tenth of others",
+    )
     prior: Any = option(None, "p(z).", "Parts", shown="the prior that fits the guide")
     likelihood: Any = option("auto", "p(x | z).", "Parts", shown="auto, the one that fits the data")
     guide: Any = option("mean-field", "q(z | x).", "Parts")
@@ -138,6 +145,10 @@ class TrainingOptions:
         clip: the largest norm of a step's gradient, of the loss per row; None for no limit.
         average: decay of an exponential moving average of the weights, for instance 0.999; None for
             none. The VAE then has the averaged weights after each epoch, and they are measured.
+        patience: the number of epochs without a higher validation bound after which training ends;
+            None for no end before the last epoch. The VAE then gets the weights of the epoch with
+            the highest bound; with ``average``, the averages are compared and kept. A patience of
+            ``epochs`` keeps the best weights and trains to the last epoch.
         precision: ``float32``, or ``bfloat16`` for the matrix products, by torch's autocast.
             Under ``float32`` the numbers have the type of the data and the weights.
         seed: of the order of the rows and of all random numbers.
@@ -172,8 +183,21 @@ class TrainingOptions:
         value="X",
         shown="",
     )
+    patience: int | None = option(
+        None,
+        "Keep the best weights; stop after N epochs without better ones. Default: never.",
+        "Training",
+        value="N",
+        shown="",
+        least=1,
+    )
     precision: str = option("float32", "float32, or bfloat16, which is faster.", "Training")
     seed: int = option(0, "Seed of all random numbers.", "Training", value="N")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the weights of each epoch, and not of the last one only, may be used."""
+        return self.average is not None or self.patience is not None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -193,6 +217,7 @@ class TrainingArguments(TypedDict, total=False):
     schedule: Any
     clip: float | None
     average: float | None
+    patience: int | None
     precision: str
     seed: int
 

@@ -58,8 +58,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     Attributes:
         vae_: the trained :class:`~pyro_vae.vae.VAE` of the standardised rows, in float64.
-        history_: what :func:`~pyro_vae.training.fit` returned. Its ELBO of test images is that of
-            the training rows.
+        history_: what :func:`~pyro_vae.training.fit` returned, measured on the training rows.
         sites_: the number of columns of each latent site in what ``transform`` gives.
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
 
@@ -143,7 +142,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             )
         self.history_ = fit(
             vae,
-            Data("x", rows, rows.first(1000)),
+            Data("x", rows, rows.first(0)),  # it has no validation rows and no test rows
             objective=self.objective,
             epochs=self.epochs,
             batch_size=self.batch_size,

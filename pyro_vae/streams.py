@@ -269,7 +269,7 @@ def source_of(
         return InMemory(moved.kwargs or moved.args, batch_size)
     raise InputError(
         "fit takes data as a tensor, a tuple or a dict of tensors, a torch Dataset or DataLoader, "
-        "or a Data with training and test images, which load_data gives (a NumPy array becomes a "
+        "or a Data with its splits, which load_data gives (a NumPy array becomes a "
         f"tensor by torch.from_numpy), not a {type(data).__name__}"
     )
 

@@ -21,9 +21,10 @@ from .errors import InputError
 from .history import Callback, Callbacks, CollapseWarning, Epoch, Position, collapsed
 from .interrupt import Interrupt, Interrupted
 from .loop import Loop
-from .measures import Measures, shown_of
+from .measures import Measures, measured_rows, shown_of
 from .pair import WHAT, Pair
 from .pairing import objective_of
+from .patience import Patience, check
 from .progress import Bar, watched
 from .ranks import current, loss_told
 from .ranks.refusing import refuse
@@ -48,7 +49,7 @@ class Arguments(TrainingArguments, total=False):
     """The keyword arguments of :func:`fit`, as type checkers see them."""
 
     options: TrainingOptions | None
-    test: Any
+    validation: Any
     kwargs: Mapping[str, Any] | None
     optimizer: Optimizer | None
     compiled: bool | None
@@ -69,7 +70,7 @@ def fit(model: Any, guide: Any, data: Any, /, **given: Unpack[Arguments]) -> lis
 def fit(
     *programs_and_data: Any,
     options: TrainingOptions | None = None,
-    test: Any = None,
+    validation: Any = None,
     kwargs: Mapping[str, Any] | None = None,
     optimizer: Optimizer | None = None,
     compiled: bool | None = None,
@@ -85,13 +86,14 @@ def fit(
     ``pyro.param`` and ``pyro.module``. A step is that of ``pyro.infer.SVI``. Only a parameter that
     a step does not use differs: SVI moves it by its momentum, and the Adam of ``fit`` leaves it.
 
-    The data is a ``Data`` or a ``StoredData`` with training and test images, or ``Images``; a
-    tensor; a tuple or a dict of tensors; a torch ``Dataset``, map-style or iterable; or a
-    ``DataLoader``. A batch becomes the arguments of both programs: a tensor is ``model(x)``, a
-    tuple or a list is ``model(*batch)``, a dict is ``model(**batch)``. The first dimension of each
-    tensor counts the rows. For a VAE of this library, NaN in x makes the mask of what was observed.
-    What belongs to a row, such as its label, stands in the data. What is the same for all rows,
-    such as a weight of the KL, stands in ``kwargs``: ``svi.step(x, y,
+    The data is a ``Data`` or a ``StoredData``, of which the training images are trained on and the
+    validation images are measured after each epoch, or ``Images``; a tensor; a tuple or a dict of
+    tensors; a torch ``Dataset``, map-style or iterable; or a ``DataLoader``. A batch becomes the
+    arguments of both programs: a tensor is ``model(x)``, a tuple or a list is ``model(*batch)``, a
+    dict is ``model(**batch)``. The first dimension of each tensor counts the rows. For a VAE of
+    this library, NaN in x makes the mask of what was observed. What belongs to a row, such as its
+    label, stands in the data. What is the same for all rows, such as a weight of the KL, stands in
+    ``kwargs``: ``svi.step(x, y,
     beta=0.5)`` is ``fit(model, guide, (x, y), kwargs={"beta": 0.5})``. The rows are in random
     order. If one batch holds all rows, they keep their order, except for images.
 
@@ -112,8 +114,9 @@ def fit(
             data; or a model, a guide and the data. The data is moved to the programs' device.
         options: the training options; the arguments in ``given`` change them.
         given: the fields of :class:`~pyro_vae.settings.TrainingOptions`: objective, epochs,
-            batch_size, lr, schedule, clip, precision, seed.
-        test: test data, of any kind that ``data`` can be; a ``Data`` has its own.
+            batch_size, lr, schedule, clip, average, patience, precision, seed.
+        validation: the data that is measured after each epoch, of any kind that ``data`` can be.
+            A ``Data`` has its own; of one without, training images are measured, at most 10,000.
         kwargs: further arguments of both programs by name, the same for all rows. A value that
             changes is a tensor that a callback fills in place.
         optimizer: your own optimizer in place of Adam, of torch or of ``pyro.optim``; ``lr`` is
@@ -168,9 +171,11 @@ def fit(
     *programs, data = programs_and_data
     pair, start = Pair.of(*programs), Position() if start is None else start
     several = checks.check_callbacks(callback)
-    loop = begun(pair, data, options, optimizer, start, test, kwargs, "batch_size" in given)
-    epochs, source = options.epochs, loop.source
-    if start.epoch >= epochs:
+    loop = begun(pair, data, options, optimizer, start, validation, kwargs, "batch_size" in given)
+    epochs, source, before = options.epochs, loop.source, start.epoch
+    patience = Patience(pair, options.patience, start.best)
+    if patience.ended(before, epochs):
+        patience.give()
         return []
     if compiled:
         checks.check_compiler(loop.device)
@@ -182,16 +187,22 @@ def fit(
     history: list[Epoch] = []
     with loss_told(loop.ranks), Interrupt(loop.ranks) as interrupt, ExitStack() as stack:
         told = Callbacks([*several, interrupt])
-        stack.callback(lambda: told.on_end(len(history) == epochs - start.epoch))
+        stack.callback(lambda: told.on_end(patience.ended(before + len(history), epochs)))
         # By the steps of all epochs, so that a run that goes on decides as it did when it began.
         loop.choose_step(compiled, pays((source.steps or 0) * epochs), told)
         told.on_start()
         try:
-            for epoch in range(start.epoch + 1, epochs + 1):
+            for epoch in range(before + 1, epochs + 1):
                 began = time.perf_counter()
-                loss = loop.run(start if epoch == start.epoch + 1 else Position(epoch - 1), told)
+                loss = loop.run(start, told)
                 history.append(loop.measure(epoch, loss, began))
+                if best := patience.better(history[-1]):
+                    told.on_best(best)
                 told.on_epoch(history[-1])
+                start = Position(epoch, best=patience.best)
+                if patience.ended(epoch, epochs):
+                    break
+            patience.give()
         except Interrupted as place:
             stack.close()  # the bar ends before the warning
             warnings.warn(
@@ -200,7 +211,7 @@ def fit(
                 stacklevel=3,
             )
             return history
-    for sentence in collapsed(history[-1]) if history else ():
+    for sentence in collapsed(patience.chosen(history)) if history else ():
         warnings.warn(sentence, CollapseWarning, stacklevel=3)  # 1 is fit, 2 its decorator
     return history
 
@@ -211,7 +222,7 @@ def begun(
     options: TrainingOptions,
     optimizer: Optimizer | None,
     start: Position,
-    test: Any = None,
+    validation: Any = None,
     kwargs: Mapping[str, Any] | None = None,
     size_given: bool = False,
 ) -> Loop:
@@ -224,8 +235,10 @@ def begun(
     images = isinstance(data, Data | StoredData)
     if images:
         checks.check_data(data)
-    if images and test is not None:
-        raise InputError(f"the data {data.name!r} has test images of its own; leave test out")
+    if images and data.validation is not None and validation is not None:
+        raise InputError(
+            f"the data {data.name!r} has validation images of its own; leave validation out"
+        )
     if not isinstance(kwargs or {}, Mapping):
         raise InputError(f"kwargs is a dict of further arguments by name, not {kwargs!r:.100}")
     further, weight = kwargs or {}, pair.first_weight()
@@ -238,10 +251,10 @@ def begun(
             f"batch_size={options.batch_size}; leave batch_size out"
         )
     checks.check_start(start, source)
-    rows = source.data if isinstance(source, InMemory) else source.first()
+    every = Batch.of(source.data if isinstance(source, InMemory) else source.first(), further)
     if masked and isinstance(source, InMemory):
-        checks.check_holes(Batch.of(rows, further))
-    checks.check_context(pair, Batch.of(rows, further))
+        checks.check_holes(every)
+    checks.check_context(pair, every)
     batch, begins = Batch.of(source.first(), further), not (start.epoch or len(start.losses))
     sites = checks.try_programs(pair, batch, begins, options.seed)
     pair.register()
@@ -256,15 +269,17 @@ def begun(
     checks.check_optimizer(pair, optimizer)
     for p in (*pair.parameters(), *checks.held_by(optimizer).values()):
         p.grad = None  # a gradient from before would be added to that of the first step
-    test = data.test if images else test
     train: Any = Batch.of(source.data) if isinstance(source, InMemory) else None
     if isinstance(source, ImagesInMemory):
         train = source.images
     elif isinstance(data, StoredData):
         train = data.train
+    rows, measured_on = measured_rows(data if images else None, validation)
+    shown = shown_of(train, rows) if measured_on == "validation" else None
     measures = Measures(
-        pair, objective, test, shown_of(train, test), source.batch_size, options.seed, further
+        pair, objective, rows, measured_on, shown, source.batch_size, options.seed, further
     )
+    check(options.patience, optimizer, None if rows is None else measured_on)
     measures.decide()
     ranks = current()
     if ranks.size > 1:

@@ -90,8 +90,12 @@ def plus_minus(mean: float, error: float | None, digits: int = 2) -> str:
 
 
 def protocol_of(binarize: str) -> str:
-    """A binarisation in a sentence: ``no binarisation``, ``dynamic binarisation``."""
-    return f"{'no' if binarize == 'none' else binarize} binarisation"
+    """A binarisation in a sentence: ``no binarisation``, ``dynamic binarisation``.
+
+    A static one is a draw of our own, and not the published one that has this name.
+    """
+    words = {"none": "no binarisation", "static": "static binarisation by a draw of our own"}
+    return words.get(binarize, f"{binarize} binarisation")
 
 
 def first_line(error: Exception) -> str:

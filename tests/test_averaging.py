@@ -75,7 +75,7 @@ def test_the_average_is_what_is_measured(data):
 
     vae = small()
     history = fit(vae, data, epochs=2, average=DECAY, **OPTIONS)
-    assert history[-1].test_elbo == elbo(vae.model, vae.guide, data.test, seed=1).elbo
+    assert history[-1].elbo == elbo(vae.model, vae.guide, data.validation, seed=1).elbo
 
 
 @pytest.mark.parametrize("network", ["mlp", "mlp(batch_norm=True)"])
@@ -147,7 +147,7 @@ def test_a_replayed_step_at_the_beginning_of_an_epoch_has_the_weights_of_the_ste
         if replayed:
             settings = TrainingOptions(epochs=2, average=DECAY, batch_size=128, seed=1)
             loop = begun(Pair.of(vae), data, settings, optimizer, Position(1))
-            walk = Walk(loop, vae, data.test)
+            walk = Walk(loop, vae)
             walk.keep(Position(1))
             walk.look()
             after.append([p.detach().clone() for p in vae.parameters()])

@@ -75,10 +75,10 @@ def test_training_with_batch_normalization_agrees_with_training_without(prior):
         vae = VAE(data.shape, 8, prior=prior, network=f"mlp(batch_norm={norm})", hidden=(64,))
         last[norm] = fit(vae, data, epochs=20, batch_size=64, lr=2e-3, compiled=False)[-1]
     for record in last.values():
-        assert record.test_elbo == pytest.approx(-record.loss, abs=2)
-        assert record.test_elbo == pytest.approx(record.train_elbo, abs=2)
+        assert record.elbo == pytest.approx(-record.loss, abs=2)
+        assert record.elbo == pytest.approx(record.train_elbo, abs=2)
     assert last[True].loss == pytest.approx(last[False].loss, abs=2)
-    assert last[True].test_elbo == pytest.approx(last[False].test_elbo, abs=2)
+    assert last[True].elbo == pytest.approx(last[False].elbo, abs=2)
 
 
 def test_a_compiled_step_with_a_vamp_prior_is_the_eager_step():
@@ -109,4 +109,4 @@ def test_a_ladder_trains_with_batch_normalization():
     data = load_data("digits", binarize="threshold")
     vae = VAE(data.shape, (4, 2), guide="ladder", network=NORM, hidden=(32,))
     last = fit(vae, data, epochs=10, batch_size=64, lr=2e-3, compiled=False)[-1]
-    assert last.test_elbo == pytest.approx(-last.loss, abs=2)
+    assert last.elbo == pytest.approx(-last.loss, abs=2)

@@ -93,7 +93,7 @@ def test_the_card_has_the_numbers_of_the_metrics_and_of_evaluate(run, tmp_path, 
     assert typed(["card", run, "--results", tmp_path / "results.json"]) == 0
     text, last, results = card_of(run), read_history(run)[-1], json.loads(printed)
     one = results["monte_carlo"]
-    assert f"| test ELBO | {last.test_elbo:.2f} |" in text
+    assert f"| validation ELBO | {last.elbo:.2f} |" in text
     assert f"| ELBO, Monte Carlo KL | {one['elbo']:.2f} ± {one['elbo_error']:.2f} |" in text
     log_p = results["log_p"]
     assert log_p["error"] is None  # of 5 draws it would not cover

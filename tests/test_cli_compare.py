@@ -60,9 +60,9 @@ def test_compare_measures_the_observed_part_of_data_with_holes(tmp_path):
     assert typed([*ask, *fixed, "--out", out]) == 0
     assert typed(["train", *fixed, "--out", run]) == 0
     vae, data = load(run), load_data(tmp_path / "x.npy")
-    assert data.test.mask is not None
-    bound = elbo(vae.model, vae.guide, data.test, seed=MEASURED_WITH)
-    log_p = importance(vae.model, vae.guide, data.test, samples=20, seed=MEASURED_WITH)
+    assert data.validation.mask is not None
+    bound = elbo(vae.model, vae.guide, data.validation, seed=MEASURED_WITH)
+    log_p = importance(vae.model, vae.guide, data.validation, samples=20, seed=MEASURED_WITH)
     with (out / "comparison.csv").open() as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert float(rows["mean-field"]["elbo"]) == pytest.approx(bound.elbo, abs=1e-4)
@@ -80,7 +80,7 @@ def test_the_points_of_one_row_are_inside_the_frame():
         assert all(top + 0.3 < y < bottom - 0.3 for y in line.get_ydata())
     assert axes.get_legend() is None
     assert [t.get_text() for t in sheet.legends[0].get_texts()] == [
-        "test ELBO",
+        "validation ELBO",
         "log p̂(x), a lower bound",
     ]
 
@@ -179,7 +179,7 @@ def test_a_terminal_gets_the_table_of_the_file():
     for row, error in zip(results, (0.2, 0.3), strict=True):
         row["elbo_error"] = error
     both = markdown(results)
-    assert "| test ELBO ± seeds (± images) |" in both
+    assert "| validation ELBO ± seeds (± images) |" in both
     assert "| -20.50 ± 0.71 (± 0.25) |" in both
     assert "one standard error of the mean over the test images" in both
     assert "-20.00 (± 0.20) |" in markdown(results[:1])

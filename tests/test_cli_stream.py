@@ -20,7 +20,7 @@ from support.ranks import command, launch
 
 from pyro_vae import InputError
 from pyro_vae.data import open_data
-from pyro_vae.runs import setup
+from pyro_vae.runs import notes, setup
 from pyro_vae.runs.folder import read_config, read_history
 
 SMALL = ["--hidden", "8", "--latent", "2", "--batch-size", "16", "--device", "cpu", "--no-compile"]
@@ -102,27 +102,28 @@ def test_commands_read_the_images_that_they_read_in_memory(whole, in_memory, tmp
         assert one == two, kind
 
 
-def test_what_is_measured_after_an_epoch_is_the_elbo_of_the_test_images(folder, tmp_path, capsys):
+def test_what_an_epoch_measures_is_the_elbo_of_the_validation_images(folder, tmp_path, capsys):
     """``evaluate`` is the reference; without drawn pixels, both measure the same numbers."""
     run = tmp_path / "run"
     assert train(folder, run, "--epochs", "1", "--likelihood", "normal") == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "The 72 training and 18 test images stay on disk." in said
-    assert "of 72 training images." in said
+    assert "The 65 training, 7 validation and 18 test images stay on disk." in said
+    assert "of 65 training images." in said
     capsys.readouterr()
-    assert typed(["evaluate", run, "--samples", "5", "--json"]) == 0
+    assert typed(["evaluate", run, "--split", "validation", "--samples", "5", "--json"]) == 0
     bounds = json.loads(capsys.readouterr().out)["monte_carlo"]
-    assert read_history(run)[0].test_elbo == pytest.approx(bounds["elbo"], rel=1e-5)
+    assert read_history(run)[0].elbo == pytest.approx(bounds["elbo"], rel=1e-5)
 
 
-def test_at_most_so_many_test_images_are_measured(folder, tmp_path, monkeypatch, capsys):
+def test_at_most_so_many_validation_images_are_measured(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(setup, "MEASURED", 5)
+    monkeypatch.setattr(notes, "MEASURED", 5)
     assert train(folder, tmp_path / "run", "--epochs", "1") == 0
-    assert "After each epoch, 5 of the test images are measured." in " ".join(
+    assert "After each epoch, 5 of the validation images are measured." in " ".join(
         capsys.readouterr().out.split()
     )
     run = setup.prepare({"data": str(folder), "stream": True}, torch.device("cpu"), None)
-    assert (len(run.measured_data().test), len(run.data.test)) == (5, 18)
+    assert (len(run.measured_data().validation), len(run.data.validation)) == (5, 7)
 
 
 @pytest.mark.parametrize("at", [0.25, 0.5, 0.8])
@@ -202,7 +203,7 @@ def test_several_processes_take_the_steps_of_one(folder, whole, tmp_path):
     assert launch(2, command, options, tmp_path) == [0, 0]
     for ours, theirs in zip(read_history(run), read_history(whole), strict=True):
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)
-        assert ours.test_elbo == pytest.approx(theirs.test_elbo, rel=1e-5)
+        assert ours.elbo == pytest.approx(theirs.elbo, rel=1e-5)
     assert read_config(run)["data"]["stream"] is True
 
 

@@ -87,7 +87,7 @@ def test_encode_and_score_name_the_rows(run, tmp_path):
     assert typed(["score", run, "--split", "all", "--samples", "20", "--out", scores]) == 0
     lines = list(csv.DictReader(scores.open()))
     assert sorted(int(line["file"]) for line in lines) == list(range(120))
-    assert {line["split"] for line in lines} == {"train", "test"}
+    assert {line["split"] for line in lines} == {"train", "validation", "test"}
 
 
 def test_the_other_commands_work(run, source, tmp_path, capsys):

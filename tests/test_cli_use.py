@@ -67,11 +67,11 @@ def test_a_posterior_without_moments_is_encoded_from_draws(recipe, names, tmp_pa
 
 
 def test_evaluate_puts_the_two_kls_side_by_side(trained, capsys):
-    assert typed(["evaluate", trained, "--json"]) == 0
+    assert typed(["evaluate", trained, "--split", "validation", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     one, two = result["monte_carlo"], result["analytic"]
-    assert result["images"] == 359
-    assert one["elbo"] == pytest.approx(read_history(trained)[-1].test_elbo, abs=1e-4)
+    assert result["images"] == 144
+    assert one["elbo"] == pytest.approx(read_history(trained)[-1].elbo, abs=1e-4)
     assert one["elbo"] == pytest.approx(one["reconstruction"] - one["kl"], abs=1e-4)
     assert two["kl"] == pytest.approx(one["kl"], abs=4 * one["kl_error"])
     assert typed(["evaluate", trained, "--samples", "20"]) == 0
@@ -145,12 +145,12 @@ def test_score_leaves_training_images_out_unless_they_are_asked_for(trained, tmp
     out = tmp_path / "scores.csv"
     ask = ["score", trained, "--samples", "2", "--out", out]
     assert typed(ask) == 0
-    assert splits_in(out) == {"test": 359}
+    assert splits_in(out) == {"validation": 144, "test": 359}
     assert "The training images are left out; --split all takes them in." in capsys.readouterr().out
     assert typed([*ask, "--split", "all"]) == 0
-    assert splits_in(out) == {"train": 1438, "test": 359}
+    assert splits_in(out) == {"train": 1294, "validation": 144, "test": 359}
     assert typed([*ask, "--split", "train"]) == 0
-    assert splits_in(out) == {"train": 1438}
+    assert splits_in(out) == {"train": 1294}
 
 
 def test_score_names_the_rows_of_an_array_that_was_split(tmp_path):
@@ -167,7 +167,7 @@ def test_score_names_the_rows_of_an_array_that_was_split(tmp_path):
             lines = list(csv.DictReader(file))
         assert lines[0]["file"] == str(white)
         assert sorted(int(line["file"]) for line in lines) == list(range(20))
-        assert splits_in(out) == {"train": 16, "test": 4}
+        assert splits_in(out) == {"train": 14, "validation": 2, "test": 4}
 
 
 def test_score_of_a_folder_that_is_split_takes_test_and_validation(tmp_path):

@@ -162,7 +162,7 @@ def test_a_compiled_training_with_holes_is_the_eager_one(vae):
         own = VAE((11,), 2, likelihood=SPEC, hidden=(8,), scaling=[MEAN, SCALE], holes=True)
         options = {"epochs": 2, "batch_size": 20, "compiled": compiled, "progress": False}
         losses.append(
-            [epoch.train_elbo for epoch in fit(own, Images(x), test=Images(x), **options)]
+            [epoch.train_elbo for epoch in fit(own, Images(x), validation=Images(x), **options)]
         )
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 

@@ -128,7 +128,7 @@ def test_training_equals_eager_training(data, replays):
             vae, data, objective="annealed(epochs=2)", schedule="cosine", epochs=3,
             batch_size=100, compiled=compiled, progress=False,
         )  # fmt: skip
-        found.append([(e.loss, e.test_elbo) for e in history])
+        found.append([(e.loss, e.elbo) for e in history])
     for a, b in zip(*found, strict=True):
         assert a == pytest.approx(b, rel=1e-3)
     assert len(replays) >= 30
@@ -157,7 +157,7 @@ def test_bfloat16(data):
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(0)
         vae = VAE(data.shape, 8).to(CUDA)
-        ends.append(fit(vae, data, epochs=8, precision=precision, compiled=True)[-1].test_elbo)
+        ends.append(fit(vae, data, epochs=8, precision=precision, compiled=True)[-1].elbo)
     assert ends[1] == pytest.approx(ends[0], abs=0.5)
 
 
@@ -167,7 +167,7 @@ def test_average_and_clipping(data):
         torch.manual_seed(0)
         vae = VAE(data.shape, 8, network="mlp(batch_norm=True)").to(CUDA)
         options = {"average": 0.99, "clip": 1.0, "epochs": 3, "compiled": compiled}
-        ends.append(fit(vae, data, **options)[-1].test_elbo)
+        ends.append(fit(vae, data, **options)[-1].elbo)
     assert ends[0] == pytest.approx(ends[1], rel=5e-3)
 
 

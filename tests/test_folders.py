@@ -37,7 +37,9 @@ def test_folder_without_classes_skips_other_files(tmp_path):
 
 def test_split_is_stratified_seeded_and_complete(image_folder):
     folder, _ = image_folder
-    data, again, other = (load_data(folder, test_fraction=0.25, split_seed=s) for s in (0, 0, 1))
+    data, again, other = (
+        load_data(folder, test_fraction=0.25, split_seed=s, validation=0) for s in (0, 0, 1)
+    )
     assert data.test.labels.bincount().tolist() == [2, 1]
     assert data.test.files == again.test.files != other.test.files
     assert sorted(data.train.files + data.test.files) == list(only(folder).files)
@@ -53,7 +55,7 @@ def test_train_and_test_folders_are_the_split(tmp_path):
     for part, names in (("train", "bcd"), ("test", "ac")):
         for i, name in enumerate(names):
             save(tmp_path / part / name / f"{i}.png", GREYS[i + (part == "test") * 5])
-    data = load_data(tmp_path)
+    data = load_data(tmp_path, validation=0)
     assert data.train.files == ("train/b/0.png", "train/c/1.png", "train/d/2.png")
     assert data.test.files == ("test/a/0.png", "test/c/1.png")
     assert data.train.classes == data.test.classes == tuple("abcd")

@@ -337,7 +337,7 @@ def test_training_says_which_layer_collapsed(guide, tmp_path):
     assert [sentence[:33] for sentence in told] == ["the latent layer z_2 has collapse"]
     last = history[-1]
     assert last.kl_of_sites["z_1"] > 1
-    assert sum(last.kl_of_sites.values()) == pytest.approx(last.test_kl, rel=1e-5)
+    assert sum(last.kl_of_sites.values()) == pytest.approx(last.kl, rel=1e-5)
     for name, units in last.kl_of_units.items():
         assert sum(units) == pytest.approx(last.kl_of_sites[name], rel=1e-3, abs=1e-4)
     assert {name: len(units) for name, units in last.kl_of_units.items()} == {"z_1": 4, "z_2": 2}

@@ -260,8 +260,8 @@ def test_fit_makes_the_mask_of_nan(rows):
     filled = {"x": torch.where(mask, missing, 9.0), "mask": mask}
     for data in (missing, (missing,), {"x": missing}, filled):
         assert_equal(first, trained(vae, data))
-    history = fit(deepcopy(vae), missing, test=missing[:20], epochs=1, compiled=False)
-    assert isfinite(history[-1].test_elbo)
+    history = fit(deepcopy(vae), missing, validation=missing[:20], epochs=1, compiled=False)
+    assert isfinite(history[-1].elbo)
 
 
 def test_fit_makes_the_mask_of_nan_in_batches_that_are_read(rows):

@@ -50,7 +50,7 @@ def test_a_run_that_is_not_there_is_not_made(tmp_path, capsys):
         {"kl_of_units": {}, "kl_of_sites": {}},
         {"kl_of_units": {}, "kl_of_sites": {"w": 1.0}},
         {"seconds": 10**400},
-        {"test_elbo": float("nan")},
+        {"elbo": float("nan")},
     ],
     ids=str,
 )

@@ -34,7 +34,7 @@ ROOMS = [
     {"networks", "holes", "joining", "conditions"},
     {"storage", "priors"},
     {"likelihoods", "guides"},
-    {"pairing"},
+    {"pairing", "patience"},
     {"programs"},
     {"objectives"},
     {"evaluation"},

@@ -171,14 +171,14 @@ def test_data_with_holes_and_context_trains_and_is_measured():
         mask = torch.rand(images.pixels.shape, generator=torch.manual_seed(seed)) > 0.3
         return replace(images, context=images.labels, mask=mask)
 
-    data = replace(data, train=with_both(data.train, 0), test=with_both(data.test, 1))
+    data = replace(data, train=with_both(data.train, 0), validation=with_both(data.validation, 1))
     vae = VAE.for_data(data, 4, hidden=(32,))
     assert vae.config["condition"] == [str(digit) for digit in range(10)]
     assert vae.config["holes"] is True
     history = fit(vae, data, epochs=2, progress=False)
-    rows = data.test.rows(slice(None))
+    rows = data.validation.rows(slice(None))
     by_hand = elbo(vae.model, vae.guide, rows).elbo
-    assert history[-1].test_elbo == pytest.approx(by_hand, rel=1e-5)
+    assert history[-1].elbo == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_images_keep_mask_and_context_with_their_rows():

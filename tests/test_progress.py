@@ -35,7 +35,7 @@ def test_from_python_nothing_is_shown_where_no_person_looks(data, capsys):
 def test_a_line_for_each_epoch_where_it_is_asked_for(data, capsys):
     history = fit(small(data), data, epochs=2, compiled=False, progress=True)
     assert capsys.readouterr().err.splitlines() == [
-        f"epoch {e.epoch}/2, nats per image: train {e.train_elbo:.2f}, test {e.test_elbo:.2f}"
+        f"epoch {e.epoch}/2, nats per image: train {e.train_elbo:.2f}, validation {e.elbo:.2f}"
         for e in history
     ]
 

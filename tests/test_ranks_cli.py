@@ -40,13 +40,13 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     assert typed([*SMALL, "--epochs", "3", "--out", one]) == 0
     assert launch(2, command, [*SMALL, "--epochs", "1", "--out", run], tmp_path) == [0, 0]
     first, second = logs(tmp_path)
-    assert first.count("test ELBO") == 1
+    assert first.count("validation ELBO") == 1
     assert second == ""  # one process says everything
     assert typed(["train", "--resume", run, "--epochs", "2", "--device", "cpu"]) == 0
     again = ["train", "--resume", str(run), "--epochs", "3", "--device", "cpu", "--no-compile"]
     assert launch(2, command, again, None) == [0, 0]
     for ours, theirs in zip(metrics(run), metrics(one), strict=True):
-        for name in ("loss", "train_elbo", "test_elbo", "test_kl"):
+        for name in ("loss", "train_elbo", "elbo", "kl"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-5), name
     weights = load_file(one / "checkpoint.safetensors")
     for name, value in load_file(run / "checkpoint.safetensors").items():

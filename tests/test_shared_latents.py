@@ -55,7 +55,7 @@ def test_the_remedies_are_not_told_and_give_the_posterior(rows, subsampled):
         warnings.simplefilter("error")
         history = fit(
             model, guide, rows, epochs=150 if subsampled else 500, lr=0.02, schedule="cosine",
-            test=rows, progress=False, **size,
+            validation=rows, progress=False, **size,
         )  # fmt: skip
     scale = guide.scales.w.detach()
     # A KL that counts five times makes σ 2.2 times as large.
@@ -63,7 +63,7 @@ def test_the_remedies_are_not_told_and_give_the_posterior(rows, subsampled):
     # The numbers are in nats per row, as those of Pyro's loss on all rows.
     whole = Trace_ELBO(num_particles=50).loss(regression(False), guide, *rows) / N
     assert history[-1].loss == pytest.approx(whole, rel=0.03)
-    assert history[-1].test_loss == pytest.approx(whole, rel=0.03)
+    assert history[-1].measured_loss == pytest.approx(whole, rel=0.03)
 
 
 def test_a_kl_that_is_scaled_by_hand_is_not_told(rows):

@@ -35,10 +35,10 @@ def numbers(images) -> torch.Tensor:
 def test_the_rows_are_those_in_memory(kind, binarize, array, image_folder):
     path = array[0] if kind == "array" else image_folder[0]
     data = open_data(path, binarize=binarize)
-    parts = data.train, data.test
+    parts = data.train, data.validation, data.test
     whole = load_data(path, binarize=binarize, test_fraction=0).train
     expected = whole.batch(slice(None))
-    assert [len(part) for part in parts] == ([48, 12] if kind == "array" else [10, 2])
+    assert [len(part) for part in parts] == ([43, 5, 12] if kind == "array" else [9, 1, 2])
     index = np.concatenate([part.index for part in parts])
     assert sorted(index.tolist()) == list(range(len(whole)))
     for part in parts:
@@ -87,10 +87,8 @@ def test_both_ways_of_reading_have_the_same_images_in_the_same_split(kind, tmp_p
     """Pixels, their type, labels, names and order are equal, so the reference is ``load_data``."""
     path = save(kind, tmp_path)
     stored, memory = open_data(path), load_data(path)
-    pairs = [(stored.train, memory.train), (stored.test, memory.test)]
-    if kind == "parts":
-        pairs.append((stored.validation, memory.validation))
-    for part, images in pairs:
+    parts = ("train", "test", "validation")
+    for part, images in ((getattr(stored, p), getattr(memory, p)) for p in parts):
         read = part.loaded()
         assert read.pixels.dtype == images.pixels.dtype
         assert torch.equal(read.pixels, images.pixels)
@@ -149,7 +147,7 @@ def in_order(rows, batches):
 
 def test_drawn_pixels_are_a_function_of_seed_epoch_and_row(array):
     """They depend neither on the number of processes that read, nor on those that train."""
-    train = open_data(array[0], binarize="dynamic").train
+    train = open_data(array[0], binarize="dynamic", validation=0).train
     rows, batches = epoch_of(train, 2)
     assert sorted(np.concatenate(rows)) == list(range(48))
     for workers in (1, 2):
@@ -194,15 +192,15 @@ def test_dynamic_pixels_have_the_mean_of_the_grey_ones(array):
 
 def test_training_is_that_of_the_same_rows_in_memory(array):
     """The same batches in the same order: the order of stored rows is a function of the seed."""
-    data = open_data(array[0], binarize="threshold")
+    data = open_data(array[0], binarize="threshold", validation=0)
     train, test = data.train, data.test
     memory = numbers(train)
     vae = VAE.for_data(train.sample(), 2, hidden=(8,))
     loader = DataLoader(train, batch_size=len(train))
-    (record,) = fit(vae, loader, test=test, epochs=1, seed=3)
+    (record,) = fit(vae, loader, validation=test, epochs=1, seed=3)
     other = VAE.for_data(train.sample(), 2, hidden=(8,))
     other.load_state_dict(vae.state_dict())
-    assert record.test_elbo == elbo(vae.model, vae.guide, numbers(test), seed=3).elbo
+    assert record.elbo == elbo(vae.model, vae.guide, numbers(test), seed=3).elbo
     assert record.train_elbo is None
     one, two = (
         fit(v, d, batch_size=100, epochs=3, start=None) for v, d in ((vae, train), (other, memory))

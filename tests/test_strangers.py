@@ -219,7 +219,7 @@ def test_the_tests_of_compiled_parts(part):
 
 
 def test_the_data_set():
-    data = load_data("stranger", binarize="threshold")
+    data = load_data("stranger", binarize="threshold", validation=0)
     row = DATASETS["stranger"]
     assert (len(data.train), len(data.test)) == row.sizes
     assert data.shape == row.shape

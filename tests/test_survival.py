@@ -245,9 +245,11 @@ def test_the_checksum_changes_with_pixels_labels_order_and_split():
         replace(data, train=replace(data.train, labels=None)),
         replace(data, train=replace(data.train, pixels=pixels)),
         replace(data, train=data.train.joined(data.test), test=data.test.subset(order[:0])),
+        replace(data, validation=data.validation.first(100)),
+        replace(data, validation=None),
     ]
     sums = {each.checksum() for each in (data, *others)}
-    assert len(sums) == 6
+    assert len(sums) == 8
     assert load_data("digits").checksum() == data.checksum()
 
 

@@ -13,7 +13,8 @@ from pyro_vae.runs.folder import read_history
 from pyro_vae.trackers import MLflow, TensorBoard, WandB, chosen
 from pyro_vae.trackers.base import numbers_of
 
-NAMES = {"loss", "train_elbo", "test_elbo", "test_reconstruction", "test_kl", "seconds", "kl/z"}
+MEASURED = {f"validation_{name}" for name in ("elbo", "reconstruction", "kl")}
+NAMES = {"loss", "train_elbo", "seconds", "kl/z"} | MEASURED
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +150,8 @@ def test_train_tracks_a_run_and_goes_on_in_the_same_place(tmp_path, capsys):
     assert typed([*TINY, "--epochs", "1", *ask, "--out", run]) == 0
     assert typed(["train", "--resume", run, "--epochs", "2", *ask]) == 0
     events = read_events(run / "tensorboard")
-    wanted = [(e.epoch, np.float32(e.test_elbo)) for e in read_history(run)]
-    assert [(s.step, s.value) for s in events.Scalars("test_elbo")] == wanted
+    wanted = [(e.epoch, np.float32(e.elbo)) for e in read_history(run)]
+    assert [(s.step, s.value) for s in events.Scalars("validation_elbo")] == wanted
     assert len(wanted) == 2
 
 

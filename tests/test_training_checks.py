@@ -234,7 +234,7 @@ def test_training_under_a_default_type_of_double(binarize, likelihood, cast):
         if cast:
             vae.float()
         (record,) = fit(vae, stripes(40).binarized(binarize), epochs=1, batch_size=8)
-        assert record.test_elbo == pytest.approx(record.test_reconstruction - record.test_kl)
+        assert record.elbo == pytest.approx(record.reconstruction - record.kl)
         dtype = torch.float32 if cast else torch.float64
         assert vae.sample(2).dtype == dtype
         assert all(p.dtype == dtype for p in vae.parameters())
@@ -322,7 +322,7 @@ def test_what_is_not_a_vae_is_refused(data, given):
         fit(given, data)
 
 
-@pytest.mark.parametrize(("train", "test", "part"), [(0, 4, "training"), (4, 0, "test")])
+@pytest.mark.parametrize(("train", "test", "part"), [(0, 4, "training"), (4, 0, "validation")])
 def test_an_empty_part_is_refused_before_training(train, test, part):
     with pytest.raises(InputError, match=f"'stripes' has no {part} images"):
         fit(small(), stripes(train, test))

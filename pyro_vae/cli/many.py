@@ -72,7 +72,7 @@ def compare(
         int,
         typer.Option(
             metavar="N",
-            help="Test observations on which the gaps are measured.",
+            help="Validation observations on which the gaps are measured.",
             min=1,
             rich_help_panel="Comparison",
         ),

@@ -18,7 +18,7 @@ from rich.console import Console
 from ..errors import InputError
 from ..registry import own_classes
 from ..settings import Settings, check_seed
-from .values import filled, image_size, label_count, latent_sizes, place, sizes
+from .values import filled, image_size, label_count, latent_sizes, place, sizes, validation_size
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ Given = Annotated[
 
 
 class Split(StrEnum):
-    """Which images of a data set. ``all`` is train and test."""
+    """Which images of a data set. ``all`` is train, validation and test."""
 
     train = "train"
     test = "test"
@@ -101,7 +101,7 @@ Which = Annotated[
     typer.Option(
         "--split",
         metavar="SPLIT",
-        help="train, test, validation or all, which is train and test.",
+        help="train, validation, test or all of them.",
         rich_help_panel="Data",
     ),
 ]
@@ -215,6 +215,7 @@ def read(options: dict[str, Any]) -> dict[str, Any]:
         "known_labels": label_count(options["known_labels"]),
         "latent": latent_sizes(options["latent"]),
         "size": image_size(options["size"]),
+        "validation": validation_size(options["validation"]),
     }
     given = {key: value for key, value in (options | texts).items() if value is not None}
     allow_own_modules([value for key, value in given.items() if key != "data"])

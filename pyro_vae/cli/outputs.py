@@ -60,7 +60,7 @@ def check_outside(path: Path, data: str) -> None:
         path: the folder to write, from --out.
         data: a data set's name or the path of the user's own images, from --data.
     """
-    from ..runs.images import own_folder
+    from ..runs.splits import own_folder
 
     folder = own_folder(data)
     if folder is not None and path.resolve().is_relative_to(folder.resolve()):

@@ -138,6 +138,7 @@ def evaluate(
     """
     from ..progress import reporting
     from ..report import table as report
+    from ..runs.splits import no_validation
 
     if pictures is not None:
         check_output("--figures", pictures)
@@ -158,6 +159,8 @@ def evaluate(
         "data": data or config["data"]["name"],
         "split": split.value,
     }
+    if sentence := no_validation(config):
+        source["validation"] = sentence
     result = source | report.bounds(vae, images, seed)
     word = word_of(images.shape)
     results = nullcontext() if pictures is None else written(pictures)
@@ -192,6 +195,8 @@ def evaluate(
     words += ["--split", split.value] if split is not o.Split.test else []
     words += [w for w, on in (("--other-protocol", other_protocol), ("--trust", trust)) if on]
     print_report(result, ["pyro-vae", "evaluate", str(run), *words], word)
+    if sentence:
+        console.print(sentence, soft_wrap=True)
     if mark is not None:
         console.print(f"not comparable: {mark}", style="bold", soft_wrap=True)
 
@@ -237,7 +242,7 @@ def score(
         o.Split | None,
         typer.Option(
             metavar="SPLIT",
-            help="train, test, validation or all, which is train and test. Default: all but train.",
+            help="train, validation, test or all of them. Default: all but train.",
             rich_help_panel="Data",
         ),
     ] = None,

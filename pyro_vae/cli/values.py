@@ -45,6 +45,18 @@ def label_count(text: str | None) -> int | str | None:
     return int(text)
 
 
+def validation_size(text: str | None) -> float | None:
+    """``"500"`` -> ``500``; ``"0.1"`` -> ``0.1``. The data says which numbers fit."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,9}|\d?\.\d{1,9}", text):
+        raise InputError(
+            f"--validation takes a number of images, such as 500, or a share, such as 0.1, not "
+            f"{text!r}"
+        )
+    return int(text) if text.isdecimal() else float(text)
+
+
 def image_size(text: str | None) -> int | list[int] | None:
     """``"64"`` -> ``64``; ``"48x64"`` -> ``[48, 64]``, height and width."""
     if text is None:

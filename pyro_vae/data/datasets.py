@@ -16,6 +16,7 @@ import torch
 from ..errors import InputError
 from .imagefiles import read_files
 from .images import Images
+from .splitting import VALIDATION, validation_size
 
 Read = Callable[[str, Path], tuple[Images, Images]]
 
@@ -31,6 +32,7 @@ class DataSet:
         classes: the number of classes.
         read: ``read(name, folder)`` returns ``(train, test)``; an embedded set ignores ``folder``.
         embedded: whether the images come with an installed package, so that no download is needed.
+        validation: how many of the training images become the validation images, or which share.
         drawn: whether results on it are usually for pixels that are drawn as 0 or 1 by their grey
             value, as those on MNIST are (Salakhutdinov & Murray 2008).
     """
@@ -42,6 +44,7 @@ class DataSet:
     read: Read
     embedded: bool = False
     drawn: bool = False
+    validation: float = VALIDATION
 
     def load(self, name: str, folder: Path) -> tuple[Images, Images]:
         """The training and the test images.
@@ -72,12 +75,15 @@ class DataSet:
 
     @property
     def summary(self) -> str:
-        """The line about this data set in ``pyro-vae list data``."""
+        """The line about this data set in ``pyro-vae list data``: training, validation and test
+        images."""
         size = " x ".join(map(str, self.shape))
         train, test = self.sizes
+        held = validation_size(train, None, self.validation)
         where = "embedded" if self.embedded else "downloaded"
         return (
-            f"{self.about}: {train:,} + {test:,} images, {size}, {self.classes:,} classes, {where}"
+            f"{self.about}: {train - held:,} + {held:,} + {test:,} images, {size}, "
+            f"{self.classes:,} classes, {where}"
         )
 
 
@@ -204,10 +210,26 @@ DATASETS = {
     ),
     "digits": DataSet("scikit-learn's digits", (1, 8, 8), (1438, 359), 10, read_digits, True, True),
     "mnist": DataSet(
-        "handwritten digits", GREY, (60000, 10000), 10, flag_reader("MNIST"), drawn=True
+        "handwritten digits",
+        GREY,
+        (60000, 10000),
+        10,
+        flag_reader("MNIST"),
+        drawn=True,
+        validation=10_000,
     ),
-    "fashion-mnist": DataSet("clothes", GREY, (60000, 10000), 10, flag_reader("FashionMNIST")),
-    "kmnist": DataSet("cursive kana", GREY, (60000, 10000), 10, flag_reader("KMNIST"), drawn=True),
+    "fashion-mnist": DataSet(
+        "clothes", GREY, (60000, 10000), 10, flag_reader("FashionMNIST"), validation=10_000
+    ),
+    "kmnist": DataSet(
+        "cursive kana",
+        GREY,
+        (60000, 10000),
+        10,
+        flag_reader("KMNIST"),
+        drawn=True,
+        validation=10_000,
+    ),
     "qmnist": DataSet(
         "MNIST with its lost test digits",
         GREY,
@@ -215,6 +237,7 @@ DATASETS = {
         10,
         flag_reader("QMNIST"),
         drawn=True,
+        validation=10_000,
     ),
     "emnist": DataSet(
         "digits and letters, balanced",

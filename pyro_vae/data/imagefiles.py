@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -194,22 +193,3 @@ def resize(image: Image.Image, size: tuple[int, int], crop: bool, file: Path) ->
             "cut its edges off, or another size"
         )
     return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-
-
-def check_size(size: int | Sequence[int] | None, crop: bool) -> tuple[int, int] | None:
-    """``size`` as ``(H, W)``.
-
-    Raises:
-        InputError: ``size`` is not one or two whole numbers above 0, or ``crop`` lacks a size.
-    """
-    if size is None:
-        if crop:
-            raise InputError(f"{called('crop', True)} needs a size, such as {called('size', 64)}")
-        return None
-    pair = tuple(size) if isinstance(size, Sequence) else (size, size)
-    if len(pair) != 2 or not all(type(n) is int and n > 0 for n in pair):
-        raise InputError(
-            f"{called('size')} is a whole number above 0, or two of them (height, width), "
-            f"not {size!r}"
-        )
-    return pair[0], pair[1]

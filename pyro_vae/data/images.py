@@ -22,7 +22,7 @@ from .splitting import split_rows
 BINARIZE = {
     "none": "the grey pixels, unchanged",
     "dynamic": "Bernoulli draws, made again each time an image enters a batch",
-    "static": "Bernoulli draws, made once with a seed",
+    "static": "Bernoulli draws of our own, made once with a seed",
     "threshold": "1 where the pixel is at least half bright",
 }
 

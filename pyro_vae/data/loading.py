@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +17,14 @@ from ..spelling import spelled
 from ..words import called
 from .arrays import read_array
 from .datasets import DATASETS, data_folder
+from .finding import check_size, find_path
 from .folders import find_files
-from .imagefiles import check_size, read_files
+from .imagefiles import read_files
 from .images import BINARIZE, Images
 from .labelled import partly_known
+from .published import published_parts, read_published
 from .schemafile import GivenSchema, read_schema
+from .splitting import VALIDATION, cut_validation
 from .tables import check_frame, is_table, read_table, split_table, table_images
 
 if TYPE_CHECKING:
@@ -36,9 +38,9 @@ class Data:
     Args:
         name: the name of the data set, or the path of the user's images.
         train: the images that a model is trained on.
-        test: the images that a model is scored on.
-        validation: the images of the user's own validation folder; None without this folder.
-            Training and scoring do not use them.
+        test: the images that a finished model is scored on. Training does not use them.
+        validation: the images that show how well training goes, and by which settings are chosen;
+            None for none.
     """
 
     name: str
@@ -57,12 +59,13 @@ class Data:
         name: str = "the table",
         test_fraction: float = 0.2,
         split_seed: int = 0,
+        validation: float | None = None,
     ) -> Data:
-        """A data frame of pandas as data: the rows are observations, split into two parts.
+        """A data frame of pandas as data: the rows are observations, split into three parts.
 
         Args:
             frame: the table. Its index names the rows.
-            schema, label, target, test_fraction, split_seed: as for :func:`load_data`.
+            schema, label, target, test_fraction, split_seed, validation: as for :func:`load_data`.
             name: what error messages call the table.
 
         Raises:
@@ -77,7 +80,10 @@ class Data:
         known = read_schema(schema)
         check_frame(frame)
         images = table_images(frame, known, name, label, target)
-        return cls(name, *split_table(images, known, name, test_fraction, split_seed))
+        train, test = split_table(images, known, name, test_fraction, split_seed)
+        usual = VALIDATION if test_fraction else 0
+        train, held_out = cut_validation(train, validation, split_seed, usual)
+        return cls(name, train, test, held_out)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -89,8 +95,8 @@ class Data:
         order of the images or their split is another one. It takes about a second for each GB of
         pixels."""
         digest = hashlib.blake2b(digest_size=16)
-        for images in (self.train, self.test):
-            for tensor in images.tensors().values():
+        for images in (self.train, self.test, self.validation):
+            for tensor in () if images is None else images.tensors().values():
                 array = tensor.cpu().contiguous().numpy()
                 digest.update(f"{array.dtype} {array.shape}".encode())
                 digest.update(array.data)
@@ -166,6 +172,7 @@ def load_data(
     binarize_seed: int = 0,
     split_seed: int = 0,
     test_fraction: float = 0.2,
+    validation: float | None = None,
     size: int | Sequence[int] | None = None,
     crop: bool = False,
     grey: bool = False,
@@ -175,12 +182,14 @@ def load_data(
 ) -> Data:
     """Load a data set of :data:`DATASETS` or the user's own data, split and binarised.
 
-    The user's own data are a folder of image files, a ``.npy`` file, a ``.npz`` file or a table:
+    The user's own data are a folder of image files, a ``.npy`` file, a ``.npz`` file, a table, or
+    files of :mod:`~pyro_vae.data.published`:
 
     - A folder holds image files, or one sub-folder of image files for each class. Grey images get
       three channels if other images of the folder have colour. If all are grey, colour files
       (R = G = B) are read as one channel, and a warning tells it.
-    - A folder that holds the folders ``train`` and ``test``, and perhaps ``val``, is split already.
+    - A folder that holds the folders ``train`` and ``test``, and perhaps ``val``, is split already;
+      ``val`` then has the validation images.
       Each of them is a folder as above. Their names may be written in any case; ``training``,
       ``testing``, ``valid`` and ``validation`` mean the same. The images have labels only if all of
       them, in every part, are in sub-folders.
@@ -201,8 +210,8 @@ def load_data(
 
     - ``none``: the grey pixels, pixel / 255.
     - ``dynamic``: x ~ Bernoulli(pixel / 255), drawn again each time an image enters a batch.
-    - ``static``: the same draw, made once with a seed. It is not the draw of the files of
-      Larochelle & Murray (2011), so results on the two are not directly comparable.
+    - ``static``: the same draw, made once with a seed. It is a draw of our own and not that of
+      Larochelle & Murray (2011), beside whose results it is never put: give their files instead.
     - ``threshold``: 1 where pixel / 255 >= 0.5, else 0.
 
     Args:
@@ -211,11 +220,15 @@ def load_data(
             variable ``PYRO_VAE_DATA_DIR``, else a cache folder of the user.
         binarize: ``none``, ``dynamic``, ``static`` or ``threshold``.
         binarize_seed: seed of the ``static`` draw.
-        split_seed: seed of the split of the user's own images. A named data set keeps its
-            usual split.
+        split_seed: seed of the split of the user's own images, and of the cut of the validation
+            images. A named data set keeps its usual test images.
         test_fraction: share of the user's own images that becomes the test set, in [0, 1). With 0
             the test set is empty and the images keep their order. A folder that is split
             already ignores it.
+        validation: how many of the training images become the validation images, or which share
+            of them; each class gives its share. 0 for none. None takes 10,000 of ``mnist`` and the
+            sets of its size, of other data a tenth, and none of own images without a test set. A
+            folder with a ``val`` of its own takes None, the number of these images, or 0.
         size: height and width in pixels, ``(H, W)`` or one number for both, that image files are
             resized to (bilinear, with antialiasing). None keeps their size, which must then be the
             same for all of them.
@@ -244,10 +257,10 @@ def load_data(
     lookup("binarisation", binarize, BINARIZE)
     pair = check_size(size, crop)
     path = None if str(name) in DATASETS else find_path(name)
-    if (pair or grey) and (path is None or not path.is_dir()):
+    if (pair or grey) and (path is None or not path.is_dir() or published_parts(path)):
         raise InputError(
             f"{called('size')}, {called('crop')} and {called('grey')} change the image files of a "
-            f"folder; {str(name)!r} is not a folder"
+            f"folder, and {str(name)!r} has none or is not a folder"
         )
     of_table = {"schema": schema, "label": label, "target": target}
     given = [option for option, value in of_table.items() if value is not None]
@@ -257,42 +270,23 @@ def load_data(
             f"{called(given[0])} is for tables, files that end in .csv, .tsv, .parquet or .h5ad, "
             f"and {str(name)!r} is {what}"
         )
-    validation = None
+    held_out: Images | None = None
     if path is None:
         train, test = DATASETS[str(name)].load(str(name), data_folder(data_dir))
+    elif published_parts(path):
+        train, test, held_out = read_published(path)
     elif path.is_dir():
-        train, test, validation = read_folder(path, test_fraction, split_seed, pair, crop, grey)
+        train, test, held_out = read_folder(path, test_fraction, split_seed, pair, crop, grey)
     elif is_table(path):
         known = read_schema(schema)
         images = read_table(path, known, label, target)
         train, test = split_table(images, known, repr(path.name), test_fraction, split_seed)
     else:
         train, test = read_array(path).split(test_fraction, split_seed)
-    return Data(str(name), train, test, validation).binarized(binarize, binarize_seed)
-
-
-def find_path(name: str | Path) -> Path:
-    """The path of the user's images.
-
-    Raises:
-        InputError: nothing is there. If ``name`` is a single word, it was probably meant as the
-            name of a data set, so the message gives the nearest names.
-    """
-    path = Path(os.path.expanduser(name))
-    try:
-        if path.exists():
-            return path
-    except OSError:  # a path that is too long, or in a folder that is locked
-        pass
-    if len(path.parts) > 1 or path.suffix in (".npy", ".npz") or is_table(path):
-        raise InputError(f"there is no file or folder {str(path)!r}, or it cannot be read")
-    try:
-        lookup("data set", str(name), DATASETS)
-    except InputError as error:
-        raise InputError(
-            f"{error}; or the path of a folder of images, of an array file or of a table"
-        ) from None
-    return path
+    usual = VALIDATION if path is not None else DATASETS[str(name)].validation
+    usual = usual if len(test) else 0
+    train, held_out = cut_validation(train, validation, split_seed, usual, held_out)
+    return Data(str(name), train, test, held_out).binarized(binarize, binarize_seed)
 
 
 def read_folder(

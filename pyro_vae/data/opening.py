@@ -16,11 +16,11 @@ from ..registry import lookup
 from ..spelling import spelled
 from ..words import called
 from .datasets import DATASETS
+from .finding import check_size, find_path
 from .folders import find_files
-from .imagefiles import check_size
 from .images import BINARIZE
-from .loading import find_path
 from .reader import Files, Mapped
+from .splitting import VALIDATION, cut_validation
 from .stored import Store, StoredImages
 
 MOST_WORKERS = 1000
@@ -63,7 +63,9 @@ class StoredData:
         The other images are not read, so a change that leaves their sizes is not seen.
         """
         digest = hashlib.blake2b(self.train.store.source.digest(), digest_size=16)
-        for part in (self.train, self.test):
+        for part in (self.train, self.test, self.validation):
+            if part is None:
+                continue
             digest.update(f"{len(part)}".encode())
             digest.update(np.ascontiguousarray(part.index).data)
         return digest.hexdigest()
@@ -85,6 +87,7 @@ def open_data(
     *,
     binarize: str = "none",
     test_fraction: float = 0.2,
+    validation: float | None = None,
     split_seed: int = 0,
     size: int | Sequence[int] | None = None,
     crop: bool = False,
@@ -102,13 +105,15 @@ def open_data(
         binarize: ``none``, ``dynamic`` or ``threshold``.
         test_fraction: the share of the images that becomes the test set, in [0, 1). A folder that
             is split already ignores it.
+        validation: how many of the training images become the validation images, or which share
+            of them, as for ``load_data``.
         split_seed: seed of the split.
         size, crop, grey: as for ``load_data``.
         workers: how many processes read batches ahead while ``fit`` trains.
 
     Returns:
-        the training and the test images, each a torch ``Dataset``, for ``fit(vae, data)`` or a
-        ``DataLoader``; of a folder that is split already also its validation images, if any.
+        the training, the validation and the test images, each a torch ``Dataset``, for
+        ``fit(vae, data)`` or a ``DataLoader``.
 
     Raises:
         InputError: the name of a data set, nothing is there, it cannot be read, there are fewer
@@ -155,7 +160,11 @@ def open_data(
         classes = tuple(map(str, found_classes))
     store = Store(str(path), source, source.look(), labels, classes)
     whole = StoredImages(store, np.arange(len(source)), binarize, workers)
-    if not parts:
-        return StoredData(str(path), *whole.split(test_fraction, split_seed))
     cut = {part: whole.subset(where) for part, where in parts.items()}
-    return StoredData(str(path), cut["train"], cut["test"], cut.get("validation"))
+    if parts:
+        train, test = cut["train"], cut["test"]
+    else:
+        train, test = whole.split(test_fraction, split_seed)
+    usual, own = VALIDATION if len(test) else 0, cut.get("validation")
+    train, held_out = cut_validation(train, validation, split_seed, usual, own)
+    return StoredData(str(path), train, test, held_out)

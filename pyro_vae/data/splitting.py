@@ -1,11 +1,28 @@
-"""Which rows of a data set are its training rows, and which its test rows."""
+"""Which rows of a data set are its training, its validation and its test rows."""
 
 from __future__ import annotations
+
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..options import is_number, is_whole
+
+VALIDATION = 0.1
+"""The usual share of the training rows that becomes the validation rows."""
+
+
+class Splits(Protocol):
+    """Rows that can be split: :class:`.images.Images` and :class:`.stored.StoredImages`."""
+
+    def __len__(self) -> int: ...
+
+    def split(self, test_fraction: float, seed: int) -> tuple[Self, Self]: ...
+
+
+Rows = TypeVar("Rows", bound=Splits)
 
 
 def split_rows(
@@ -34,3 +51,66 @@ def split_rows(
     test = np.zeros(count, dtype=bool)
     test[((np.arange(held) + 0.5) * count / held).astype(int)] = True
     return random.permutation(order[~test]), random.permutation(order[test])
+
+
+def validation_size(count: int, validation: Any, usual: float = VALIDATION) -> int:
+    """How many of ``count`` training rows become validation rows.
+
+    Args:
+        count: the number of training rows, before.
+        validation: a whole number of rows, or a share below 1. None for ``usual``, and for no row
+            where fewer than 2 training rows would stay.
+        usual: the number or the share that is usual for the data.
+
+    Raises:
+        InputError: another value, or fewer than 2 training rows stay.
+
+    Example:
+        >>> from pyro_vae.data.splitting import validation_size
+        >>> validation_size(4000, None), validation_size(4000, 0.25), validation_size(4000, 50)
+        (400, 1000, 50)
+    """
+    size = usual if validation is None else validation
+    if not is_number(size) or size < 0 or (size >= 1 and not is_whole(size)):
+        raise InputError(
+            "validation is a whole number of training rows, or a share of them from 0 to below 1, "
+            f"not {validation!r:.100}"
+        )
+    held = int(size if is_whole(size) or size == 0 else max(round(count * size), 1))
+    if held == 0 or count - held >= 2:
+        return held
+    if validation is None:
+        return 0
+    raise InputError(
+        f"validation={validation} leaves {max(count - held, 0)} of {count:,} training rows, and "
+        "training needs at least 2"
+    )
+
+
+def cut_validation(
+    train: Rows,
+    validation: Any,
+    seed: int,
+    usual: float = VALIDATION,
+    own: Rows | None = None,
+) -> tuple[Rows, Rows | None]:
+    """The training rows that stay, and the validation rows, or None for none of them.
+
+    Args:
+        train: the training rows.
+        validation, usual: as for :func:`validation_size`.
+        seed: of the cut.
+        own: validation rows that the user has split off; they are taken, or, with 0, left out.
+
+    Raises:
+        InputError: as :func:`validation_size`, or another number than the user's own rows have.
+    """
+    if own is not None:
+        if validation not in (None, 0, len(own)):
+            raise InputError(
+                f"the data has {len(own):,} validation images of its own, so "
+                f"validation={validation!r:.100} does not fit; leave it out"
+            )
+        return train, None if validation == 0 else own
+    held = validation_size(len(train), validation, usual)
+    return (train, None) if held == 0 else train.split(held / len(train), seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 from typing import Any
 
 import torch
@@ -66,7 +67,9 @@ def kl_curves(history: Sequence[Epoch]) -> Any:
 
 
 def training_curves(history: Sequence[Epoch]) -> Any:
-    """The ELBO of training and test images over the epochs, and its two parts on the test images.
+    """The ELBO of training and validation images over the epochs, and its two parts on the latter.
+
+    Other images than the validation images are named as :class:`~pyro_vae.history.Epoch` says.
 
     The axis of the ELBO leaves out the first tenth of the epochs if they are far below the others.
 
@@ -74,16 +77,27 @@ def training_curves(history: Sequence[Epoch]) -> Any:
         a matplotlib figure.
 
     Raises:
-        InputError: an epoch without an ELBO of test data.
+        InputError: an epoch without an ELBO.
     """
     from matplotlib.figure import Figure
 
-    epochs, elbos = [e.epoch for e in history], [measured(e.test_elbo) for e in history]
+    epochs, elbos = [e.epoch for e in history], [measured(e.elbo) for e in history]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     style = {"marker": marker(history)}
-    left.plot(epochs, [e.train_elbo for e in history], label="training images", **style)
-    left.plot(epochs, elbos, label="test images", **style)
+    # A run of an older version that goes on has epochs that were measured on other images.
+    places = dict.fromkeys(e.measured_on for e in history)
+    names = {p: "training images" if p == "train" else f"{p} images" for p in places}
+    trained = [e.train_elbo for e in history]
+    if any(each is not None for each in trained):
+        left.plot(
+            epochs, [nan if n is None else n for n in trained], label="training images", **style
+        )
+    for i, place in enumerate(places, start=1):
+        own = [
+            elbo if e.measured_on == place else nan for e, elbo in zip(history, elbos, strict=True)
+        ]
+        left.plot(epochs, own, label=names[place], color=f"C{i}", **style)
     left.annotate(
         f"{elbos[-1]:.1f}",
         (epochs[-1], elbos[-1]),
@@ -93,7 +107,7 @@ def training_curves(history: Sequence[Epoch]) -> Any:
         color="C1",
         fontsize="small",
     )
-    pairs = [(elbo, measured(e.train_elbo)) for elbo, e in zip(elbos, history, strict=True)]
+    pairs = [(y, y if x is None else x) for x, y in zip(trained, elbos, strict=True)]
     both = sorted(map(min, pairs))
     lowest, best = both[len(history) // 10], max(map(max, pairs))
     title = "ELBO"
@@ -102,11 +116,11 @@ def training_curves(history: Sequence[Epoch]) -> Any:
         left.set_ylim(bottom=bottom)
         title += " (the first epochs are below)" if both[0] < bottom else ""
     left.set(title=title, xlabel="epoch", ylabel="nats per image")
-    distortions = [-measured(e.test_reconstruction) for e in history]
-    kls = [measured(e.test_kl) for e in history]
+    distortions = [-measured(e.reconstruction) for e in history]
+    kls = [measured(e.kl) for e in history]
     right.plot(epochs, distortions, label="distortion, -E[log p(x | z)]", **style)
     right.plot(epochs, kls, label="rate, KL(q || p)", **style)
-    right.set(title="Distortion and rate of the test images", xlabel="epoch")
+    right.set(title=f"Distortion and rate of the {' and '.join(names.values())}", xlabel="epoch")
     if min(*distortions, *kls) >= 0:  # a density can be above 1, so that -log p is negative
         right.set_ylim(bottom=0)
     for axes in (left, right):

@@ -81,7 +81,7 @@ class Experiment:
 
 def load_mnist_5k(setting: Setting) -> Data:
     """MNIST-5k with dynamic binarisation; a smaller part of it in quick mode."""
-    data = load_data("mnist-5k", binarize="dynamic")
+    data = load_data("mnist-5k", binarize="dynamic", validation=0)
     if not setting.quick:
         return data
     return Data(data.name, data.train.split(0.25, seed=0)[1], data.test.split(0.2, seed=0)[1])

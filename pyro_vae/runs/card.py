@@ -13,10 +13,12 @@ from ..data.columns import TYPES
 from ..data.schema import Schema, listed
 from ..errors import InputError
 from ..history import Epoch
+from ..patience import bound_of
 from ..storage.writing import written
 from ..vae import VAE
 from ..words import protocol_of, word_of
 from .config import read_bytes, read_object
+from .splits import no_validation
 
 NAME = "README.md"
 MARK = re.compile(r"<!-- pyro-vae card ([0-9a-f]{16}) -->\n")
@@ -57,13 +59,17 @@ def card_of(
         key: value for key, value in config["vae"].items() if key not in ("standardize", "scaling")
     }
     parts["shape"] = " x ".join(map(str, vae.shape))
-    if tuple(parts["conditioned"]) == CONDITIONED:  # all parts, which is the default
+    if tuple(parts.get("conditioned", ())) == CONDITIONED:  # all parts, which is the default
         del parts["conditioned"]
     entries = config.get("data", {}).get("schema")
     schema = None if entries is None else Schema.from_json(entries)
     about = f"A variational autoencoder with {weights:,} weights, made with pyro_vae."
     if what == "image":
         about += " Images are channels x height x width."
+    # With patience, the weights are those of the best epoch, and otherwise of the last one.
+    patient = config.get("training", {}).get("patience") is not None
+    best = max(history, key=bound_of) if patient and history else None
+    chosen = [best] if best else history[-1:]
     lines = [
         f"# {plain(folder.resolve().name)}",
         "",
@@ -78,7 +84,7 @@ def card_of(
         "",
         *protocol(config, len(history)),
         "",
-        *numbers(history, results, what),
+        *numbers(chosen, results, what),
         *(f"![{plain(name)}]({name})\n" for name in pictures(folder)),
         "## Use",
         "",
@@ -155,7 +161,9 @@ def protocol(config: Mapping[str, Any], epochs: int) -> list[str]:
     data.pop("schema", None)  # it has a table of its own
     rows = stated({f"data: {key}": value for key, value in data.items()})
     rows |= stated(config["training"])
-    return table({**rows, "epochs": f"{epochs} of {config['training']['epochs']}"})
+    lines = table({**rows, "epochs": f"{epochs} of {config['training']['epochs']}"})
+    sentence = no_validation(config)
+    return [*lines, "", sentence] if sentence else lines
 
 
 def numbers(history: list[Epoch], results: Mapping[str, Any] | None, what: str) -> Iterator[str]:
@@ -168,9 +176,9 @@ def numbers(history: list[Epoch], results: Mapping[str, Any] | None, what: str) 
         yield f"In nats per {what}. The ELBO is the reconstruction term minus the KL.\n"
         yield from table(
             {
-                "test ELBO": f"{last.test_elbo:.2f}",
-                "reconstruction": f"{last.test_reconstruction:.2f}",
-                "KL": f"{last.test_kl:.2f}",
+                f"{plain(last.measured_on)} ELBO": f"{last.elbo:.2f}",
+                "reconstruction": f"{last.reconstruction:.2f}",
+                "KL": f"{last.kl:.2f}",
             }
         )
         yield f"\nAfter epoch {last.epoch}. No standard errors are recorded while a run trains.\n"

@@ -101,6 +101,10 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "crop": FLAG,
         "grey": FLAG,
         "stream": FLAG,
+        "validation": (
+            "a whole number from 0, or null",
+            lambda v: v is None or (is_whole(v) and v >= 0),
+        ),
         "condition": TEXT,
         "labels": ("a whole number above 0, or 'all'", lambda v: v == "all" or is_size(v)),
         "labels_seed": SEED,
@@ -116,6 +120,7 @@ FIELDS: dict[str, dict[str, Kind]] = {
         "schedule": SPEC,
         "clip": ("a number above 0, or null", lambda v: v is None or (is_number(v) and v > 0)),
         "average": ("a number below 1, or null", lambda v: v is None or (is_number(v) and v < 1)),
+        "patience": ("a whole number above 0, or null", lambda v: v is None or is_size(v)),
         "precision": TEXT,
         "seed": SEED,
     },
@@ -237,6 +242,13 @@ def check_trust(path: Path, config: Mapping[str, Any], trust: bool) -> None:
         )
 
 
+def older_names(numbers: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of an epoch as this version names them; older ones measured the test images."""
+    if "test_elbo" not in numbers:
+        return numbers
+    return {k.removeprefix("test_"): v for k, v in numbers.items()} | {"measured_on": "test"}
+
+
 def epoch_of(line: bytes) -> Epoch:
     """The numbers of an epoch from a line of the metrics.
 
@@ -246,11 +258,14 @@ def epoch_of(line: bytes) -> Epoch:
     if len(line) > LONGEST:
         raise ValueError("the line is too long")
     try:
-        epoch = Epoch(**read_object(line))
+        epoch = Epoch(**older_names(read_object(line)))
     except TypeError as error:
         raise ValueError(str(error)) from None
-    measured = {**vars(epoch), "test_loss": epoch.test_loss or 0.0}  # a run measures the ELBO
-    numbers = [value for value in measured.values() if not isinstance(value, dict)]
+    usual = {"train_elbo", "measured_loss"}  # that a run may lack
+    given = {k: v for k, v in vars(epoch).items() if not (k in usual and v is None)}
+    if given.pop("measured_on") not in ("validation", "train", "test"):
+        raise ValueError("a value has another type")
+    numbers = [value for value in given.values() if not isinstance(value, dict)]
     sites, units = epoch.kl_of_sites, epoch.kl_of_units
     if not isinstance(sites, dict) or not isinstance(units, dict):
         raise ValueError("a value has another type")

@@ -134,7 +134,7 @@ def load_run(
     """The VAE of a run with its weights, and the run's config.
 
     The config of a VAE that was saved from Python has no ``data`` and no ``training``. The VAE of
-    a table has its schema.
+    a table has its schema. Of a run with ``patience``, the weights are the best so far.
 
     A run folder may come from a stranger. Nothing in it is executed, and what it asks for is
     checked before memory is taken for it.
@@ -175,6 +175,8 @@ def load_run(
             older.load_weights(weights, vae)
         else:
             vae.load_state_dict(state.vae)
+            if state.position.best is not None:
+                state.position.best.put([*vae.parameters(), *vae.buffers()])
     except (ValueError, RuntimeError) as error:
         reason = next(line for line in reversed(str(error).splitlines()) if line.strip())
         raise InputError(
@@ -236,7 +238,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         check_keys(path, config["versions"], (), config["versions"])  # an object, of any keys
         check_keys(path, config["vae"], FIELDS["vae"].keys() - set(ADDED), ADDED)
         if trained:
-            optional = (*READING, *CONTEXT, "labels_seed")
+            optional = (*READING, *CONTEXT, "labels_seed", "validation")
             check_keys(path, config["data"], ("name", "binarize"), optional)
             check_keys(path, config["training"], ("objective",), TRAINING)
         check_fields(path, config)

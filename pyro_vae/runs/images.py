@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..registry import lookup
 from ..settings import CONTEXT, OF_TABLES, READING
 from ..vae import VAE
+from .splits import checksums, own_folder, own_splits, resplit
 
 
 def unnamed_data(vae: VAE) -> dict[str, Any]:
@@ -39,19 +40,14 @@ def name_of(data: str) -> str:
     return data if data in DATASETS else str(Path(os.path.expanduser(data)).resolve())
 
 
-def own_folder(data: str) -> Path | None:
-    """The user's own folder of images that ``data`` names; None for a named set or a file."""
-    path = Path(data).expanduser()
-    return path if data not in DATASETS and path.is_dir() else None
-
-
 def opened(
     source: Mapping[str, Any], data_dir: Path | None, test_fraction: float = 0.2, workers: int = 0
 ) -> Data | StoredData:
     """The data of a run: in memory, or on disk if the run leaves it there (``stream``).
 
     Args:
-        source: the arguments of :func:`~pyro_vae.data.load_data`, and ``stream``.
+        source: the arguments of :func:`~pyro_vae.data.load_data`, and ``stream``. Without
+            ``validation``, as in older runs, only a folder's own validation images are some.
         data_dir: folder of downloaded data sets.
         test_fraction: as for ``load_data``.
         workers: how many processes read images that stay on disk.
@@ -59,6 +55,11 @@ def opened(
     apart = ("name", "stream", "labels_seed", *CONTEXT)
     options = {key: value for key, value in source.items() if key not in apart}
     options["test_fraction"] = test_fraction
+    split = own_splits(source["name"])
+    if "validation" not in options:
+        options["validation"] = None if "validation" in split else 0
+    if test_fraction == 0 and not split and source["name"] not in DATASETS:
+        options["validation"] = 0  # all images in one piece
     if not source.get("stream"):
         return with_context(load_data(source["name"], data_dir=data_dir, **options), source)
     if is_table(source["name"]):
@@ -106,13 +107,10 @@ def same_data(data: Data | StoredData, checksum: str, source: Mapping[str, Any])
     if len(data.test) == 0 and len(data.train) > 1:
         if data.train.binarize == "static":  # its draws depend on the split
             return True
-        if isinstance(data, StoredData):
-            data = StoredData(data.name, *data.train.split(0.2, seed=0))
-        else:
-            data = Data(data.name, *data.train.split(0.2, seed=0))
+        data = type(data)(data.name, *resplit(data.train, source.get("validation", 0)))
     if isinstance(data, Data):
         data = with_context(data, source)
-    return checksum in ("", data.checksum())
+    return checksum in checksums(data)
 
 
 def in_colour(data: Data) -> Data:
@@ -140,7 +138,7 @@ def images_of(
         config: the run's config. It may have the ``checksum`` of the data. The name of the data is
             None for a VAE that was saved from Python.
         name: another data set than the run's own; None for its own.
-        split: ``train``, ``test``, ``validation`` or ``all``, which is ``train`` and ``test``.
+        split: ``train``, ``validation``, ``test`` or ``all``.
         data_dir: folder of downloaded data sets.
         say: is called with a sentence if the run's own data has changed.
 
@@ -154,8 +152,8 @@ def images_of(
     chosen = joined(data) if split == "all" else splits[split]
     if chosen is None:
         raise InputError(
-            f"there are no validation images in {source['name']!r}; a folder of images holds them "
-            "in its sub-folder 'val', next to 'train' and 'test'"
+            f"there are no validation images in {source['name']!r}: the run was trained without, "
+            "or they are not its own data and no folder with a sub-folder 'val'"
         )
     if len(chosen) == 0:
         raise InputError(f"there are no {split} images in {source['name']!r}")
@@ -163,10 +161,9 @@ def images_of(
 
 
 def joined(data: Data | StoredData) -> Images | StoredImages:
-    """The training and the test images."""
-    if isinstance(data, StoredData):
-        return data.train.joined(data.test)
-    return data.train.joined(data.test)
+    """The training, the validation and the test images."""
+    parts: list[Any] = [data.train, data.validation, data.test]
+    return reduce(lambda some, part: some.joined(part), [part for part in parts if part])
 
 
 def scored_images(
@@ -189,14 +186,18 @@ def scored_images(
     own = source["name"] == config["data"]["name"]
     data = data_of(config, name, source, not own, data_dir, say)
     own_array = source["name"] not in DATASETS and not own_folder(source["name"])
+    own_array = own_array and not own_splits(source["name"])
     own_array = own_array and not is_table(source["name"])  # its rows have names already
     if isinstance(data, Data) and own_array:  # images on disk have the numbers already
         data = with_rows(data, source["name"])
-    parts = {"train": data.train, "test": data.test, "validation": data.validation}
+    parts = {"train": data.train, "validation": data.validation, "test": data.test}
     if len(data.test) == 0:
         parts = {"": data.train}
-    left_out = "train" if split is None else "validation"
-    chosen = {key: in_memory(images) for key, images in parts.items() if images and key != left_out}
+    chosen = {
+        key: in_memory(images)
+        for key, images in parts.items()
+        if images and (split == "all" or key != "train")
+    }
     names = [key for key, images in chosen.items() for _ in range(len(images))]
     return reduce(Images.joined, chosen.values()), names
 
@@ -205,11 +206,15 @@ def with_rows(data: Data, path: str) -> Data:
     """The data of an array file, with the numbers of the array's rows as file names."""
     whole = load_data(path, test_fraction=0.0).train
     named = replace(whole, files=tuple(map(str, range(len(whole)))))
-    train, test = (named, data.test) if len(data.test) == 0 else named.split(0.2, seed=0)
+    if len(data.test) == 0:
+        return replace(data, train=replace(data.train, files=named.files))
+    parts = resplit(named, len(data.validation or ()))
+    train, test, held_out = (part and part.files for part in parts)
     return replace(
         data,
-        train=replace(data.train, files=train.files),
-        test=replace(data.test, files=test.files),
+        train=replace(data.train, files=train),
+        test=replace(data.test, files=test),
+        validation=data.validation and replace(data.validation, files=held_out),
     )
 
 
@@ -238,6 +243,7 @@ def source_of(
     elif name_of(name) != source["name"]:
         source["name"] = name_of(name)
         source.pop("stream", None)  # other images are read into memory
+        source.pop("validation", None)  # and nobody has cut validation images from them
         # load_data() resizes only the images of a folder, and only a table has a schema.
         kept: tuple[str, ...] = OF_TABLES if is_table(name) else ()
         kept = ("size", "crop", "grey") if own_folder(name) else kept

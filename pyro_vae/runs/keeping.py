@@ -8,7 +8,7 @@ from time import monotonic, perf_counter
 import torch
 
 from .. import figures
-from ..history import Callback, Epoch, Position
+from ..history import Best, Callback, Epoch, Position
 from ..storage import checkpoint
 from ..storage.writing import written
 from . import folder as files
@@ -50,6 +50,7 @@ class Keeper(Callback):
     ) -> None:
         self.run, self.folder, self.pictures, self.minutes = run, folder, pictures, minutes
         self.signals = signals
+        self.best = run.start.best
         self.epochs = run.training["epochs"]
         self.compiling: list[float] = []  # the times at which compiling began and ended
 
@@ -72,9 +73,12 @@ class Keeper(Callback):
         if signal:
             raise Stopped(signal)
 
+    def on_best(self, best: Best) -> None:
+        self.best = best
+
     def on_epoch(self, record: Epoch) -> None:
         files.append(self.folder, record)
-        self.save(Position(record.epoch))
+        self.save(Position(record.epoch, best=self.best))
         self.signals.check()
         if record.epoch % self.pictures == 0 and record.epoch < self.epochs:
             save_pictures(self.run, self.folder, record.epoch)
@@ -98,8 +102,16 @@ class Keeper(Callback):
         return f", of which {self.compiling[1] - self.compiling[0]:.0f} s to compile"
 
 
-def save_pictures(run: Run, folder: Path, epoch: int) -> None:
-    """Save reconstructions and samples of an epoch, for the same images and draws each time."""
+def save_pictures(run: Run, folder: Path, epoch: int, chosen: int | None = None) -> None:
+    """Save reconstructions and samples of an epoch, for the same images and draws each time.
+
+    Args:
+        run: the run.
+        folder: its folder.
+        epoch: the epoch, which names the files.
+        chosen: the epoch of the weights, where it is another one.
+    """
+    shown = f"epoch {chosen or epoch}"
     with torch.random.fork_rng():
         torch.manual_seed(run.training["seed"])
         few = run.shown()
@@ -108,11 +120,11 @@ def save_pictures(run: Run, folder: Path, epoch: int) -> None:
             figures.save_reconstructions(run.vae, few, part, seed=run.training["seed"])
         with written(folder / "samples" / name) as part:
             if few.schema is not None:
-                figures.save_marginals(run.vae, few, part, title=f"epoch {epoch}")
+                figures.save_marginals(run.vae, few, part, title=shown)
                 return
             drawn, columns, caption = figures.prior_samples(run.vae, 144, few.context)
             (samples,) = figures.to_images(run.vae, drawn)
-            figures.save_grid(samples, part, columns, f"epoch {epoch}: {caption}")
+            figures.save_grid(samples, part, columns, f"{shown}: {caption}")
 
 
 def picture_of(epoch: int) -> str:

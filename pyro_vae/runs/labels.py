@@ -63,5 +63,5 @@ def label_note(data: Data | StoredData) -> str:
     word, rows = "target" if real else "label", f"{word_of(data.shape)}s"
     return (
         f"{known_labels(context):,} of {len(context):,} training {rows} keep their {word}, and the "
-        f"others are inferred, as are those of the test {rows}."
+        f"others are inferred, as are those of the validation and test {rows}."
     )

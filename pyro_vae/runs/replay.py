@@ -17,7 +17,7 @@ from torch.distributions import Independent, constraints
 
 from ..averaging import AVERAGE, TRAINED, exchange
 from ..batch import Batch
-from ..data import Images, StoredImages, in_memory
+from ..data import in_memory
 from ..errors import InputError, TrainingError
 from ..history import Callback, Position
 from ..loop import Loop
@@ -49,7 +49,7 @@ def replay(run: Run, failure: Failure) -> list[str]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered NaN")  # it is said below
             loop = begun(Pair.of(run.vae), run.measured_data(), options, run.optimizer, position)
-            walk = Walk(loop, run.vae, run.data.test)
+            walk = Walk(loop, run.vae)
             steps = (loop.source.steps or 0) * options.epochs
             loop.choose_step(run.compiled, pays(steps), Callback())
             loop.together = 1  # to keep the weights before each step
@@ -78,11 +78,10 @@ class Walk(Callback):
     Args:
         loop: the loop that takes the steps.
         vae: the VAE that it trains.
-        test: the test images.
     """
 
-    def __init__(self, loop: Loop, vae: VAE, test: Images | StoredImages) -> None:
-        self.loop, self.vae, self.test = loop, vae, test
+    def __init__(self, loop: Loop, vae: VAE) -> None:
+        self.loop, self.vae = loop, vae
         self.optimizer: Any = loop.optimizer
 
     def keep(self, position: Position) -> None:
@@ -105,7 +104,8 @@ class Walk(Callback):
         """Where it happened."""
         epoch, step = self.position.epoch + 1, len(self.position.losses) + 1
         if self.whole:
-            return f"Epoch {epoch}, the test images after its last step: {what}."
+            where = self.loop.measures.measured_on
+            return f"Epoch {epoch}, the {where} images after its last step: {what}."
         return f"Epoch {epoch}, step {step} of {self.loop.source.steps}: {what}."
 
     def look(self) -> list[str]:
@@ -124,10 +124,10 @@ class Walk(Callback):
             if self.whole:
                 loop.before_step()
                 with sites, torch.no_grad():
-                    few = in_memory(self.test.first(500)).to(loop.device)
+                    few = in_memory(loop.measures.rows.first(500)).to(loop.device)
                     rows = few.rows(slice(None))
                     loop.elbo.loss(vae.model, vae.guide, *rows.args, **rows.named)
-                return [sites.found or "Each site is finite for the first test images."]
+                return [sites.found or "Each site is finite for the first of these images."]
             if loop.advance is not None:
                 loop.advance(loop.epochs_done(self.position))
             rows = Batch.of(loop.source.batch(next(loop.source.epoch(seed, epoch, done, 1))))

@@ -25,6 +25,7 @@ from ..errors import InputError
 from ..figures import COLUMNS
 from ..history import Position
 from ..loop import PRECISIONS
+from ..measures import MEASURED
 from ..memory import check_memory, total_memory
 from ..modules import buffers_restored
 from ..pairing import fitting_likelihood, fitting_objective
@@ -38,6 +39,8 @@ from ..vae import VAE
 from ..words import counted, first_line
 from .images import name_of, opened
 from .labels import check_labels, context_of, label_note
+from .notes import missing_note, stream_note, table_note
+from .splits import own_splits
 
 DRAWN_NOTE = (
     "The images have values between black and white, and the likelihood scores only 0 and 1, so "
@@ -49,8 +52,6 @@ DRAWN_NOTE = (
 NOT_STREAMED = "these are in memory; give --stream, or leave --workers out"
 ROWS = 1000
 """The rows of a table whose columns are drawn."""
-MEASURED = 10_000
-"""The test images on disk, and as many training images, that are measured after each epoch."""
 
 
 @dataclass
@@ -59,7 +60,7 @@ class Run:
 
     Args:
         vae: the VAE, on its device.
-        data: training and test images, on the same device or on disk.
+        data: training, validation and test images, on the same device or on disk.
         source: the arguments of :func:`.images.opened` that load this data again.
         training: the settings that :func:`~pyro_vae.training.fit` takes.
         optimizer: the optimizer, with its state.
@@ -80,16 +81,18 @@ class Run:
     note: str = ""
 
     def shown(self) -> Images:
-        """The test images of the pictures, on the device of the VAE."""
+        """The images of the pictures, on the device of the VAE: validation images, if there are
+        some, or training images."""
         table = isinstance(self.data, Data) and self.data.train.schema is not None
-        few = in_memory(self.data.test.first(ROWS if table else 4 * COLUMNS))
+        shown = self.data.validation or self.data.train
+        few = in_memory(shown.first(ROWS if table else 4 * COLUMNS))
         return few.to(next(self.vae.parameters()).device)
 
     def measured_data(self) -> Data | StoredData:
-        """The data for ``fit``, with the test images that are measured after each epoch."""
-        if isinstance(self.data, Data):
+        """The data for ``fit``, with the validation images that are measured after each epoch."""
+        if isinstance(self.data, Data) or self.data.validation is None:
             return self.data
-        return replace(self.data, test=self.data.test.first(MEASURED))
+        return replace(self.data, validation=self.data.validation.first(MEASURED))
 
 
 def settled(given: Mapping[str, Any]) -> Settings:
@@ -136,7 +139,7 @@ def prepare(
         raise InputError(f"--workers read images that stay on disk, and {NOT_STREAMED}")
     reading |= context_of(settings)
     source = {"name": settings.data, "binarize": settings.binarize or "none", **reading}
-    loaded = opened(source, data_dir, workers=workers)
+    loaded = opened(source | {"validation": settings.validation}, data_dir, workers=workers)
     parts = {
         "prior": settings.prior,
         "guide": with_scale(settings.guide, settings.scale),
@@ -173,7 +176,10 @@ def prepare(
     vae.to(device)
     if some.schema is not None:
         reading["schema"] = some.schema.to_json()
-    source = {"name": name_of(settings.data), "binarize": protocol, **reading}
+    # The number that was cut, so that the run has this split for ever; null for a folder's own.
+    held: int | None = 0 if data.validation is None else len(data.validation)
+    held = None if held and "validation" in own_splits(settings.data) else held
+    source = {"name": name_of(settings.data), "binarize": protocol, "validation": held, **reading}
     if settings.likelihood == Settings.likelihood:
         likelihood, why = fitting_likelihood(some)
         usual = " (--binarize dynamic), as is usual for this data set"
@@ -198,40 +204,13 @@ def placed(data: Data | StoredData, device: torch.device, vae: VAE) -> Data | St
     if isinstance(data, Data):
         return data.to(device)
     binary = Likelihood.of(vae.model.likelihood).binary
+    held_out = data.validation
     return replace(
-        data, train=replace(data.train, binary=binary), test=replace(data.test, binary=binary)
+        data,
+        train=replace(data.train, binary=binary),
+        test=replace(data.test, binary=binary),
+        validation=None if held_out is None else replace(held_out, binary=binary),
     )
-
-
-def table_note(name: str, images: Images) -> str:
-    """What is said of a table: the types of its columns; "" for other data."""
-    if images.schema is None:
-        return ""
-    holes = 0.0 if images.mask is None else 1 - images.mask.double().mean().item()
-    missing = f" {holes:.1%} of the cells of the training rows are missing." if holes else ""
-    return f"{Path(name).name}: {images.schema}.{missing}"
-
-
-def missing_note(images: Images) -> str:
-    """What is said of data with missing entries; "" for data without, and for tables."""
-    if images.mask is None or images.schema is not None:
-        return ""
-    share = 100 * (1 - images.mask.double().mean().item())
-    return f"{share:.2g} % of the entries are missing; the encoder sees which."
-
-
-def stream_note(data: Data | StoredData, sampled: int) -> str:
-    """What is said of images that stay on disk; "" for images in memory."""
-    if isinstance(data, Data):
-        return ""
-    note = (
-        f"The {len(data.train):,} training and {len(data.test):,} test images stay on disk. The "
-        "VAE starts from the levels of grey, the mean and the standard deviation of "
-        f"{sampled:,} training images."
-    )
-    if len(data.test) > MEASURED:
-        note += f" After each epoch, {MEASURED:,} of the test images are measured."
-    return note
 
 
 def usual_protocol(loaded: Data | StoredData, settings: Settings, parts: dict[str, Any]) -> str:

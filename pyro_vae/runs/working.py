@@ -16,6 +16,7 @@ from ..data import Data
 from ..errors import InputError, TrainingError
 from ..history import Callback, CollapseWarning, Epoch, Position, collapsed
 from ..pair import Pair
+from ..patience import is_over
 from ..progress import Bar
 from ..ranks import Ranks
 from ..settings import TrainingOptions
@@ -32,6 +33,7 @@ from .images import check_source, opened
 from .keeping import Follower, Keeper, picture_of, save_pictures, state_at
 from .resuming import check_sites, check_steps, refuse_other_data
 from .setup import NOT_STREAMED, Run, built_objective, placed
+from .splits import checksums
 from .stopping import Signals
 
 
@@ -45,7 +47,7 @@ def begin(run: Run, folder: Path, compiled: bool | None = None, ranks: Ranks | N
         ranks: the processes of the training. The first one makes the folder.
 
     Raises:
-        InputError: a folder that cannot be used, no test images, or no C++ compiler.
+        InputError: a folder that cannot be used, no training images, or no C++ compiler.
     """
     checks.check_data(run.data)
     if compiled:
@@ -139,6 +141,15 @@ def resume(
     check_source(config["data"]["name"])
     if workers and not config["data"].get("stream"):
         raise InputError(f"--workers read images that stay on disk, and {NOT_STREAMED}")
+    best = None if state is None else state.position.best
+    if best and is_over(done, best.epoch, training["patience"]) and finished(folder, done):
+        raise InputError(
+            f"the run {str(folder)!r} ended after {counted(done, 'epoch')}, because its validation "
+            f"bound was not better than that of epoch {best.epoch} for {training['patience']}; "
+            "begin another run with a larger --patience"
+        )
+    if state is not None and best:
+        vae.load_state_dict(state.vae)  # training goes on from the last weights
     data = placed(opened(config["data"], data_dir, workers=workers), device, vae)
     built_objective(training, data.train)
     check_sites(folder, trained, vae, data)
@@ -147,7 +158,7 @@ def resume(
         assert isinstance(data, Data)  # older versions had no others
         state = older.read(folder, vae, data, history, training)
     start, checksum = state.position, data.checksum()
-    if state.data not in ("", checksum):
+    if state.data not in checksums(data):
         refuse_other_data(config, list(data.shape), other_data)
         start = Position(start.epoch)
     check_steps(source, start, len(data.train), training["batch_size"])
@@ -216,15 +227,17 @@ def train(
     history = files.read_history(folder)
     made = save_curves(history, folder, word_of(run.vae.shape))
     last = history[-1]
-    save_pictures(run, folder, last.epoch)
+    chosen = last if keeper.best is None else history[keeper.best.epoch - 1]
+    save_pictures(run, folder, last.epoch, chosen.epoch)
+    of_epoch = "" if keeper.best is None else f" of epoch {chosen.epoch}, the best,"
     console.print(
-        f"test ELBO {last.test_elbo:.2f} nats per {word_of(run.vae.shape)} (reconstruction "
-        f"{last.test_reconstruction:.2f}, KL {last.test_kl:.2f}) after "
+        f"{last.measured_on} ELBO {chosen.elbo:.2f} nats per {word_of(run.vae.shape)} "
+        f"(reconstruction {chosen.reconstruction:.2f}, KL {chosen.kl:.2f}){of_epoch} after "
         f"{counted(last.epoch, 'epoch')} in {sum(e.seconds for e in history):.0f} s"
         f"{keeper.compile_time()}",
         soft_wrap=True,
     )
-    for sentence in collapsed(last):
+    for sentence in collapsed(chosen):
         console.print(sentence, style="yellow", soft_wrap=True)
     for picture in (*made, f"reconstructions/{picture_of(last.epoch)}"):
         console.print(f"  {folder / picture}", soft_wrap=True)

@@ -4,11 +4,14 @@
 
 - ``vae.NAME``: the weights and buffers of the VAE;
 - ``optimizer.INDEX.KEY``: the state of the optimizer for each parameter, in their order;
-- ``losses``: the loss of each step of the epoch that has begun, ``[S]``.
+- ``losses``: the loss of each step of the epoch that has begun, ``[S]``;
+- ``best.INDEX``: where a training has ``patience``, the parameters and buffers of the best epoch so
+  far, in their order. They are the weights of the run for all but training.
 
 Its metadata holds a JSON object: the format, the whole epochs that are done, the steps after them,
-the checksum of the data, and whether the user chose to compile. Random numbers have no state,
-because they are a function of (seed, step). Schedules are functions of the epochs that are done.
+the checksum of the data, whether the user chose to compile, and the best epoch with its bound.
+Random numbers have no state, because they are a function of (seed, step). Schedules are functions
+of the epochs that are done.
 
 A new checkpoint is written beside the old one, flushed, and renamed over it. So at each moment
 there is one whole checkpoint. Nothing else says how far a run is: ``metrics.jsonl`` may be one
@@ -31,7 +34,8 @@ from torch import Tensor, nn
 
 from ..averaging import AVERAGE, TRAINED
 from ..errors import InputError
-from ..history import Position
+from ..history import Best, Position
+from ..options import is_number
 from ..words import first_line
 from .tensors import state_of_adam
 from .writing import written
@@ -102,13 +106,16 @@ def save(folder: Path, state: Checkpoint) -> None:
     tensors["losses"] = state.position.losses
     for index, entries in state.optimizer.items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in entries.items()}
-    about = {
+    about: dict[str, Any] = {
         "format": FORMAT,
         "epoch": state.position.epoch,
         "step": len(state.position.losses),
         "data": state.data,
         "compiled": state.compiled,
     }
+    if best := state.position.best:
+        about["best"] = {"epoch": best.epoch, "bound": best.bound}
+        tensors |= {f"best.{index}": value for index, value in enumerate(best.values)}
     # Copies, because safetensors refuses tensors that share memory, such as tied weights.
     copies = {
         name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()
@@ -129,6 +136,7 @@ def read(folder: Path) -> Checkpoint | None:
         return None
     vae: dict[str, Tensor] = {}
     optimizer: dict[int, dict[str, Tensor]] = {}
+    values: dict[int, Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()[KEY])
@@ -144,7 +152,10 @@ def read(folder: Path) -> Checkpoint | None:
                 elif kind == "optimizer":
                     index, _, key = rest.partition(".")
                     optimizer.setdefault(int(index), {})[key] = file.get_tensor(name)
+                elif kind == "best":
+                    values[int(rest)] = file.get_tensor(name)
         epoch, data, compiled = (about[key] for key in ("epoch", "data", "compiled"))
+        best = best_of(about.get("best"), values, epoch)
         good = type(epoch) is int and epoch >= 0
         good = good and losses.is_floating_point() and bool(losses.isfinite().all())
         if not (good and isinstance(data, str) and compiled in (None, True, False)):
@@ -161,7 +172,22 @@ def read(folder: Path) -> Checkpoint | None:
         raise InputError(
             f"{str(path)!r} is damaged or is not a run's checkpoint ({first_line(error)})"
         ) from None
-    return Checkpoint(vae, optimizer, Position(epoch, losses), data, compiled)
+    return Checkpoint(vae, optimizer, Position(epoch, losses, best), data, compiled)
+
+
+def best_of(about: Any, values: dict[int, Tensor], epoch: int) -> Best | None:
+    """The best weights in a checkpoint; None if there are none.
+
+    Raises:
+        ValueError, KeyError: they are not whole, or are of a later epoch.
+    """
+    if about is None and not values:
+        return None
+    best, bound = about["epoch"], about["bound"]
+    good = type(best) is int and 1 <= best <= epoch and is_number(bound)
+    if not good or values.keys() != set(range(len(values))):
+        raise ValueError("its best weights are not whole")
+    return Best(best, bound, tuple(values[index] for index in range(len(values))))
 
 
 def wanted(vae: nn.Module) -> dict[str, Tensor | None]:
@@ -169,7 +195,8 @@ def wanted(vae: nn.Module) -> dict[str, Tensor | None]:
     weights = {f"vae.{name}": value for name, value in vae.state_dict().items()}
     moments = state_of_adam(torch.optim.Adam(vae.parameters()))
     state = {f"optimizer.{name}": value for name, value in moments.items()}
-    return {**weights, **state, "losses": None}
+    kept = {f"best.{i}": t for i, t in enumerate((*vae.parameters(), *vae.buffers()))}
+    return {**weights, **state, **kept, "losses": None}
 
 
 def check_format(path: Path, version: Any) -> None:

@@ -150,9 +150,15 @@ def brief(error: Exception) -> str:
 
 
 def numbers_of(record: Epoch) -> dict[str, float]:
-    """The numbers of an epoch by name, if they were measured; the KL of a site is ``kl/SITE``."""
+    """The numbers of an epoch by name, if they were measured: ``loss``, ``train_elbo``,
+    ``validation_elbo``, …; the KL of a site is ``kl/SITE``."""
     sites = {f"kl/{site}": kl for site, kl in record.kl_of_sites.items()}
-    numbers = {k: v for k, v in vars(record).items() if isinstance(v, float)}
+    measured = ("elbo", "reconstruction", "kl")
+    numbers = {
+        f"{record.measured_on}_{k}" if k in measured else k: v
+        for k, v in vars(record).items()
+        if isinstance(v, float)
+    }
     return numbers | sites
 
 

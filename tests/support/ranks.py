@@ -104,17 +104,17 @@ class Case:
         data, test = x, x[:5]
         if Likelihood.of(vae.model.likelihood).binary:
             pixels = (255 * x).to(torch.uint8)
-            data, test = Data("digits", Images(pixels), Images(pixels[:5])), None
+            data, test = Data("digits", Images(pixels), *2 * [Images(pixels[:5])]), None
         optimizer = torch.optim.SGD(vae.parameters(), 1e-3, momentum=0.9) if self.sgd else None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 history = fit(
-                    vae, data, test=test, optimizer=optimizer, progress=False, **self.training
+                    vae, data, validation=test, optimizer=optimizer, progress=False, **self.training
                 )
         except InputError as error:
             return str(error)
-        numbers = [(r.loss, r.test_elbo, r.test_kl) for r in history]
+        numbers = [(r.loss, r.elbo, r.kl) for r in history]
         return {k: v.numpy() for k, v in vae.state_dict().items()}, numbers
 
 

@@ -28,13 +28,13 @@ def stripes(count: int = 160, test: int = 20) -> Data:
     lying = (torch.arange(6) % 2 * 255)[:, None]
     pixels = torch.stack([upright.expand(6, 5), lying.expand(6, 5)])[:, None].to(torch.uint8)
     train, rest = (Images(pixels[torch.arange(n) % 2]) for n in (count, test))
-    return Data("stripes", train, rest)
+    return Data("stripes", train, rest, rest)
 
 
 def digit_data(count: int = 40) -> Data:
-    """scikit-learn's 8x8 digits, binary: four fifths to train, one fifth to test."""
+    """scikit-learn's 8x8 digits, binary: four fifths to train, one fifth to measure."""
     train, test = Images((digits(count) * 255).to(torch.uint8)).split(0.2, seed=0)
-    return Data("digits", train, test)
+    return Data("digits", train, test, test)
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:

@@ -290,7 +290,7 @@ def try_parts(given: dict[str, Any]) -> str:
     except (InputError, TrainingError) as error:
         sentence(error)
         return "refused"
-    assert np.isfinite([history[0].loss, history[0].test_elbo]).all(), history
+    assert np.isfinite([history[0].loss, history[0].elbo]).all(), history
     assert drawn.isfinite().all()
     return "accepted"
 
