@@ -3,7 +3,7 @@
 torch's generator for the CPU uses only the lower 32 bits of ``manual_seed``, and the steps of all
 seeds do not fit into 32 bits. So the whole state of this generator is set, from a stream of Philox
 whose key of 64 bits holds the seed and the step. torch's generators on GPUs are Philox themselves,
-and take the key as their seed. That path has not been run on a GPU yet.
+and take the key as their seed.
 """
 
 from __future__ import annotations

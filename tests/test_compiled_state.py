@@ -1,5 +1,6 @@
 """Changed state, arguments and parameters reach a compiled step."""
 
+import gc
 import random
 
 import numpy as np
@@ -21,6 +22,7 @@ from support.compiled import (
 from support.zoo import ZOO, PlainVAE, images
 from torch import nn
 
+from pyro_vae import VAE
 from pyro_vae.compiling import CompiledELBO
 
 pytestmark = pytest.mark.filterwarnings("error:this step runs eagerly")
@@ -181,3 +183,17 @@ def test_tracing_sets_everything_back():
     assert all(p.grad is None for p in net.parameters())
     bound(args)
     assert net.encoder[1].num_batches_tracked == before[0]["encoder.1.num_batches_tracked"] + 1
+
+
+def test_garbage_makes_no_step_eager():
+    """The names of modules live as long as these; another VAE that goes changes nothing."""
+    other, vae = (VAE((1, 4, 4), 2, hidden=(4,)) for _ in range(2))
+    x = torch.zeros(3, 1, 4, 4)
+    for _ in range(2):
+        Trace_ELBO().loss_and_grads(other.model, other.guide, x)
+    compiled = compiled_after(vae.model, vae.guide, x)
+    take(compiled, vae.model, vae.guide, (x,))  # the first call made the names in Pyro's store
+    (bound,) = (bound for step in compiled.steps.values() for bound in step.bounds)
+    del other
+    gc.collect()
+    assert bound.holds()

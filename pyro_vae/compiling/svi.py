@@ -30,8 +30,8 @@ class CompiledSVI:
 
     :meth:`epoch` runs many steps with very little Python between them. :meth:`step` takes one
     batch, as ``pyro.infer.SVI.step`` does. On CUDA, :meth:`epoch` captures the step as a CUDA graph
-    and replays it, if the optimizer is ``capturable`` and all tensors are on the device. This CUDA
-    path has not been run on a GPU yet.
+    and replays it, if the optimizer is ``capturable`` and has no hooks, and all tensors are on the
+    device. Numbers on the CPU that the programs read are copied to the device before each step.
 
     Args:
         model, guide: Pyro programs.
