@@ -63,7 +63,6 @@ def measured(number: float | None) -> float:
     return number
 
 
-@spelled_class
 @dataclass(frozen=True, eq=False)
 class Best:
     """The weights of the epoch with the highest validation bound so far.
@@ -85,6 +84,7 @@ class Best:
             tensor.copy_(value)
 
 
+@spelled_class
 @dataclass(frozen=True, eq=False)
 class Position:
     """Where training stands. ``Position()`` is the beginning.

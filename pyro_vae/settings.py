@@ -83,7 +83,7 @@ class Setup:
     )
     known_labels: Any = option(
         None,
-        "For --recipe m2 or m2-real: all, or how many training rows keep theirs.",
+        "Of m2 and m2-real: how many training rows keep theirs, or all.",
         "Data",
         value="N",
         shown="",
@@ -103,10 +103,10 @@ class Setup:
     )
     validation: Any = option(
         None,
-        "Training rows, or the share of them, that show how training goes; 0 for none.",
+        "Training rows, or a share, that only show progress; 0 for none.",
         "Data",
         value="N",
-        shown="10000 of mnist and its like, a tenth of others",
+        shown="10000 of mnist, else a tenth",
     )
     prior: Any = option(None, "p(z).", "Parts", shown="the prior that fits the guide")
     likelihood: Any = option("auto", "p(x | z).", "Parts", shown="auto, the one that fits the data")
@@ -185,7 +185,7 @@ class TrainingOptions:
     )
     patience: int | None = option(
         None,
-        "Keep the best weights; stop after N epochs without better ones. Default: never.",
+        "Keep the best weights; stop N epochs after them. Default: never.",
         "Training",
         value="N",
         shown="",

@@ -181,7 +181,7 @@ def test_a_terminal_gets_the_table_of_the_file():
     both = markdown(results)
     assert "| validation ELBO ± seeds (± images) |" in both
     assert "| -20.50 ± 0.71 (± 0.25) |" in both
-    assert "one standard error of the mean over the test images" in both
+    assert "one standard error of the mean over the validation images" in both
     assert "-20.00 (± 0.20) |" in markdown(results[:1])
     assert "± seeds" not in markdown(results[:1])
 

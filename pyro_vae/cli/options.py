@@ -73,7 +73,7 @@ Trust = Annotated[
     bool,
     typer.Option(
         "--trust",
-        help="Import classes `module:Class` of the run. It runs their code.",
+        help="Import the run's classes `module:Class`; runs their code.",
         rich_help_panel="Run",
     ),
 ]
