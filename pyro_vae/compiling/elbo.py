@@ -15,7 +15,6 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 
 from ..errors import InputError
-from ..spelling import spelled
 from .checking import validates
 from .floats import fits
 from .places import SCALARS
@@ -90,7 +89,6 @@ class CompiledELBO(ELBO):
 
     MOST_STEPS = 64
 
-    @spelled
     def __init__(self, elbo: Any, backend: str = "inductor", static: Sequence[Any] = ()) -> None:
         jit = type(elbo).__name__.startswith("Jit")
         if jit or isinstance(elbo, CompiledELBO) or not isinstance(elbo, ELBO):

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..errors import InputError
-from ..spelling import spelled
 
 # Options that choose an implementation and do not change the result; a stored state omits them.
 IMPLEMENTATION = {"params", "foreach", "fused", "capturable", "differentiable"}
@@ -162,7 +161,6 @@ class FusedOptim(PyroOptim):
             self.optimizer.state[p][key] = value
 
 
-@spelled
 def FusedAdam(optim_args: Any, clip_args: dict[str, Any] | None = None) -> FusedOptim:
     """``pyro.optim.Adam`` with one fused optimizer."""
     return FusedOptim(torch.optim.Adam, optim_args, clip_args)

@@ -12,7 +12,6 @@ from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from ..spelling import spelled
 from .calls import arguments
 from .elbo import CompiledELBO, laid_out
 from .optim import bare_adam, hooks_of, torch_optimizer
@@ -59,7 +58,6 @@ class CompiledSVI:
         torch.Size([4])
     """
 
-    @spelled
     def __init__(
         self,
         model: Any,
