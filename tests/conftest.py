@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from support.commands import TINY, typed
 from support.exact import LinearGaussian
 
 torch.set_num_threads(1)
+# A process that a shell starts in the background ignores Ctrl-C, and so do all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FOLDER = os.environ.get("PYRO_VAE_DATA_DIR")
 MNIST = "train-images-idx3-ubyte"
