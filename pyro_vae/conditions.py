@@ -237,8 +237,11 @@ def inferring(choice: Choice, given: Condition | None, conditioned: Sequence[str
     if kind.infers_targets and (given is None or len(given.shape) != 1):
         raise InputError(
             f"the guide {choice.name} infers real targets, so it is for a VAE with a condition of "
-            "n real numbers; give the VAE condition=(1,), or the data targets [N, 1] and "
-            "data.labelled(100)"
+            "n real numbers; "
+            + either(
+                "give the VAE condition=(1,), or the data targets [N, 1] and data.labelled(100)",
+                "give --target COLUMN and --known-labels all, for a table with a real target",
+            )
         )
     if tuple(conditioned) != CONDITIONED:
         raise InputError(

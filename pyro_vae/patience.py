@@ -9,6 +9,7 @@ from .errors import InputError
 from .history import Best, Epoch
 from .options import at_least_one
 from .pair import Pair
+from .words import called
 
 
 def bound_of(record: Epoch) -> float:
@@ -82,13 +83,20 @@ def check(patience: int | None, optimizer: object, measured_on: str | None) -> N
     """
     if patience is None:
         return
-    at_least_one("patience", patience)
-    if measured_on != "validation":
-        raise InputError(
-            "patience compares the bound of validation data after each epoch, and there is none; "
-            "give validation data, or leave patience out"
-        )
+    check_measured(patience, measured_on)
     if not isinstance(optimizer, Optimizer):
         raise InputError(
             f"patience works with an optimizer of torch, not with a {type(optimizer).__name__}"
+        )
+
+
+def check_measured(patience: int | None, measured_on: str | None) -> None:
+    """The part of :func:`check` that needs only the data."""
+    if patience is None:
+        return
+    at_least_one("patience", patience)
+    if measured_on != "validation":
+        raise InputError(
+            f"{called('patience')} compares the bound of validation data after each epoch, and "
+            f"there is none; give {called('validation')}, or leave {called('patience')} out"
         )

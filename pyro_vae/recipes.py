@@ -161,7 +161,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "m2-real": Recipe(
         "Kingma et al. 2014, Semi-supervised learning, M2 with a real target for the classes",
-        {"labels": "all", "guide": "targeted", "objective": "m2-real"},
+        {"known_labels": "all", "guide": "targeted", "objective": "m2-real"},
     ),
     # Several layers of latents
     "hvae": Recipe(

@@ -124,7 +124,7 @@ def test_callbacks_are_told_that_the_training_is_complete(data):
     assert len(history) == better[-1] + 1 < 40
 
 
-def test_a_patience_that_cannot_be_had_is_refused(data):
+def test_a_patience_that_cannot_be_had_is_refused(data, tmp_path, capsys):
     without = Data("stripes", stripes().train, stripes().test)
     with pytest.raises(InputError, match=r"patience compares the bound of validation data"):
         fit(VAE((1, 6, 5), 2, hidden=(8,)), without, patience=2)
@@ -135,7 +135,10 @@ def test_a_patience_that_cannot_be_had_is_refused(data):
     for wrong in (0, -1, 1.5, True):
         with pytest.raises(InputError, match="patience is a whole number above 0"):
             fit(small(), data, patience=wrong)
-    assert typed(["train", "--data", "digits", "--validation", "0", "--patience", "2"]) == 2
+    command = ["train", "--data", "digits", "--validation", "0", "--patience", "2"]
+    assert typed([*command, "--out", tmp_path / "run"]) == 2
+    assert "give --validation, or leave --patience out" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 # Runs

@@ -284,3 +284,16 @@ def test_a_run_of_the_version_before_goes_on_with_all_its_training_images(tmp_pa
         assert [e.measured_on for e in read_history(run)] == ["test", after]
         assert typed(["encode", run, "--out", tmp_path / "z.npz"]) == 0
         assert capsys.readouterr().err == ""  # the images are those of the run
+
+
+def test_a_table_that_has_shrunk_is_said_to_have_changed(tmp_path, capsys):
+    table, run = tmp_path / "t.csv", tmp_path / "run"
+    lines = ["a,b", *(f"{i % 7}.5,{i % 5}.25" for i in range(30))]
+    table.write_text("\n".join(lines))
+    words = ["--epochs", "1", "--hidden", "4", "--latent", "1", "--no-compile", "--out", run]
+    assert typed(["train", "--data", table, "--validation", "20", *words]) == 0
+    table.write_text("\n".join(lines[:15]))
+    capsys.readouterr()
+    for command in (["evaluate", run], ["train", "--resume", run, "--epochs", "2", "--other-data"]):
+        assert typed(command) == 2
+        assert "has changed since the run was trained" in capsys.readouterr().err

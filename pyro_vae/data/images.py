@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..errors import InputError
+from ..spelling import spelled_class
 from ..supports import ROUNDING
 from .drawing import bernoulli
 from .labelled import check_beside, context_of
@@ -27,6 +28,7 @@ BINARIZE = {
 }
 
 
+@spelled_class
 @dataclass(frozen=True)
 class Images:
     """Images, or other observations of one shape, with their labels and file names.

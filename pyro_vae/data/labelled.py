@@ -136,8 +136,9 @@ def some_labels(labels: Tensor, count: int, seed: int) -> Tensor:
     classes, most = labels[there].unique().tolist(), int(there.sum())
     if not is_whole(count) or not len(classes) <= count <= most:
         raise InputError(
-            f"the number of labels that stay known is a whole number from {len(classes)}, one for "
-            f"each class, to {most}, the number of observations with a label, not {count!r}"
+            f"{either('the number of labels that stay known', '--known-labels')} is a whole number "
+            f"from {len(classes)}, one for each class, to {most}, the number of observations with "
+            f"a label, not {count!r}"
         )
     random = np.random.RandomState(seed)
     # The place of a row among those of its class; a row without a label comes after all others.
@@ -163,7 +164,8 @@ def some_targets(targets: Tensor, count: int, seed: int) -> Tensor:
     there = torch.where((~targets.isnan()).any(1))[0].cpu()
     if not is_whole(count) or not 2 <= count <= len(there):
         raise InputError(
-            "the number of targets that stay known is a whole number from 2 to "
+            f"{either('the number of targets that stay known', '--known-labels')} is a whole "
+            "number from 2 to "
             f"{len(there)}, the number of observations with a target, not {count!r}"
         )
     order = torch.from_numpy(np.random.RandomState(seed).permutation(len(there)))

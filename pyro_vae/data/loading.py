@@ -13,7 +13,7 @@ import torch
 
 from ..errors import InputError
 from ..registry import lookup
-from ..spelling import spelled
+from ..spelling import spelled, spelled_class
 from ..words import called
 from .arrays import read_array
 from .datasets import DATASETS, data_folder
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@spelled_class
 @dataclass(frozen=True)
 class Data:
     """A data set and its split.
@@ -106,6 +107,7 @@ class Data:
         """The same data on another device."""
         return self._each(lambda images: images.to(device))
 
+    @spelled
     def conditioned(self, on: str = "label", classes: Sequence[str] | None = None) -> Data:
         """The same data with labels or real targets as the context of model and guide.
 
@@ -128,6 +130,7 @@ class Data:
         names = classes or self.train.classes or None
         return self._each(lambda images: images.conditioned(on, names))
 
+    @spelled
     def labelled(self, count: int | None = None, seed: int = 0) -> Data:
         """The same data with labels for semi-supervised learning, in the context.
 
@@ -155,6 +158,7 @@ class Data:
         validation = None if self.validation is None else change(self.validation)
         return replace(self, train=train, test=test, validation=validation)
 
+    @spelled
     def binarized(self, protocol: str, seed: int = 0) -> Data:
         """The same data, binarised by ``protocol``; ``seed`` is that of a ``static`` draw."""
         lookup("binarisation", protocol, BINARIZE)

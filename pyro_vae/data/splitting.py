@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..options import is_number, is_whole
+from ..words import called
 
 VALIDATION = 0.1
 """The usual share of the training rows that becomes the validation rows."""
@@ -23,6 +24,10 @@ class Splits(Protocol):
 
 
 Rows = TypeVar("Rows", bound=Splits)
+
+
+class TooFewRows(InputError):
+    """A validation split leaves fewer than 2 training rows."""
 
 
 def split_rows(
@@ -63,7 +68,8 @@ def validation_size(count: int, validation: Any, usual: float = VALIDATION) -> i
         usual: the number or the share that is usual for the data.
 
     Raises:
-        InputError: another value, or fewer than 2 training rows stay.
+        InputError: another value.
+        TooFewRows: fewer than 2 training rows stay.
 
     Example:
         >>> from pyro_vae.data.splitting import validation_size
@@ -73,17 +79,17 @@ def validation_size(count: int, validation: Any, usual: float = VALIDATION) -> i
     size = usual if validation is None else validation
     if not is_number(size) or size < 0 or (size >= 1 and not is_whole(size)):
         raise InputError(
-            "validation is a whole number of training rows, or a share of them from 0 to below 1, "
-            f"not {validation!r:.100}"
+            f"{called('validation')} is a whole number of training rows, or a share of them from 0 "
+            f"to below 1, not {validation!r:.100}"
         )
     held = int(size if is_whole(size) or size == 0 else max(round(count * size), 1))
     if held == 0 or count - held >= 2:
         return held
     if validation is None:
         return 0
-    raise InputError(
-        f"validation={validation} leaves {max(count - held, 0)} of {count:,} training rows, and "
-        "training needs at least 2"
+    raise TooFewRows(
+        f"{called('validation', validation)} leaves {max(count - held, 0)} of {count:,} training "
+        "rows, and training needs at least 2"
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..contracts import Likelihood
 from ..data import DATASETS, Data, Images, StoredData, StoredImages, in_memory, load_data, open_data
+from ..data.splitting import TooFewRows
 from ..data.tables import is_table
 from ..errors import InputError
 from ..registry import lookup
@@ -70,6 +71,23 @@ def opened(
         flag = {"labels": "--known-labels"}.get(named[0], f"--{named[0]}")
         raise InputError(f"{flag} is for images in memory; leave --stream out")
     return open_data(source["name"], workers=workers, **options)
+
+
+def reopened(
+    source: Mapping[str, Any], data_dir: Path | None, test_fraction: float = 0.2, workers: int = 0
+) -> Data | StoredData:
+    """As :func:`opened`, for a run that was trained on this data with its validation split.
+
+    Raises:
+        InputError: the data has fewer rows now than the split needs.
+    """
+    try:
+        return opened(source, data_dir, test_fraction, workers)
+    except TooFewRows as error:
+        raise InputError(
+            f"the data {source['name']!r} has changed since the run was trained, and its "
+            f"validation split of {source['validation']} rows no longer fits; give the data of then"
+        ) from error
 
 
 def with_context(data: Data, source: Mapping[str, Any]) -> Data:
@@ -264,7 +282,7 @@ def data_of(
     ``whole`` leaves images that nobody has split in one piece, as ``train``.
     """
     apart = {key: value for key, value in source.items() if key not in CONTEXT}
-    data = opened(apart, data_dir, 0.0 if whole else 0.2)
+    data = reopened(apart, data_dir, 0.0 if whole else 0.2)
     grey = len(data.shape) == 3 and data.shape[0] == 1
     if isinstance(data, Data) and grey and config["vae"]["shape"][0] == 3:
         data = in_colour(data)

@@ -29,6 +29,7 @@ from ..measures import MEASURED
 from ..memory import check_memory, total_memory
 from ..modules import buffers_restored
 from ..pairing import fitting_likelihood, fitting_objective
+from ..patience import check_measured
 from ..recipes import RECIPES
 from ..registry import OBJECTIVES, lookup, own_classes, parse, spec
 from ..schedules import Steering
@@ -149,6 +150,7 @@ def prepare(
     }
     protocol = settings.binarize or usual_protocol(loaded, settings, parts)
     data = loaded.binarized(protocol)
+    check_measured(settings.patience, None if data.validation is None else "validation")
     if isinstance(data, StoredData):
         data.test.first(MEASURED).read_once()
     some = data.train.sample() if isinstance(data, StoredData) else data.train

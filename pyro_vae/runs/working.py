@@ -29,7 +29,7 @@ from . import folder as files
 from . import older
 from .config import refuse_links
 from .failing import note_failure
-from .images import check_source, opened
+from .images import check_source, reopened
 from .keeping import Follower, Keeper, picture_of, save_pictures, state_at
 from .resuming import check_sites, check_steps, refuse_other_data
 from .setup import NOT_STREAMED, Run, built_objective, placed
@@ -150,7 +150,7 @@ def resume(
         )
     if state is not None and best:
         vae.load_state_dict(state.vae)  # training goes on from the last weights
-    data = placed(opened(config["data"], data_dir, workers=workers), device, vae)
+    data = placed(reopened(config["data"], data_dir, workers=workers), device, vae)
     built_objective(training, data.train)
     check_sites(folder, trained, vae, data)
     source = folder / (checkpoint.NAME if state is not None else older.OPTIMIZER)
