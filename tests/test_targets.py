@@ -445,7 +445,7 @@ def test_empty_cells_of_the_target_are_inferred_without_a_further_option(table, 
     table = tmp_path / "table.csv"
     pd.DataFrame({"a": [0.5, 1.5, 4.0] * 10, "b": [2.0, 1.25] * 15}).to_csv(table, index=False)
     assert typed(["train", "--data", table, *SHORT, "--out", tmp_path / "no"]) == 2
-    assert "give --target COLUMN" in capsys.readouterr().err
+    assert "or --target for numbers" in capsys.readouterr().err
 
 
 def test_a_target_of_words_names_its_row(tmp_path, capsys):

@@ -114,7 +114,7 @@ def labels_of(images: Any, classes: Sequence[str] | None) -> Tensor:
     if images.labels is None:
         raise InputError(
             "a condition on the labels needs data with labels, and these have none; those of a "
-            f"table are the column that {called('label')} names"
+            f"table are the column that {called('label')} names, or {called('target')} for numbers"
         )
     names = images.classes or tuple(map(str, range(int(images.labels.max()) + 1)))
     return by_classes(images.labels, names, classes)
