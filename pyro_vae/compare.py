@@ -31,7 +31,7 @@ from .runs.setup import prepare
 from .settings import Settings
 from .spelling import spelled
 from .training import fit
-from .words import first_line, protocol_of
+from .words import called, first_line, protocol_of
 
 MEASURED_WITH = 0
 """The seed of the draws of pixels and of z, the same for all trainings, so that the spread over the
@@ -167,7 +167,7 @@ def compare(
     if any(run.data.validation is None for run in runs):
         raise InputError(
             "a comparison chooses by the validation images, and the data has none; give "
-            "--validation a number above 0"
+            f"{called('validation')} a number above 0"
         )
     total = seeds * sum(run.training["epochs"] * len(run.data.train) for run in runs)
     trainings = [

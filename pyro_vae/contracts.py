@@ -37,8 +37,7 @@ objective     ``data_size``, ``labelled``
 **What a forward is handed.** A prior's ``forward()`` takes nothing, a likelihood's ``forward(z)``
 the latents, a guide's ``forward(x)`` the observations. What comes with the observations beside x
 stands in :class:`~pyro_vae.parts.Given`. A ``forward`` is handed each field of it that it has an
-argument for. So a ``forward`` that has an argument ``context`` gets the context c when
-``model(x, c)`` and ``guide(x, c)`` are given one.
+argument for. So one with an argument ``context`` gets the c of ``model(x, c)`` and ``guide(x, c)``.
 
 **Missing entries.** ``model(x, c, mask=m)`` and ``guide(x, c, mask=m)`` take a mask of what was
 observed; NaN in x makes one. A likelihood need not know of it: only the observed entries are
@@ -153,15 +152,14 @@ class Guide(Latent):
     optional = ("sample_sites", "default_prior", "attach", "infers_labels", "infers_targets")
 
     infers_labels: bool = False
-    """Whether the guide infers labels that are not known, -1 in the context."""
-    infers_targets: bool = False  # the same for real targets, NaN in the context
+    infers_targets: bool = False
+    """Whether it infers labels, or real targets, that are not known: -1 or NaN in the context."""
     default_prior: str = "standard-normal"
     """The name, with options, of the prior that fits. A VAE without a given prior takes it."""
 
     def attach(self, model: Any) -> None:
-        """Called once by the VAE, with its generative program (``model.prior``,
-        ``model.likelihood``). A guide that needs the model keeps it, see
-        :class:`~pyro_vae.parts.Borrowed`."""
+        """Called once by the VAE with its model, which has a ``prior`` and a ``likelihood``. A guide
+        that needs the model keeps it, see :class:`~pyro_vae.parts.Borrowed`."""
 
     def forward(self, x: Tensor) -> Distribution:
         raise NotImplementedError(f"{type(self).__name__} has no forward; see sample_sites")

@@ -103,7 +103,7 @@ class Setup:
     )
     validation: Any = option(
         None,
-        "Training rows, or a share, that only show progress; 0 for none.",
+        "Held out to show progress.",
         "Data",
         value="N",
         shown="10000 of mnist, else a tenth",

@@ -101,13 +101,13 @@ def test_weights_that_are_loaded_bring_their_moments():
     assert vae.guide.blank.flatten().tolist() == moments[0]
 
 
-def test_a_stream_with_a_broken_test_image_is_refused_before_a_folder_is_made(tmp_path, capsys):
-    for part in ("train", "test"):
+def test_a_stream_with_a_broken_validation_image_makes_no_folder(tmp_path, capsys):
+    for part in ("train", "val", "test"):
         (tmp_path / "images" / part).mkdir(parents=True)
         for i in range(120):
             grey = np.random.default_rng(i).integers(0, 255, (8, 8), np.uint8)
             Image.fromarray(grey).save(tmp_path / "images" / part / f"{i:03}.png")
-    broken = tmp_path / "images" / "test" / "050.png"  # not one of those that are looked at first
+    broken = tmp_path / "images" / "val" / "050.png"  # not one of those that are looked at first
     broken.write_bytes(broken.read_bytes()[:80])
     words = ["train", "--data", tmp_path / "images", "--stream", "--latent", "2", "--epochs", "1"]
     assert typed([*words, "--out", tmp_path / "run"]) == 2

@@ -106,8 +106,7 @@ def train(
     """Train a VAE and write a run folder: weights, config, metrics and pictures.
 
     `pyro-vae list` lists the names. A part may have options, "normal(scale=0.2)", or be a class of
-    your own, mymodule:MyPrior. torchrun --nproc-per-node 2 -m pyro_vae train … trains in several
-    processes.
+    your own, mymodule:MyPrior. torchrun -m pyro_vae train … trains in several processes.
     """
     from .. import trackers
     from ..ranks import Ranks, joined

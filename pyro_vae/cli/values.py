@@ -51,8 +51,8 @@ def validation_size(text: str | None) -> float | None:
         return None
     if not re.fullmatch(r"\d{1,9}|\d?\.\d{1,9}", text):
         raise InputError(
-            f"--validation takes a number of images, such as 500, or a share, such as 0.1, not "
-            f"{text!r}"
+            f"--validation takes a number of training rows, such as 500, or a share, such as 0.1, "
+            f"not {text!r}"
         )
     return int(text) if text.isdecimal() else float(text)
 

@@ -115,7 +115,7 @@ def cut_validation(
         if validation not in (None, 0, len(own)):
             raise InputError(
                 f"the data has {len(own):,} validation images of its own, so "
-                f"validation={validation!r:.100} does not fit; leave it out"
+                f"{called('validation', validation)} does not fit; leave it out"
             )
         return train, None if validation == 0 else own
     held = validation_size(len(train), validation, usual)

@@ -72,8 +72,9 @@ def try_share(ranks: Ranks, pair: Pair, elbo: ELBO, batch: Batch, begins: bool, 
         what = unequal(ranks, ours, whole, tolerance(pair, batch))
         if not ranks.largest(int(bool(what))):
             return
+    what = ranks.from_first(lambda: what or "losses")  # random numbers may differ in either
     raise InputError(
-        f"the {what or 'losses'} of {ranks.size} processes do not add up to that of the whole "
+        f"the {what} of {ranks.size} processes do not add up to that of the whole "
         "batch, because something in the programs is not a sum over rows, such as pyro.factor or "
         "an observed site outside the plate of the rows, a scale or a mean that depends on the "
         "batch, or a random number that is not of torch; put it into the plate, or train in one "

@@ -151,8 +151,8 @@ def prepare(
     protocol = settings.binarize or usual_protocol(loaded, settings, parts)
     data = loaded.binarized(protocol)
     check_measured(settings.patience, None if data.validation is None else "validation")
-    if isinstance(data, StoredData):
-        data.test.first(MEASURED).read_once()
+    if isinstance(data, StoredData):  # so that a broken image is found before the run begins
+        (data.validation or data.train).first(MEASURED).read_once()
     some = data.train.sample() if isinstance(data, StoredData) else data.train
     torch.manual_seed(settings.seed)
     with options_explained(settings):
