@@ -158,8 +158,8 @@ class Guide(Latent):
     """The name, with options, of the prior that fits. A VAE without a given prior takes it."""
 
     def attach(self, model: Any) -> None:
-        """Called once by the VAE with its model, which has a ``prior`` and a ``likelihood``. A guide
-        that needs the model keeps it, see :class:`~pyro_vae.parts.Borrowed`."""
+        """Called once by the VAE with its model, which has a ``prior`` and a ``likelihood``. A
+        guide that needs the model keeps it, see :class:`~pyro_vae.parts.Borrowed`."""
 
     def forward(self, x: Tensor) -> Distribution:
         raise NotImplementedError(f"{type(self).__name__} has no forward; see sample_sites")
