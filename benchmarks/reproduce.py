@@ -1,0 +1,438 @@
+"""The published table of test NLLs, reproduced: one row for each result, under three budgets.
+
+Each row is the settings of one ``pyro-vae train`` command. All rows have the same data, MNIST with
+dynamic binarisation, 60,000 training and 10,000 test images. All are measured with the same draws
+of the test pixels and of z.
+
+    python benchmarks/reproduce.py calibrate                     # epochs that fit the budget `cpu`
+    python benchmarks/reproduce.py train vae-1 --seed 0          # one training, one file
+    python benchmarks/reproduce.py command vae-1 --budget paper  # the command of a row
+    python benchmarks/reproduce.py measure vae-1 --budget paper --run RUN
+    python benchmarks/reproduce.py search                        # how the settings were chosen
+    python benchmarks/reproduce.py table                         # the files as a table and a figure
+
+The budgets:
+
+- ``smoke``: two epochs of mnist-5k and few draws; for the tests.
+- ``cpu``: each training has the same processor time on one thread, see ``results/reproduce/
+  epochs.json``. The settings of the training were chosen on validation images (``search``).
+- ``paper``: the epochs, the batches and the learning rates of the paper. ``command`` gives the
+  command, which can be stopped and resumed, and ``measure`` measures its run folder.
+
+``train`` writes ``results/reproduce/BUDGET/ROW-SEED.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import shlex
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+import torch
+from scipy.stats import t
+
+from pyro_vae.data import Data, Images, load_data
+from pyro_vae.evaluation import elbo
+from pyro_vae.evaluation.importance import importance
+from pyro_vae.evaluation.latents import active_units
+from pyro_vae.history import Callback, Epoch
+from pyro_vae.runs.folder import load
+from pyro_vae.runs.setup import Run, prepare
+from pyro_vae.training import fit
+from pyro_vae.vae import VAE
+
+RESULTS = Path(__file__).parent / "results" / "reproduce"
+BURDA = "Burda et al. 2016, table 1"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model of the table, and its published value.
+
+    Args:
+        title: its name in the table.
+        settings: the options of ``pyro-vae train`` by which it differs from the others.
+        published: the published NLL in nats, and where it stands; "" for a model of our own.
+        read: whether the value was read in the paper, and not in another document.
+        minutes: of processor time, under the budget ``cpu``.
+    """
+
+    title: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    published: str = ""
+    read: bool = True
+    minutes: float = 20.0
+
+
+ONE = {"latent": 50, "hidden": (200, 200), "network": "mlp(activation='tanh')"}
+TWO = {
+    "latent": (100, 50),
+    "guide": "bottom-up",
+    "hidden": (200, 200),
+    "network": "mlp(activation='tanh', middle=[100, 100])",
+}
+LADDER = {
+    "guide": "ladder",
+    "hidden": (200, 200),
+    "network": "mlp(activation='leaky-relu', middle=[100, 100], batch_norm=True)",
+    "objective": "annealed(epochs=10)",
+}
+
+
+def several(objective: str, k: int) -> dict[str, str]:
+    return {"objective": f"{objective}(num_particles={k})"}
+
+
+ROWS: dict[str, Row] = {
+    "vae-1": Row("VAE, 1 layer", ONE, f"86.76 ({BURDA})"),
+    "vae-1-k5": Row("VAE, 1 layer, k = 5", ONE | several("monte-carlo", 5), f"86.47 ({BURDA})"),
+    "vae-1-k50": Row("VAE, 1 layer, k = 50", ONE | several("monte-carlo", 50), f"86.35 ({BURDA})"),
+    "iwae-1-k5": Row("IWAE, 1 layer, k = 5", ONE | several("iwae", 5), f"85.54 ({BURDA})"),
+    "iwae-1-k50": Row("IWAE, 1 layer, k = 50", ONE | several("iwae", 50), f"84.78 ({BURDA})"),
+    "vae-2": Row("VAE, 2 layers", TWO, f"85.33 ({BURDA})"),
+    "vae-2-k5": Row("VAE, 2 layers, k = 5", TWO | several("monte-carlo", 5), f"85.01 ({BURDA})"),
+    "vae-2-k50": Row("VAE, 2 layers, k = 50", TWO | several("monte-carlo", 50), f"84.78 ({BURDA})"),
+    "iwae-2-k5": Row("IWAE, 2 layers, k = 5", TWO | several("iwae", 5), f"83.89 ({BURDA})"),
+    "iwae-2-k50": Row("IWAE, 2 layers, k = 50", TWO | several("iwae", 50), f"82.90 ({BURDA})"),
+    "ladder-3": Row("ladder, 3 layers", LADDER | {"latent": (64, 32, 16)}),
+    "ladder-5": Row(
+        "ladder, 5 layers",
+        LADDER | {"latent": (64, 32, 16, 8, 4)},
+        "81.74 (Sønderby et al. 2016)",
+        read=False,
+    ),
+    "vamp-1": Row("VampPrior, 1 layer", ONE | {"prior": "vamp(components=500)"}),
+    "iaf-1": Row("IAF, 1 layer", ONE | {"guide": "iaf"}),
+}
+"""The models, in the order of the table."""
+
+CPU: dict[str, Any] = {"batch_size": 128, "lr": 2e-3, "schedule": "cosine"}
+"""How all rows are trained under the budget ``cpu``, unless a row says otherwise."""
+PAPER: dict[str, Any] = {"batch_size": 20, "lr": 1e-3, "schedule": "iwae", "epochs": 3280}
+"""How Burda et al. train. Their Adam has ε = 1e-4, and this one 1e-8."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a row is trained, and how well it is measured.
+
+    Args:
+        settings: options of ``pyro-vae train``.
+        samples: draws of z for the NLL, K.
+        coarse: draws of z for the NLL of a checkpoint within the training.
+        images: test images that are measured; None for all.
+    """
+
+    settings: dict[str, Any]
+    samples: int = 5000
+    coarse: int = 100
+    images: int | None = None
+
+
+MNIST = {"data": "mnist", "validation": 0}
+BUDGETS = {
+    "smoke": Budget(CPU | {"data": "mnist-5k", "validation": 0, "epochs": 2}, 50, 10, 100),
+    "cpu": Budget(MNIST | CPU),
+    "paper": Budget(MNIST | PAPER),
+}
+
+
+SEARCH: dict[str, dict[str, Any]] = {
+    "vae-1, lr 1e-3": ONE | {"lr": 1e-3},
+    "vae-1, lr 2e-3": ONE,
+    "vae-1, lr 4e-3": ONE | {"lr": 4e-3},
+    "vae-1, batch 64": ONE | {"batch_size": 64},
+    "vae-1, batch 256, lr 4e-3": ONE | {"batch_size": 256, "lr": 4e-3},
+    "ladder-3, lr 2e-3": LADDER | {"latent": (64, 32, 16)},
+    "ladder-3, lr 4e-3": LADDER | {"latent": (64, 32, 16), "lr": 4e-3},
+    "ladder-3, iwae 5": LADDER | {"latent": (64, 32, 16)} | several("iwae", 5),
+    "ladder-3, dreg 5": LADDER | {"latent": (64, 32, 16)} | several("dreg", 5),
+    "ladder-3, average": LADDER | {"latent": (64, 32, 16), "average": 0.999},
+}
+"""Trials of settings, by which those of the budget ``cpu`` were chosen."""
+
+
+class Snapshots(Callback):
+    """Copies of the weights at some epochs, with the processor time that they took.
+
+    Args:
+        vae: the VAE that is trained.
+        epochs: how many epochs the training has. Copies are made after 1/32, 1/16, … of them.
+    """
+
+    def __init__(self, vae: VAE, epochs: int) -> None:
+        self.vae = vae
+        self.at = {max(1, epochs >> n) for n in range(1, 6)} - {epochs}
+        self.kept: list[tuple[float, dict[str, torch.Tensor]]] = []
+        self.times: list[float] = []
+
+    def on_start(self) -> None:
+        self.began, self.clock = time.process_time(), time.perf_counter()
+
+    def on_epoch(self, record: Epoch) -> None:
+        self.times.append(time.process_time() - self.began)
+        self.seconds = time.perf_counter() - self.clock
+        if record.epoch in self.at:
+            weights = {k: v.clone() for k, v in self.vae.state_dict().items()}
+            self.kept.append((self.times[-1], weights))
+
+
+def settings_of(row: Row, budget: str, seed: int) -> dict[str, Any]:
+    """The options of ``pyro-vae train`` of one training."""
+    settings = BUDGETS[budget].settings | row.settings | {"seed": seed}
+    if budget == "cpu":
+        settings["epochs"] = json.loads((RESULTS / "epochs.json").read_text())["epochs"][row.title]
+    return settings
+
+
+def command(settings: dict[str, Any], out: str) -> str:
+    """The command line that trains with these settings."""
+    words = ["pyro-vae", "train"]
+    for name, value in settings.items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        words += [f"--{name.replace('_', '-')}", text]
+    return shlex.join([*words, "--out", out])
+
+
+def trained(settings: dict[str, Any]) -> tuple[Run, Snapshots]:
+    """Train as ``pyro-vae train`` does."""
+    run = prepare(settings, torch.device("cpu"), None)
+    snapshots = Snapshots(run.vae, run.training["epochs"])
+    fit(
+        run.vae,
+        run.data,
+        **run.training,
+        optimizer=run.optimizer,
+        compiled=True,
+        callback=snapshots,
+        progress=False,
+    )
+    return run, snapshots
+
+
+def seconds_of_epoch(settings: dict[str, Any]) -> float:
+    """The processor time of an epoch, without compiling."""
+    times = trained(settings | {"epochs": 4})[1].times
+    return median(b - a for a, b in pairwise(times))
+
+
+def calibrate(names: list[str]) -> None:
+    """Write down how many epochs of each row fit into the budget ``cpu``."""
+    path = RESULTS / "epochs.json"
+    found = json.loads(path.read_text()) if path.exists() else {"epochs": {}}
+    for name in names:
+        row = ROWS[name]
+        seconds = seconds_of_epoch(BUDGETS["cpu"].settings | row.settings)
+        found["epochs"][row.title] = max(1, round(60 * row.minutes / seconds))
+        print(f"{name}: {seconds:.2f} s of processor time an epoch", flush=True)
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def measured(vae: VAE, images: Images, budget: Budget) -> dict[str, Any]:
+    """The numbers of a trained VAE on the test images, all with the same draws."""
+    few = images if budget.images is None else images.first(budget.images)
+    bound = elbo(vae.model, vae.guide, few, samples=10, seed=0)
+    log_p = importance(vae.model, vae.guide, few, samples=budget.samples, seed=0)
+    moves = active_units(vae.guide, few, seed=0)
+    return {
+        "nll": {
+            "mean": -log_p.mean,
+            "error_over_images": log_p.standard_error,
+            "samples": budget.samples,
+            "remaining_bias": log_p.bias,
+        },
+        "nll_by_samples": {k: -each.mean().item() for k, each in log_p.curve.items()},
+        "elbo": {"mean": bound.elbo, "error_over_images": bound.errors["elbo"]},
+        "kl_of_sites": {k: v.mean().item() for k, v in bound.kl_of_sites.items()},
+        "active_units": {k: int((v > 0.01).sum()) for k, v in moves.items()},
+        "images": len(few),
+        "parameters": sum(p.numel() for p in vae.parameters()),
+    }
+
+
+def written(name: str, budget: str, seed: int, found: dict[str, Any]) -> None:
+    """Write the file of a training, with its protocol."""
+    result = {
+        "row": name,
+        "budget": budget,
+        "seed": seed,
+        "command": command(settings_of(ROWS[name], budget, seed), f"runs/{name}-{seed}"),
+        **found,
+        "versions": {n: version(n) for n in ("pyro-vae", "pyro-ppl", "torch", "numpy")},
+        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+    }
+    path = RESULTS / budget / f"{name}-{seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"{name} {seed}: NLL {found['nll']['mean']:.2f}, ELBO {found['elbo']['mean']:.2f}")
+
+
+def train(name: str, budget: str, seed: int) -> None:
+    """Train a row with a seed, measure it and its checkpoints, and write all down."""
+    run, snapshots = trained(settings_of(ROWS[name], budget, seed))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert isinstance(run.data, Data)  # in memory
+    images, how = run.data.test, BUDGETS[budget]
+    found = measured(run.vae, images, how)
+    last = found["nll_by_samples"][how.coarse]
+    curve = []
+    for processor, weights in snapshots.kept:
+        run.vae.load_state_dict(weights)
+        few = images.first(found["images"])
+        log_p = importance(run.vae.model, run.vae.guide, few, samples=how.coarse, seed=0)
+        curve.append([round(processor, 1), round(-log_p.mean, 3)])
+    curve.append([round(snapshots.times[-1], 1), round(last, 3)])
+    found["training"] = {
+        "processor_seconds": round(snapshots.times[-1], 1),
+        "seconds": round(snapshots.seconds, 1),
+        "images_per_second": round(len(run.data.train) * len(snapshots.times) / snapshots.seconds),
+        "peak_memory_megabytes": round(peak / 1024),
+        "threads": torch.get_num_threads(),
+    }
+    found["curve"] = {"samples": how.coarse, "processor_seconds_and_nll": curve}
+    written(name, budget, seed, found)
+
+
+def search(names: list[str], minutes: float) -> None:
+    """Train settings on 50,000 images and measure them on validation images, one after another."""
+    path = RESULTS / "search.json"
+    found = json.loads(path.read_text()) if path.exists() else {"trials": {}}
+    for name in names:
+        settings = BUDGETS["cpu"].settings | SEARCH[name] | {"validation": 10_000, "seed": 100}
+        seconds = seconds_of_epoch(settings)
+        settings["epochs"] = max(1, round(60 * minutes / seconds))
+        run, snapshots = trained(settings)
+        assert isinstance(run.data, Data)  # in memory
+        assert run.data.validation is not None
+        few, pair = run.data.validation.first(2000), (run.vae.model, run.vae.guide)
+        bound, log_p = elbo(*pair, few, samples=10), importance(*pair, few, samples=500)
+        found["trials"][f"{name}, {minutes:g} min"] = {
+            "command": command(settings, "runs/trial"),
+            "processor_seconds": round(snapshots.times[-1], 1),
+            "validation_nll": round(-log_p.mean, 3),
+            "validation_elbo": round(bound.elbo, 3),
+            "error_over_images": round(log_p.standard_error, 3),
+        }
+        print(name, found["trials"][f"{name}, {minutes:g} min"], flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def runs_of(budget: str) -> dict[str, list[dict[str, Any]]]:
+    """The stored results of each row, in the order of the table; rows without results left out."""
+    files = {name: sorted((RESULTS / budget).glob(f"{name}-[0-9]*.json")) for name in ROWS}
+    every = {name: [json.loads(f.read_text()) for f in each] for name, each in files.items()}
+    return {name: [r for r in each if r["row"] == name] for name, each in every.items() if each}
+
+
+def interval(values: list[float]) -> str:
+    """Mean ± the half-width of its 95 % t-interval over seeds; the mean alone for one seed."""
+    if len(values) < 2:
+        return f"{mean(values):.2f}"
+    half = t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
+    return f"{mean(values):.2f} ± {half:.2f}"
+
+
+def table(budget: str) -> str:
+    """The Markdown table of a budget."""
+    lines = [
+        "| model | test NLL | -ELBO | active units | published | min | images/s | MB | seeds |",
+        "| --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, runs in runs_of(budget).items():
+        row, training = ROWS[name], [r["training"] for r in runs]
+        mark = "" if row.read or not row.published else ", second-hand"
+        units = [sum(r["active_units"].values()) for r in runs]
+        cells = [
+            row.title,
+            interval([r["nll"]["mean"] for r in runs]),
+            interval([-r["elbo"]["mean"] for r in runs]),
+            " / ".join(map(str, units)),
+            row.published + mark,
+            *(
+                f"{mean(each[key] for each in training) / unit:,.0f}"
+                for key, unit in (
+                    ("processor_seconds", 60),
+                    ("images_per_second", 1),
+                    ("peak_memory_megabytes", 1),
+                )
+            ),
+            str(len(runs)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def figure(budget: str) -> Any:
+    """NLL of the test images against processor minutes, a line for each training."""
+    from matplotlib.figure import Figure
+
+    sheet = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = sheet.subplots()
+    for i, (name, runs) in enumerate(runs_of(budget).items()):
+        for n, run in enumerate(runs):
+            seconds, nll = zip(*run["curve"]["processor_seconds_and_nll"], strict=True)
+            minutes = [each / 60 for each in seconds]
+            label = ROWS[name].title if n == 0 else None
+            axes.plot(minutes, nll, "o-", color=f"C{i}", ms=3, lw=1, label=label)
+    draws = BUDGETS[budget].coarse
+    axes.set(
+        xscale="log",
+        xlabel="minutes of processor time, one thread",
+        ylabel=f"NLL of the test images, K = {draws}, nats",
+    )
+    axes.set_ylim(top=min(100.0, axes.get_ylim()[1]))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small")
+    return sheet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    actions = ("calibrate", "train", "command", "measure", "search", "table")
+    parser.add_argument("action", choices=actions)
+    parser.add_argument("names", nargs="*", help="rows of the table, or trials of the search")
+    parser.add_argument("--budget", choices=BUDGETS, default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--run", type=Path, help="the run folder that measure measures")
+    parser.add_argument("--minutes", type=float, default=6.0, help="of a trial of the search")
+    asked = parser.parse_args()
+    known = SEARCH if asked.action == "search" else ROWS
+    if wrong := [name for name in asked.names if name not in known]:
+        parser.error(f"{wrong[0]!r} is not one of {', '.join(known)}")
+    names = asked.names or list(known)
+    torch.set_num_threads(1)
+    if asked.action == "table":
+        print(table(asked.budget))
+        figure(asked.budget).savefig(RESULTS / f"{asked.budget}.png", dpi=120)
+    elif asked.action == "calibrate":
+        calibrate(names)
+    elif asked.action == "search":
+        search(names, asked.minutes)
+    elif asked.action == "measure":
+        if asked.run is None or len(names) != 1:
+            parser.error("measure takes one row, and --run")
+        images = load_data("mnist", binarize="dynamic", validation=0).test
+        found = measured(load(asked.run), images, BUDGETS[asked.budget])
+        written(names[0], asked.budget, asked.seed, found)
+    else:
+        for name in names:
+            if asked.action == "train":
+                train(name, asked.budget, asked.seed)
+            else:
+                settings = settings_of(ROWS[name], asked.budget, asked.seed)
+                print(command(settings, f"runs/{name}-{asked.seed}"))
+
+
+if __name__ == "__main__":
+    main()
