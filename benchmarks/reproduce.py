@@ -146,17 +146,24 @@ BUDGETS = {
 }
 
 
+BN = "mlp(activation='leaky-relu', middle=[100, 100], batch_norm=True)"
+THREE = LADDER | {"latent": (64, 32, 16), "lr": 4e-3}
+SKIP = {"prior": "hierarchy(skip=True)"}
+VAMP = {"prior": "hierarchy(skip=True, top='vamp(components=500)')"}
 SEARCH: dict[str, dict[str, Any]] = {
-    "vae-1, lr 1e-3": ONE | {"lr": 1e-3},
     "vae-1, lr 2e-3": ONE,
     "vae-1, lr 4e-3": ONE | {"lr": 4e-3},
-    "vae-1, batch 64": ONE | {"batch_size": 64},
-    "vae-1, batch 256, lr 4e-3": ONE | {"batch_size": 256, "lr": 4e-3},
-    "ladder-3, lr 2e-3": LADDER | {"latent": (64, 32, 16)},
-    "ladder-3, lr 4e-3": LADDER | {"latent": (64, 32, 16), "lr": 4e-3},
-    "ladder-3, iwae 5": LADDER | {"latent": (64, 32, 16)} | several("iwae", 5),
-    "ladder-3, dreg 5": LADDER | {"latent": (64, 32, 16)} | several("dreg", 5),
-    "ladder-3, average": LADDER | {"latent": (64, 32, 16), "average": 0.999},
+    "vae-1, batch normalization, lr 4e-3": ONE | {"network": BN, "lr": 4e-3},
+    "vae-1, batch normalization, lr 8e-3": ONE | {"network": BN, "lr": 8e-3},
+    "vae-1, batch normalization, batch 64": ONE | {"network": BN, "lr": 4e-3, "batch_size": 64},
+    "ladder-3": THREE,
+    "ladder-3, skip": THREE | SKIP,
+    "ladder-3, vamp": THREE | VAMP,
+    "ladder-3, iwae 5": THREE | several("iwae", 5),
+    "ladder-3, skip, dreg 5": THREE | SKIP | several("dreg", 5),
+    "ladder-3, skip, average": THREE | SKIP | {"average": 0.999},
+    "ladder-2, skip, vamp": THREE | VAMP | {"latent": (40, 40)},
+    "ladder-3, skip, wide": THREE | SKIP | {"hidden": (400, 200)},
 }
 """Trials of settings, by which those of the budget ``cpu`` were chosen."""
 

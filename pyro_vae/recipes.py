@@ -177,6 +177,16 @@ RECIPES: dict[str, Recipe] = {
             "objective": "annealed(epochs=50)",
         },
     ),
+    "lvae-vamp": Recipe(
+        "Tomczak & Welling 2018, VAE with a VampPrior, on the top layer of a ladder",
+        {
+            "latent": (40, 40),
+            "guide": "ladder",
+            "prior": "hierarchy(skip=True, top='vamp')",
+            "network": "mlp(activation='leaky-relu', batch_norm=True)",
+            "objective": "annealed(epochs=50)",
+        },
+    ),
     # Another likelihood
     "continuous-bernoulli": Recipe(
         "Loaiza-Ganem & Cunningham 2019, The continuous Bernoulli",

@@ -1,7 +1,10 @@
-"""A ladder and the prior that it shares; one layer; layers with the layout of images."""
+"""A ladder and the prior that it shares; one layer; layers with the layout of images; a learned
+prior of the top layer."""
 
 import copy
 import io
+import math
+import re
 
 import pyro
 import pytest
@@ -10,8 +13,12 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from support.deep import LAYERED, SIZES, close, deep, drawn, learns
 from support.density import SHAPE, assert_batch_is_independent, digits
+from torch import nn
+from torch.distributions import Normal
+from torch.nn.functional import softplus
 
 from pyro_vae import VAE
+from pyro_vae.errors import InputError
 from pyro_vae.priors.hierarchy import SHARED
 
 # A ladder and its model ------------------------------------------------------------------------
@@ -149,3 +156,90 @@ def test_units_that_have_become_functions_of_those_above_spoil_nothing(guide):
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad.isfinite().all() for p in vae.parameters())
+
+
+# A learned prior of the top layer --------------------------------------------------------------
+
+
+def with_top(top, guide="ladder", **settings):
+    return deep(guide, prior=f"hierarchy(skip=True, top={top!r})", **settings)
+
+
+def top_of_ladder(guide, x):
+    """N(μ(d_3), σ(d_3)²), written out."""
+    for up in guide.up:
+        x = up(x)
+    loc, raw = guide.posteriors[-1](x).chunk(2, -1)
+    return Normal(loc, softplus(raw).sqrt())
+
+
+def test_a_vampprior_of_the_top_layer_is_the_mixture_of_its_posteriors():
+    """Without the prior's part in the posterior, as in the paper; and so is q(z_3 | x)."""
+    vae, x = with_top("vamp(components=3)"), digits(5, dtype=torch.float64)
+    q = poutine.trace(vae.guide).get_trace(x)
+    p = poutine.trace(poutine.replay(vae.model, trace=q)).get_trace(x).nodes["z_3"]
+    guide, z = vae.guide.posterior, p["value"]
+    each = top_of_ladder(guide, vae.model.prior.top.logits.sigmoid()).log_prob(z[:, None]).sum(-1)
+    close(p["fn"].log_prob(z), each.logsumexp(-1) - math.log(3))
+    close(q.nodes["z_3"]["fn"].log_prob(z), top_of_ladder(guide, x).log_prob(z).sum(-1))
+
+
+@pytest.mark.parametrize("top", ["mixture(components=3)", "normal", "flow"])
+def test_the_top_layer_has_the_prior_that_top_names(top):
+    """A Normal is merged with what the image says; another one is not."""
+    vae, x = with_top(top), digits(5, dtype=torch.float64)
+    q = poutine.trace(vae.guide).get_trace(x).nodes["z_3"]
+    prior, own = vae.model.prior.top, top_of_ladder(vae.guide.posterior, x)
+    z = q["value"]
+    p = poutine.trace(poutine.condition(vae.model, {"z_3": z})).get_trace(x).nodes["z_3"]
+    close(p["fn"].log_prob(z), prior().log_prob(z).expand(5))
+    if top == "normal":
+        other = prior().base_dist
+        precision = own.scale**-2 + other.scale**-2
+        mean = (own.loc * own.scale**-2 + other.loc * other.scale**-2) / precision
+        own = Normal(mean, precision**-0.5)
+    close(q["fn"].log_prob(z), own.log_prob(z).sum(-1))
+    learns(vae, x)
+
+
+def test_a_top_layer_made_of_the_guide_follows_the_guide_s_weights():
+    vae, x = with_top("vamp(components=3)"), digits(5, dtype=torch.float64)
+    twin = copy.deepcopy(vae)
+    assert twin.model.prior.top.posterior.borrowed.module is twin.guide.posterior
+
+    def score(of, trace):
+        nodes = poutine.trace(poutine.replay(of.model, trace=trace)).get_trace(x).nodes
+        return nodes["z_3"]["fn"].log_prob(nodes["z_3"]["value"])
+
+    q = poutine.trace(vae.guide).get_trace(x)
+    close(score(vae, q), score(twin, q))
+    q = poutine.trace(vae.guide).get_trace(x)
+    for guide in (vae.guide.posterior, twin.guide.posterior):
+        with torch.no_grad():
+            guide.posteriors[-1].bias += 1
+    close(score(vae, q), score(twin, q))
+    learns(vae, x)
+
+
+def test_pseudo_images_of_the_top_layer_do_not_count_in_batch_normalization():
+    vae = with_top("vamp(components=3)", network="mlp(batch_norm=True)").train()
+    x = digits(5, dtype=torch.float64)
+    Trace_ELBO().loss(vae.model, vae.guide, x)
+    layers = [m for m in vae.guide.modules() if isinstance(m, nn.BatchNorm1d)]
+    assert [int(m.num_batches_tracked) for m in layers] == [1] * len(layers)
+    assert all(m.training for m in layers)
+
+
+@pytest.mark.parametrize(
+    ("top", "guide", "named"),
+    [
+        ("vamp", "bottom-up", "the BottomUp guide does not have"),
+        ("hierarchy", "ladder", "one real vector without a context"),
+        ("conditional", "ladder", "is for one layer of latents"),
+        ("categorical", "ladder", "outside the support"),
+        ("mixture", "ladder(merge='learned')", "leave top out"),
+    ],
+)
+def test_a_top_that_does_not_fit_is_refused(top, guide, named):
+    with pytest.raises(InputError, match=re.escape(named)):
+        with_top(top, guide)

@@ -22,7 +22,7 @@ from ..contracts import ATTACHED, NOTHING, Borrowed, Given, Guide, Network
 from ..errors import InputError
 from ..latents import Layout, concatenate, sample_site, site_names
 from ..networks import head, layout
-from ..priors.hierarchy import SHARED, Hierarchy, bounded
+from ..priors.hierarchy import SHARED, Hierarchy, TopDown, bounded
 from ..registry import lookup
 from ..scales import SCALES
 from .inner import inner_guide
@@ -78,7 +78,7 @@ class BottomUp(Guide):
         return values
 
 
-class Ladder(Guide):
+class Ladder(TopDown):
     """Layers inferred from the top downwards, each from the image and from the layers above it.
 
     Equation: d_1 = d_1(x), d_l = d_l(d_{l-1}). Then, from the top downwards, with the prior's
@@ -89,7 +89,8 @@ class Ladder(Guide):
     - ``learned``: q_l is any guide that sees d_l, μ_p and σ_p.
 
     The paper uses N(μ(d_L), σ(d_L)²) for the top layer. Here the top layer is merged as the other
-    layers are. Train as the paper does, with batch normalization
+    layers are. Where its prior is not a Normal (``top`` of :class:`~pyro_vae.priors.Hierarchy`), it
+    is as in the paper. Train as the paper does, with batch normalization
     (``network="mlp(batch_norm=True)"``) and a warm-up of the KL (``objective="annealed"``).
     Without them the upper layers collapse.
 
@@ -104,8 +105,8 @@ class Ladder(Guide):
             pushes σ upward, and with log-variance σ then grows until it overflows.
 
     Raises:
-        InputError: a prior that is not a hierarchy of the same layers, an unknown ``merge``, or a
-            ``layer`` that cannot be merged.
+        InputError: a prior that is not a hierarchy of the same layers, an unknown ``merge``, a
+            ``layer`` that cannot be merged, or ``learned`` with a prior that has a ``top``.
 
     Paper: Sønderby et al. 2016, Ladder variational autoencoders; ``learned``: Kingma et al. 2016,
     Improving variational inference with inverse autoregressive flow, its bidirectional inference.
@@ -166,27 +167,45 @@ class Ladder(Guide):
                 f"of the prior, and the prior {type(prior).__name__} {what}; take the prior "
                 "hierarchy with the same latent sizes"
             )
+        if prior.top is not None and self.merge is as_learned:
+            raise InputError(
+                "merge='learned' needs the standard Normal as the prior of the top layer, and this "
+                "hierarchy has the option top; take merge='precision', or leave top out"
+            )
         if self.prior.module not in (None, prior):
             raise InputError(ATTACHED.format("ladder"))
         self.prior = Borrowed(prior)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """d_1, …, d_L, each ``[B, F]``."""
+        features: list[Tensor] = []
+        for up in self.up:
+            features.append(up(features[-1] if features else x))
+        return features
+
+    def top(self, x: Tensor) -> Distribution:
+        return self.merge(self.posteriors[-1], self.features(x)[-1], None, self.scale)
 
     def sample_sites(self, x: Tensor, given: Given = NOTHING) -> list[Tensor]:
         prior = self.prior.module
         if prior is None:
             raise InputError("the ladder guide has no model; call attach(model) first")
-        features = []
-        for up in self.up:
-            x = up(x)
-            features.append(x)  # [B, F]
+        features = self.features(x)
         values: list[Tensor] = []
         conditionals: list[Any] = []
         for i in reversed(range(len(features))):
             conditionals.insert(0, prior.conditional(values))
-            p = conditionals[0].base_dist
+            p = normal_of(conditionals[0])
             q = self.merge(self.posteriors[i], features[i], p, self.scale, given)
             values.insert(0, sample_site(self.names[i], q))
         SHARED.put(prior, values, conditionals)
         return values
+
+
+def normal_of(fn: Any) -> Any:
+    """The Normal of independent units that ``fn`` is; None if it is another distribution."""
+    base = fn.base_dist if isinstance(fn, dist.Independent) else None
+    return base if isinstance(base, dist.Normal) else None
 
 
 def listed(layers: Sequence[Layout]) -> list[list[int]]:
@@ -197,8 +216,11 @@ def listed(layers: Sequence[Layout]) -> list[list[int]]:
 def by_precision(
     posterior: nn.Module, d: Tensor, p: Any, scale: nn.Module, given: Given = NOTHING
 ) -> Distribution:
-    """The normalized product of the prior's Normal and the Normal that the features give."""
+    """The normalized product of the prior's Normal and the Normal that the features give. Without a
+    prior's Normal it is the second of them."""
     loc, raw = posterior(d).chunk(2, -1)  # each [B, Z_l]
+    if p is None:
+        return dist.Normal(loc, bounded(scale(raw))).to_event(1)
     # The ratio of the precisions is 0 where the features are uninformative; q is then exactly p.
     ratio = (p.scale / bounded(scale(raw))).square()  # [*, Z_l]
     q = dist.Normal(p.loc + ratio / (1 + ratio) * (loc - p.loc), p.scale * (1 + ratio).rsqrt())

@@ -8,6 +8,7 @@ a number of units, or ``(c, h, w)`` for a latent with the layout of an image. It
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from math import prod
 from operator import is_
 from typing import Any
@@ -15,32 +16,75 @@ from weakref import WeakKeyDictionary
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from ..contracts import NOTHING, Given, Network, Prior
+from ..contracts import NOTHING, Borrowed, Given, Guide, Network, Prior
 from ..distributions import standard_normal
-from ..latents import Layout, concatenate, sample_site, site_names
+from ..errors import InputError
+from ..latents import Layout, Shape, concatenate, sample_site, site_names
+from ..modules import mode
 from ..networks import head
 from ..options import flag
+from ..registry import PRIORS
 from ..scales import SCALES
+
+STANDARD = "standard-normal"
+
+
+class TopDown(Guide):
+    """A guide that infers the layers from the top downwards, such as ladder."""
+
+    def top(self, x: Tensor) -> Distribution:
+        """q(z_L | x), with batch shape ``[B]`` and event shape ``[Z_L]``, without the prior."""
+        raise NotImplementedError(f"{type(self).__name__} has no top")
+
+
+class TopOnly(Guide):
+    """The top layer of a guide, q(z_L | x), as a guide of one layer.
+
+    Args:
+        guide: the guide. It owns the weights.
+    """
+
+    def __init__(self, guide: TopDown) -> None:
+        super().__init__()
+        self.borrowed = Borrowed(guide)
+
+    def forward(self, x: Tensor) -> Distribution:
+        guide = self.borrowed.module
+        with mode(self.training, guide):
+            return guide.top(x)
 
 
 class Hierarchy(Prior):
     """Layers of Normals, each given the layer above. It fits the guides bottom-up and ladder.
 
-    Equation: p(z) = N(z_L; 0, I) Π_{l<L} N(z_l; μ_l(z_{l+1}), σ_l(z_{l+1})²).
+    Equation: p(z) = p(z_L) Π_{l<L} N(z_l; μ_l(z_{l+1}), σ_l(z_{l+1})²), p(z_L) = N(0, I) unless
+    ``top`` names another.
 
     Args:
         latent_layers: the layout of z_1, …, z_L.
         network: makes the network between two layers.
+        shape: the shape of what the guide is handed.
+        posterior: the guide, for a ``top`` that is made of it.
+        scaling: as in :class:`~pyro_vae.priors.VampPrior`, for ``top``.
+        top: the prior of the top layer: a name of :data:`~pyro_vae.registry.PRIORS` of one real
+            vector, such as ``mixture(components=50)`` or ``flow``; with the guide ladder also
+            ``vamp``.
         skip: if true, every layer sees all layers above it and not only the next one, and the
             decoder gets z_1 plus a linear map of the other layers.
         scale: how the networks' output becomes σ, a name of :data:`~pyro_vae.registry.SCALES`. σ
             is kept at or above 1e-18: a unit of a ladder whose posterior equals its prior costs
             nothing for any σ, so its σ can shrink until σ² underflows.
 
+    Raises:
+        InputError: a ``top`` that is not a prior of one real vector, or one that takes a context;
+            ``vamp`` with a guide that has no q(z_L | x).
+
     Paper: Rezende, Mohamed & Wierstra 2014, Stochastic backpropagation and approximate inference
-    in deep generative models.
+    in deep generative models. A learned top layer: Tomczak & Welling 2018, VAE with a VampPrior,
+    section 3.
 
     Example:
         >>> VAE((1, 28, 28), (64, 32), guide="ladder", prior="hierarchy(skip=True)").sample(3).shape
@@ -48,11 +92,16 @@ class Hierarchy(Prior):
     """
 
     zero: Tensor
+    top: nn.Module | None
 
     def __init__(
         self,
         latent_layers: Sequence[Layout],
         network: Network,
+        shape: Shape = (),
+        posterior: nn.Module | None = None,
+        scaling: tuple[Tensor, Tensor] | None = None,
+        top: Any = STANDARD,
         skip: bool = False,
         scale: Any = "log-variance",
     ) -> None:
@@ -70,6 +119,36 @@ class Hierarchy(Prior):
         if skip and len(self.sizes) > 1:
             self.past = nn.Linear(sum(self.sizes[1:]), self.sizes[0], bias=False)
         self.scale = SCALES.build(scale)
+        self.top, self.lender = None, Borrowed()
+        if top != STANDARD:
+            handed = {"shape": shape, "network": network, "scaling": scaling}
+            self.top = self.top_of(top, posterior, handed)
+            self.lender = Borrowed(posterior)
+
+    def top_of(self, spec: Any, posterior: nn.Module | None, handed: dict[str, Any]) -> nn.Module:
+        """The prior of the top layer."""
+        unavailable = {"context_size": "is for one layer of latents"}
+        if isinstance(posterior, TopDown):
+            handed["posterior"] = TopOnly(posterior)
+        else:
+            unavailable["posterior"] = (
+                f"is made of a guide's q(z_L | x), which the {type(posterior).__name__} guide does "
+                "not have; take the guide ladder, or mixture or flow as top"
+            )
+        part = PRIORS.build(
+            spec,
+            latent_size=self.sizes[-1],
+            latent_layers=self.layers[-1:],
+            unavailable=unavailable,
+            **handed,
+        )
+        prior = Prior.checked(part)
+        if not prior.has_one_site() or prior.takes("context"):
+            raise InputError(
+                "the top of a hierarchy is a prior of one real vector without a context, such as "
+                f"mixture, flow or vamp, not {spec!r}"
+            )
+        return part
 
     def conditional(self, above: Sequence[Tensor]) -> Any:
         """p(z_l | z_{l+1}, …, z_L).
@@ -78,7 +157,9 @@ class Hierarchy(Prior):
             above: the values of the layers above, the nearest first; empty for the top layer.
         """
         if not above:
-            return standard_normal(self.zero)
+            if self.top is None:
+                return standard_normal(self.zero)
+            return Prior.of(self.top).run(given=NOTHING)
         i = len(self.sizes) - len(above) - 1
         h = self.down[i](concatenate(above if self.skip else above[:1]))
         loc, raw = self.heads[i](h).chunk(2, -1)  # each [*, Z_l]
@@ -151,9 +232,11 @@ class SharedConditionals:
         return kept
 
 
-def version(module: nn.Module) -> list[tuple[int, int]]:
-    """A value that changes when a weight of ``module`` changes."""
-    return [(id(weight), weight._version) for weight in module.parameters()]
+def version(prior: Hierarchy) -> list[tuple[int, int]]:
+    """A value that changes when a weight changes that the prior computes with."""
+    guide = prior.lender.module
+    weights = chain(prior.parameters(), [] if guide is None else guide.parameters())
+    return [(id(weight), weight._version) for weight in weights]
 
 
 SHARED = SharedConditionals()

@@ -9,6 +9,7 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 from pyro_vae.compiling import CompiledELBO
+from pyro_vae.modules import buffers_restored
 
 
 def take(elbo, model, guide, args, seed=0):
@@ -23,9 +24,11 @@ def take(elbo, model, guide, args, seed=0):
     return loss, grads
 
 
-def agree(elbo, compiled, model, guide, args, seed=0, rtol=1e-5):
-    """The gradients, the same ones from both ELBOs; compared on the scale of the largest."""
-    loss, grads = take(elbo, model, guide, args, seed)
+def agree(elbo, compiled, model, guide, args, seed=0, rtol=1e-5, modules=()):
+    """The gradients, the same ones from both ELBOs; compared on the scale of the largest. Both see
+    the same buffers of ``modules``, such as the moments of batch normalization."""
+    with buffers_restored(nn.ModuleList(modules)):
+        loss, grads = take(elbo, model, guide, args, seed)
     loss_c, grads_c = take(compiled, model, guide, args, seed)
     assert loss_c == pytest.approx(loss, rel=rtol)
     assert grads.keys() == grads_c.keys()
