@@ -1,4 +1,4 @@
-"""Train several VAEs with the same budget and compare them.
+"""Train several VAEs for the same epochs, or for the same time, and compare them.
 
 One setting differs, for instance the guide. All others are equal. Each VAE is trained with several
 seeds, in turn (a, b, c, a, b, c, …). So a machine that becomes slower affects all of them equally.
@@ -23,13 +23,14 @@ from .evaluation import elbo
 from .evaluation.gaps import gaps
 from .evaluation.importance import importance
 from .history import Callback, CollapseWarning, Position, collapsed
-from .options import at_least_one
+from .options import at_least_one, number
 from .patience import bound_of, is_over
 from .processes import side_by_side
 from .registry import parse
 from .runs.setup import prepare
 from .settings import Settings
 from .spelling import spelled
+from .timing import epochs_within
 from .training import fit
 from .words import called, first_line, protocol_of
 
@@ -39,8 +40,8 @@ trainings is theirs alone."""
 
 Result = dict[str, Any]
 """One trained VAE: ``name``, ``seed``, ``observation_space``, the columns of
-:data:`~pyro_vae.comparison.COLUMNS`, the standard error of each as ``COLUMN_error``, and
-``collapsed``."""
+:data:`~pyro_vae.comparison.COLUMNS`, ``seconds_per_epoch`` (the median), the standard error of each
+as ``COLUMN_error``, and ``collapsed``."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,12 @@ class Training:
             "log_p": log_p.mean,
             "log_p_error": log_p.standard_error,
             "parameters": sum(p.numel() for p in run.vae.parameters()),
+            "epochs": len(history),
             "seconds_per_epoch": median(seconds),
             "seconds_per_epoch_error": (
                 stdev(seconds) / len(seconds) ** 0.5 if len(seconds) > 1 else nan
             ),
+            "training_seconds": sum(seconds),
             "collapsed": "; ".join(collapsed(best or history[-1])),
         }
         if self.gap_images > 0:
@@ -121,12 +124,14 @@ def compare(
     settings: Mapping[str, Mapping[str, Any]],
     seeds: int,
     *,
+    budget: float | None = None,
     device: torch.device,
     data_dir: Path | None = None,
     samples: int = 200,
     gap_images: int = 0,
     compiled: bool | None = None,
     jobs: int = 1,
+    on_epochs: Callable[[dict[str, int]], None] = lambda epochs: None,
     on_start: Callable[[str, int, int], None] = lambda name, seed, total: None,
     on_step: Callable[[int], None] = lambda images: None,
 ) -> tuple[list[Result], list[str]]:
@@ -141,6 +146,10 @@ def compare(
         settings: by name, the settings that differ from the defaults of
             :class:`~pyro_vae.settings.Settings`.
         seeds: the number of trainings of each.
+        budget: the seconds of each training, in place of ``epochs``. Some epochs of each setting
+            are timed first (:func:`~pyro_vae.timing.epochs_within`). All seeds of a setting get the
+            number of epochs that fits, so schedules end with the training, and ``epochs`` repeats
+            it. None trains for the ``epochs`` of the settings.
         device: where to train.
         data_dir: folder of downloaded data sets.
         samples: draws of z for each image, K, for log p̂(x) by importance sampling.
@@ -148,6 +157,8 @@ def compare(
         compiled: whether steps are compiled, as in :func:`~pyro_vae.training.fit`.
         jobs: how many trainings run at the same time. From 2 on, each has a process of its own, and
             the processes share the threads.
+        on_epochs: called before the first training with the epochs that fit into ``budget``, by
+            name; not called without a ``budget``.
         on_start: called before each training with its name, its seed, and the number of images in
             the steps of all trainings together.
         on_step: called after each step with the number of images in it.
@@ -157,23 +168,31 @@ def compare(
         training that failed.
 
     Raises:
-        InputError: ``seeds`` or ``jobs`` below 1, settings that do not fit, or no validation
-            images.
+        InputError: ``seeds`` or ``jobs`` below 1, settings that do not fit, no validation images,
+            or a ``budget`` with ``epochs``, with several ``jobs``, or below the time of one epoch.
     """
     at_least_one("seeds", seeds, most=10_000)
     at_least_one("jobs", jobs, most=1000)
+    if budget is not None:
+        check_budget(budget, settings, jobs)
     # Settings that do not fit raise here, before the first training.
-    runs = [prepare(each, device, data_dir) for each in settings.values()]
-    if any(run.data.validation is None for run in runs):
+    runs = {name: prepare(each, device, data_dir) for name, each in settings.items()}
+    if any(run.data.validation is None for run in runs.values()):
         raise InputError(
             "a comparison chooses by the validation images, and the data has none; give "
             f"{called('validation')} a number above 0"
         )
-    total = seeds * sum(run.training["epochs"] * len(run.data.train) for run in runs)
+    epochs = {name: run.training["epochs"] for name, run in runs.items()}
+    if budget is not None:
+        epochs = epochs_within(budget, runs, compiled)
+        on_epochs(epochs)
+    total = seeds * sum(epochs[name] * len(run.data.train) for name, run in runs.items())
+    del runs  # the trainings need the memory
+    settings = {name: {**each, "epochs": epochs[name]} for name, each in settings.items()}
     trainings = [
-        Training(name, seed, each, device, data_dir, samples, gap_images, compiled)
+        Training(name, seed, given, device, data_dir, samples, gap_images, compiled)
         for seed in range(seeds)
-        for name, each in settings.items()
+        for name, given in settings.items()
     ]
 
     def begin(training: Training) -> None:
@@ -193,6 +212,22 @@ def compare(
         if not isinstance(result, dict)
     ]
     return [result for result in done if isinstance(result, dict)], failures
+
+
+def check_budget(budget: float, settings: Mapping[str, Mapping[str, Any]], jobs: int) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a budget that cannot be had; the arguments are
+    those of :func:`compare`."""
+    number("budget", budget, above=0)
+    if any("epochs" in each for each in settings.values()):
+        raise InputError(
+            f"{called('budget')} gives the number of epochs, so {called('epochs')} cannot be given "
+            "with it"
+        )
+    if jobs > 1:
+        raise InputError(
+            f"{called('budget')} times each setting alone, and trainings at the same time slow "
+            f"each other down, so their epochs would take longer; leave {called('jobs')} out"
+        )
 
 
 class Steps(Callback):

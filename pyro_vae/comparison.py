@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Group
 from rich.table import Table
+from scipy.stats import t
 
 from .compare import Result
 from .storage.creating import versions
@@ -23,9 +24,13 @@ COLUMNS = {
     "approximation_gap": "approximation gap, a lower bound",
     "amortization_gap": "amortization gap",
     "parameters": "parameters",
-    "seconds_per_epoch": "s / epoch",
+    "epochs": "epochs",
+    "training_seconds": "s of training",
 }
 """The columns: what is measured, and its name in the table."""
+
+WHOLE = ("parameters", "epochs")
+"""The columns of whole numbers, which have no spread."""
 
 OVER_IMAGES = ("elbo", "log_p", "approximation_gap", "amortization_gap")
 """The columns that are means over validation images."""
@@ -72,14 +77,14 @@ def cells(results: Sequence[Result]) -> dict[str, list[list[str]]]:
 
 def legend(column: str, trained: int) -> str:
     """What the numbers of a column are, for its heading; ``trained`` is the number of seeds."""
-    spread = " ± seeds" if trained > 1 and column != "parameters" else ""
+    spread = " ± seeds" if trained > 1 and column not in WHOLE else ""
     return spread + (" (± images)" if column in OVER_IMAGES else "")
 
 
 def notes(results: Sequence[Result], failures: Sequence[str]) -> list[str]:
     """The sentences below the tables."""
     trained = [len(runs) for rows in grouped(results).values() for runs in rows.values()]
-    lines = []
+    lines = best(results)
     if max(trained) > 1:
         lines.append(
             f"± seeds: one standard deviation over {max(trained)} trainings, all measured with the "
@@ -91,6 +96,39 @@ def notes(results: Sequence[Result], failures: Sequence[str]) -> list[str]:
     )
     sites = [f"{r['name']}, seed {r['seed']}: {r['collapsed']}." for r in results if r["collapsed"]]
     return [*lines, *sites, *(f"{failure}." for failure in failures)]
+
+
+def best(results: Sequence[Result]) -> list[str]:
+    """For each table of two rows or more, which has the highest mean of log p̂(x) over seeds, and
+    how far the next is below it.
+
+    With d_s the difference of the two at seed s of n seeds, the distance is d̄ and its t-interval is
+    d̄ ± t_{n-1} sd(d) / √n. The differences are paired, because all trainings are measured with the
+    same draws. A seed counts if it was trained with all settings of the table.
+    """
+    lines = []
+    for title, rows in grouped(results).items():
+        by_seed = {name: {r["seed"]: r["log_p"] for r in runs} for name, runs in rows.items()}
+        seeds = sorted(set.intersection(*(set(each) for each in by_seed.values())))
+        if len(rows) < 2 or not seeds:
+            continue
+        scores = {name: [each[seed] for seed in seeds] for name, each in by_seed.items()}
+        first, second = sorted(scores, key=lambda name: -mean(scores[name]))[:2]
+        d = [a - b for a, b in zip(scores[first], scores[second], strict=True)]
+        among = f" of {title}" if len(grouped(results)) > 1 else ""
+        line = (
+            f"{first} has the highest validation log p̂(x){among}, {mean(d):.2f} nats above {second}"
+        )
+        if len(d) == 1:
+            lines.append(f"{line}, with one seed; more seeds show whether this is chance.")
+            continue
+        half = t.ppf(0.975, len(d) - 1) * stdev(d) / len(d) ** 0.5
+        low, high = mean(d) - half, mean(d) + half
+        line += f" (95 % t-interval over {len(d)} paired seeds: {low:.2f} to {high:.2f})"
+        if low <= 0 <= high:
+            line += "; the interval contains zero, so the two cannot be told apart"
+        lines.append(f"{line}.")
+    return lines
 
 
 def markdown(results: Sequence[Result], failures: Sequence[str] = ()) -> str:
@@ -130,10 +168,11 @@ def tables(results: Sequence[Result], failures: Sequence[str] = ()) -> Group:
 def cell(column: str, runs: Sequence[Result]) -> str:
     """A mean over seeds, its spread over them, and its error over the validation images."""
     middle, spread = mean_and_spread(runs, column)
-    if column == "parameters":
-        return f"{middle:,.0f}"
-    if column == "seconds_per_epoch":
-        return plus_minus(*mean_and_bar(runs, column), 3)
+    if column in WHOLE:
+        low, high = (of(r[column] for r in runs) for of in (min, max))
+        return f"{low:,}" if low == high else f"{low:,} to {high:,}"  # a patience ends some earlier
+    if column == "training_seconds":
+        return plus_minus(middle, spread, 1)
     error = error_of(runs, column) if column in OVER_IMAGES else nan
     shown = plus_minus(middle, spread)
     return shown if isnan(error) else f"{shown} (± {error:.2f})"

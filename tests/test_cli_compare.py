@@ -160,7 +160,8 @@ def test_a_terminal_gets_the_table_of_the_file():
             "elbo": -20.0 - seed,
             "log_p": -19.0,
             "parameters": 1200,
-            "seconds_per_epoch": 0.1,
+            "epochs": 150,
+            "training_seconds": 15.0 + seed,
             "collapsed": "",
         }
         for seed in (0, 1)
@@ -172,6 +173,7 @@ def test_a_terminal_gets_the_table_of_the_file():
         "iaf(layers=3)",
         "-20.50 ± 0.71",
         "1,200",
+        "15.5 ± 0.7",
         "one standard deviation over 2 trainings",
     ):
         assert text in shown

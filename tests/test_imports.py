@@ -48,7 +48,7 @@ ROOMS = [
     {"recipes"},
     {"trackers", "sklearn"},
     {"runs"},
-    {"compare", "log_variance_study"},
+    {"compare", "log_variance_study", "timing"},
     {"comparison"},
     {"cli"},
     {"", "__main__"},

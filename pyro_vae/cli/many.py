@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,11 @@ import typer
 from ..errors import InputError
 from ..registry import split_specs
 from ..settings import Settings
+from ..words import counted
 from . import options as o
 from .options import console
 from .outputs import check_output, check_outside
+from .values import duration, option_words
 
 
 @o.with_settings("seed", "stream")
@@ -51,6 +54,15 @@ def compare(
             rich_help_panel="Comparison",
         ),
     ] = 3,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            metavar="TIME",
+            parser=duration,
+            help="Train each for this time, 90s, 10m or 1.5h, in place of --epochs.",
+            rich_help_panel="Comparison",
+        ),
+    ] = None,
     samples: Annotated[
         int,
         typer.Option(
@@ -131,8 +143,14 @@ def compare(
     from ..storage.writing import written
 
     settings = {name: {**given, key: name} for name in names}
+    trained = dict(settings)
     progress = progress_bar(console)
     task = progress.add_task("", total=None)
+
+    def on_epochs(epochs: dict[str, int]) -> None:
+        for name, n in epochs.items():
+            trained[name] = {**settings[name], "epochs": n}
+            console.print(f"{name}: {counted(n, 'epoch')} in {budget:g} seconds", soft_wrap=True)
 
     def on_start(name: str, seed: int, total: int) -> None:
         # Not before, because settings that do not fit are refused first.
@@ -142,24 +160,34 @@ def compare(
             console.print(f"{name}, seed {seed}", soft_wrap=True)
         progress.update(task, description=f"{name}, seed {seed}", total=total)
 
+    if budget is not None:
+        console.print("Some epochs of each setting are timed first.")
     try:
         results, failures = run_all(
             settings,
             seeds,
+            budget=budget,
             device=o.pick(device),
             data_dir=data_dir,
             samples=samples,
             gap_images=gap_images if gaps else 0,
             compiled=compiled,
             jobs=jobs,
+            on_epochs=on_epochs,
             on_start=on_start,
             on_step=lambda n: progress.advance(task, n),
         )
+        where = compiled, device, data_dir
         protocol = {
             "varied": key,
-            "settings": {name: asdict(settled(each)) for name, each in settings.items()},
+            "settings": {name: asdict(settled(each)) for name, each in trained.items()},
             "seeds": seeds,
             "samples": samples,
+            "budget_seconds": budget,
+            "commands": {
+                name: [train_command({**each, "seed": seed}, *where) for seed in range(seeds)]
+                for name, each in trained.items()
+            },
         }
         # Before anything is printed, so that a broken terminal or pipe does not lose the results.
         if results:
@@ -178,6 +206,17 @@ def compare(
         o.warn(f"{failure}.")
     if failures:
         raise typer.Exit(1)
+
+
+def train_command(
+    settings: dict[str, Any], compiled: bool | None, device: str, data_dir: Path | None
+) -> str:
+    """The command that repeats one training of a comparison."""
+    words = option_words(settings)
+    words += {None: [], True: ["--compile"], False: ["--no-compile"]}[compiled]
+    words += ["--device", device] if device != "auto" else []
+    words += ["--data-dir", str(data_dir)] if data_dir is not None else []
+    return shlex.join(["pyro-vae", "train", *words])
 
 
 def scales(

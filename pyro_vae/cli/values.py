@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 
@@ -67,6 +68,40 @@ def image_size(text: str | None) -> int | list[int] | None:
         )
     pair = [int(n) for n in text.split("x")]
     return pair[0] if len(pair) == 1 else pair
+
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+LONGEST = 1000
+"""The most hours of a duration."""
+
+
+def duration(text: str) -> float:
+    """``"90s"`` -> ``90.0``; ``"1.5h"`` -> ``5400.0``, in seconds."""
+    if not re.fullmatch(r"([0-9]{1,9}(\.[0-9]{1,9})?|\.[0-9]{1,9})[smh]", text):
+        raise InputError(f"--budget takes a time such as 90s, 10m or 1.5h, not {text!r}")
+    seconds = float(text[:-1]) * UNITS[text[-1]]
+    if not 0 < seconds <= LONGEST * UNITS["h"]:
+        raise InputError(f"--budget takes a time above 0s and at most {LONGEST}h, not {text}")
+    return seconds
+
+
+def option_words(settings: Mapping[str, Any]) -> list[str]:
+    """The words of a command line that give these settings.
+
+    Example:
+        >>> from pyro_vae.cli.values import option_words
+        >>> option_words({"batch_size": 64, "size": [28, 23], "latent": [[8, 7, 7], 16]})
+        ['--batch-size', '64', '--size', '28x23', '--latent', '8x7x7,16']
+    """
+    words = []
+    for name, value in settings.items():
+        words.append(f"--{name.replace('_', '-')}")
+        if value is True:
+            continue
+        parts = [value] if name == "size" or not isinstance(value, list) else value
+        texts = ["x".join(map(str, p)) if isinstance(p, list) else str(p) for p in parts]
+        words.append(",".join(texts))
+    return words
 
 
 def filled(option: str) -> Callable[[str | None], str | None]:
