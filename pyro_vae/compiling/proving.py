@@ -11,18 +11,49 @@ from torch import Tensor
 
 from .private import tree_flatten
 
+TRIES, NUDGE = 3, 1e-3
+"""How often a compiled graph may be run again with other weights, and by which share of each weight
+they are changed."""
 
-def difference(run: Callable[..., Any], bound: Any, inputs: Sequence[Tensor]) -> str:
+
+def difference(run: Callable[..., Any], compiled: Any, plain: Any, inputs: Sequence[Tensor]) -> str:
     """How a graph differs from the programs on the same inputs with the same random numbers.
+
+    A compiled graph rounds in another way than the programs. This can put the input of a ReLU, or
+    of another function with a kink, on the other side of the kink, and then a gradient differs by
+    more than rounding. So a compiled graph with other numbers is accepted on two conditions: the
+    graph that is not compiled gives the numbers of the programs, and the compiled one does so with
+    slightly other weights.
 
     Args:
         run: the programs, as a function of tensors; it calls ``loss_and_grads``.
-        bound: the graph with its tensors, a ``BoundGraph``.
+        compiled: the compiled graph with its tensors, a ``BoundGraph``.
+        plain: the same graph, not compiled.
         inputs: the inputs.
 
     Returns:
         what differs; empty if nothing does.
     """
+    wrong = difference_here(run, compiled, inputs)
+    if not wrong or compiled.function is plain.function:
+        return wrong
+    if in_graph := difference_here(run, plain, inputs):
+        return in_graph
+    own = {id(x) for x in inputs}
+    weights = [t for t in compiled.leaves(inputs) if id(t) not in own]
+    for seed in range(TRIES):
+        with unchanged(weights):
+            torch.manual_seed(seed)
+            with torch.no_grad():
+                for weight in weights:
+                    weight.mul_(1 + NUDGE * torch.randn_like(weight))
+            if not difference_here(run, compiled, inputs):
+                return ""
+    return wrong
+
+
+def difference_here(run: Callable[..., Any], bound: Any, inputs: Sequence[Tensor]) -> str:
+    """:func:`difference` of one graph, with the random numbers that come next."""
     copies = [x.detach().clone().requires_grad_(x.requires_grad) for x in inputs]
     leaves = bound.leaves(copies)
     with unchanged([*leaves, *bound.graph.captured]):

@@ -240,7 +240,8 @@ class Step:
             self.stay_eager(f"torch cannot compile it here ({first})")
             return None
         bound = BoundGraph(graph, function, watch)
-        wrong = difference(self.run, bound, inputs)
+        plain = BoundGraph(graph, graph.module, watch)
+        wrong = difference(self.run, bound, plain, inputs)
         if wrong:
             self.stay_eager(wrong)
             return None
