@@ -32,9 +32,8 @@ import shlex
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -47,6 +46,7 @@ from pyro_vae.evaluation.latents import active_units
 from pyro_vae.history import Callback, Epoch
 from pyro_vae.runs.folder import load
 from pyro_vae.runs.setup import Run, prepare
+from pyro_vae.timing import epochs_within
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
 
@@ -193,11 +193,12 @@ class Snapshots(Callback):
             self.kept.append((self.times[-1], weights))
 
 
-def settings_of(row: Row, budget: str, seed: int) -> dict[str, Any]:
+def settings_of(name: str, budget: str, seed: int) -> dict[str, Any]:
     """The options of ``pyro-vae train`` of one training."""
-    settings = BUDGETS[budget].settings | row.settings | {"seed": seed}
+    row, how = ROWS[name].settings, BUDGETS[budget].settings
+    settings = (row | how if budget == "paper" else how | row) | {"seed": seed}
     if budget == "cpu":
-        settings["epochs"] = json.loads((RESULTS / "epochs.json").read_text())["epochs"][row.title]
+        settings["epochs"] = json.loads((RESULTS / "epochs.json").read_text())[name]
     return settings
 
 
@@ -219,30 +220,32 @@ def trained(settings: dict[str, Any]) -> tuple[Run, Snapshots]:
         run.data,
         **run.training,
         optimizer=run.optimizer,
-        compiled=True,
         callback=snapshots,
         progress=False,
     )
     return run, snapshots
 
 
-def seconds_of_epoch(settings: dict[str, Any]) -> float:
-    """The processor time of an epoch, without compiling."""
-    times = trained(settings | {"epochs": 4})[1].times
-    return median(b - a for a, b in pairwise(times))
+def fitting(settings: dict[str, dict[str, Any]], minutes: float) -> dict[str, int]:
+    """The epochs of each training that fit into these minutes of processor time."""
+    runs = {name: prepare(each, torch.device("cpu"), None) for name, each in settings.items()}
+    return epochs_within(60 * minutes, runs, clock=time.process_time)
 
 
 def calibrate(names: list[str]) -> None:
     """Write down how many epochs of each row fit into the budget ``cpu``."""
     path = RESULTS / "epochs.json"
-    found = json.loads(path.read_text()) if path.exists() else {"epochs": {}}
-    for name in names:
-        row = ROWS[name]
-        seconds = seconds_of_epoch(BUDGETS["cpu"].settings | row.settings)
-        found["epochs"][row.title] = max(1, round(60 * row.minutes / seconds))
-        print(f"{name}: {seconds:.2f} s of processor time an epoch", flush=True)
+    found = json.loads(path.read_text()) if path.exists() else {}
+    for minutes in sorted({ROWS[name].minutes for name in names}):
+        settings = {
+            name: BUDGETS["cpu"].settings | ROWS[name].settings
+            for name in names
+            if ROWS[name].minutes == minutes
+        }
+        found |= fitting(settings, minutes)
         RESULTS.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1) + "\n")
+        print(found, flush=True)
 
 
 def measured(vae: VAE, images: Images, budget: Budget) -> dict[str, Any]:
@@ -273,7 +276,7 @@ def written(name: str, budget: str, seed: int, found: dict[str, Any]) -> None:
         "row": name,
         "budget": budget,
         "seed": seed,
-        "command": command(settings_of(ROWS[name], budget, seed), f"runs/{name}-{seed}"),
+        "command": command(settings_of(name, budget, seed), f"runs/{name}-{seed}"),
         **found,
         "versions": {n: version(n) for n in ("pyro-vae", "pyro-ppl", "torch", "numpy")},
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
@@ -286,7 +289,7 @@ def written(name: str, budget: str, seed: int, found: dict[str, Any]) -> None:
 
 def train(name: str, budget: str, seed: int) -> None:
     """Train a row with a seed, measure it and its checkpoints, and write all down."""
-    run, snapshots = trained(settings_of(ROWS[name], budget, seed))
+    run, snapshots = trained(settings_of(name, budget, seed))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert isinstance(run.data, Data)  # in memory
     images, how = run.data.test, BUDGETS[budget]
@@ -316,8 +319,7 @@ def search(names: list[str], minutes: float) -> None:
     found = json.loads(path.read_text()) if path.exists() else {"trials": {}}
     for name in names:
         settings = BUDGETS["cpu"].settings | SEARCH[name] | {"validation": 10_000, "seed": 100}
-        seconds = seconds_of_epoch(settings)
-        settings["epochs"] = max(1, round(60 * minutes / seconds))
+        settings["epochs"] = fitting({name: settings}, minutes)[name]
         run, snapshots = trained(settings)
         assert isinstance(run.data, Data)  # in memory
         assert run.data.validation is not None
@@ -437,7 +439,7 @@ def main() -> None:
             if asked.action == "train":
                 train(name, asked.budget, asked.seed)
             else:
-                settings = settings_of(ROWS[name], asked.budget, asked.seed)
+                settings = settings_of(name, asked.budget, asked.seed)
                 print(command(settings, f"runs/{name}-{asked.seed}"))
 
 
