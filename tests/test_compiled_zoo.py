@@ -55,6 +55,21 @@ def test_no_member_is_silently_different(name):
     torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
+EQUAL = [name for name, (outcome, _) in MEMBERS.items() if outcome == "equal"]
+FEW = [name for name in EQUAL if name in SAMPLE][::3]
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in EQUAL]
+)
+def test_an_evaluated_loss_is_that_of_the_programs(name):
+    """``evaluate_loss`` is a graph of its own. It follows the same state as the step."""
+    *eager, raised, _ = train(MEMBERS[name][1], compiled=False, evaluates=True)
+    *compiled, raised_c, how = train(MEMBERS[name][1], compiled=True, evaluates=True)
+    assert (raised_c, how) == (raised, "equal")
+    torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
 def test_the_zoo_is_large():
     assert len(MEMBERS) >= 250
     assert sum(outcome == "equal" for outcome, _ in MEMBERS.values()) >= 150

@@ -1,4 +1,4 @@
-"""An ELBO whose ``loss_and_grads`` runs one compiled graph, for any model and guide."""
+"""An ELBO whose ``loss_and_grads`` and ``loss`` run one compiled graph each, for any programs."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from .tracing import Graph
 class CompiledELBO(ELBO):
     """A Pyro ELBO whose ``loss_and_grads`` is one compiled graph; use it like any other ELBO.
 
+    ``loss``, and so ``SVI.evaluate_loss``, is a graph of its own, without gradients.
+
     The first call with new shapes runs eagerly, and so does a call at which parameters are new to
     Pyro's store. The next call is traced and compiled, which takes seconds. Later calls run the
     graph: same loss, same gradients, same random numbers.
@@ -46,13 +48,11 @@ class CompiledELBO(ELBO):
     - a step in which a parameter has a hook;
     - ``TraceGraph_ELBO``;
     - a sequential plate with a random subsample;
-    - a model and a guide without a parameter to train;
+    - ``loss_and_grads`` of a model and a guide without a parameter to train;
     - a call inside another Pyro handler, or with ``module_local_params`` switched on;
     - programs whose state changes at each of 16 calls, or that need more than 8 different graphs;
     - new combinations of programs and kinds of arguments, after the first 64;
     - a step that torch cannot compile, for example because there is no C++ compiler.
-
-    ``loss`` is never compiled.
 
     **What raises** :class:`CompileError`, which names the line:
 
@@ -116,12 +116,24 @@ class CompiledELBO(ELBO):
         return self.elbo._get_trace(*args)
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.elbo.loss(model, guide, *args, **kwargs)
+        return self.called(self.elbo.loss, False, model, guide, args, kwargs)
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        call = partial(self.elbo.loss_and_grads, model, guide)
+        return self.called(self.elbo.loss_and_grads, True, model, guide, args, kwargs)
+
+    def called(
+        self, method: Any, trains: bool, model: Any, guide: Any, args: Any, kwargs: Any
+    ) -> Any:
+        """The result of a method of the ELBO, by its graph if there is a valid one.
+
+        Args:
+            method: ``loss_and_grads`` or ``loss`` of the ELBO inside.
+            trains: whether it gives gradients.
+            model, guide, args, kwargs: its arguments.
+        """
+        call = partial(method, model, guide)
         with LOCK:
-            step, inputs = self.step_for(call, (model, guide), args, kwargs)
+            step, inputs = self.step_for(call, (model, guide), args, kwargs, trains)
             bound = step.find(inputs)
             if bound is None:
                 with step.eager():
@@ -160,13 +172,17 @@ class CompiledELBO(ELBO):
         return self.graphs[graph.text]
 
     def step_for(
-        self, call: Any, programs: Sequence[Any], args: Any, kwargs: Any
+        self, call: Any, programs: Sequence[Any], args: Any, kwargs: Any, trains: bool = True
     ) -> tuple[Step, list[Tensor]]:
-        """The step that ``call(*args, **kwargs)`` belongs to, and the tensors in its arguments."""
+        """The step that ``call(*args, **kwargs)`` belongs to, and the tensors in its arguments.
+
+        ``trains`` is whether the call gives gradients.
+        """
         leaves, spec = tree_flatten((args, kwargs))
         inputs = [x for x in leaves if isinstance(x, Tensor)]
         floats: dict[int, float] = {}
-        key = (*map(program_key, programs), spec, *map(argument_key, leaves), *torch_settings())
+        kinds = map(argument_key, leaves)
+        key = (trains, *map(program_key, programs), spec, *kinds, *torch_settings())
         is_input = is_tensor
         if len(inputs) < len(leaves):
             if key in self.steps and self.steps[key].constant_floats:
@@ -195,7 +211,7 @@ class CompiledELBO(ELBO):
                 return loss
 
             roots = [*programs, self.elbo, slots]
-            step = Step(run, roots, self.compiled_graph, self.static)
+            step = Step(run, roots, self.compiled_graph, self.static, trains)
             self.steps[reason or key] = step
             if reason:
                 step.stay_eager(reason)

@@ -138,10 +138,11 @@ class Step:
     traced. At calls 4, 16, 64, ... the function is traced again and compared with the graph in use.
 
     Args:
-        run: the function; it calls ``loss_and_grads``.
+        run: the function; it calls ``loss_and_grads`` or ``loss``.
         roots: the programs and the objective, whose state is watched.
         compile: compiles a graph for given inputs, or returns a compiled graph with equal text.
         static: what the user declared constant.
+        trains: whether the function gives gradients.
     """
 
     MOST_GRAPHS = 8
@@ -153,8 +154,10 @@ class Step:
         roots: Sequence[Any],
         compile: Callable[..., GraphFunction],
         static: Sequence[Any] = (),
+        trains: bool = True,
     ) -> None:
         self.run = run
+        self.graph_of = partial(make_graph, trains=trains)
         self.roots = roots
         self.compile = compile
         self.static = static
@@ -188,7 +191,7 @@ class Step:
     def check(self, bound: BoundGraph, inputs: Sequence[Tensor]) -> None:
         """Trace again; a graph that no longer holds is dropped, so that it is never used again."""
         try:
-            make_graph(self.run, inputs, bound.watch, self.reads, before=bound.graph)
+            self.graph_of(self.run, inputs, bound.watch, self.reads, before=bound.graph)
         except EagerReason as reason:
             self.bounds.remove(bound)
             self.stay_eager(str(reason))
@@ -212,7 +215,7 @@ class Step:
             return None
         try:
             self.refuse_unknown(self.seen)  # before tracing, which would advance an iterator
-            graph, by_libraries = make_graph(self.run, inputs, self.seen, self.reads)
+            graph, by_libraries = self.graph_of(self.run, inputs, self.seen, self.reads)
             self.ignored |= by_libraries
             watch = self.watch()
             self.refuse_unknown(watch)
@@ -251,7 +254,8 @@ class Step:
     def trace_constant(self, inputs: Sequence[Tensor], floats: dict[int, float]) -> Graph:
         """The graph in which these floats are constants."""
         assert self.seen is not None
-        return make_graph(partial(self.run, floats=floats), inputs, self.seen, self.reads)[0]
+        run = partial(self.run, floats=floats)
+        return self.graph_of(run, inputs, self.seen, self.reads)[0]
 
     def refuse_unknown(self, watch: Watch) -> None:
         if watch.unknown:

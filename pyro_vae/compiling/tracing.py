@@ -68,8 +68,9 @@ def make_graph(
     watch: Watch,
     reads: Reads,
     before: Graph | None = None,
+    trains: bool = True,
 ) -> tuple[Graph, set[tuple[int, Any]]]:
-    """Record ``run(*inputs)``, which calls ``loss_and_grads``, as a graph.
+    """Record ``run(*inputs)``, which calls ``loss_and_grads`` or ``loss``, as a graph.
 
     The function is traced twice, the second time from the state that the first one left. What the
     two graphs do not show is found beside them: what the programs wrote, whether a random
@@ -82,6 +83,7 @@ def make_graph(
         reads: records what the programs read.
         before: an earlier graph of the same function. If given, the function is traced once and
             compared with it.
+        trains: whether the function calls ``backward``, so that the graph gives gradients.
 
     Returns:
         the graph, and ``(id(box), key)`` of what torch and Pyro wrote for themselves.
@@ -98,13 +100,13 @@ def make_graph(
     validated = validates()
     with Undisturbed(watch, reads) as kept:
         with mode, reads:
-            graph = trace_once(run, fakes, validated)
+            graph = trace_once(run, fakes, validated, trains)
         written, by_libraries = kept.writes()
         if written:
             raise EagerReason(f"the programs write {written}, which a graph would leave as it is")
         if before is None:
             with mode:
-                other = trace_once(run, fakes, validated)
+                other = trace_once(run, fakes, validated, trains)
         drawn = kept.drawn()
     node = first_difference(graph, before or other)
     if node is not None:
@@ -154,7 +156,9 @@ def same_tensor(a: Tensor, b: Tensor) -> bool:
     return where[0] == where[1] or torch.equal(a, b)
 
 
-def trace_once(run: TensorFunction, fakes: Sequence[Tensor], validated: bool) -> Graph:
+def trace_once(
+    run: TensorFunction, fakes: Sequence[Tensor], validated: bool, trains: bool
+) -> Graph:
     found: dict[str, Any] = {}
 
     def flat(*inputs: Tensor) -> list[Tensor]:
@@ -166,7 +170,7 @@ def trace_once(run: TensorFunction, fakes: Sequence[Tensor], validated: bool) ->
             poutine.trace(param_only=True) as sites,
         ):
             loss, found["loss"] = tree_flatten(run(*inputs))
-            leaves, gradients = mode.gradients()
+            leaves, gradients = mode.gradients() if trains else ([], [])
             valid = checks.result()
         found["leaves"], found["inputs"], found["valid"] = leaves, inputs, len(valid)
         found["params"] = {

@@ -93,8 +93,11 @@ def looks(outcome):
     return register
 
 
-def train(make, compiled):
-    """Losses, parameters, result and error of a training, and how it went."""
+def train(make, compiled, evaluates=False):
+    """Losses, parameters, result and error of a training, and how it went.
+
+    With ``evaluates``, the loss is evaluated after each step, too.
+    """
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
     random.seed(0)
@@ -111,6 +114,8 @@ def train(make, compiled):
                     made.change(CHANGES[step])
                 losses.append(svi.step(*made.args(step)))
                 made.after(svi)
+                if evaluates:
+                    losses.append(svi.evaluate_loss(*made.args(step)))
             result = made.result()
         except CompileError as error:
             how = "refused"
