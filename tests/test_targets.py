@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from math import nan, sqrt
 
@@ -370,6 +371,37 @@ def test_the_commands_of_a_run_with_a_target(run, table, tmp_path, capsys):
     before, after = pd.read_csv(table), pd.read_csv(filled)
     assert after["a"].notna().all()
     pd.testing.assert_series_equal(before["yield"], after["yield"])
+
+
+def test_impute_says_what_predicts_a_target_or_a_label(run, table, tmp_path, capsys):
+    """The command that the sentence names gives a number for each row."""
+    frame = pd.read_csv(table).fillna({"a": 0.5})
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    out = ["--out", tmp_path / "filled.csv"]
+    assert typed(["impute", run, "--data", tmp_path / "rows.csv", *out]) == 2
+    said = capsys.readouterr().err
+    assert "no entry of x is missing" in said
+    assert "the target 'yield' is predicted and not imputed, by `pyro-vae encode" in said
+    words = shlex.split(said.split("`")[1])[1:]
+    assert typed([*words, "--out", tmp_path / "z.npz"]) == 0
+    assert np.isfinite(np.load(tmp_path / "z.npz")["loc_y"]).sum() == 200
+    frame["kind"] = np.where(frame["b"] > 0, "high", "low")
+    frame.loc[::7, "kind"] = None
+    frame.drop(columns="yield").to_csv(tmp_path / "labels.csv", index=False)
+    short = [*SHORT[2:], "--epochs", "1"]
+    for name, role, asked, said in (
+        (
+            "rows",
+            ["--target", "yield"],
+            [],
+            "'yield' is predicted and not imputed, by a run",
+        ),
+        ("labels", ["--label", "kind"], ["--recipe", "m2"], "(the array loc_y)"),
+    ):
+        words = ["--data", tmp_path / f"{name}.csv", *role, *asked, *short]
+        assert typed(["train", *words, "--out", tmp_path / name]) == 0
+        assert typed(["impute", tmp_path / name, *out]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_a_saved_vae_predicts_the_same(run, table, tmp_path):
