@@ -309,6 +309,9 @@ def test_what_does_not_fit_is_refused():
     gone = Images(data.train.pixels, context=torch.full_like(data.train.targets, nan))
     with pytest.raises(InputError, match="known in none of the training rows"):
         VAE.for_data(gone, 2, guide="targeted")
+    same = torch.where(torch.arange(len(data.train))[:, None] < 3, M.float(), nan)
+    with pytest.raises(InputError, match=r"a target is 100 in all 3 training rows .* a constant"):
+        VAE.for_data(Images(data.train.pixels, context=same), 2, guide="targeted")
     half = Images(x, targets=y.masked_fill(y > M, nan))
     with pytest.raises(InputError, match="needs all of them"):
         half.conditioned("target")
@@ -478,6 +481,18 @@ def test_empty_cells_of_the_target_are_inferred_without_a_further_option(table, 
     pd.DataFrame({"a": [0.5, 1.5, 4.0] * 10, "b": [2.0, 1.25] * 15}).to_csv(table, index=False)
     assert typed(["train", "--data", table, *SHORT, "--out", tmp_path / "no"]) == 2
     assert "or --target for numbers" in capsys.readouterr().err
+
+
+def test_a_constant_target_is_refused(run, table, tmp_path, capsys):
+    """Other rows for a run may have one target: nothing is learned of them."""
+    path = tmp_path / "t.csv"
+    pd.read_csv(table).assign(**{"yield": [7.5, nan] * 100}).to_csv(path, index=False)
+    for words in (SHORT, ["--condition", "target"]):
+        given = ["--data", path, "--target", "yield", *words, "--out", tmp_path / "run"]
+        assert typed(["train", *given]) == 2
+        assert "'yield' of 't.csv' is 7.5 in all 100 rows where it" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert typed(["evaluate", run, "--data", path, "--samples", "5"]) == 0
 
 
 def test_a_target_of_words_names_its_row(tmp_path, capsys):

@@ -134,6 +134,8 @@ def table_images(
     targets = None
     if measured is not None and not (isinstance(known, Schema) and measured.isna().all()):
         targets = targets_of(measured, str(target), table)
+        if not isinstance(known, Schema):
+            refuse_constant(targets, str(target), table)
         schema = replace(schema, target=target)
     return Images(numbers, index, classes, names, mask=observed, schema=schema, targets=targets)
 
@@ -197,6 +199,16 @@ def targets_of(cells: pd.Series, name: str, table: str) -> torch.Tensor:
     if np.isnan(numbers).all():
         raise InputError(f"the target {name!r} of {table} is missing in all rows")
     return torch.from_numpy(numbers.astype(np.float32))[:, None]
+
+
+def refuse_constant(targets: torch.Tensor, name: str, table: str) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a target that does not change."""
+    known = targets[~targets.isnan()]
+    if (known == known[0]).all():
+        raise InputError(
+            f"the target {name!r} of {table} is {known[0].item():g} in all {len(known):,} rows "
+            "where it is known, and nothing can be learned of a constant; name another column"
+        )
 
 
 def check_label(labels: pd.Series, name: str, table: str) -> None:
