@@ -21,6 +21,7 @@ from .inferring import infer
 from .labelled import HIDDEN
 from .schema import Schema, listed
 from .schemafile import GivenSchema, read_schema
+from .splitting import refuse_few
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,11 +251,8 @@ def split_table(
         InputError: fewer than 2 training rows of a table whose schema is not that of another.
     """
     train, test = images.split(test_fraction, seed)
-    if len(train) < 2 and not isinstance(known, Schema):
-        raise InputError(
-            f"{table} has too few rows, {len(images)}; training needs at least 2 training rows "
-            "and, unless the test fraction is 0, 1 test row"
-        )
+    if not isinstance(known, Schema):
+        refuse_few(table, len(train), len(images), "row")
     return train, test
 
 
