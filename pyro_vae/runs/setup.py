@@ -142,9 +142,9 @@ def prepare(
     reading |= context_of(settings)
     source = {"name": settings.data, "binarize": settings.binarize or "none", **reading}
     loaded = opened(source | {"validation": settings.validation}, data_dir, workers=workers)
-    parts = [part for part in (loaded.train, loaded.validation, loaded.test) if part is not None]
-    word = word_of(loaded.shape)
-    refuse_few(repr(Path(settings.data).name), len(loaded.train), sum(map(len, parts)), word)
+    rows = sum(len(part or ()) for part in (loaded.train, loaded.validation, loaded.test))
+    name = repr(Path(settings.data).name)
+    refuse_few(name, len(loaded.train), rows, word_of(loaded.shape))
     parts = {
         "prior": settings.prior,
         "guide": with_scale(settings.guide, settings.scale),
