@@ -54,7 +54,8 @@ MIXED = {
     "--objective annealed(epochs=-1)": "epochs is a number above 0, not -1",
     "--guide labelled": "give --known-labels 100",
     "--prior conditional": "give --condition label",
-    "--labels 100": "--labels is now called --known-labels; give --known-labels 100",
+    "--labels 100": "--labels is now called --known-labels",
+    "--labels=100": "--labels is now called --known-labels",
 }
 
 
