@@ -194,7 +194,8 @@ class OneRow(dist.TorchDistribution):
     """The distribution of the one row of a batch ``[1]``, without the batch dimension.
 
     Args:
-        rows: a distribution with batch ``[1]``.
+        rows: a distribution with batch ``[1]``. It stays there as an attribute, for parameters such
+            as ``q.rows.probs``.
 
     Example:
         >>> from pyro_vae.distributions import OneRow

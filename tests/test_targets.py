@@ -383,7 +383,7 @@ def test_impute_says_what_predicts_a_target_or_a_label(run, table, tmp_path, cap
     out = ["--out", tmp_path / "filled.csv"]
     assert typed(["impute", run, "--data", tmp_path / "rows.csv", *out]) == 2
     said = capsys.readouterr().err
-    assert "no entry of x is missing" in said
+    assert "no entry that impute fills is missing" in said
     assert "the target 'yield' is predicted and not imputed, by `pyro-vae encode" in said
     words = shlex.split(said.split("`")[1])[1:]
     assert typed([*words, "--out", tmp_path / "z.npz"]) == 0

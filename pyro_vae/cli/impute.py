@@ -126,7 +126,8 @@ def impute(
     if images.mask is None:
         beside = inferred(vae, images, run, file)
         raise InputError(
-            f"no entry{' of x' * bool(beside)} is missing, so there is nothing to impute; {beside}"
+            f"no entry{' that impute fills' * bool(beside)} is missing, so there is nothing to "
+            f"impute; {beside}"
             "missing is NaN, False in an array 'mask' of a .npz file, or an empty cell of a table"
             f"{'; or give --hide' * shown}"
         )
