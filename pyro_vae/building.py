@@ -134,8 +134,10 @@ def statistics(images: Images) -> tuple[Tensor, list[list[float]]]:
 
 def latents_of(
     z: Any, sites: Mapping[str, Any], layers: Mapping[str, Layout], like: Tensor
-) -> tuple[dict[str, Tensor], int]:
-    """The latents that a user gives, by site, each ``[n, Z]``; and n.
+) -> tuple[dict[str, Tensor], int, bool]:
+    """The latents that a user gives, by site, each ``[n, Z]``; n; and whether n was given.
+
+    It was not if all of them are of one observation, without the dimension ``[n]``.
 
     Args:
         z: latents ``[n, Z]`` or ``[Z]`` of the site "z", or a dict of them by site. Each is a
@@ -150,7 +152,7 @@ def latents_of(
     """
     if isinstance(z, Mapping) and not z:
         raise InputError(f"give the latents of at least one of the sites {', '.join(sites)}")
-    data = {}
+    data, batch = {}, False
     for name, value in z.items() if isinstance(z, Mapping) else [("z", z)]:
         if name not in sites:
             raise InputError(
@@ -173,6 +175,7 @@ def latents_of(
                 f"the latents of {name!r} are a tensor [n, {size}] or [{size}]{also}, not "
                 f"{describe(value)}"
             )
+        batch = batch or numbers.dim() == 2
         numbers = numbers.to(like).reshape(-1, size)
         if not numbers.isfinite().all():
             raise InputError(f"the latents of {name!r} have NaN or infinite numbers")
@@ -184,7 +187,7 @@ def latents_of(
         data[name] = numbers
     if len(rows := {len(value) for value in data.values()}) != 1:
         raise InputError(f"latents of all sites have the same number of rows, not {sorted(rows)}")
-    return data, rows.pop()
+    return data, rows.pop(), batch
 
 
 def tensor_of(value: Any) -> Tensor | None:

@@ -252,10 +252,10 @@ def inferring(choice: Choice, given: Condition | None, conditioned: Sequence[str
 
 def target_moments(context: Tensor | None, choice: Choice) -> list[list[float]] | None:
     """The means and the standard deviations of real targets ``[N, n]`` where they are known; None
-    if the guide infers no targets. A target that does not change has the standard deviation 1.
+    if the guide infers no targets.
 
     Raises:
-        InputError: a target of which no value is known.
+        InputError: a target of which no value is known, or that does not change.
     """
     kind = class_of(choice)
     if context is None or not (issubclass(kind, Guide) and kind.infers_targets):
@@ -268,5 +268,12 @@ def target_moments(context: Tensor | None, choice: Choice) -> list[list[float]] 
     y, count = torch.where(known, context, 0).double(), known.sum(0)
     mean = y.sum(0) / count
     variance = torch.where(known, y - mean, 0).square().sum(0) / count
-    scale = torch.where(variance > (mean.abs() * 1e-6).square(), variance, 1).sqrt()
-    return [mean.tolist(), scale.tolist()]
+    constant = variance <= (mean.abs() * 1e-6).square()
+    if constant.any():
+        i = int(constant.nonzero()[0])
+        raise InputError(
+            f"a target is {mean[i].item():g} in all {int(count[i]):,} training rows where it is "
+            "known, and nothing can be learned of a constant; give another target, or more rows "
+            "whose target is known"
+        )
+    return [mean.tolist(), variance.sqrt().tolist()]

@@ -19,6 +19,7 @@ from torch.distributions import (
     LowRankMultivariateNormal,
     MultivariateNormal,
     Normal,
+    kl_divergence,
     register_kl,
 )
 
@@ -187,3 +188,64 @@ def kl_to_diagonal(q: Any, p: Any) -> Tensor:
     deviation = (q.variance + (q.mean - p.mean).square()) / p.variance  # [*, Z]
     log_p = -0.5 * (deviation + (2 * torch.pi * p.variance).log()).sum(-1)
     return -q.entropy() - log_p
+
+
+class OneRow(dist.TorchDistribution):
+    """The distribution of the one row of a batch ``[1]``, without the batch dimension.
+
+    Args:
+        rows: a distribution with batch ``[1]``. It stays there as an attribute, for parameters such
+            as ``q.rows.probs``.
+
+    Example:
+        >>> from pyro_vae.distributions import OneRow
+        >>> q = OneRow(standard_normal(torch.zeros(1, 3)))
+        >>> q.mean.shape, q.log_prob(q.sample()).shape
+        (torch.Size([3]), torch.Size([]))
+    """
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+        self.has_rsample = rows.has_rsample
+        super().__init__(rows.batch_shape[1:], rows.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return self.rows.support
+
+    @property
+    def mean(self) -> Tensor:
+        return self.rows.mean[0]
+
+    @property
+    def variance(self) -> Tensor:
+        return self.rows.variance[0]
+
+    @property
+    def stddev(self) -> Tensor:
+        return self.rows.stddev[0]
+
+    @property
+    def mode(self) -> Tensor:
+        return self.rows.mode[0]
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return self.rows.rsample(torch.Size(sample_shape)).squeeze(len(sample_shape))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return self.rows.sample(torch.Size(sample_shape)).squeeze(len(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.rows.log_prob(value.unsqueeze(-1 - len(self.event_shape))).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        return self.rows.entropy()[0]
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        return self.rows.expand(batch_shape) if batch_shape else self
+
+
+@register_kl(OneRow, torch.distributions.Distribution)
+def kl_of_one_row(q: OneRow, p: Any) -> Tensor:
+    """KL(q || p) of one row, 0-dim."""
+    return kl_divergence(q.rows, p.rows if isinstance(p, OneRow) else p).squeeze(-1)

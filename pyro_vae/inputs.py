@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from .alone import alone, many
 from .data import Images
 from .data.arrays import to_pixels
 from .data.imagefiles import flatten, is_grey
@@ -25,19 +27,22 @@ def as_tensor(x: Any, shape: Shape, module: Any) -> Tensor:
 
     A NumPy array of pixels holds uint8 (x = k / 255), bool (0 or 1) or float in [0, 1], whatever
     the other images of the call are. Its layout is ``[B, C, H, W]``, ``[B, H, W, C]`` or, of grey
-    images, ``[B, H, W]``. One observation, a tensor or an array without the first axis or a PIL
-    image, becomes a batch of one. NaN stays NaN.
+    images, ``[B, H, W]``. One observation is a tensor or an array without the first axis, or a PIL
+    image. NaN stays NaN.
 
     Args:
         x: the observations.
         shape: the shape of one observation.
         module: the module that takes them, with the VAE's program ``guide``.
 
+    Returns:
+        ``[B, *shape]``, or ``shape`` of one observation.
+
     Raises:
         InputError: something else, or an array or a PIL image of another shape.
     """
     if isinstance(x, Tensor):
-        return x[None] if x.shape == shape else x  # the VAE's programs check a batch
+        return x  # the VAE's programs check it
     device = next(chain(module.parameters(), module.buffers()), torch.zeros(())).device
     if isinstance(x, np.ndarray) and not holds_pixels(x, shape, module.guide.bounds):
         return numbers(x, shape).to(device)
@@ -52,7 +57,8 @@ def as_tensor(x: Any, shape: Shape, module: Any) -> Tensor:
         )
     c, h, w = shape
     last = x.shape[1:]
-    if x.shape in (shape, (h, w, c)) or (c == 1 and x.shape == (h, w)):
+    one = x.shape in (shape, (h, w, c)) or (c == 1 and x.shape == (h, w))
+    if one:
         x, last = x[None], x.shape
     elif last not in (shape, (h, w, c)) and not (c == 1 and last == (h, w)):
         raise InputError(
@@ -66,7 +72,29 @@ def as_tensor(x: Any, shape: Shape, module: Any) -> Tensor:
     pixels = Images(to_pixels(np.where(missing, np.zeros((), x.dtype), x), "x")).batch(slice(None))
     if missing.any():
         pixels[to_pixels(missing, "x") > 0] = torch.nan
-    return pixels.to(device)
+    return (pixels[0] if one else pixels).to(device)
+
+
+def batch_of(
+    x: Any, shape: Shape, module: Any, mask: Any = None
+) -> tuple[Tensor, Any, Callable[..., Any]]:
+    """Observations as a batch, their mask, and the function that gives the answer.
+
+    The function takes a result for the batch. If ``x`` is one observation, it takes the dimension
+    of the batch away again (:func:`.alone.alone`), so that one image gives one answer.
+
+    Args:
+        x, shape, module: as for :func:`as_tensor`.
+        mask: of ``x``; None for no mask.
+
+    Returns:
+        ``[B, *shape]``, the mask of it, and the function.
+    """
+    x = as_tensor(x, shape, module)
+    if x.shape != shape:
+        return x, mask, many
+    one = isinstance(mask, Tensor) and mask.shape == shape
+    return x[None], mask[None] if one else mask, alone
 
 
 def holds_pixels(x: np.ndarray, shape: Shape, bounds: tuple[float, float]) -> bool:
@@ -92,7 +120,7 @@ def numbers(x: np.ndarray, shape: Shape) -> Tensor:
             f"{x.dtype} and shape {list(x.shape)}"
         )
     kind = x.dtype if x.dtype in (np.float32, np.float64) else np.float32
-    return torch.from_numpy(x.astype(kind).reshape(-1, *shape))
+    return torch.from_numpy(x.astype(kind))
 
 
 def one_image(x: Any, shape: Shape, module: Any) -> Tensor:
@@ -101,7 +129,7 @@ def one_image(x: Any, shape: Shape, module: Any) -> Tensor:
     Raises:
         InputError: several observations, or one of another shape.
     """
-    x = as_tensor(x, shape, module)
+    x, _, _ = batch_of(x, shape, module)
     if x.shape != (1, *shape):
         what = kind_of(shape)
         raise InputError(

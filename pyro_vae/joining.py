@@ -7,7 +7,7 @@ the context are joined (:func:`beside`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -123,6 +123,29 @@ def beside(z: Tensor, context: Tensor) -> Tensor:
     """Latents ``[*, B, Z]`` and the encoded context ``[*, B, n]`` as what a decoder gets."""
     leading = torch.broadcast_shapes(z.shape[:-1], context.shape[:-1])
     return torch.cat([each.expand(*leading, -1) for each in (z, context)], -1)  # [*, B, Z + n]
+
+
+def refuse_other_scaling(vae: Any, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
+    """Before ``load_state_dict``: raise :class:`~pyro_vae.errors.InputError` for weights of another
+    ``scaling``, which the state does not have.
+
+    Where encoder and likelihood have the same moments, as by ``VAE.for_data``, those of the encoder
+    tell. The likelihood ``columns`` of a table shows no moments to the encoder, so they cannot.
+    """
+    if vae.config["scaling"] is None or vae.config["scaling"] != vae.config["standardize"]:
+        return
+    for name, encoder in vae.guide.named_modules(prefix=f"{prefix}guide"):
+        if not isinstance(encoder, Standardized):
+            continue
+        for key, own in (("mean", encoder.mean), ("scale", encoder.scale)):
+            other = state.get(f"{name}.{key}", own)
+            if other.shape == own.shape and not torch.allclose(other.to(own), own):
+                raise InputError(
+                    f"the weights are of data whose channels have the {key} "
+                    f"{other.flatten().tolist()!s:.60}, and the scaling of this VAE has "
+                    f"{own.flatten().tolist()!s:.60}; make it by VAE(**config) of the other VAE's "
+                    "config, or load that one by pyro_vae.load()"
+                )
 
 
 def follow_moments(seen: Input, vae: Any, keys: Any) -> None:

@@ -13,6 +13,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from .alone import alone
 from .building import latents_of
 from .compiling import HANDLERS
 from .data import Images
@@ -20,7 +21,7 @@ from .errors import InputError
 from .evaluation.importance import Importance, importance
 from .evaluation.imputation import impute
 from .holes import as_mask
-from .inputs import as_tensor
+from .inputs import batch_of
 from .labels import LABEL
 from .latents import LatentSize, Shape, layouts, site_names
 from .memory import check_memory
@@ -39,6 +40,9 @@ class Usage(nn.Module):
     A VAE with a condition has a context. Where it belongs to observations, the argument is
     ``context``, with a row for each. Where observations are made, it is ``given``. Both may be one
     class, by its name or number, or one set of covariates, for all rows.
+
+    Observations x are a batch ``[B, *shape]``, and so is the result. One observation, such as a PIL
+    image or a tensor of the VAE's own shape, gives one result, without the dimension ``[B]``.
     """
 
     shape: Shape
@@ -50,23 +54,29 @@ class Usage(nn.Module):
     def encode(self, x: Any, context: Any = None, *, mask: Tensor | None = None) -> Any:
         """The posterior q(z | x) of observations: a distribution, batch ``[B]``, event ``[Z]``.
 
-        If there are several latent sites, a dict of distributions by name. Each is given a draw of
-        the sites that it depends on. It is computed in evaluation mode, so it does not depend on
+        That of one observation is a :class:`~pyro_vae.distributions.OneRow`, with batch ``[]``. If
+        there are several latent sites, it is a dict of distributions by name. Each is given a draw
+        of the sites that it depends on. It is computed in evaluation mode, so it does not depend on
         the other images of the batch. Gradients reach the weights and the images.
 
         Args:
             x: a tensor ``[B, *shape]``, a NumPy array or a PIL image, see
-                :func:`~pyro_vae.inputs.as_tensor`.
+                :func:`~pyro_vae.inputs.as_tensor`; or one observation.
             context: labels or covariates, ``[B, ...]``, or one for all.
             mask: bool, True where x was observed, of the shape of x or ``[B]``. Without it, NaN in
                 x stands for an entry that is missing.
+
+        Example:
+            >>> vae = VAE((1, 28, 28), 2)
+            >>> vae.encode(x).mean.shape, vae.encode(x[0]).mean.shape  # x has 8 images
+            (torch.Size([8, 2]), torch.Size([2]))
         """
-        x = as_tensor(x, self.shape, self)
+        x, mask, answer = batch_of(x, self.shape, self, mask)
         context = self.rows(context, len(x))
         with HANDLERS, mode(False, self):
             sites = latent_sites(lambda: self.guide(x, context, mask=mask))
         q = {name: site["fn"] for name, site in sites.items()}
-        return q["z"] if q.keys() == {"z"} else q
+        return answer(q["z"] if q.keys() == {"z"} else q)
 
     @torch.no_grad()
     @spelled
@@ -93,7 +103,7 @@ class Usage(nn.Module):
                 "of this VAE infers none; take the guide labelled or targeted"
             )
         q = self.encode(x, mask=mask)[LABEL]
-        return q.probs if self.infers_labels else (q.mean, q.stddev)
+        return q.mean if self.infers_labels else (q.mean, q.stddev)
 
     @property
     def infers_y(self) -> bool:
@@ -122,7 +132,7 @@ class Usage(nn.Module):
             >>> vae.reconstruct(x, 3, given=7).shape  # x has 8 images of threes, now as sevens
             torch.Size([8, 1, 28, 28])
         """
-        x = as_tensor(x, self.shape, self)
+        x, mask, answer = batch_of(x, self.shape, self, mask)
         context = self.rows(context, len(x))
         given = context if given is None else self.rows(given, len(x))
         with self.in_use():
@@ -130,7 +140,7 @@ class Usage(nn.Module):
             if self.infers_y and given is not context:  # y is given, not inferred
                 z.remove_node(LABEL)
             # Without x, the site "x" gives its mean; with x it would give the observation back.
-            return mean_image(poutine.replay(self.model, trace=z), len(x), given)
+            return answer(mean_image(poutine.replay(self.model, trace=z), len(x), given))
 
     @spelled
     def log_prob(
@@ -146,12 +156,12 @@ class Usage(nn.Module):
             seed: of the draws. The global random numbers are not changed.
 
         Returns:
-            ``log_p`` and ``errors``, ``[B]`` each, and how far they can be trusted, see
-            :class:`~pyro_vae.evaluation.importance.Importance`.
+            ``log_p`` and ``errors``, ``[B]`` each, or 0-dim of one image, and how far they can be
+            trusted, see :class:`~pyro_vae.evaluation.importance.Importance`.
         """
-        x = as_tensor(x, self.shape, self)
+        x, _, answer = batch_of(x, self.shape, self)
         images = Images(x, context=self.rows(context, len(x)))
-        return importance(self.model, self.guide, images, samples=samples, seed=seed)
+        return answer(importance(self.model, self.guide, images, samples=samples, seed=seed))
 
     @spelled
     def impute(
@@ -194,7 +204,7 @@ class Usage(nn.Module):
             >>> vae.impute(torch.tensor([[1.0, float("nan"), 2.0]]))[0, 0].item()
             1.0
         """
-        x = as_tensor(x, self.shape, self)
+        x, mask, answer = batch_of(x, self.shape, self, mask)
         known = None if mask is None else as_mask(mask, x)
         images = Images(x, mask=known, context=self.rows(context, len(x)))
         result = impute(
@@ -204,7 +214,8 @@ class Usage(nn.Module):
             warnings.warn(sentence, stacklevel=2)
         filled = result.x if result.draws is None else result.draws
         filled = filled if images.mask is None else torch.where(images.mask, x, filled)
-        return (filled, result.probabilities) if probabilities else filled
+        filled = answer(filled, dim=filled.dim() - x.dim())
+        return (filled, answer(result.probabilities)) if probabilities else filled
 
     @spelled
     def sample(self, n: int | None = None, given: Any = None, *, z: Any = None) -> Tensor:
@@ -234,7 +245,7 @@ class Usage(nn.Module):
 
     @spelled
     def decode(self, z: Any, given: Any = None) -> Tensor:
-        """The mean images of p(x | z) for given latents; ``[n, *shape]``.
+        """The mean images of p(x | z) for given latents; ``[n, *shape]``, or one image for ``[Z]``.
 
         Args:
             z: the latents of the site "z", ``[n, Z]`` or ``[Z]``: a tensor, a NumPy array or a
@@ -254,8 +265,10 @@ class Usage(nn.Module):
             sites.pop("x")  # without x, it is drawn like a latent site
             layers = layouts(self.latent_size)
             named = dict(zip(site_names(len(layers)), layers, strict=True))
-            data, n = latents_of(z, sites, named, weight)
-            return mean_image(poutine.condition(self.model, data=data), n, self.rows(given, n))
+            data, n, batch = latents_of(z, sites, named, weight)
+            model = poutine.condition(self.model, data=data)
+            images = mean_image(model, n, self.rows(given, n))
+            return images if batch else alone(images)
 
     def rows(self, given: Any, n: int) -> Any:
         """A context of ``n`` rows from what a user gives, as

@@ -45,7 +45,7 @@ from .contracts import Guide, Likelihood, Network, Prior
 from .data import Data, Images, Schema
 from .errors import InputError
 from .exporting import export
-from .joining import Input, follow_moments
+from .joining import Input, follow_moments, refuse_other_scaling
 from .latents import LatentSize, check_layouts, layouts
 from .naming import unique_name
 from .networks.layers import Standardized, by_channel
@@ -215,6 +215,7 @@ class VAE(Paths):
         self.guide = GuideProgram(self.shape, q_z, None if seen.plain else seen, given)
         if standardize is not None:
             self.guide.blank = by_channel(standardize[0], self.shape)
+            self.register_load_state_dict_pre_hook(refuse_other_scaling)
             self.register_load_state_dict_post_hook(partial(follow_moments, seen))
         taken = any(part.takes("context") for part in parts)
         if given is not None and not (taken or to_likelihood or to_guide):

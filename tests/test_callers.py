@@ -4,13 +4,15 @@ import inspect
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.commands import TINY, typed
+from torch import nn
 
 import pyro_vae
 from pyro_vae import VAE, InputError, TrainingOptions, fit, load_data
 from pyro_vae.audit import audit
-from pyro_vae.data import open_data
+from pyro_vae.data import Images, open_data
 from pyro_vae.evaluation.importance import importance
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.sklearn import VAETransformer
@@ -54,7 +56,8 @@ MIXED = {
     "--objective annealed(epochs=-1)": "epochs is a number above 0, not -1",
     "--guide labelled": "give --known-labels 100",
     "--prior conditional": "give --condition label",
-    "--labels 100": "--labels is now called --known-labels; give --known-labels 100",
+    "--labels 100": "--labels is now called --known-labels",
+    "--labels=100": "--labels is now called --known-labels",
 }
 
 
@@ -67,6 +70,25 @@ def test_a_command_names_flags_and_a_part_its_own_options(arguments, tmp_path, c
     assert said.startswith(f"Error: {MIXED[arguments]}") or MIXED[arguments].startswith("give")
     assert MIXED[arguments] in said
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_scaling_are_refused_and_nothing_is_loaded():
+    """Their samples would be in other units. Weights of the same data fit, also in float64."""
+    torch.manual_seed(0)
+    x = torch.randn(50, 3)
+    a, same, b = (
+        VAE.for_data(Images(each), 2, hidden=(8,)) for each in (50 + 5 * x, 50 + 5 * x, x)
+    )
+    before = {name: value.clone() for name, value in b.state_dict().items()}
+    with pytest.raises(InputError, match=r"the mean \[50.*, and the scaling of this VAE has \[0"):
+        b.load_state_dict(a.state_dict())
+    assert all(torch.equal(before[name], value) for name, value in b.state_dict().items())
+    same.double().load_state_dict(a.state_dict())
+    z = torch.zeros(2)
+    torch.testing.assert_close(same.decode(z).float(), a.decode(z))
+    both = nn.ModuleList([b])
+    with pytest.raises(InputError, match="are of data whose channels"):
+        both.load_state_dict(nn.ModuleList([a]).state_dict())
 
 
 def test_python_names_arguments():

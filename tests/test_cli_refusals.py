@@ -1,5 +1,7 @@
 """A mistake in the input is one sentence and exit code 2, and no file is written."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -144,3 +146,14 @@ def test_lists_and_places_are_refused_before_anything_is_shown(
         "runs/one",
         "runs/one/config.json",
     ]
+
+
+def test_a_misspelt_flag_is_answered_with_flags_of_the_help(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    assert typed(["train", "--lables", "100"]) == 2
+    said = capsys.readouterr().err
+    near = re.search(r"Possible options: (.*?)\)", said)[1].split(", ")
+    assert "--known-labels" in near or "--label" in near
+    assert typed(["train", "--help"]) == 0
+    shown = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    assert set(near) <= shown

@@ -22,6 +22,7 @@ from pyro_vae import InputError
 from pyro_vae.data import open_data
 from pyro_vae.runs import notes, setup
 from pyro_vae.runs.folder import read_config, read_history
+from pyro_vae.runs.keeping import Keeper
 
 SMALL = ["--hidden", "8", "--latent", "2", "--batch-size", "16", "--device", "cpu", "--no-compile"]
 OFTEN = ["--checkpoint-minutes", "1e-9"]  # after each step
@@ -165,6 +166,35 @@ def test_images_that_changed_are_refused(folder, tmp_path, capsys):
     assert typed(again) == 0
     file.unlink()
     assert typed([*again[:3], "--epochs", "3", "--device", "cpu", "--other-data"]) == 0
+
+
+def test_an_image_that_breaks_midway_leaves_a_command_that_resumes(
+    folder, tmp_path, capsys, monkeypatch
+):
+    """The command is that of a run that was stopped, and it works when the image is back."""
+    images, run = tmp_path / "images", tmp_path / "run"
+    shutil.copytree(folder, images)
+    file, on_epoch = images / "a" / "00.png", Keeper.on_epoch
+    before = file.read_bytes()
+
+    def breaks(self, record):
+        on_epoch(self, record)
+        for each in images.rglob("*.png"):
+            each.write_bytes(b"")
+
+    monkeypatch.setattr(Keeper, "on_epoch", breaks)
+    assert train(images, run, "--epochs", "2", "--binarize", "dynamic") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    command = said.partition("continue it with: ")[2].partition(" Error: ")[0]
+    assert command == f"pyro-vae train --resume {run} --device cpu"
+    assert len(read_history(run)) == 1
+    monkeypatch.setattr(Keeper, "on_epoch", on_epoch)
+    shutil.copytree(folder, images, dirs_exist_ok=True)
+    assert file.read_bytes() == before
+    assert typed(command.split()[1:]) == 0
+    assert len(read_history(run)) == 2
+    assert typed(command.split()[1:]) == 2  # before training, nothing is left to resume
+    assert "continue it with" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

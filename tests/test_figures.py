@@ -208,6 +208,9 @@ def test_a_grid_takes_arrays_and_refuses_what_is_not_images(tmp_path):
     save_grid(x, tmp_path / "a.png")
     save_grid(torch.from_numpy(x), tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    for wrong in (x[0], x.repeat(2, 1), [1.0]):
-        with pytest.raises(InputError, match=r"images \[N, C, H, W\] of 1 or 3 channels, not a"):
+    save_grid(x[0], tmp_path / "one.png")
+    save_grid(x[:1], tmp_path / "batch.png")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "batch.png").read_bytes()
+    for wrong in (x[0, 0], x.repeat(2, 1), [1.0]):
+        with pytest.raises(InputError, match=r"one \[C, H, W\], of 1 or 3 channels, not a"):
             save_grid(wrong, tmp_path / "c.png")

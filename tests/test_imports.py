@@ -38,7 +38,7 @@ ROOMS = [
     {"programs"},
     {"objectives"},
     {"evaluation"},
-    {"inputs", "building"},
+    {"alone", "inputs", "building"},
     {"usage", "exporting", "paths"},
     {"vae"},
     {"figures"},

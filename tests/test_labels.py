@@ -13,7 +13,7 @@ from support.density import SHAPE, digits
 from torch.distributions import Normal
 
 from pyro_vae import VAE, InputError, evaluate, fit
-from pyro_vae.data import load_data
+from pyro_vae.data import Images, load_data
 from pyro_vae.data.labelled import some_labels
 from pyro_vae.evaluation.calibration import accuracy, calibration_error, predictions
 from pyro_vae.labels import LabelPosterior, LabelPrior
@@ -244,6 +244,24 @@ def test_the_commands_of_a_run_with_few_labels(few_labels, tmp_path, capsys):
     assert len(np.load(tmp_path / "x.npy")) == 5
     for words in (["encode", few_labels, "--out", tmp_path / "z.npz"], ["audit", few_labels]):
         assert typed(words) == 0
+
+
+def test_evaluate_refuses_a_class_that_was_never_seen(few_labels, tmp_path, capsys):
+    """Commands that read no label take the same data."""
+    images = np.zeros((6, 8, 8), np.uint8)
+    images[::2] = 255
+    np.savez(tmp_path / "x.npz", images=images, labels=[3, 11, 3, 11, 3, 11])
+    given = [few_labels, "--data", tmp_path / "x.npz"]
+    short = ["--split", "all", "--samples", "5"]
+    assert typed(["evaluate", *given, *short, "--figures", tmp_path / "figures"]) == 2
+    assert "the class '11' was never seen in training; the classes are" in capsys.readouterr().err
+    assert not (tmp_path / "figures").exists()
+    assert typed(["encode", *given, "--out", tmp_path / "z.npz"]) == 0
+    plain = VAE((2,), 2, likelihood="student-t", guide="labelled", condition=3, hidden=(4,))
+    for label in (2, -1):
+        assert evaluate(plain, Images(torch.randn(4, 2), torch.tensor([0, 1, 1, label])), samples=5)
+    with pytest.raises(InputError, match="the label 3 was never seen"):
+        evaluate(plain, Images(torch.randn(4, 2), torch.tensor([0, 1, 1, 3])), samples=5)
 
 
 def test_a_run_with_few_labels_goes_on_as_if_it_had_not_stopped(tmp_path):

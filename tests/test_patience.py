@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -175,6 +176,26 @@ def test_a_run_is_used_with_its_best_weights(whole, capsys):
     assert typed(["train", "--resume", whole, "--epochs", "50"]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert f"its validation bound was not better than that of epoch {best.epoch} for 2;" in said
+
+
+def test_other_data_begin_a_new_best_epoch_and_the_card_names_it(tmp_path):
+    """Blank images, whose bounds are higher, come first. The digits after them end lower."""
+    digits = load_data("digits", test_fraction=0, validation=0).train.pixels
+    run, path = tmp_path / "run", tmp_path / "x.npy"
+    np.save(path, torch.zeros_like(digits[:100]).numpy())
+    words = ["--hidden", "8", "--latent", "2", "--likelihood", "bernoulli", "--lr", "0.01"]
+    words += ["--patience", "9", "--no-compile", "--device", "cpu", "--out", run]
+    assert typed(["train", "--data", path, *words, "--epochs", "2"]) == 0
+    np.save(path, (digits[:100] > 0.5).float().numpy())
+    again = ["train", "--resume", run, "--other-data", "--epochs", "5", "--device", "cpu"]
+    assert typed(again) == 0
+    history, best = read_history(run), checkpoint.read(run).position.best
+    assert best.epoch == max(history[2:], key=lambda record: record.elbo).epoch > 2
+    assert max(history, key=lambda record: record.elbo).epoch <= 2
+    assert typed(["card", run]) == 0
+    text = (run / "README.md").read_text()
+    assert f"After epoch {best.epoch}." in text
+    assert f"| validation ELBO | {best.bound:.2f} |" in text
 
 
 def test_a_run_that_is_killed_ends_in_the_same_bits(whole, tmp_path):

@@ -10,6 +10,8 @@ from pyro_vae.objectives import OBJECTIVES
 NORM = "mlp(batch_norm=True)"
 FIFTY = {"images": 29, "epochs": 10}  # five steps each, the last one on five images
 
+EARLY = {"images": 29, "epochs": 40, "patience": 2}  # it ends after 6 to 13 epochs
+
 
 def rows() -> dict[str, Case]:
     """A few steps for each part and each objective of the tables, and for their options."""
@@ -49,6 +51,9 @@ TWO = {
     "infovae with a learned prior": Case({"prior": "normal"}, objective="infovae"),
     "dip with a full covariance": Case({"guide": "full-covariance"}, objective="dip(variant=2)"),
     "discrete draws": Case({"guide": "categorical"}, objective="monte-carlo"),
+    "patience": Case({}, **EARLY, lr=0.05),
+    "patience with an average": Case({}, **EARLY, lr=0.05, average=0.9),
+    "patience with batch normalization": Case({"network": NORM}, **EARLY, sgd=True),
     "a limit of the gradient": Case({}, clip=1.0, schedule="cosine"),
 }
 THREE = {
@@ -83,6 +88,19 @@ def check_same(case: Case, results: list) -> None:
 @pytest.mark.parametrize("name", TWO)
 def test_two_processes_take_the_steps_of_one(name, two):
     check_same(TWO[name], [result[name] for result in two])
+
+
+@pytest.mark.parametrize("name", [name for name in TWO if name.startswith("patience")])
+def test_two_processes_end_by_their_patience_with_the_best_weights(name, two):
+    """All processes end after the same epoch, two after the best one, and not with its weights."""
+    for weights, numbers in (result[name] for result in two):
+        bounds = [elbo for _, elbo, _ in numbers]
+        best = bounds.index(max(bounds)) + 1
+        assert len(bounds) == best + 2 < EARLY["epochs"]
+        until = Case(TWO[name].vae, EARLY["images"], sgd=TWO[name].sgd, **TWO[name].training)
+        until.training |= {"epochs": best, "patience": best}
+        for key, value in until.train()[0].items():
+            np.testing.assert_allclose(weights[key], value, rtol=0, atol=1e-10, err_msg=key)
 
 
 @pytest.mark.parametrize("name", THREE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from math import nan, sqrt
 
@@ -308,6 +309,9 @@ def test_what_does_not_fit_is_refused():
     gone = Images(data.train.pixels, context=torch.full_like(data.train.targets, nan))
     with pytest.raises(InputError, match="known in none of the training rows"):
         VAE.for_data(gone, 2, guide="targeted")
+    same = torch.where(torch.arange(len(data.train))[:, None] < 3, M.float(), nan)
+    with pytest.raises(InputError, match=r"a target is 100 in all 3 training rows .* a constant"):
+        VAE.for_data(Images(data.train.pixels, context=same), 2, guide="targeted")
     half = Images(x, targets=y.masked_fill(y > M, nan))
     with pytest.raises(InputError, match="needs all of them"):
         half.conditioned("target")
@@ -370,6 +374,37 @@ def test_the_commands_of_a_run_with_a_target(run, table, tmp_path, capsys):
     before, after = pd.read_csv(table), pd.read_csv(filled)
     assert after["a"].notna().all()
     pd.testing.assert_series_equal(before["yield"], after["yield"])
+
+
+def test_impute_says_what_predicts_a_target_or_a_label(run, table, tmp_path, capsys):
+    """The command that the sentence names gives a number for each row."""
+    frame = pd.read_csv(table).fillna({"a": 0.5})
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    out = ["--out", tmp_path / "filled.csv"]
+    assert typed(["impute", run, "--data", tmp_path / "rows.csv", *out]) == 2
+    said = capsys.readouterr().err
+    assert "no entry that impute fills is missing" in said
+    assert "the target 'yield' is predicted and not imputed, by `pyro-vae encode" in said
+    words = shlex.split(said.split("`")[1])[1:]
+    assert typed([*words, "--out", tmp_path / "z.npz"]) == 0
+    assert np.isfinite(np.load(tmp_path / "z.npz")["loc_y"]).sum() == 200
+    frame["kind"] = np.where(frame["b"] > 0, "high", "low")
+    frame.loc[::7, "kind"] = None
+    frame.drop(columns="yield").to_csv(tmp_path / "labels.csv", index=False)
+    short = [*SHORT[2:], "--epochs", "1"]
+    for name, role, asked, said in (
+        (
+            "rows",
+            ["--target", "yield"],
+            [],
+            "'yield' is predicted and not imputed, by a run",
+        ),
+        ("labels", ["--label", "kind"], ["--recipe", "m2"], "(the array loc_y)"),
+    ):
+        words = ["--data", tmp_path / f"{name}.csv", *role, *asked, *short]
+        assert typed(["train", *words, "--out", tmp_path / name]) == 0
+        assert typed(["impute", tmp_path / name, *out]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_a_saved_vae_predicts_the_same(run, table, tmp_path):
@@ -446,6 +481,18 @@ def test_empty_cells_of_the_target_are_inferred_without_a_further_option(table, 
     pd.DataFrame({"a": [0.5, 1.5, 4.0] * 10, "b": [2.0, 1.25] * 15}).to_csv(table, index=False)
     assert typed(["train", "--data", table, *SHORT, "--out", tmp_path / "no"]) == 2
     assert "or --target for numbers" in capsys.readouterr().err
+
+
+def test_a_constant_target_is_refused(run, table, tmp_path, capsys):
+    """Other rows for a run may have one target: nothing is learned of them."""
+    path = tmp_path / "t.csv"
+    pd.read_csv(table).assign(**{"yield": [7.5, nan] * 100}).to_csv(path, index=False)
+    for words in (SHORT, ["--condition", "target"]):
+        given = ["--data", path, "--target", "yield", *words, "--out", tmp_path / "run"]
+        assert typed(["train", *given]) == 2
+        assert "'yield' of 't.csv' is 7.5 in all 100 rows where it" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert typed(["evaluate", run, "--data", path, "--samples", "5"]) == 0
 
 
 def test_a_target_of_words_names_its_row(tmp_path, capsys):

@@ -17,7 +17,7 @@ def test_decode_gives_the_mean_image_of_each_row():
     vae = small().double()
     images = vae.decode(Z)
     torch.testing.assert_close(images, vae.model.likelihood(Z.double()).mean)
-    assert torch.equal(vae.decode(Z[0]), images[:1])
+    assert torch.equal(vae.decode(Z[0]), images[0])
     assert torch.equal(vae.decode({"z": Z}), images)
     assert not images.requires_grad
 
@@ -161,10 +161,4 @@ def test_log_prob_is_that_of_a_model_with_a_known_answer():
     torch.testing.assert_close(result.log_p, exact.log_evidence(x))
     assert result.errors.max() < 1e-6  # the rounding of weights that are all equal
     assert torch.equal(torch.get_rng_state(), before)
-    torch.testing.assert_close(vae.log_prob(x[0], samples=10).log_p, exact.log_evidence(x[:1]))
-
-
-def test_one_image_is_a_batch_of_one():
-    vae, x = small(), torch.rand(1, 6, 5)
-    assert vae.encode(x).mean.shape == (1, 3)
-    assert vae.reconstruct(x).shape == (1, 1, 6, 5)
+    torch.testing.assert_close(vae.log_prob(x[0], samples=10).log_p, exact.log_evidence(x[:1])[0])

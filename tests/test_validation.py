@@ -297,3 +297,34 @@ def test_a_table_that_has_shrunk_is_said_to_have_changed(tmp_path, capsys):
     for command in (["evaluate", run], ["train", "--resume", run, "--epochs", "2", "--other-data"]):
         assert typed(command) == 2
         assert "has changed since the run was trained" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["folder", "array", "stream", "table", "split folder"])
+def test_one_training_row_is_refused_for_all_kinds_of_data(kind, tmp_path, capsys):
+    """Three rows are enough: two for training and one for test."""
+    data, rows, words = tmp_path / "data", 2, []
+    if kind in ("folder", "stream"):
+        words = ["--stream"] if kind == "stream" else []
+        for i in range(rows):
+            save(data / f"{i}.png", GREYS[i])
+    elif kind == "split folder":
+        rows = 4
+        for i, part in enumerate(("train", "val", "test", "test")):
+            save(data / part / f"{i}.png", GREYS[i])
+    elif kind == "array":
+        data = tmp_path / "data.npy"
+        np.save(data, GREYS[:rows])
+    else:
+        data = tmp_path / "data.csv"
+        pd.DataFrame({"x": [0.5, 1.25]}).to_csv(data, index=False)
+    word = "row" if kind == "table" else "image"
+    given = [*TINY, "--data", data, *words, "--epochs", "1", "--no-compile"]
+    assert typed([*given, "--out", tmp_path / "run"]) == 2
+    assert (
+        f"'{data.name}' has {rows} {word}s, too few: 1 of them would be left for training, which "
+        f"needs at least 2 {word}s beside those for validation and test"
+    ) in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    if kind == "folder":
+        save(data / "2.png", GREYS[2])
+        assert typed([*given, "--out", tmp_path / "run"]) == 0

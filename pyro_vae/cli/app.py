@@ -27,12 +27,21 @@ app = typer.Typer(
 )
 
 
+RENAMED = {"--labels": "--known-labels"}
+"""New names of flags by the old ones. A hidden option would be among those that a misspelt flag is
+answered with."""
+
+
 class Command(TyperCommand):
     """A command whose errors name the options by its flags."""
 
-    def make_context(self, *args: Any, **options: Any) -> Any:
-        with on_command_line(self.flags()):
-            return super().make_context(*args, **options)
+    def make_context(self, info_name: Any, args: list[str], *others: Any, **options: Any) -> Any:
+        given, flags = {word.partition("=")[0] for word in args}, self.flags()
+        for old, new in RENAMED.items():
+            if old in given and new in flags.values():
+                raise InputError(f"{old} is now called {new}")
+        with on_command_line(flags):
+            return super().make_context(info_name, args, *others, **options)
 
     def invoke(self, ctx: Any) -> Any:
         with on_command_line(self.flags()):

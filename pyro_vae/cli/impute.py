@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +22,9 @@ from .values import place
 if TYPE_CHECKING:
     import torch
 
+    from ..data.images import Images
     from ..evaluation.imputation import Imputation
+    from ..vae import VAE
 
 ARRAYS = (".npy", ".npz")
 """The endings of arrays that are written."""
@@ -121,9 +124,12 @@ def impute(
         if hide is not None:
             images = replace(images, mask=half(images.pixels, hide))
     if images.mask is None:
+        beside = inferred(vae, images, run, file)
         raise InputError(
-            "no entry is missing, so there is nothing to impute; missing is NaN, False in an array "
-            f"'mask' of a .npz file, or an empty cell of a table{'; or give --hide' * shown}"
+            f"no entry{' that impute fills' * bool(beside)} is missing, so there is nothing to "
+            f"impute; {beside}"
+            "missing is NaN, False in an array 'mask' of a .npz file, or an empty cell of a table"
+            f"{'; or give --hide' * shown}"
         )
     word = word_of(images.shape)
     if shown:
@@ -160,6 +166,24 @@ def impute(
     console.print(said, soft_wrap=True)
     if doubt:
         console.print(doubt[0].upper() + doubt[1:] + ".", soft_wrap=True)
+
+
+def inferred(vae: VAE, images: Images, run: Path, file: Path) -> str:
+    """What is said of a label or a target that is missing in some rows; "" if none is."""
+    schema = images.schema
+    if schema is None:
+        return ""
+    if schema.label and (images.labels is None or bool((images.labels < 0).any())):
+        role, name, recipe, arrays = "label", schema.label, "m2", "the array loc_y"
+    elif schema.target and (images.targets is None or bool(images.targets.isnan().any())):
+        role, name, recipe, arrays = "target", schema.target, "m2-real", "the arrays loc_y, scale_y"
+    else:
+        return ""
+    said = f"the {role} {name!r} is predicted and not imputed, "
+    if not vae.infers_y:
+        return f"{said}by a run of --recipe {recipe}; "
+    command = shlex.join(["pyro-vae", "encode", str(run), "--data", str(file)])
+    return f"{said}by `{command}` ({arrays}); "
 
 
 def outputs(file: Path, out: Path, draws: int) -> list[Path]:

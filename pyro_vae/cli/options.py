@@ -144,13 +144,12 @@ def with_settings(*left_out: str) -> Callable[[Callable[..., None]], Callable[..
         def run(**options: Any) -> None:
             values = {f.name: options.pop(f.name) for f in settings}
             values["recipe"] = options.pop("recipe")
-            options.pop("labels")
             command(given=read(values), **options)
 
         # The order of the groups in --help is the order of their first options.
         order = ["Parts", "Data", "Training"]
         added.sort(key=lambda p: order.index(p.annotation.__metadata__[0].rich_help_panel))
-        parameters = [RECIPE, *added, *before, OLD_LABELS]
+        parameters = [RECIPE, *added, *before]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         return run
@@ -191,17 +190,6 @@ RECIPE = keyword(
             rich_help_panel="Parts",
         ),
     ],
-)
-
-
-def renamed(value: str | None) -> None:
-    """Refuse the old name of ``--known-labels``, which was too near to ``--label``."""
-    if value is not None:
-        raise InputError(f"--labels is now called --known-labels; give --known-labels {value}")
-
-
-OLD_LABELS = keyword(
-    "labels", Annotated[str | None, typer.Option("--labels", hidden=True, callback=renamed)]
 )
 
 

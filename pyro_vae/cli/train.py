@@ -237,7 +237,9 @@ def train(
             if isinstance(error, TrainingError) and (folder / failing.NAME).is_file():
                 replayed = shlex.join(["pyro-vae", "train", "--replay", str(folder)])
                 o.warn(f"What went wrong in this step is shown by: {replayed}")
-            if isinstance(error, RankError) and (sentence := advice()):
+            # Of a step that failed, a resumed run would fail in the same step.
+            midway = signals.waiting and ranks.first and not isinstance(error, TrainingError)
+            if (midway or isinstance(error, RankError)) and (sentence := advice()):
                 o.warn(sentence)
             raise
 

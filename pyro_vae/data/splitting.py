@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..options import is_number, is_whole
-from ..words import called
+from ..words import called, counted
 
 VALIDATION = 0.1
 """The usual share of the training rows that becomes the validation rows."""
@@ -56,6 +56,22 @@ def split_rows(
     test = np.zeros(count, dtype=bool)
     test[((np.arange(held) + 0.5) * count / held).astype(int)] = True
     return random.permutation(order[~test]), random.permutation(order[test])
+
+
+def refuse_few(name: str, train: int, rows: int, word: str) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for fewer than 2 training rows.
+
+    Args:
+        name: what the data is called.
+        train: the number of its training rows.
+        rows: the number of all its rows.
+        word: what a row is called, such as ``image``.
+    """
+    if train < 2:
+        raise InputError(
+            f"{name} has {counted(rows, word)}, too few: {train} of them would be left for "
+            f"training, which needs at least 2 {word}s beside those for validation and test"
+        )
 
 
 def validation_size(count: int, validation: Any, usual: float = VALIDATION) -> int:

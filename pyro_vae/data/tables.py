@@ -21,6 +21,7 @@ from .inferring import infer
 from .labelled import HIDDEN
 from .schema import Schema, listed
 from .schemafile import GivenSchema, read_schema
+from .splitting import refuse_few
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,6 +135,8 @@ def table_images(
     targets = None
     if measured is not None and not (isinstance(known, Schema) and measured.isna().all()):
         targets = targets_of(measured, str(target), table)
+        if not isinstance(known, Schema):
+            refuse_constant(targets, str(target), table)
         schema = replace(schema, target=target)
     return Images(numbers, index, classes, names, mask=observed, schema=schema, targets=targets)
 
@@ -199,6 +202,16 @@ def targets_of(cells: pd.Series, name: str, table: str) -> torch.Tensor:
     return torch.from_numpy(numbers.astype(np.float32))[:, None]
 
 
+def refuse_constant(targets: torch.Tensor, name: str, table: str) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a target that does not change."""
+    known = targets[~targets.isnan()]
+    if (known == known[0]).all():
+        raise InputError(
+            f"the target {name!r} of {table} is {known[0].item():g} in all {len(known):,} rows "
+            "where it is known, and nothing can be learned of a constant; name another column"
+        )
+
+
 def check_label(labels: pd.Series, name: str, table: str) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` for a column that does not have classes: all cells
     are missing, they are real numbers, or nearly all differ."""
@@ -238,11 +251,8 @@ def split_table(
         InputError: fewer than 2 training rows of a table whose schema is not that of another.
     """
     train, test = images.split(test_fraction, seed)
-    if len(train) < 2 and not isinstance(known, Schema):
-        raise InputError(
-            f"{table} has too few rows, {len(images)}; training needs at least 2 training rows "
-            "and, unless the test fraction is 0, 1 test row"
-        )
+    if not isinstance(known, Schema):
+        refuse_few(table, len(train), len(images), "row")
     return train, test
 
 

@@ -89,7 +89,7 @@ class Bound:
 
 def standard_error(each: Tensor) -> float:
     """The standard error of the mean of ``each`` ``[N]``; NaN for a single number."""
-    return (each.std() / len(each) ** 0.5).item() if len(each) > 1 else float("nan")
+    return (each.std() / len(each) ** 0.5).item() if each.numel() > 1 else float("nan")
 
 
 @spelled

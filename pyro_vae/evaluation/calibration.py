@@ -20,6 +20,20 @@ BINS = 15
 """The bins of the confidence in the calibration error."""
 
 
+def classes_of(vae: Any, images: Images) -> Tensor:
+    """The labels of labelled images as classes of a VAE that infers them, ``[N]``.
+
+    Raises:
+        InputError: a label of a class that the VAE does not know.
+    """
+    assert images.labels is not None
+    condition = vae.model.condition
+    names = condition.names
+    labels = by_classes(images.labels, images.classes, names) if names else images.labels
+    condition.check(labels)
+    return labels
+
+
 def predictions(vae: Any, images: Images, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     """q(y | x) of each image, ``[N, K]``, and its label as one of the VAE's classes, ``[N]``.
 
@@ -31,9 +45,8 @@ def predictions(vae: Any, images: Images, *, seed: int = 0) -> tuple[Tensor, Ten
     Raises:
         InputError: images without labels, or with labels of a class that the VAE does not know.
     """
-    images, labels = with_labels(images, "the accuracy")
-    names = vae.model.condition.names
-    labels = by_classes(labels, images.classes, names) if names else labels
+    images, _ = with_labels(images, "the accuracy")
+    labels = classes_of(vae, images)
     with measuring(vae.guide, seed=seed, device=images.pixels.device):
         rows = blocks(images, 500, seed, vae.guide)
         probs = [vae.predict(batch.args[0], mask=batch.named.get("mask")) for batch in rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -66,8 +66,9 @@ class Importance:
         error = self.standard_error
         shown = f"{self.mean:.2f} ± {error:.2f}" if self.covers(error) else f"{self.mean:.2f}"
         what = "trusted" if self.trusted else "a lower bound, its errors are not trusted"
-        count, k = len(self.log_p), self.samples
-        return f"Importance(log p(x) = {shown} nats, mean of {count:,} rows, K = {k:,}; {what})"
+        count, k = self.log_p.numel(), self.samples
+        rows = f"mean of {count:,} rows" if self.log_p.dim() else "one row"
+        return f"Importance(log p(x) = {shown} nats, {rows}, K = {k:,}; {what})"
 
     @property
     def mean(self) -> float:
@@ -82,7 +83,7 @@ class Importance:
     @property
     def monte_carlo_error(self) -> float:
         """Standard error of the mean for these images, from the draws of z only."""
-        return (self.errors.square().sum().sqrt() / len(self.errors)).item()
+        return (self.errors.square().sum().sqrt() / self.errors.numel()).item()
 
     @property
     def bias(self) -> float:
@@ -106,6 +107,13 @@ class Importance:
                 :attr:`monte_carlo_error`.
         """
         return self._unbiased(OF_THE_MEAN * error)
+
+    def of_one(self) -> Importance:
+        """The estimate of the one image of a batch of one: each ``[1]`` becomes 0-dim."""
+        each: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        each |= {name: v.squeeze(-1) for name, v in each.items() if isinstance(v, Tensor)}
+        each["curve"] = {k: v.squeeze(-1) for k, v in self.curve.items()}
+        return Importance(**each)
 
     def _unbiased(self, most: float) -> bool:
         """Whether the tails are light and the remaining bias is at most ``most``."""

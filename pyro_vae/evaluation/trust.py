@@ -53,7 +53,7 @@ def light_tails(k: Tensor, samples: int) -> bool:
         k: Pareto k of each image, ``[N]``.
         samples: draws of z for each image, K.
     """
-    error = (1 + VARIANCE) / math.sqrt(tail_size(samples) * len(k))
+    error = (1 + VARIANCE) / math.sqrt(tail_size(samples) * k.numel())
     # Equal weights have k = -∞, which must not outweigh the other images.
     mean = k.clamp_min(-1).mean().item()
     share = (k > limit(samples)).double().mean().item()
@@ -131,7 +131,7 @@ def remaining_bias(rises: Tensor) -> float:
         >>> round(remaining_bias(torch.tensor([[0.3], [1.5]])), 6)  # 0.1, 0.4 and 1.6 nats: c / K
         0.1
     """
-    last, both = rises.double().mean(1).tolist()
+    last, both = rises.double().reshape(2, -1).mean(1).tolist()
     if last < 1e-9:  # nothing but rounding
         return 0.0
     fall = min(both / last - 1, 4.0)

@@ -32,7 +32,8 @@ def grid(images: Any, columns: int = COLUMNS) -> Tensor:
     """One picture of many images, ``columns`` in a row; ``[C, H', W']``. Small images are enlarged.
 
     Args:
-        images: a tensor or a NumPy array ``[N, C, H, W]`` in [0, 1]; values outside are clamped.
+        images: a tensor or a NumPy array ``[N, C, H, W]`` in [0, 1], or one image ``[C, H, W]``;
+            values outside are clamped.
 
     Raises:
         InputError: something else.
@@ -41,9 +42,12 @@ def grid(images: Any, columns: int = COLUMNS) -> Tensor:
 
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(images)
+    if isinstance(images, Tensor) and images.dim() == 3:
+        images = images[None]
     if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] not in (1, 3):
         raise InputError(
-            f"a grid shows images [N, C, H, W] of 1 or 3 channels, not {describe(images)}"
+            "a grid shows images [N, C, H, W], or one [C, H, W], of 1 or 3 channels, not "
+            f"{describe(images)}"
         )
     times = zoom(images.shape[-1])
     large = images.clamp(0, 1).repeat_interleave(times, -2).repeat_interleave(times, -1)

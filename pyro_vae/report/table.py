@@ -74,7 +74,8 @@ def evaluate(
         that cannot be drawn is an entry ``figure_NAME``.
 
     Raises:
-        InputError: no images, ``samples`` below 1, or programs that do not meet :mod:`.scoring`.
+        InputError: no images, ``samples`` below 1, programs that do not meet :mod:`.scoring`, or a
+            label that is none of the classes which the guide infers.
 
     Example:
         >>> from pyro_vae import evaluate
@@ -84,6 +85,8 @@ def evaluate(
         True
     """
     model, guide = vae.model, vae.guide
+    if isinstance(vae, VAE) and vae.infers_labels and images.labels is not None:
+        calibration.classes_of(vae, images)  # refuses a class that the VAE does not know
     told: dict[str, Any] = {"seed": seed, "progress": progress}
     estimate = importance(model, guide, images, samples=samples, **told)
     bound = elbo(model, guide, images, samples=10, seed=seed)

@@ -13,7 +13,7 @@ from ..data.columns import TYPES
 from ..data.schema import Schema, listed
 from ..errors import InputError
 from ..history import Epoch
-from ..patience import bound_of
+from ..storage import checkpoint
 from ..storage.writing import written
 from ..vae import VAE
 from ..words import protocol_of, word_of
@@ -66,10 +66,11 @@ def card_of(
     about = f"A variational autoencoder with {weights:,} weights, made with pyro_vae."
     if what == "image":
         about += " Images are channels x height x width."
-    # With patience, the weights are those of the best epoch, and otherwise of the last one.
-    patient = config.get("training", {}).get("patience") is not None
-    best = max(history, key=bound_of) if patient and history else None
-    chosen = [best] if best else history[-1:]
+    # With patience, the weights are those of the best epoch, and otherwise of the last one. The
+    # checkpoint says which epoch it is: on other data, the bounds of before do not count.
+    state = checkpoint.read(folder)
+    best = None if state is None else state.position.best
+    chosen = history[-1:] if best is None else [r for r in history if r.epoch == best.epoch]
     lines = [
         f"# {plain(folder.resolve().name)}",
         "",

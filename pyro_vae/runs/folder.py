@@ -215,7 +215,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu", *, trust: bool 
         >>> VAE((1, 28, 28), latent_size=2).save("saved")
         >>> vae = load("saved")
         >>> vae.encode(Image.new("L", (28, 28))).mean.shape
-        torch.Size([1, 2])
+        torch.Size([2])
     """
     return load_run(folder, device, trust=trust)[0]
 

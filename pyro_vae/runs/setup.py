@@ -21,6 +21,7 @@ from ..budget import Budget
 from ..conditions import condition_of
 from ..contracts import Likelihood
 from ..data import DATASETS, Data, Images, StoredData, StoredImages, in_memory
+from ..data.splitting import refuse_few
 from ..errors import InputError
 from ..figures import COLUMNS
 from ..history import Position
@@ -37,7 +38,7 @@ from ..settings import READING, TRAINING, Settings
 from ..sources import known_labels
 from ..training import adam
 from ..vae import VAE
-from ..words import counted, first_line
+from ..words import counted, first_line, word_of
 from .images import name_of, opened
 from .labels import check_labels, context_of, label_note
 from .notes import missing_note, stream_note, table_note
@@ -141,6 +142,9 @@ def prepare(
     reading |= context_of(settings)
     source = {"name": settings.data, "binarize": settings.binarize or "none", **reading}
     loaded = opened(source | {"validation": settings.validation}, data_dir, workers=workers)
+    rows = sum(len(part or ()) for part in (loaded.train, loaded.validation, loaded.test))
+    name = repr(Path(settings.data).name)
+    refuse_few(name, len(loaded.train), rows, word_of(loaded.shape))
     parts = {
         "prior": settings.prior,
         "guide": with_scale(settings.guide, settings.scale),

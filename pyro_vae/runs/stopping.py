@@ -35,6 +35,7 @@ class Signals:
     itself after the step. A second SIGINT raises even then.
 
     Attributes:
+        waiting: whether training goes on, so that a signal waits for the end of the step.
         largest: the largest of a number of each process of a training. A signal comes to them in
             different steps, and all end after the same one.
     """

@@ -1,0 +1,135 @@
+"""One observation gives one answer: that of its row in a batch of one, without the dimension."""
+
+from functools import partial
+
+import pytest
+import torch
+from PIL import Image
+from support.rows import images_for, row_vae
+from torch.distributions import kl_divergence
+
+from pyro_vae import VAE
+from pyro_vae.guides import GUIDES
+
+SHAPES = [(7,), (2, 9), (1, 6, 5)]
+NAN = float("nan")
+
+
+def same(one, batch, dim=0):
+    """Whether a result is the only row of another one."""
+    assert batch.shape[dim] == 1
+    torch.testing.assert_close(one, batch.select(dim, 0), equal_nan=True)
+
+
+def seeded(call):
+    torch.manual_seed(0)
+    return call()
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_encode_gives_the_posterior_of_the_row(name):
+    vae = row_vae("guide", name).double()
+    x = images_for(vae, 1, torch.float64)
+    one, batch = (seeded(lambda x=x: vae.encode(x)) for x in (x[0], x))
+    sites = batch if isinstance(batch, dict) else {"z": batch}
+    for site, rows in sites.items():
+        q = one[site] if isinstance(batch, dict) else one
+        assert (q.batch_shape, q.event_shape) == ((), rows.event_shape)
+        for of in ("sample", "rsample") if q.has_rsample else ("sample",):
+            for size in ((), (4,)):
+                z, own = (seeded(partial(getattr(fn, of), size)) for fn in (q, rows))
+                same(z, own, len(size))
+                same(q.log_prob(z), rows.log_prob(own), len(size))
+        assert seeded(lambda q=q: q.expand((3,)).sample()).shape == (3, *q.event_shape)
+        try:
+            expected = rows.mean, rows.stddev
+        except NotImplementedError:
+            continue
+        same(q.mean, expected[0])
+        same(q.stddev, expected[1])
+
+
+def test_the_kl_of_one_posterior():
+    vae, x = VAE((7,), 3, likelihood="student-t", hidden=(8,)), torch.randn(2, 7)
+    (a, b), prior = map(vae.encode, x), vae.model.prior()
+    both = vae.encode(x)
+    assert kl_divergence(a, prior) == kl_divergence(both, prior)[0]
+    p = vae.encode(x[[1, 1]])
+    assert kl_divergence(a, b).item() == pytest.approx(kl_divergence(both, p)[0].item())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("array", [False, True])
+def test_all_uses_of_a_vae(shape, array):
+    vae = VAE(shape, 3, likelihood="student-t", hidden=(8,))
+    x = torch.randn(1, *shape)
+    x.flatten()[2] = NAN
+    known, z = ~x.isnan(), torch.randn(1, 3)
+    given = x.numpy() if array else x
+    for use in (
+        lambda x, m: vae.reconstruct(x),
+        lambda x, m: vae.reconstruct(x, mask=m),
+        lambda x, m: vae.encode(x, mask=m).mean,
+        lambda x, m: vae.impute(x, samples=20),
+        lambda x, m: vae.impute(x, mask=m, samples=20),
+        lambda x, m: vae.log_prob(x, samples=20).log_p,
+        lambda x, m: vae.log_prob(x, samples=20).curve[10],
+    ):
+        same(*(seeded(lambda use=use, i=i: use(given[i], known[i])) for i in (0, slice(None))))
+    draws = [vae.impute(each, samples=20, draws=2) for each in (given[0], given)]
+    same(*draws, dim=1)
+    same(vae.decode(z[0]), vae.decode(z))
+    same(vae.sample(z=z.numpy()[0]), vae.decode(z))
+    assert vae.decode(vae.encode(given[0]).sample()).shape == shape
+
+
+def test_the_numbers_of_log_prob_are_those_of_a_batch_of_one():
+    vae = VAE((7,), 3, likelihood="student-t", hidden=(8,))
+    x = torch.randn(1, 7)
+    one, batch = (vae.log_prob(each, samples=500) for each in (x[0], x))
+    assert (one.mean, one.bias, one.trusted) == (batch.mean, batch.bias, batch.trusted)
+    assert one.monte_carlo_error == batch.monte_carlo_error == one.errors.item()
+    assert "one row, K = 500" in repr(one)
+
+
+def test_what_is_inferred_of_one_observation():
+    labelled = VAE((7,), 2, likelihood="student-t", guide="labelled", condition=3, hidden=(8,))
+    targeted = VAE((7,), 2, likelihood="student-t", guide="targeted", condition=(2,), hidden=(8,))
+    x = torch.randn(1, 7)
+    same(labelled.predict(x[0]), labelled.predict(x))
+    for one, batch in zip(targeted.predict(x[0]), targeted.predict(x), strict=True):
+        same(one, batch)
+    values = torch.tensor([[1.0, NAN, 2.0]])
+    of_levels = VAE((3,), 2, likelihood="categorical(categories=4)", hidden=(8,))
+    pairs = (of_levels.impute(v, samples=20, probabilities=True) for v in (values[0], values))
+    for one, batch in zip(*pairs, strict=True):
+        same(one, batch)
+
+
+def test_a_context_beside_one_observation_is_one_value():
+    x = torch.rand(1, 1, 6, 5)
+    vae = VAE((1, 6, 5), 2, condition=["cat", "dog"], hidden=(8,))
+    expected = vae.encode(x, torch.tensor([1])).mean
+    for one in ("dog", 1, torch.tensor(1), torch.tensor([1]), ["dog"]):
+        same(vae.encode(x[0], one).mean, expected)
+    same(vae.decode(torch.zeros(2), "dog"), vae.decode(torch.zeros(1, 2), "dog"))
+    real = VAE((1, 6, 5), 2, condition=(2,), hidden=(8,))
+    c = torch.tensor([[0.5, -1.0]])
+    for one in (c[0], c, [0.5, -1.0], "0.5,-1"):
+        same(real.encode(x[0], one).mean, real.encode(x, c).mean)
+
+
+def test_layers_of_latents():
+    vae = VAE((1, 6, 5), (3, 2), guide="ladder", hidden=(8,))
+    z_1, z_2 = torch.randn(1, 3), torch.randn(1, 2)
+    same(vae.decode({"z_1": z_1[0], "z_2": z_2[0]}), vae.decode({"z_1": z_1, "z_2": z_2}))
+    assert vae.decode({"z_1": z_1[0], "z_2": z_2}).shape == (1, 1, 6, 5)  # one of them is a batch
+
+
+def test_a_pil_image_is_one_and_a_batch_of_one_stays_a_batch():
+    vae, image = VAE((1, 6, 5), 3, hidden=(8,)), Image.new("L", (5, 6), 255)
+    assert vae.encode(image).mean.shape == (3,)
+    assert vae.reconstruct(image).shape == (1, 6, 5)
+    assert vae.log_prob(image, samples=10).log_p.shape == ()
+    assert vae.reconstruct(torch.rand(1, 1, 6, 5)).shape == (1, 1, 6, 5)
+    assert vae.traverse(image, steps=4).shape == (3, 4, 1, 6, 5)
