@@ -9,7 +9,7 @@ of the test pixels and of z.
     python benchmarks/reproduce.py command vae-1 --budget paper  # the command of a row
     python benchmarks/reproduce.py measure vae-1 --budget paper --run RUN
     python benchmarks/reproduce.py search                        # how the settings were chosen
-    python benchmarks/reproduce.py table                         # the files as a table and a figure
+    python benchmarks/reproduce.py table                         # the files as cpu.md and cpu.png
 
 The budgets:
 
@@ -421,8 +421,11 @@ def main() -> None:
         parser.error(f"{wrong[0]!r} is not one of {', '.join(known)}")
     names = asked.names or list(known)
     torch.set_num_threads(1)
+    unknown = [name for name in names if BURDA not in ROWS[name].published]
+    if asked.budget == "paper" and asked.action in ("command", "measure") and unknown:
+        parser.error(f"the budget paper is that of Burda et al., and {unknown[0]} is not theirs")
     if asked.action == "table":
-        print(table(asked.budget))
+        (RESULTS / f"{asked.budget}.md").write_text(table(asked.budget) + "\n")
         figure(asked.budget).savefig(RESULTS / f"{asked.budget}.png", dpi=120)
     elif asked.action == "calibrate":
         calibrate(names)
