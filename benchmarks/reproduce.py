@@ -163,6 +163,22 @@ SEARCH: dict[str, dict[str, Any]] = {
     "ladder-3, skip, dreg 5": THREE | SKIP | several("dreg", 5),
     "ladder-3, skip, average": THREE | SKIP | {"average": 0.999},
     "ladder-2, skip, vamp": THREE | VAMP | {"latent": (40, 40)},
+    "ladder-2, skip, vamp, tanh": {
+        "guide": "ladder",
+        "latent": (40, 40),
+        "objective": "annealed(epochs=10)",
+        **VAMP,
+        "hidden": (200, 200),
+        "network": "mlp(activation='tanh', middle=[100, 100])",
+    },
+    "ladder-2, skip, vamp, convolutions": {
+        "guide": "ladder",
+        "latent": (40, 40),
+        "objective": "annealed(epochs=2)",
+        **VAMP,
+        "network": "conv",
+        "hidden": (16, 32, 128),
+    },
     "ladder-3, skip, wide": THREE | SKIP | {"hidden": (400, 200)},
 }
 """Trials of settings, by which those of the budget ``cpu`` were chosen."""
