@@ -39,6 +39,7 @@ from typing import Any
 import torch
 from scipy.stats import t
 
+from pyro_vae.cli.values import option_words
 from pyro_vae.data import Data, Images, load_data
 from pyro_vae.evaluation import elbo
 from pyro_vae.evaluation.importance import importance
@@ -220,11 +221,7 @@ def settings_of(name: str, budget: str, seed: int) -> dict[str, Any]:
 
 def command(settings: dict[str, Any], out: str) -> str:
     """The command line that trains with these settings."""
-    words = ["pyro-vae", "train"]
-    for name, value in settings.items():
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        words += [f"--{name.replace('_', '-')}", text]
-    return shlex.join([*words, "--out", out])
+    return shlex.join(["pyro-vae", "train", *option_words(settings), "--out", out])
 
 
 def trained(settings: dict[str, Any]) -> tuple[Run, Snapshots]:
@@ -437,9 +434,10 @@ def main() -> None:
         parser.error(f"{wrong[0]!r} is not one of {', '.join(known)}")
     names = asked.names or list(known)
     torch.set_num_threads(1)
-    unknown = [name for name in names if BURDA not in ROWS[name].published]
-    if asked.budget == "paper" and asked.action in ("command", "measure") and unknown:
-        parser.error(f"the budget paper is that of Burda et al., and {unknown[0]} is not theirs")
+    if asked.budget == "paper" and asked.action in ("train", "command", "measure"):
+        for name in names:
+            if BURDA not in ROWS[name].published:
+                parser.error(f"the budget paper is that of Burda et al.; {name} is not theirs")
     if asked.action == "table":
         (RESULTS / f"{asked.budget}.md").write_text(table(asked.budget) + "\n")
         figure(asked.budget).savefig(RESULTS / f"{asked.budget}.png", dpi=120)

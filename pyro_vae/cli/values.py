@@ -98,8 +98,8 @@ def option_words(settings: Mapping[str, Any]) -> list[str]:
         words.append(f"--{name.replace('_', '-')}")
         if value is True:
             continue
-        parts = [value] if name == "size" or not isinstance(value, list) else value
-        texts = ["x".join(map(str, p)) if isinstance(p, list) else str(p) for p in parts]
+        parts = [value] if name == "size" or not isinstance(value, list | tuple) else value
+        texts = ["x".join(map(str, p)) if isinstance(p, list | tuple) else str(p) for p in parts]
         words.append(",".join(texts))
     return words
 
