@@ -16,7 +16,7 @@ from torch import Tensor
 from .batch import Batch
 from .contracts import Objective
 from .data import Data, StoredData
-from .errors import InputError, broken_distribution
+from .errors import BROKEN, InputError, broken_distribution
 from .evaluation.rows import check_arguments
 from .history import Callback, Position
 from .holes import refuse_unobserved
@@ -176,7 +176,7 @@ def try_programs(pair: Pair, batch: Batch, begins: bool, seed: int) -> Sites:
             pair.tried(False, begins, batch, seed),
         ):
             return pair.sites(batch)
-    except ValueError as error:
+    except BROKEN as error:
         if begins or not broken_distribution(error):
             raise
         return {}
@@ -205,7 +205,7 @@ def try_step(
             pair.tried(True, begins, batch, seed),
         ):
             loss: Any = objective.loss(pair.model, pair.guide, *batch.args, **batch.named)
-    except ValueError as error:
+    except BROKEN as error:
         # The weights of a training that goes on may be lost in its next step, which says so.
         if begins or not broken_distribution(error):
             raise

@@ -27,9 +27,22 @@ class RankError(Exception):
     """One of several processes that train together ended, or cannot be reached."""
 
 
-def broken_distribution(error: ValueError) -> str:
+BROKEN = (ValueError, RuntimeError)
+"""The types of the exceptions that :func:`broken_distribution` reads."""
+
+
+def broken_distribution(error: Exception) -> str:
     """What torch says of a distribution with invalid parameters or values; "" for another error."""
     text = str(error)
+    if text.startswith("linalg.cholesky"):
+        return "a covariance is not positive-definite"
     if not text.startswith(("Expected parameter", "Expected value")):
         return ""
     return text.partition(" (Tensor")[0]
+
+
+def invalid(error: Exception) -> str:
+    """The sentence for a distribution with invalid parameters; any other error is raised again."""
+    if not (reason := broken_distribution(error)):
+        raise error
+    return f"a distribution has invalid parameters ({reason})"

@@ -19,7 +19,7 @@ from .averaging import Averaging, moments_of_data, normalized
 from .batch import Batch
 from .compiling import HANDLERS, CompiledSVI, CompileError
 from .contracts import Objective
-from .errors import InputError, TrainingError, broken_distribution
+from .errors import BROKEN, InputError, TrainingError, invalid
 from .history import Callback, Epoch, Position
 from .measures import Measures, lost
 from .noise import STEP, seed_noise
@@ -172,8 +172,7 @@ class Loop:
 
     def share_done(self) -> float:
         """The share of the training that is done; in epochs if their length is not known."""
-        steps = self.source.steps
-        if steps is None:
+        if (steps := self.source.steps) is None:
             return self.begun.epoch / self.options.epochs
         return self.number / (self.options.epochs * steps)
 
@@ -199,22 +198,19 @@ class Loop:
         finally:
             self.pair.train(False)
 
-    def epochs_done(self, position: Position) -> float:
-        """The epochs that are done, with the part of the epoch that has begun."""
-        return epochs_done(self.source, position)
-
     def run(self, position: Position, callback: Callback) -> float:
         """Train to the end of the epoch; its loss in nats per row.
 
         Raises:
-            TrainingError: the loss or a weight became NaN or infinite. The parameters are then
-                those from before this call.
+            TrainingError: the loss or a weight became NaN or infinite, or a distribution has
+                invalid parameters. The VAE's parameters are then those from before this call.
         """
         self.good = self.pair.copies()
         self.good_optimizer = state_of(self.optimizer)
         self.begun, done = position, len(position.losses)
         position = replace(position, losses=position.losses.to(self.device))
-        self.number = position.epoch * (self.source.steps or LONGEST) + done
+        first = position.epoch * (self.source.steps or LONGEST)  # number of the epoch's first step
+        self.number = first + done
         seed, epoch, rows = self.options.seed, position.epoch + 1, 0
         with (
             self.stepping(),
@@ -225,8 +221,12 @@ class Loop:
             for piece in self.source.epoch(seed, epoch, done, self.together):
                 before = len(position.losses)
                 if self.advance is not None:
-                    self.advance(self.epochs_done(position))
-                now = self.ranks.total(self.step(piece).detach().to(position.losses))
+                    self.advance(epochs_done(self.source, position))
+                try:
+                    now = self.ranks.total(self.step(piece).detach().to(position.losses))
+                except BROKEN as error:
+                    step = self.number - first
+                    self.stop(invalid(error), step, piece.numbers(step - before - 1))
                 position = replace(position, losses=torch.cat([position.losses, now]))
                 self.last, rows = piece, rows + piece.count
                 if not now.isfinite().all():
@@ -313,8 +313,6 @@ class Loop:
         """The numbers that are measured; a sentence if they cannot be."""
         try:
             numbers = self.measures()
-        except ValueError as error:
-            if not (reason := broken_distribution(error)):
-                raise
-            return f"a distribution has invalid parameters ({reason})"
+        except BROKEN as error:
+            return invalid(error)
         return "the ELBO became NaN or infinite" if lost(numbers) else numbers

@@ -75,7 +75,7 @@ class Measures:
             return
         except REFUSED as error:
             # Weights that are lost are told after the epoch.
-            if isinstance(error, ValueError) and broken_distribution(error):
+            if broken_distribution(error):
                 self.by_row = True
                 return
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
@@ -339,3 +340,29 @@ def test_weights_that_hold_no_numbers_are_refused(data):
     vae = small().to("meta")
     with pytest.raises(InputError, match="the device meta holds no numbers; take cpu or cuda"):
         fit(vae, data)
+
+
+class Correlated(nn.Module):
+    """x ~ N(0, [[1, c], [c, 1]]), which is a distribution only for c between -1 and 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.corner = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x):
+        covariance = torch.eye(2) + self.corner * torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        with pyro.plate("rows", len(x)):
+            fn = dist.MultivariateNormal(torch.zeros(2), covariance_matrix=covariance)
+            pyro.sample("x", fn, obs=x)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_covariance_that_breaks_is_told_in_one_sentence(compiled):
+    """torch computes its Cholesky factor, which fails before a loss or a weight is NaN."""
+    model, x = Correlated(), torch.randn(8, 2)
+    far = torch.optim.SGD(model.parameters(), lr=100.0)
+    told = "a covariance is not positive-definite.* in epoch 1, step 2"
+    with pytest.raises(TrainingError, match=told) as error:
+        fit(model, lambda x: None, x, optimizer=far, epochs=3, batch_size=4, compiled=compiled)
+    assert "\n" not in str(error.value)
+    assert model.corner.item() == 0.5

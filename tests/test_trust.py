@@ -382,7 +382,9 @@ def test_weights_that_give_no_distribution_are_one_sentence(run, capsys):
     for ask in (["evaluate", run], ["train", "--resume", run, "--epochs", "2", "--no-compile"]):
         assert typed(ask) in (1, 2)
         said = capsys.readouterr().err.strip()
-        assert "the weights give a distribution invalid parameters (Expected parameter" in said
+        assert (
+            "with these weights, a distribution has invalid parameters (Expected parameter" in said
+        )
         assert "\n" not in said
 
 

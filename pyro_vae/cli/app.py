@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ..errors import InputError, RankError, TrainingError, broken_distribution
+from ..errors import BROKEN, InputError, RankError, TrainingError, invalid
 from ..launch import is_first, launched
 from ..words import on_command_line
 from . import draw, impute, listing, many, share, train, use
@@ -124,15 +124,12 @@ def run() -> int:
         code = tell(str(error), 1)
     except OSError as error:
         code = tell(about(error), 1)
-    except ValueError as error:
-        if not (reason := broken_distribution(error)):
-            raise
-        code = tell(f"the weights give a distribution invalid parameters ({reason})", 1)
-    except (MemoryError, RuntimeError) as error:
-        # torch raises a RuntimeError with one of these words if memory is full.
-        if isinstance(error, RuntimeError) and "allocate" not in str(error):
-            raise
-        code = tell("there is not enough memory for this; give smaller numbers", 1)
+    except (MemoryError, *BROKEN) as error:
+        # torch raises a RuntimeError with this word if memory is full.
+        if isinstance(error, MemoryError) or "allocate" in str(error):
+            code = tell("there is not enough memory for this; give smaller numbers", 1)
+        else:
+            code = tell(f"with these weights, {invalid(error)}", 1)
     if code and sys.stdout is not None and not flushed():
         # Else Python tries again when it ends, and prints a traceback.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

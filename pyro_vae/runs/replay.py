@@ -23,6 +23,7 @@ from ..history import Callback, Position
 from ..loop import Loop
 from ..pair import Pair
 from ..settings import TrainingOptions
+from ..sources import epochs_done
 from ..training import begun, pays
 from ..vae import VAE
 from .failing import Failure
@@ -129,7 +130,7 @@ class Walk(Callback):
                     loop.elbo.loss(vae.model, vae.guide, *rows.args, **rows.named)
                 return [sites.found or "Each site is finite for the first of these images."]
             if loop.advance is not None:
-                loop.advance(loop.epochs_done(self.position))
+                loop.advance(epochs_done(loop.source, self.position))
             rows = Batch.of(loop.source.batch(next(loop.source.epoch(seed, epoch, done, 1))))
             loop.before_step()  # after the order of the epoch was drawn
             with sites:
