@@ -168,9 +168,12 @@ def compare(
         training that failed.
 
     Raises:
-        InputError: ``seeds`` or ``jobs`` below 1, settings that do not fit, no validation images,
-            or a ``budget`` with ``epochs``, with several ``jobs``, or below the time of one epoch.
+        InputError: no settings, ``seeds`` or ``jobs`` below 1, settings that do not fit, no
+            validation images, or a ``budget`` with ``epochs``, with several ``jobs``, or below the
+            time of one epoch.
     """
+    if not settings:
+        raise InputError("there are no settings to compare; give at least one")
     at_least_one("seeds", seeds, most=10_000)
     at_least_one("jobs", jobs, most=1000)
     if budget is not None:

@@ -193,9 +193,11 @@ def kl_to_diagonal(q: Any, p: Any) -> Tensor:
 class OneRow(dist.TorchDistribution):
     """The distribution of the one row of a batch ``[1]``, without the batch dimension.
 
+    Its other attributes, such as ``loc``, ``probs`` or ``base_dist``, are those of the batch,
+    without this dimension.
+
     Args:
-        rows: a distribution with batch ``[1]``. It stays there as an attribute, for parameters such
-            as ``q.rows.probs``.
+        rows: a distribution with batch ``[1]``, which stays as an attribute.
 
     Example:
         >>> from pyro_vae.distributions import OneRow
@@ -206,12 +208,26 @@ class OneRow(dist.TorchDistribution):
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
-        self.has_rsample = rows.has_rsample
+        self.has_rsample, self.has_enumerate_support = rows.has_rsample, rows.has_enumerate_support
         super().__init__(rows.batch_shape[1:], rows.event_shape, validate_args=False)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "rows":  # not set yet, as in a copy
+            raise AttributeError(name)
+        value = getattr(self.rows, name)
+        if isinstance(value, torch.distributions.Distribution):
+            return OneRow(value)
+        return value[0] if isinstance(value, Tensor) and value.shape[:1] == (1,) else value
+
+    def __repr__(self) -> str:
+        return f"OneRow({self.rows})"
 
     @property
     def support(self) -> Any:
         return self.rows.support
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        return self.rows.enumerate_support(expand).squeeze(1)
 
     @property
     def mean(self) -> Tensor:

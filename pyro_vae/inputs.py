@@ -42,7 +42,9 @@ def as_tensor(x: Any, shape: Shape, module: Any) -> Tensor:
         InputError: something else, or an array or a PIL image of another shape.
     """
     if isinstance(x, Tensor):
-        return x  # the VAE's programs check it
+        if x.dim() == 0:  # it has no rows; the VAE's programs check all others
+            raise InputError(f"expected {kind_of(shape)}s of shape {batch_shape(shape)}, not []")
+        return x
     device = next(chain(module.parameters(), module.buffers()), torch.zeros(())).device
     if isinstance(x, np.ndarray) and not holds_pixels(x, shape, module.guide.bounds):
         return numbers(x, shape).to(device)
@@ -97,6 +99,11 @@ def batch_of(
     return x[None], mask[None] if one else mask, alone
 
 
+def batch_shape(shape: Shape) -> str:
+    """The shape of a batch, as error messages write it."""
+    return f"[B, {', '.join(map(str, shape))}]"
+
+
 def holds_pixels(x: np.ndarray, shape: Shape, bounds: tuple[float, float]) -> bool:
     """Whether an array holds pixels, and not other numbers.
 
@@ -116,7 +123,7 @@ def numbers(x: np.ndarray, shape: Shape) -> Tensor:
     """An array ``[B, *shape]``, or of one observation, as a tensor of float32 or float64."""
     if x.dtype.kind not in "biuf" or x.shape[-len(shape) :] != shape or x.ndim > len(shape) + 1:
         raise InputError(
-            f"expected numbers of shape [B, {', '.join(map(str, shape))}], not an array of type "
+            f"expected numbers of shape {batch_shape(shape)}, not an array of type "
             f"{x.dtype} and shape {list(x.shape)}"
         )
     kind = x.dtype if x.dtype in (np.float32, np.float64) else np.float32

@@ -239,3 +239,9 @@ def test_a_comparison_with_a_budget_and_the_commands_that_repeat_it(tmp_path, mo
     vae, held_out = load(run), load_data("digits", binarize="dynamic").validation
     log_p = importance(vae.model, vae.guide, held_out, samples=5, seed=MEASURED_WITH)
     assert log_p.mean == pytest.approx(float(rows["low-rank", 1]["log_p"]), abs=1e-4)
+
+
+@pytest.mark.parametrize("budget", [None, 1.0])
+def test_no_settings_are_refused(budget):
+    with pytest.raises(InputError, match="there are no settings to compare"):
+        compare({}, 1, budget=budget, device=torch.device("cpu"))

@@ -1,5 +1,7 @@
 """Compiled steps against eager ones: equal gradients at equal noise, equal training."""
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -201,3 +203,13 @@ def test_compiled_steps_run_in_threads():
         t.join()
     for i in range(3):  # the model's part of the loss is Σ i²/2; the guide's is noise
         assert np.median(found[i]) == pytest.approx(expected[i], abs=2.0)
+
+
+def test_a_copy_of_a_used_elbo_begins_without_graphs():
+    model, guide = refused(lambda z, x: z)
+    compiled = compiled_after(model, guide, torch.ones(3), elbo=Trace_ELBO(num_particles=2))
+    for again in (copy.deepcopy(compiled), pickle.loads(pickle.dumps(compiled))):
+        assert (again.graphs, again.steps) == ({}, {})
+        assert (again.num_particles, again.backend) == (2, "eager")
+        agree(compiled.elbo, again, model, guide, (torch.ones(3),))
+    assert compiled.graphs

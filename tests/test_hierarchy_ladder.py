@@ -235,6 +235,7 @@ def test_pseudo_images_of_the_top_layer_do_not_count_in_batch_normalization():
     [
         ("vamp", "bottom-up", "the BottomUp guide does not have"),
         ("hierarchy", "ladder", "one real vector without a context"),
+        ("hierarchy", "bottom-up", "one real vector without a context"),
         ("conditional", "ladder", "is for one layer of latents"),
         ("categorical", "ladder", "outside the support"),
         ("mixture", "ladder(merge='learned')", "leave top out"),

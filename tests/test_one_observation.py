@@ -1,5 +1,6 @@
 """One observation gives one answer: that of its row in a batch of one, without the dimension."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 from support.rows import images_for, row_vae
 from torch.distributions import kl_divergence
 
-from pyro_vae import VAE
+from pyro_vae import VAE, InputError
 from pyro_vae.guides import GUIDES
 
 SHAPES = [(7,), (2, 9), (1, 6, 5)]
@@ -47,6 +48,34 @@ def test_encode_gives_the_posterior_of_the_row(name):
             continue
         same(q.mean, expected[0])
         same(q.stddev, expected[1])
+
+
+PARAMETERS = ("loc", "scale", "covariance_matrix", "scale_tril", "probs", "logits")
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_a_posterior_has_the_parameters_of_the_row(name):
+    vae = row_vae("guide", name).double().requires_grad_(False)
+    x = images_for(vae, 1, torch.float64)
+    one, batch = (seeded(lambda x=x: vae.encode(x)) for x in (x[0], x))
+    pairs = [(one[n], batch[n]) for n in batch] if isinstance(batch, dict) else [(one, batch)]
+    for q, rows in pairs:
+        for each in [n for n in PARAMETERS if hasattr(rows, n)]:
+            same(getattr(q, each), getattr(rows, each))
+        if hasattr(rows, "base_dist") and hasattr(rows.base_dist, "loc"):
+            same(q.base_dist.loc, rows.base_dist.loc)
+        if rows.has_enumerate_support:
+            same(q.enumerate_support(), rows.enumerate_support(), 1)
+        assert repr(q) == f"OneRow({q.rows})"
+        assert copy.copy(q).event_shape == q.event_shape
+        with pytest.raises(AttributeError):
+            _ = q.nothing
+
+
+@pytest.mark.parametrize("use", ["encode", "reconstruct", "log_prob", "impute"])
+def test_a_tensor_without_dimensions_is_refused(use):
+    with pytest.raises(InputError, match=r"expected vectors of shape \[B, 5\], not \[\]"):
+        getattr(VAE((5,), 2, likelihood="student-t"), use)(torch.tensor(1.0))
 
 
 def test_the_kl_of_one_posterior():

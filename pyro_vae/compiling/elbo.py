@@ -112,6 +112,10 @@ class CompiledELBO(ELBO):
         inside = "elbo" in vars(self) and name in vars(self.elbo)
         setattr(self.elbo, name, value) if inside else super().__setattr__(name, value)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy begins without graphs, which belong to the programs and cannot be copied."""
+        return {**vars(self), "steps": {}, "graphs": {}}
+
     def _get_trace(self, *args: Any) -> Any:
         return self.elbo._get_trace(*args)
 

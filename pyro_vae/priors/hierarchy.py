@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import chain
 from math import prod
 from operator import is_
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import pyro.distributions as dist
@@ -26,7 +26,7 @@ from ..latents import Layout, Shape, concatenate, sample_site, site_names
 from ..modules import mode
 from ..networks import head
 from ..options import flag
-from ..registry import PRIORS
+from ..registry import PRIORS, class_of
 from ..scales import SCALES
 
 STANDARD = "standard-normal"
@@ -127,6 +127,10 @@ class Hierarchy(Prior):
 
     def top_of(self, spec: Any, posterior: nn.Module | None, handed: dict[str, Any]) -> nn.Module:
         """The prior of the top layer."""
+        choice = PRIORS.choose(spec)
+        kind = class_of(choice)
+        if issubclass(kind, Prior) and not kind.has_one_site():
+            refuse_top(spec)  # before it can ask for what is not there
         unavailable = {"context_size": "is for one layer of latents"}
         if isinstance(posterior, TopDown):
             handed["posterior"] = TopOnly(posterior)
@@ -135,8 +139,7 @@ class Hierarchy(Prior):
                 f"is made of a guide's q(z_L | x), which the {type(posterior).__name__} guide does "
                 "not have; take the guide ladder, or mixture or flow as top"
             )
-        part = PRIORS.build(
-            spec,
+        part = choice.make(
             latent_size=self.sizes[-1],
             latent_layers=self.layers[-1:],
             unavailable=unavailable,
@@ -144,10 +147,7 @@ class Hierarchy(Prior):
         )
         prior = Prior.checked(part)
         if not prior.has_one_site() or prior.takes("context"):
-            raise InputError(
-                "the top of a hierarchy is a prior of one real vector without a context, such as "
-                f"mixture, flow or vamp, not {spec!r}"
-            )
+            refuse_top(spec)
         return part
 
     def conditional(self, above: Sequence[Tensor]) -> Any:
@@ -174,6 +174,13 @@ class Hierarchy(Prior):
         if self.skip and values[1:]:
             return values[0] + self.past(concatenate(values[1:]))
         return values[0]
+
+
+def refuse_top(spec: Any) -> NoReturn:
+    raise InputError(
+        "the top of a hierarchy is a prior of one real vector without a context, such as mixture, "
+        f"flow or vamp, not {spec!r}"
+    )
 
 
 def bounded(scale: Tensor) -> Tensor:
