@@ -89,7 +89,7 @@ class Condition:
         Raises:
             InputError: a class that there is not, or something else.
         """
-        if isinstance(given, Tensor) and given.dim() != len(self.shape):
+        if isinstance(given, Tensor) and given.dim() > 0 and given.dim() != len(self.shape):
             return given
         if self.classes is not None:
             if isinstance(given, list | tuple):

@@ -1,4 +1,4 @@
-"""What users hand to a VAE: tensors, NumPy arrays and PIL images."""
+"""What users hand to a VAE: tensors, NumPy arrays and PIL images, and what belongs to them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def as_tensor(x: Any, shape: Shape, module: Any) -> Tensor:
     if isinstance(x, Tensor):
         if x.dim() == 0:  # it has no rows; the VAE's programs check all others
             raise InputError(f"expected {kind_of(shape)}s of shape {batch_shape(shape)}, not []")
-        return x
+        return x.float() if x.dtype == torch.uint8 else x  # Images would divide uint8 by 255
     device = next(chain(module.parameters(), module.buffers()), torch.zeros(())).device
     if isinstance(x, np.ndarray) and not holds_pixels(x, shape, module.guide.bounds):
         return numbers(x, shape).to(device)
@@ -57,24 +57,41 @@ def as_tensor(x: Any, shape: Shape, module: Any) -> Tensor:
             if len(shape) == 3
             else f"observations are a tensor or a NumPy array [B, *shape], not a {type(x).__name__}"
         )
-    c, h, w = shape
-    last = x.shape[1:]
-    one = x.shape in (shape, (h, w, c)) or (c == 1 and x.shape == (h, w))
-    if one:
-        x, last = x[None], x.shape
-    elif last not in (shape, (h, w, c)) and not (c == 1 and last == (h, w)):
-        raise InputError(
-            f"expected images of shape {list(shape)} or {[h, w, c]}, one or a batch of them, not "
-            f"an array of shape {list(x.shape)}"
-        )
-    if last != shape and len(last) == 3:
-        x = x.transpose(0, 3, 1, 2)  # [B, C, H, W]
+    x, one = arranged(x, shape)
     missing = np.isnan(x) if x.dtype.kind == "f" else np.zeros(x.shape, bool)
     # A copy, because torch does not take arrays that are read-only.
     pixels = Images(to_pixels(np.where(missing, np.zeros((), x.dtype), x), "x")).batch(slice(None))
     if missing.any():
         pixels[to_pixels(missing, "x") > 0] = torch.nan
     return (pixels[0] if one else pixels).to(device)
+
+
+def arranged(x: np.ndarray, shape: Shape) -> tuple[np.ndarray, bool]:
+    """An array of images ``[B, C, H, W]`` from one in a layout of :func:`as_tensor`.
+
+    Args:
+        x: images, or a mask of them.
+        shape: ``(C, H, W)``.
+
+    Returns:
+        the array, and whether it holds one image that had no dimension ``[B]``.
+
+    Raises:
+        InputError: an array of another shape.
+    """
+    c, h, w = shape
+    layouts = [shape, (h, w, c), *[(h, w)] * (c == 1)]
+    one = x.shape in layouts
+    last = x.shape if one else x.shape[1:]
+    if last not in layouts:
+        raise InputError(
+            f"expected images of shape {list(shape)} or {[h, w, c]}, one or a batch of them, not "
+            f"an array of shape {list(x.shape)}"
+        )
+    x = x.reshape(-1, *last)
+    if last == shape:
+        return x, one
+    return (x[:, None] if len(last) == 2 else x.transpose(0, 3, 1, 2)), one
 
 
 def batch_of(
@@ -87,16 +104,69 @@ def batch_of(
 
     Args:
         x, shape, module: as for :func:`as_tensor`.
-        mask: of ``x``; None for no mask.
+        mask: of ``x``, see :func:`mask_of`; None for no mask.
 
     Returns:
         ``[B, *shape]``, the mask of it, and the function.
+
+    Raises:
+        InputError: as :func:`as_tensor` and :func:`mask_of`.
     """
+    given = tuple(x.shape) if isinstance(x, Tensor | np.ndarray) else shape
     x = as_tensor(x, shape, module)
-    if x.shape != shape:
-        return x, mask, many
-    one = isinstance(mask, Tensor) and mask.shape == shape
-    return x[None], mask[None] if one else mask, alone
+    one = x.shape == shape
+    x = x[None] if one else x
+    if mask is not None and x.shape[1:] == shape:  # the VAE's programs refuse another shape of x
+        mask = mask_of(mask, x, given, one)
+    return x, mask, alone if one else many
+
+
+def mask_of(mask: Any, x: Tensor, given: Shape, one: bool) -> Tensor:
+    """The mask of observations as a tensor of bool, of the shape of ``x`` or ``[B]``.
+
+    Args:
+        mask: bool, True where x was observed: a tensor or a NumPy array. Its shape is that of the
+            observations as they were given or as the VAE has them, or ``[B]``.
+        x: the observations, ``[B, *shape]``.
+        given: the shape of the observations as they were given.
+        one: whether one observation was given, without the dimension ``[B]``.
+
+    Raises:
+        InputError: something else.
+    """
+    shape = tuple(x.shape[1:])
+    found = torch.tensor(mask) if isinstance(mask, np.ndarray) and mask.dtype == bool else mask
+    if isinstance(found, Tensor) and found.dtype == torch.bool:
+        own = tuple(found.shape)
+        if own in (tuple(x.shape), (len(x),)):
+            return found
+        if own == given or (one and own == shape):
+            if len(shape) != 3:
+                return found.reshape(x.shape)
+            return torch.from_numpy(arranged(found.cpu().numpy(), shape)[0].copy())
+    fitting = list(dict.fromkeys([given, shape if one else tuple(x.shape), (len(x),)]))
+    fitting = fitting[:-1] if one else fitting
+    what = f"a {type(mask).__name__}"
+    if isinstance(mask, Tensor | np.ndarray):
+        kind = str(mask.dtype).removeprefix("torch.")
+        what = f"{'a tensor' if isinstance(mask, Tensor) else 'an array'} of type {kind} and shape "
+        what += f"{list(mask.shape)}"
+    raise InputError(
+        "the mask is a tensor or an array of bool, True where x was observed, of shape "
+        f"{' or '.join(str(list(each)) for each in fitting)}, not {what}"
+    )
+
+
+def context_rows(given: Any) -> Any:
+    """A context as the VAE's programs take it: a NumPy array of numbers becomes a tensor, and one
+    of names a list. Anything else stays as it is."""
+    if not isinstance(given, np.ndarray):
+        return given
+    if given.dtype.kind in "OSU":
+        return given.tolist()
+    kinds = {"i": np.int64, "u": np.int64, "f": np.float64, "b": np.bool_}
+    kind = kinds.get(given.dtype.kind)
+    return given if kind is None else torch.from_numpy(given.astype(kind))
 
 
 def batch_shape(shape: Shape) -> str:

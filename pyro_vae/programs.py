@@ -272,7 +272,8 @@ def expect_context(context: Any, n: int | None, taken: bool) -> None:
     if not isinstance(context, Tensor) or context.dim() == 0:
         raise InputError(
             "the context is a tensor of labels or covariates [B, ...], one row for each image, "
-            f"not {context!r}; the number of images to draw is the keyword n"
+            f"not {context!r}"
+            + ("; the number of images to draw is the keyword n" if n is None else "")
         )
     if not taken:
         raise InputError(

@@ -21,7 +21,7 @@ from .errors import InputError
 from .evaluation.importance import Importance, importance
 from .evaluation.imputation import impute
 from .holes import as_mask
-from .inputs import batch_of
+from .inputs import batch_of, context_rows
 from .labels import LABEL
 from .latents import LatentSize, Shape, layouts, site_names
 from .memory import check_memory
@@ -51,7 +51,7 @@ class Usage(nn.Module):
     guide: GuideProgram
 
     @spelled
-    def encode(self, x: Any, context: Any = None, *, mask: Tensor | None = None) -> Any:
+    def encode(self, x: Any, context: Any = None, *, mask: Any = None) -> Any:
         """The posterior q(z | x) of observations: a distribution, batch ``[B]``, event ``[Z]``.
 
         That of one observation is a :class:`~pyro_vae.distributions.OneRow`, with batch ``[]``. If
@@ -62,9 +62,10 @@ class Usage(nn.Module):
         Args:
             x: a tensor ``[B, *shape]``, a NumPy array or a PIL image, see
                 :func:`~pyro_vae.inputs.as_tensor`; or one observation.
-            context: labels or covariates, ``[B, ...]``, or one for all.
-            mask: bool, True where x was observed, of the shape of x or ``[B]``. Without it, NaN in
-                x stands for an entry that is missing.
+            context: labels ``[B]`` or covariates ``[B, ...]``, a tensor or a NumPy array; or one
+                for all.
+            mask: bool, True where x was observed, a tensor or a NumPy array of the shape of x or
+                ``[B]``. Without it, NaN in x stands for an entry that is missing.
 
         Example:
             >>> vae = VAE((1, 28, 28), 2)
@@ -80,7 +81,7 @@ class Usage(nn.Module):
 
     @torch.no_grad()
     @spelled
-    def predict(self, x: Any, *, mask: Tensor | None = None) -> Any:
+    def predict(self, x: Any, *, mask: Any = None) -> Any:
         """q(y | x) of a VAE whose guide infers y.
 
         It is the probability of each class, ``[B, K]``; of real targets the mean and the standard
@@ -118,7 +119,7 @@ class Usage(nn.Module):
 
     @spelled
     def reconstruct(
-        self, x: Any, context: Any = None, *, given: Any = None, mask: Tensor | None = None
+        self, x: Any, context: Any = None, *, given: Any = None, mask: Any = None
     ) -> Tensor:
         """The mean image of p(x | z), with z drawn from the guide at ``x``; ``[B, *shape]``.
 
@@ -169,7 +170,7 @@ class Usage(nn.Module):
         x: Any,
         context: Any = None,
         *,
-        mask: Tensor | None = None,
+        mask: Any = None,
         samples: int = 1000,
         draws: int | None = None,
         probabilities: bool = False,
@@ -278,7 +279,7 @@ class Usage(nn.Module):
         Raises:
             InputError: a class that there is not, or covariates of another shape.
         """
-        condition = self.model.condition
+        condition, given = self.model.condition, context_rows(given)
         if given is None or condition is None:
             return given
         like = next(chain(self.parameters(), self.buffers()), torch.zeros(()))

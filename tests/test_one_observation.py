@@ -3,6 +3,7 @@
 import copy
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -116,7 +117,7 @@ def test_the_numbers_of_log_prob_are_those_of_a_batch_of_one():
     vae = VAE((7,), 3, likelihood="student-t", hidden=(8,))
     x = torch.randn(1, 7)
     one, batch = (vae.log_prob(each, samples=500) for each in (x[0], x))
-    assert (one.mean, one.bias, one.trusted) == (batch.mean, batch.bias, batch.trusted)
+    assert (one.mean, one.bias) == (batch.mean, batch.bias)
     assert one.monte_carlo_error == batch.monte_carlo_error == one.errors.item()
     assert "one row, K = 500" in repr(one)
 
@@ -162,3 +163,93 @@ def test_a_pil_image_is_one_and_a_batch_of_one_stays_a_batch():
     assert vae.log_prob(image, samples=10).log_p.shape == ()
     assert vae.reconstruct(torch.rand(1, 1, 6, 5)).shape == (1, 1, 6, 5)
     assert vae.traverse(image, steps=4).shape == (3, 4, 1, 6, 5)
+
+
+def test_the_mask_of_one_observation_has_the_shape_of_what_was_given():
+    vae, grey = VAE((1, 6, 5), 2, hidden=(8,)), np.zeros((6, 5))
+    m = np.ones((6, 5), bool)
+    m[:3] = False
+    for x in (grey, grey[None], grey[..., None], torch.zeros(1, 6, 5)):
+        expected = vae.encode(x, mask=torch.tensor(m)[None]).mean
+        for each in (m.reshape(x.shape), torch.tensor(m.reshape(x.shape))):
+            assert torch.equal(vae.encode(x, mask=each).mean, expected)
+    holes = torch.where(torch.tensor(m), torch.tensor(grey).float(), NAN)[None]
+    assert torch.equal(expected, vae.encode(holes).mean)
+    filled = vae.impute(grey, mask=m, samples=30)
+    assert filled.shape == (1, 6, 5)
+    assert ((filled != 0) == ~torch.tensor(m)).all()
+    for x, shapes in (
+        (torch.zeros(1, 6, 5), r"\[1, 6, 5\]"),
+        (grey, r"\[6, 5\] or \[1, 6, 5\]"),
+        (grey[None].repeat(2, 0), r"\[2, 6, 5\] or \[2, 1, 6, 5\] or \[2\]"),
+    ):
+        given = torch.ones(x.shape)
+        said = rf"of shape {shapes}, not a tensor of type float32 and shape \[.*\]$"
+        for use in (vae.impute, vae.encode, vae.reconstruct):
+            with pytest.raises(InputError, match=said):
+                use(x, mask=given)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_the_mask_of_a_batch_in_another_layout(last):
+    vae, x, m = VAE((3, 6, 5), 2, hidden=(8,)), np.zeros((2, 3, 6, 5)), torch.rand(2, 3, 6, 5) > 0.5
+    expected = vae.encode(torch.zeros(2, 3, 6, 5), mask=m).mean
+    order = (0, 2, 3, 1) if last else (0, 1, 2, 3)
+    for each in (m.numpy(), m.numpy().transpose(order)):
+        assert torch.equal(vae.encode(x.transpose(order), mask=each).mean, expected)
+    rows = np.array([True, False])
+    assert torch.equal(vae.encode(x, mask=rows).mean, vae.encode(x, mask=torch.tensor(rows)).mean)
+
+
+def test_a_context_is_a_numpy_array_where_x_is_one():
+    x, z = np.random.RandomState(0).rand(2, 6, 5).round(), np.zeros((2, 2))
+    holes = np.where(np.arange(5) > 2, np.nan, x)
+    covariates = np.array([[0.5, -1.0], [2.0, 0.0]])
+    for condition, contexts in (
+        (["cat", "dog"], [np.array([1, 0], np.uint8), np.array(["dog", "cat"])]),
+        (10, [np.array([7, 3])]),
+        ((2,), [covariates, covariates.astype(">f4")]),
+    ):
+        vae = VAE((1, 6, 5), 2, condition=condition, hidden=(8,))
+        for c in contexts:
+            same_tensor = torch.tensor([1, 0]) if c.dtype.kind == "U" else c.astype(float)
+            expected = torch.as_tensor(same_tensor)
+            expected = expected if vae.guide.condition.shape else expected.long()
+            for use in (
+                lambda c, v=vae: v.encode(x, c).mean,
+                lambda c, v=vae: v.reconstruct(x, c),
+                lambda c, v=vae: v.reconstruct(x, c, given=c),
+                lambda c, v=vae: v.log_prob(x, 5, context=c).log_p,
+                lambda c, v=vae: v.impute(holes, c, samples=30),
+                lambda c, v=vae: v.sample(given=c),
+                lambda c, v=vae: v.decode(z, c),
+            ):
+                one, other = (seeded(lambda use=use, c=c: use(c)) for c in (c, expected))
+                assert torch.equal(one, other)
+    with pytest.raises(InputError, match="there is no class 'bird'; the classes are cat, dog"):
+        VAE((1, 6, 5), 2, condition=["cat", "dog"]).encode(x, np.array(["bird", "cat"]))
+
+
+def test_one_covariate_is_a_number_or_a_tensor_without_a_dimension():
+    vae, x = VAE((7,), 2, likelihood="normal", condition=(1,), hidden=(8,)), torch.zeros(2, 7)
+    expected = vae.encode(x, torch.full((2, 1), 0.5)).mean
+    for one in (0.5, torch.tensor(0.5), np.array(0.5), np.float32(0.5)):
+        assert torch.equal(vae.encode(x, one).mean, expected)
+    with pytest.raises(InputError, match=r"row for each image, not 'a'$"):
+        VAE((7,), 2, likelihood="normal", hidden=(8,)).encode(x, "a")
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 6, 5)])
+def test_a_tensor_of_uint8_holds_x_itself_in_all_uses(shape):
+    """An array of uint8 pixels is x = k / 255, and Images say the same of a tensor."""
+    vae = VAE(shape, 2, hidden=(8,))
+    x = torch.ones(2, *shape, dtype=torch.uint8)
+    for use in (
+        lambda x: vae.encode(x).mean,
+        vae.reconstruct,
+        lambda x: vae.log_prob(x, 5).log_p,
+        lambda x: vae.impute(x, samples=30),
+    ):
+        assert torch.equal(*(seeded(lambda use=use, x=x: use(x)) for x in (x, x.float())))
+        with pytest.raises(InputError, match="is 255"):
+            use(x * 255)
