@@ -131,6 +131,7 @@ def compare(
     gap_images: int = 0,
     compiled: bool | None = None,
     jobs: int = 1,
+    on_timing: Callable[[], None] = lambda: None,
     on_epochs: Callable[[dict[str, int]], None] = lambda epochs: None,
     on_start: Callable[[str, int, int], None] = lambda name, seed, total: None,
     on_step: Callable[[int], None] = lambda images: None,
@@ -157,6 +158,7 @@ def compare(
         compiled: whether steps are compiled, as in :func:`~pyro_vae.training.fit`.
         jobs: how many trainings run at the same time. From 2 on, each has a process of its own, and
             the processes share the threads.
+        on_timing: called before the epochs are timed; not called without a ``budget``.
         on_epochs: called before the first training with the epochs that fit into ``budget``, by
             name; not called without a ``budget``.
         on_start: called before each training with its name, its seed, and the number of images in
@@ -187,6 +189,7 @@ def compare(
         )
     epochs = {name: run.training["epochs"] for name, run in runs.items()}
     if budget is not None:
+        on_timing()
         epochs = epochs_within(budget, runs, compiled)
         on_epochs(epochs)
     total = seeds * sum(epochs[name] * len(run.data.train) for name, run in runs.items())

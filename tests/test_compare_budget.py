@@ -88,7 +88,11 @@ def test_a_budget_beside_epochs_or_jobs_is_refused(tmp_path, capsys):
     assert typed([*ask, "--budget", "9s", "--epochs", "3"]) == 2
     assert "--epochs cannot be given with it" in capsys.readouterr().err
     assert typed([*ask, "--budget", "9s", "--jobs", "2"]) == 2
-    assert "slow each other down" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "slow each other down" in said.err
+    assert "timed" not in said.out
+    assert typed([*ask, "--budget", "9s", "--validation", "0"]) == 2
+    assert "timed" not in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
     for more in ({"jobs": 2}, {"settings": {"a": {**SMALL, "epochs": 3}}}):
         with pytest.raises(InputError, match=r"^budget "):

@@ -160,8 +160,6 @@ def compare(
             console.print(f"{name}, seed {seed}", soft_wrap=True)
         progress.update(task, description=f"{name}, seed {seed}", total=total)
 
-    if budget is not None:
-        console.print("Some epochs of each setting are timed first.")
     try:
         results, failures = run_all(
             settings,
@@ -173,6 +171,7 @@ def compare(
             gap_images=gap_images if gaps else 0,
             compiled=compiled,
             jobs=jobs,
+            on_timing=lambda: console.print("Some epochs of each setting are timed first."),
             on_epochs=on_epochs,
             on_start=on_start,
             on_step=lambda n: progress.advance(task, n),
