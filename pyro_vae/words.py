@@ -83,8 +83,13 @@ def about(what: str, text: str) -> str:
     return re.sub(r"(?<![\w./-])image(s?)(?![\w./-]*\w)", rf"{what}\1", text)
 
 
-def plus_minus(mean: float, error: float | None, digits: int = 2) -> str:
-    """A mean with its standard error, if there is one: a single image has none."""
+def plus_minus(mean: float | None, error: float | None, digits: int = 2) -> str:
+    """A mean with its standard error, if there is one: a single image has none.
+
+    A mean of None is not defined.
+    """
+    if mean is None:
+        return "undefined"
     known = error is not None and isfinite(error)
     return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if known else "")
 

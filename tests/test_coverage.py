@@ -27,6 +27,13 @@ def coverage():
     del sys.modules[spec.name]
 
 
+def test_one_image_cannot_show_its_bias():
+    """Its own draws may have missed a tail, and its own Pareto k is then small."""
+    k = torch.tensor([-1.0, -1.0])
+    assert light_tails(k, 1000)
+    assert not light_tails(k[:1], 1000)
+
+
 @pytest.mark.parametrize("pieces", [[1000], [1, 2, 300, 7, 690]])
 def test_the_rise_of_the_curve_is_that_of_the_parts_of_the_draws(pieces):
     log_w = 3 * torch.randn(1000, 7, dtype=torch.float64) - 500

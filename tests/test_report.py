@@ -21,6 +21,7 @@ from pyro_vae.evaluation import elbo, standard_error
 from pyro_vae.evaluation.aggregate import aggregate
 from pyro_vae.evaluation.importance import importance
 from pyro_vae.evaluation.scores import auroc, score_images, write_scores
+from pyro_vae.evaluation.trust import LEAST, tail_size
 from pyro_vae.guides import GUIDES
 from pyro_vae.report import table as report
 from pyro_vae.report.intervals import withdraw
@@ -145,6 +146,8 @@ def test_one_image_and_one_latent_unit_can_be_evaluated(tmp_path):
                      temperatures=2, figures=tmp_path / "one")  # fmt: skip
     json.dumps(table, allow_nan=False)
     assert "at least 2 classes" in table["accuracy"]["why"]
+    assert "one image has no ±" in table["trust"]["verdict"]
+    assert not table["trust"]["images_trusted"]
     assert "PCA of at least 2 images" in table["figure_latents"]["why"]
     drawn = {file.stem for file in (tmp_path / "one").iterdir()}
     assert drawn == {"draws", "gaps", "reconstructions", "traversals", "units"}
@@ -380,6 +383,46 @@ def test_the_printed_report_has_each_number_with_its_error():
     assert rows["latents"] == "undefined: nothing to draw"
     assert "Where the bound is lost, 7 images" in found
     assert "Labels predicted from the latents" not in found
+
+
+def test_too_few_draws_for_a_pareto_k_are_said_once():
+    images, vae = binary(6), VAE((1, 3, 4), 2, hidden=(8,))
+    for samples in (20, 21):
+        table = evaluate(vae, images, samples=samples)
+        trust, rows = table["trust"], dict(sections(table)["Can log p(x) be trusted?"])
+        said = {name: number for name, number in rows.items() if name.startswith("Pareto k")}
+        assert (trust["pareto_k"] is None) == (trust["untrusted_share"] is None) == (samples == 20)
+        if samples == 20:
+            assert said == {"Pareto k": "undefined: it needs at least 21 draws of z, not 20"}
+        else:
+            assert len(said) == 2
+    assert (tail_size(20), tail_size(21)) == (LEAST - 1, LEAST)
+
+
+def test_a_share_of_all_or_none_is_a_count():
+    trust = small_report()["trust"] | {"untrusted_share": 0.0}
+    right = {"mean": 1.0, "error": None, "count": 9, "of": 9}
+    some = {"mean": 0.5, "error": 0.125, "count": 8, "of": 16}
+    found = sections(small_report(trust=trust, classification={"accuracy": right},
+                                  accuracy={"linear": some, "nearest": right}))  # fmt: skip
+    rows = {name: number for each in found.values() for name, number in each}
+    assert rows["Pareto k too large"] == "0 of 100 images"
+    assert rows["accuracy of the most probable class"] == "9 of 9"
+    assert rows["accuracy of a linear classifier"] == "0.500 ± 0.125"
+    assert rows["accuracy of nearest neighbours"] == "9 of 9"
+
+
+def test_no_number_of_a_report_is_nan_or_infinite():
+    """The log p(x) of rows that are too far from a mean overflows to -inf."""
+    vae = VAE((2,), 2, likelihood="normal(scale=1e-25, bounded=False)", hidden=(4,))
+    rows = Images(torch.tensor([[10.0, 0.0], [0.0, 1.0], [3.0, 4.0]]))
+    table = report.bounds(vae, rows, 0) | evaluate(vae, rows, samples=30)
+    assert table["log_p"]["mean"] is None
+    assert table["monte_carlo"]["elbo"] is None
+    json.dumps(table, allow_nan=False)
+    shown = {number for rows in sections(table).values() for _, number in rows}
+    assert "undefined" in shown
+    assert not any(re.search(r"\b(nan|inf)\b", each) for each in shown)
 
 
 def test_advice_names_the_next_command_only_where_it_can_help():

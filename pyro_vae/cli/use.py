@@ -184,10 +184,11 @@ def evaluate(
         return
     on = config["data"].get("condition")
     given = "" if images.context is None else f", p(x) given the {on}"
+    part_of = "" if split is o.Split.all else f"{split.value} "
     how = "" if word == "row" else f", {protocol_of(used)}"
     console.print(
-        f"{counted(len(images), f'{split.value} {word}')} of {source['data']}{how}{given}. Numbers"
-        f" are means over {word}s ± one standard error, in nats per {word}.",
+        f"{counted(len(images), part_of + word)} of {source['data']}{how}{given}. Numbers are"
+        f" means over {word}s ± one standard error, in nats per {word}.",
         soft_wrap=True,
     )
     again = {"--data": data, "--binarize": binarize, "--data-dir": data_dir}
@@ -301,7 +302,9 @@ def score(
         f"{out}, a lower bound in the mean: {plus_minus(result.mean, error)} nats",
         soft_wrap=True,
     )
-    if not result.trusted:
+    if len(images) == 1:
+        console.print(f"One {word} cannot show the bias of its estimate, so it has no error.")
+    elif not result.trusted:
         console.print(
             f"The {word}s have no standard error, because it would not cover the bias of the "
             "estimates; more --samples can help. Their order can still be used.",

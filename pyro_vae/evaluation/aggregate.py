@@ -12,6 +12,7 @@ from torch.distributions import Normal
 
 from ..data.images import Images
 from ..errors import InputError
+from ..words import counted
 from .bound import standard_error
 from .latents import posterior_marginals, prior_marginals
 from .rows import blocks
@@ -37,7 +38,8 @@ class Aggregate:
     @property
     def estimator(self) -> str:
         """How the terms were estimated, in words."""
-        return f"one z for each of {self.images} images, q(z) the mixture over all of them"
+        images = counted(self.images, "image")
+        return f"one z for each of {images}, q(z) the mixture over all of them"
 
     @property
     def saturated(self) -> str | None:
@@ -57,8 +59,8 @@ class Aggregate:
         count = f"{math.exp(enough):,.0f}" if enough < 16 else f"10^{enough / math.log(10):.0f}"
         return (
             f"the mutual information, {found:.2f} nats, is close to its upper limit log N = "
-            f"{limit:.2f} nats for the N = {self.images} images; N = {count} images would serve, "
-            f"ten times e to the rate of {rate:.2f} nats"
+            f"{limit:.2f} nats for the N = {counted(self.images, 'image')}; N = {count} images "
+            f"would serve, ten times e to the rate of {rate:.2f} nats"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from ..objectives import AnalyticKL
 from ..objectives.checks import check_order
 from ..options import MOST_DRAWS, at_least_one
 from ..spelling import spelled
+from ..words import counted, plus_minus
 from .draws import plates_of
 from .rows import batches_of, device_of
 from .scoring import (
@@ -44,8 +46,8 @@ class Bound:
     kl_of_units: dict[str, Tensor]
 
     def __repr__(self) -> str:
-        means = (f"{k} = {v:.2f} ± {self.errors[k]:.2f}" for k, v in self.means.items())
-        return f"Bound({', '.join(means)} nats, means of {len(self.elbos):,} rows)"
+        means = (f"{k} = {plus_minus(v, self.errors[k])}" for k, v in self.means.items())
+        return f"Bound({', '.join(means)} nats, means of {counted(len(self.elbos), 'row')})"
 
     @property
     def kls(self) -> Tensor:
@@ -90,6 +92,14 @@ class Bound:
 def standard_error(each: Tensor) -> float:
     """The standard error of the mean of ``each`` ``[N]``; NaN for a single number."""
     return (each.std() / len(each) ** 0.5).item() if each.numel() > 1 else float("nan")
+
+
+def error_of_share(share: float, n: int) -> float:
+    """The standard error of a share of ``n`` observations; NaN for a share of 0 or 1.
+
+    There the formula √(p (1 - p) / n) gives 0, and a sample cannot show that its share is exact.
+    """
+    return math.sqrt(share * (1 - share) / n) if 0 < share < 1 else math.nan
 
 
 @spelled

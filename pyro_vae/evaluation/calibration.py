@@ -13,6 +13,7 @@ from torch import Tensor
 from ..data.images import Images
 from ..data.labelled import by_classes
 from ..errors import InputError
+from .bound import error_of_share, standard_error
 from .rows import blocks, with_labels
 from .scoring import measuring
 
@@ -54,15 +55,17 @@ def predictions(vae: Any, images: Images, *, seed: int = 0) -> tuple[Tensor, Ten
 
 
 def accuracy(probs: Tensor, labels: Tensor) -> tuple[float, float]:
-    """The share of images whose most probable class is their label, and its standard error."""
+    """The share of images whose most probable class is their label, and its standard error, as
+    :func:`.bound.error_of_share` gives it."""
     share = (probs.argmax(-1) == labels).double().mean().item()
-    return share, math.sqrt(share * (1 - share) / len(labels))
+    return share, error_of_share(share, len(labels))
 
 
 def calibration_error(
     probs: Tensor, labels: Tensor, *, bins: int = BINS, resamples: int = 200, seed: int = 0
 ) -> tuple[float, float]:
-    """The expected calibration error of predictions, and its standard error by the bootstrap.
+    """The expected calibration error of predictions, and its standard error by the bootstrap. The
+    latter is NaN if all resamples are equal, as those of one image are.
 
     Equation: ECE = Σ_m (n_m / N) · abs(accuracy_m - confidence_m). Bin m holds the images whose
     largest probability, the confidence, is in (m / bins, (m + 1) / bins].
@@ -92,7 +95,7 @@ def calibration_error(
 
     random = np.random.RandomState(seed)
     draws = [error(random.randint(len(labels), size=len(labels))) for _ in range(resamples)]
-    return error(slice(None)), float(np.std(draws))
+    return error(slice(None)), float(np.std(draws)) if np.ptp(draws) > 0 else math.nan
 
 
 def regressions(vae: Any, images: Images, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,7 +124,8 @@ def regressions(vae: Any, images: Images, *, seed: int = 0) -> tuple[Tensor, Ten
 
 
 def root_mean_square(errors: Tensor) -> tuple[float, float]:
-    """The root of the mean square of errors ``[N]``, and its standard error by the delta method.
+    """The root of the mean square of errors ``[N]``, and its standard error by the delta method;
+    NaN for one error.
 
     Example:
         >>> from pyro_vae.evaluation.calibration import root_mean_square
@@ -130,12 +134,13 @@ def root_mean_square(errors: Tensor) -> tuple[float, float]:
     """
     squares = errors.double().square()
     root = squares.mean().sqrt().item()
-    spread = squares.std(correction=0).item() / math.sqrt(len(errors))
-    return root, spread / (2 * root) if root else 0.0
+    spread = standard_error(squares)
+    return root, spread / (2 * root) if root else spread
 
 
 def coverage(mean: Tensor, scale: Tensor, truth: Tensor, level: float = 0.9) -> tuple[float, float]:
-    """The share of targets ``[N]`` in the central intervals of Normals, and its standard error.
+    """The share of targets ``[N]`` in the central intervals of Normals, and its standard error, as
+    :func:`.bound.error_of_share` gives it.
 
     Args:
         mean, scale: of the Normals, ``[N]``.
@@ -144,4 +149,4 @@ def coverage(mean: Tensor, scale: Tensor, truth: Tensor, level: float = 0.9) -> 
     """
     reach = scale * torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=scale.dtype))
     share = ((truth - mean).abs() <= reach).double().mean().item()
-    return share, math.sqrt(share * (1 - share) / len(truth))
+    return share, error_of_share(share, len(truth))

@@ -96,7 +96,10 @@ class Importance:
 
     @property
     def trusted(self) -> bool:
-        """Whether ``log_p`` ± 1.96 ``errors`` covers log p(x) for about 95 % of these images."""
+        """Whether ``log_p`` ± 1.96 ``errors`` covers log p(x) for about 95 % of these images.
+
+        It is False for one image alone, which cannot show the bias of its estimate.
+        """
         return self._unbiased(OF_EACH * self.errors.median().item())
 
     def covers(self, error: float) -> bool:

@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..latents import moments
 from ..objectives.divergences import family
 from ..spelling import spelled
+from .bound import error_of_share
 from .moments import site_moments, total_moments
 from .rows import blocks, with_labels
 from .scoring import measuring, run_guide, run_model, values
@@ -233,7 +234,8 @@ def probe(
 
     Returns:
         ``linear`` (logistic regression on standardised latents) and ``nearest``: each the share of
-        ``test`` that is classified correctly, 0 to 1, and its standard error.
+        ``test`` that is classified correctly, 0 to 1, and its standard error, as
+        :func:`.bound.error_of_share` gives it.
 
     Raises:
         InputError: images without labels, training images of one class, or fewer training images
@@ -271,4 +273,4 @@ def probe(
         "nearest": KNeighborsClassifier(neighbours),
     }
     accuracy = {k: float(c.fit(known, labels).score(asked, truth)) for k, c in classifiers.items()}
-    return {k: (a, math.sqrt(a * (1 - a) / len(truth))) for k, a in accuracy.items()}
+    return {k: (a, error_of_share(a, len(truth))) for k, a in accuracy.items()}

@@ -10,6 +10,8 @@ in two ways:
 - **The K-curve.** The estimate rises with K by as much as its bias falls. The rise over the last
   two factors of 4 gives the bias that remains.
 
+The errors of one image alone are never trusted.
+
 Draws from the guide cannot show a part of the posterior that no image's draws reach, such as a
 second mode. Annealing can (:mod:`.annealing`).
 """
@@ -23,6 +25,10 @@ from torch import Tensor
 
 PARTS = 16
 """The K draws of an image are cut into so many parts for the K-curve, which are merged by fours."""
+LEAST = 5
+"""The fewest largest weights that a Pareto distribution is fitted to."""
+DRAWS = 21
+"""The fewest draws for which :func:`tail_size` is :data:`LEAST`."""
 VARIANCE = 0.5
 """From this Pareto k on, the variance of the weights is infinite."""
 FEW = 0.1
@@ -42,7 +48,7 @@ def tail_size(samples: int) -> int:
 
 
 def light_tails(k: Tensor, samples: int) -> bool:
-    """Whether the weights of these images have a finite variance.
+    """Whether the weights of these images have a finite variance. One image cannot show it.
 
     Rule: the mean k is below ½ by at least 3 of its standard errors, and at most a tenth of the
     images have a k above :func:`limit`. The standard deviation of one k is taken as 1.5 / √M, that
@@ -53,6 +59,8 @@ def light_tails(k: Tensor, samples: int) -> bool:
         k: Pareto k of each image, ``[N]``.
         samples: draws of z for each image, K.
     """
+    if k.numel() < 2:
+        return False
     error = (1 + VARIANCE) / math.sqrt(tail_size(samples) * k.numel())
     # Equal weights have k = -∞, which must not outweigh the other images.
     mean = k.clamp_min(-1).mean().item()
@@ -73,15 +81,15 @@ def pareto_k(largest: Tensor) -> Tensor:
             threshold that the other M exceed.
 
     Returns:
-        k for each image, ``[B]``; +inf if M is below 5, which is too small for a fit; -inf if all M
-        equal the threshold.
+        k for each image, ``[B]``; +inf if M is below :data:`LEAST`, which is too small for a fit;
+        -inf if all M equal the threshold.
 
     Paper: Zhang & Stephens 2009, A new and efficient estimation method for the generalized Pareto
     distribution; Vehtari et al. 2024, Pareto Smoothed Importance Sampling.
     """
     tail, threshold = largest[:-1].flip(0), largest[-1]  # ascending, [M, B]
     count = len(tail)
-    if count < 5:
+    if count < LEAST:
         return torch.full_like(threshold, math.inf)
     top = tail[-1]
     excess = (tail - top).exp() - (threshold - top).exp()  # [M, B], relative to the largest weight

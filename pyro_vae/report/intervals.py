@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from ..data.images import Images
 from ..evaluation.bound import standard_error
 from ..evaluation.importance import Importance
-from ..evaluation.trust import OF_THE_MEAN, PARTS
+from ..evaluation.rows import with_labels
+from ..evaluation.trust import DRAWS, OF_THE_MEAN, PARTS
 
 Table = dict[str, Any]
 
@@ -22,6 +25,27 @@ def with_error(each: Tensor) -> Table:
 def pair(mean: float, error: float) -> Table:
     """A mean and its standard error."""
     return {"mean": mean, "error": finite(error)}
+
+
+def share(mean: float, error: float, n: int) -> Table:
+    """A share of ``n`` observations, its standard error, and how many they are: ``count`` of
+    ``of``."""
+    return pair(mean, error) | {"count": round(mean * n), "of": n}
+
+
+def shares(found: Mapping[str, tuple[float, float]], images: Images) -> Table:
+    """Shares of the labelled images and their standard errors, by name."""
+    _, labels = with_labels(images, "a share")
+    return {name: share(*each, n=len(labels)) for name, each in found.items()}
+
+
+def defined(value: Any) -> Any:
+    """A report in which None stands for each number that is NaN or infinite."""
+    if isinstance(value, dict):
+        return {key: defined(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [defined(each) for each in value]
+    return finite(value) if isinstance(value, float) else value
 
 
 def finite(number: float) -> float | None:
@@ -49,15 +73,17 @@ def trust(estimate: Importance) -> Table:
 
     ``rise_of_curve`` is the rise of log p̂(x) over the last factor of 4 in K, ``remaining_bias``
     what it lets expect beyond K. ``images_trusted`` is about the errors of single images, and
-    ``mean_trusted`` about that of the mean. ``verdict`` says it in a sentence.
+    ``mean_trusted`` about that of the mean. ``verdict`` says it in a sentence. With too few draws
+    for a Pareto k, ``pareto_k`` and ``untrusted_share`` are None.
     """
     covers = estimate.covers(estimate.standard_error)
     few = {"why": f"it needs at least {PARTS} draws of z, and there are {estimate.samples}"}
+    fitted = estimate.samples >= DRAWS
     return {
         "effective_samples": estimate.effective.median().item(),
         "pareto_k": finite(estimate.pareto_k.median().item()),
         "limit": finite(estimate.limit),
-        "untrusted_share": estimate.untrusted_share,
+        "untrusted_share": estimate.untrusted_share if fitted else None,
         "rise_of_curve": with_error(estimate.rises[0]) if estimate.samples >= PARTS else few,
         "remaining_bias": finite(estimate.bias),
         "images_trusted": estimate.trusted,
@@ -73,6 +99,8 @@ def verdict(estimate: Importance, covers: bool) -> str:
     """What log p̂(x) is, in a sentence."""
     if covers:
         return f"{BOUND}; its bias is small beside its standard error over the images"
+    if estimate.log_p.numel() == 1:
+        return f"{BOUND}; one image has no ±, because it cannot show the bias of its estimate"
     left = (
         f"about {estimate.bias:.2g} nats or more are missing"
         if math.isfinite(estimate.bias)

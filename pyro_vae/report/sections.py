@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from ..evaluation.bound import error_of_share
+from ..evaluation.trust import DRAWS
 from ..words import counted, plus_minus
 from .table import Table
 
@@ -92,23 +94,29 @@ def estimates(table: Table) -> Rows:
 
 
 def trusted(table: Table) -> Rows:
-    trust, images = table["trust"], table["images"]
-    share = trust["untrusted_share"]
-    error = math.sqrt(share * (1 - share) / images)
-    bias = trust["remaining_bias"]
-    k, limit = (
-        "undefined" if n is None else f"{n:.2f}" for n in (trust["pareto_k"], trust["limit"])
-    )
+    trust, bias = table["trust"], table["trust"]["remaining_bias"]
+    effective = plus_minus(trust["effective_samples"], None, 1)
     return [
-        (
-            "effective draws, median image",
-            f"{trust['effective_samples']:.1f} of {table['samples']}",
-        ),
-        ("Pareto k, median image", f"{k} (too large above {limit})"),
-        ("Pareto k too large", f"{plus_minus(100 * share, 100 * error, 1)} % of the images"),
+        ("effective draws, median image", f"{effective} of {table['samples']}"),
+        *tails(trust, table["samples"], table["images"]),
         ("rise over the last factor of 4 in draws", shown(trust["rise_of_curve"], 3)),
         ("bias that remains", "not settled" if bias is None else f"about {bias:.3f}"),
         ("so", trust["verdict"]),
+    ]
+
+
+def tails(trust: Table, samples: int, images: int) -> Rows:
+    """What the Pareto k of the images say."""
+    share = trust["untrusted_share"]
+    if share is None:
+        return [("Pareto k", f"undefined: it needs at least {DRAWS} draws of z, not {samples}")]
+    k = "undefined" if trust["pareto_k"] is None else f"{trust['pareto_k']:.2f}"
+    error = error_of_share(share, images)
+    percent = f"{plus_minus(100 * share, 100 * error, 1)} % of the images"
+    many = f"{round(share * images):,} of {counted(images, 'image')}"
+    return [
+        ("Pareto k, median image", f"{k} (too large above {trust['limit']:.2f})"),
+        ("Pareto k too large", percent if math.isfinite(error) else many),
     ]
 
 
@@ -165,11 +173,11 @@ def shown(value: Any, digits: int = 2) -> str:
     """A number of the report with its error; or why there is none."""
     if isinstance(value, dict) and "why" in value:
         return f"undefined: {value['why']}"
-    if isinstance(value, dict) and "count" in value:
+    if isinstance(value, dict) and "count" in value and value.get("error") is None:
         return f"{value['count']} of {value['of']}"
     if isinstance(value, dict):
         return plus_minus(value["mean"], value["error"], digits)
-    return f"{value:.{digits}f}"
+    return plus_minus(value, None, digits)
 
 
 def advice(table: Table) -> tuple[str, list[str]] | None:
@@ -181,6 +189,8 @@ def advice(table: Table) -> tuple[str, list[str]] | None:
     if table["trust"]["mean_trusted"] or "annealed" in table:
         return None
     said = "log p(x) is probably too low, and has no ±."
+    if table["images"] == 1:
+        said = "log p(x) may be too low, which one image cannot show."
     real = not any(isinstance(gap, dict) for gap in table["prior_gap"].values())
     if samples < 1000 or not real:
         return f"{said} More draws can help:", ["--samples", str(10 * samples)]

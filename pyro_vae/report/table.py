@@ -28,7 +28,7 @@ from ..spelling import spelled
 from ..vae import VAE
 from ..words import protocol_of, word_of
 from . import figures as show
-from .intervals import Table, covered, pair, trust, with_error, withdraw
+from .intervals import Table, covered, defined, pair, share, shares, trust, with_error, withdraw
 from .samples import prior_gap
 
 
@@ -70,8 +70,9 @@ def evaluate(
 
     Returns:
         a table that can be written as JSON. A mean over images is ``{"mean": …, "error": …}`` with
-        its standard error. A measure that cannot be computed is ``{"why": sentence}``. A picture
-        that cannot be drawn is an entry ``figure_NAME``.
+        its standard error; a share has ``count`` and ``of``, too. A number that is not defined is
+        None, such as the error of one image. A measure that cannot be computed is
+        ``{"why": sentence}``. A picture that cannot be drawn is an entry ``figure_NAME``.
 
     Raises:
         InputError: no images, ``samples`` below 1, programs that do not meet :mod:`.scoring`, or a
@@ -112,9 +113,7 @@ def evaluate(
         "prior_gap": attempt(lambda: prior_gap(model, guide, images, bound.kl_of_sites, seed)),
     }
     if train is not None:
-        table["accuracy"] = attempt(
-            lambda: {k: pair(*v) for k, v in probe(guide, train, images, seed=seed).items()}
-        )
+        table["accuracy"] = attempt(lambda: shares(probe(guide, train, images, seed=seed), images))
     if isinstance(vae, VAE) and vae.infers_labels:
         table["classification"] = attempt(lambda: classification(vae, images, seed))
     elif isinstance(vae, VAE) and vae.infers_y:
@@ -149,7 +148,7 @@ def evaluate(
         bars = lost if isinstance(lost, Gaps) else None
         draw = drawings(vae, images, estimate, curve, bars, units, seed, title)
         table |= save_figures(Path(figures), draw, word_of(images.shape))
-    return table
+    return defined(table)
 
 
 def drawings(
@@ -220,7 +219,7 @@ def bounds(vae: Programs, images: Images, seed: int) -> Table:
             result |= {way: None, "why": str(error)}
             continue
         result[way] = bound.means | {f"{name}_error": e for name, e in bound.errors.items()}
-    return result
+    return defined(result)
 
 
 def attempt(compute: Callable[[], Any]) -> Any:
@@ -269,7 +268,8 @@ def classification(vae: VAE, images: Images, seed: int) -> Table:
     """The accuracy and the calibration error of the labels that a guide infers."""
     found = calibration.predictions(vae, images, seed=seed)
     error = calibration.calibration_error(*found, seed=seed)
-    return {"accuracy": pair(*calibration.accuracy(*found)), "calibration_error": pair(*error)}
+    right = share(*calibration.accuracy(*found), n=len(found[1]))
+    return {"accuracy": right, "calibration_error": pair(*error)}
 
 
 def regression(vae: VAE, images: Images, seed: int) -> Table:
@@ -283,7 +283,7 @@ def regression(vae: VAE, images: Images, seed: int) -> Table:
             continue
         m, s, y = (each[known, i] for each in (mean, scale, truth))
         table[f"rmse{of}"] = pair(*calibration.root_mean_square(m - y))
-        table[f"coverage{of}"] = pair(*calibration.coverage(m, s, y))
+        table[f"coverage{of}"] = share(*calibration.coverage(m, s, y), n=len(y))
     return table
 
 

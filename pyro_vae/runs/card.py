@@ -16,7 +16,7 @@ from ..history import Epoch
 from ..storage import checkpoint
 from ..storage.writing import written
 from ..vae import VAE
-from ..words import protocol_of, word_of
+from ..words import counted, plus_minus, protocol_of, word_of
 from .config import read_bytes, read_object
 from .splits import no_validation
 
@@ -186,8 +186,9 @@ def numbers(history: list[Epoch], results: Mapping[str, Any] | None, what: str) 
     if results is not None:
         yield f"Measured by `pyro-vae evaluate`, in nats per {what}, ± one standard error:\n"
         yield from table(measured(results))
+        split = "" if results["split"] == "all" else f"{results['split']} "
         yield (
-            f"\nMeans over {results['images']} {plain(results['split'])} {what}s of "
+            f"\nMeans over {counted(results['images'], f'{plain(split)}{what}')} of "
             f"{code(Path(results['data']).name)}, {plain(protocol_of(results['binarize']))}, seed "
             f"{plain(results['seed'])}."
             + (f" Not comparable: {plain(results['mark'])}." if "mark" in results else "")
@@ -202,11 +203,11 @@ def measured(results: Mapping[str, Any]) -> dict[str, str]:
         if values := results[way]:
             for key, name in (("elbo", "ELBO"), ("reconstruction", "reconstruction"), ("kl", "KL")):
                 error = values[f"{key}_error"]
-                rows[f"{name}, {words}"] = f"{values[key]:.2f} ± {error:.2f}"
+                rows[f"{name}, {words}"] = plus_minus(values[key], error)
     log_p = results["log_p"]
     if "mean" in log_p:
-        error = "" if log_p["error"] is None else f" ± {log_p['error']:.2f}"
-        rows[f"log p̂(x), a lower bound, {results['samples']} draws"] = f"{log_p['mean']:.2f}{error}"
+        bound = plus_minus(log_p["mean"], log_p["error"])
+        rows[f"log p̂(x), a lower bound, {results['samples']} draws"] = bound
     return rows
 
 
