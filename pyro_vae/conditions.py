@@ -19,7 +19,7 @@ from .errors import InputError
 from .latents import Shape
 from .options import is_whole
 from .registry import Choice, class_of
-from .words import either
+from .words import either, word_of
 
 CONDITIONED = ("likelihood", "guide")
 """The parts that can get the context beside z or x."""
@@ -182,11 +182,23 @@ class Condition:
 
 def condition_of(images: Images) -> int | list[int] | list[str] | None:
     """What a VAE for ``images`` is conditioned on: the classes of their context by name, or their
-    number, or the shape of its covariates; None for images without a context."""
+    number, or the shape of its covariates; None for images without a context.
+
+    Raises:
+        InputError: all labels that are known are of one class.
+    """
     context, labels = images.context, images.labels
     if context is None:
         return None
     if context.dim() == 1 and not context.is_floating_point():
+        known = context[context != HIDDEN]
+        if len(known.unique()) == 1:
+            name = images.classes[0] if len(images.classes) == 1 else known[0].item()
+            raise InputError(
+                f"the label is {name!r} in all {len(known):,} training {word_of(images.shape)}s "
+                "where it is known, and nothing can be learned of one class; give labels of 2 "
+                "classes or more, or train without labels"
+            )
         # A context of labels is counted by their classes. Some of them may be hidden.
         own = labels is not None and ((context == labels) | (context == HIDDEN)).all()
         if own and len(images.classes) > 1:
@@ -271,6 +283,11 @@ def target_moments(context: Tensor | None, choice: Choice) -> list[list[float]] 
     constant = variance <= (mean.abs() * 1e-6).square()
     if constant.any():
         i = int(constant.nonzero()[0])
+        if count[i] == 1:
+            raise InputError(
+                "a target is known in one training row only, and nothing can be learned of one; "
+                "give more rows whose target is known"
+            )
         raise InputError(
             f"a target is {mean[i].item():g} in all {int(count[i]):,} training rows where it is "
             "known, and nothing can be learned of a constant; give another target, or more rows "

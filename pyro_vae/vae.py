@@ -273,7 +273,8 @@ class VAE(Paths):
         fitting = [Settings.likelihood] + ["columns"] * (images.schema is not None)
         if parts.get("likelihood", Settings.likelihood) in fitting:
             parts["likelihood"] = fitting_likelihood(images)[0]
-        parts.setdefault("condition", condition_of(images))
+        if "condition" not in parts:
+            parts["condition"] = condition_of(images)
         parts.setdefault("holes", images.mask is not None)
         guide = GUIDES.choose(parts.get("guide", Settings.guide))
         parts.setdefault("target_scaling", target_moments(images.context, guide))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import log
+import re
+from math import isnan, log
 
 import numpy as np
 import pyro
@@ -143,6 +144,9 @@ def test_accuracy_and_calibration_error_by_hand():
     labels = torch.tensor([0, 0, 1, 0])
     share, error = accuracy(probs, labels)
     assert (share, error) == (0.5, pytest.approx(0.25))
+    for rows in (slice(0, 2), slice(0, 1), slice(2, 4)):  # all are right, or none
+        assert isnan(accuracy(probs[rows], labels[rows])[1])
+    assert isnan(calibration_error(probs[:1], labels[:1])[1])
     # three bins: 0.9 is right, 0.7 is right in one of two, 0.8 is wrong
     truth = (abs(1 - 0.9) + 2 * abs(0.5 - 0.7) + abs(0 - 0.8)) / 4
     found, spread = calibration_error(probs, labels)
@@ -291,6 +295,32 @@ def test_settings_that_do_not_fit_are_refused(words, message, tmp_path, capsys):
     assert typed([*TINY, *words, "--out", tmp_path / "run"]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_labels_of_one_class_are_refused_where_they_are_used(few_labels, tmp_path, capsys):
+    """They may be beside the rows, and other rows for a run may have one class."""
+    images = np.random.RandomState(0).randint(2, size=(40, 8, 8)).astype(bool)
+    data = tmp_path / "x.npz"
+    np.savez(data, images=images, labels=["3"] * 39 + [""])
+    words = ["train", "--data", data, "--hidden", "4", "--latent", "2", "--no-compile"]
+    words += ["--epochs", "1", "--binarize", "threshold", "--out", tmp_path / "run"]
+    for use in (["--recipe", "m2"], ["--recipe", "m2", "--known-labels", "5"]):
+        assert typed([*words, *use]) == 2
+        said = capsys.readouterr().err
+        assert re.search(r"the label is '3' in all \d+ training images where it is known", said)
+    np.savez(data, images=images, labels=["3"] * 40)
+    for use in (["--condition", "label"], ["--condition", "label", "--likelihood", "bernoulli"]):
+        assert typed([*words, *use]) == 2
+        assert "nothing can be learned of one class" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert typed(words) == 0
+    short = ["--data", data, "--split", "all", "--samples", "5"]
+    assert typed(["evaluate", few_labels, *short]) == 0
+    labels = torch.zeros(4, dtype=torch.int64)
+    some = Images(torch.rand(4, 1, 3, 3), context=labels, labels=labels)
+    with pytest.raises(InputError, match="the label is 0 in all 4 training images"):
+        VAE.for_data(some, 2)
+    assert VAE.for_data(some, 2, condition=3).model.condition.classes == 3
 
 
 def test_the_codes_of_a_run_are_data_with_labels(run_of_codes, tmp_path, capsys):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 from dataclasses import replace
-from math import nan, sqrt
+from math import isnan, nan, sqrt
 
 import numpy as np
 import pandas as pd
@@ -213,13 +215,19 @@ def test_draws_have_the_target_that_is_given():
 def test_error_and_coverage_by_hand():
     error, spread = root_mean_square(torch.tensor([1.0, -2.0, 2.0]))
     assert error == pytest.approx(sqrt(3))
-    assert spread == pytest.approx(sqrt(2) / sqrt(3) / (2 * sqrt(3)))
+    # The standard deviation of the squares 1, 4 and 4 is √3.
+    assert spread == pytest.approx(sqrt(3) / sqrt(3) / (2 * sqrt(3)))
+    assert isnan(root_mean_square(torch.tensor([0.5]))[1])
     y = torch.randn(20_000, dtype=torch.float64)
     share, spread = coverage(torch.zeros(20_000).double(), torch.ones(20_000).double(), y)
     assert spread == pytest.approx(sqrt(share * (1 - share) / 20_000))
     assert share == pytest.approx(0.9, abs=5 * spread)
     half, _ = coverage(torch.zeros(2).double(), torch.ones(2).double(), torch.tensor([1.64, 1.65]))
     assert half == 0.5
+    for y, expected in ((1.64, 1.0), (1.65, 0.0)):  # a sample cannot show that its share is exact
+        share, spread = coverage(*torch.tensor([[0.0] * 9, [1.0] * 9, [y] * 9]).double())
+        assert share == expected
+        assert isnan(spread)
 
 
 def test_targets_that_stay_are_nested():
@@ -493,6 +501,31 @@ def test_a_constant_target_is_refused(run, table, tmp_path, capsys):
         assert "'yield' of 't.csv' is 7.5 in all 100 rows where it" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert typed(["evaluate", run, "--data", path, "--samples", "5"]) == 0
+    pd.read_csv(table).assign(**{"yield": [7.5] + [nan] * 199}).to_csv(path, index=False)
+    assert typed(["train", "--data", path, "--target", "yield", *SHORT]) == 2
+    assert "'yield' of 't.csv' is known in one row only" in capsys.readouterr().err
+
+
+def test_one_row_has_no_errors(run, table, tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    pd.read_csv(table)[1:2].to_csv(path, index=False)
+    words = ["evaluate", run, "--data", path, "--split", "all", "--samples", "20"]
+    assert typed([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["regression"]["rmse"]["error"] is None
+    coverage = found["regression"]["coverage"]
+    assert (coverage["error"], coverage["of"]) == (None, 1)
+    assert coverage["mean"] == coverage["count"]
+    for way in ("monte_carlo", "analytic"):
+        assert {found[way][f"{key}_error"] for key in ("elbo", "reconstruction", "kl")} == {None}
+    assert typed(words) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("1 row of ")
+    assert re.search(r"targets in the 90 % intervals +[01] of 1 *\n", said.out)
+    assert re.search(r"root mean square error, in units of the target +[0-9.]+ *\n", said.out)
+    assert "which one row cannot show" in said.err
+    assert typed([*words, "--probe"]) == 2
+    assert "1 row cannot be split into train and test" in capsys.readouterr().err
 
 
 def test_a_target_of_words_names_its_row(tmp_path, capsys):

@@ -15,6 +15,7 @@ from ..batch import Batch
 from ..errors import InputError
 from ..spelling import spelled_class
 from ..supports import ROUNDING
+from ..words import word_of
 from .drawing import bernoulli
 from .labelled import check_beside, context_of
 from .schema import Schema
@@ -155,7 +156,7 @@ class Images:
         if test_fraction == 0:
             return self, self.subset(torch.arange(0))
         labels = None if self.labels is None else self.labels.numpy()
-        parts = split_rows(len(self), labels, test_fraction, seed)
+        parts = split_rows(len(self), labels, test_fraction, seed, word_of(self.shape))
         train, rest = (self.subset(torch.from_numpy(part)) for part in parts)
         return train, rest
 

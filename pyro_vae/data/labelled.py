@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..options import is_whole
-from ..words import called, either
+from ..words import called, counted, either
 
 HIDDEN = -1
 """The label of an observation whose label is not known."""
@@ -23,7 +23,10 @@ def check_beside(
     """Raise :class:`~pyro_vae.errors.InputError` for labels, a context or real targets that do not
     fit ``n`` observations."""
     if context is not None and len(context) != n:
-        raise InputError(f"the context has {len(context)} rows, and there are {n} observations")
+        raise InputError(
+            f"the context has {counted(len(context), 'row')} for {counted(n, 'observation')}; it "
+            "needs a row for each"
+        )
     if labels is not None and tuple(labels.shape) != (n,):
         raise InputError(
             f"labels are a tensor [{n}], one for each image, not a tensor of shape "

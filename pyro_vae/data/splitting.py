@@ -31,7 +31,11 @@ class TooFewRows(InputError):
 
 
 def split_rows(
-    count: int, labels: NDArray[np.int64] | None, test_fraction: float, seed: int
+    count: int,
+    labels: NDArray[np.int64] | None,
+    test_fraction: float,
+    seed: int,
+    word: str = "image",
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The numbers of the training rows and of the test rows, as :meth:`Images.split` has them.
 
@@ -39,13 +43,16 @@ def split_rows(
         count: the number of all rows.
         labels: their classes, ``[N]``; None if they are not known.
         test_fraction, seed: as for :meth:`Images.split`. With 0 the rows keep their order.
+        word: what a row is called.
     """
     if not 0 <= test_fraction < 1:
         raise InputError(f"test fraction {test_fraction} is not in [0, 1)")
     if test_fraction == 0:
         return np.arange(count), np.arange(0)
     if count < 2:
-        raise InputError("1 image cannot be split into train and test; give at least 2")
+        raise InputError(
+            f"{counted(count, word)} cannot be split into train and test; give at least 2"
+        )
     held = min(max(round(count * test_fraction), 1), count - 1)
     # numpy guarantees that the stream of RandomState never changes, so no split changes.
     random = np.random.RandomState(seed)

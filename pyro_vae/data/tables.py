@@ -205,6 +205,11 @@ def targets_of(cells: pd.Series, name: str, table: str) -> torch.Tensor:
 def refuse_constant(targets: torch.Tensor, name: str, table: str) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` for a target that does not change."""
     known = targets[~targets.isnan()]
+    if len(known) == 1:
+        raise InputError(
+            f"the target {name!r} of {table} is known in one row only, and nothing can be learned "
+            "of one; name another column"
+        )
     if (known == known[0]).all():
         raise InputError(
             f"the target {name!r} of {table} is {known[0].item():g} in all {len(known):,} rows "
