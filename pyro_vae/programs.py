@@ -26,6 +26,7 @@ from .modules import drop_weakrefs
 from .naming import register
 from .options import is_whole
 from .supports import refuse_outside, within
+from .words import counted
 
 
 class Program(nn.Module):
@@ -282,7 +283,9 @@ def expect_context(context: Any, n: int | None, taken: bool) -> None:
             "condition"
         )
     if n is not None and len(context) != n:
-        raise InputError(f"the context has {len(context)} rows, and the number of images is {n}")
+        raise InputError(
+            f"the context has {counted(len(context), 'row')}, and the number of images is {n}"
+        )
 
 
 def typical(fn: Any) -> Tensor:

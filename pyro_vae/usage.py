@@ -279,10 +279,10 @@ class Usage(nn.Module):
         Raises:
             InputError: a class that there is not, or covariates of another shape.
         """
-        condition, given = self.model.condition, context_rows(given)
+        like = next(chain(self.parameters(), self.buffers()), torch.zeros(()))
+        condition, given = self.model.condition, context_rows(given, like.device)
         if given is None or condition is None:
             return given
-        like = next(chain(self.parameters(), self.buffers()), torch.zeros(()))
         return condition.rows(given, n).to(like.device)
 
     @contextmanager

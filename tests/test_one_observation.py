@@ -11,6 +11,9 @@ from support.rows import images_for, row_vae
 from torch.distributions import kl_divergence
 
 from pyro_vae import VAE, InputError
+from pyro_vae.evaluation import elbo
+from pyro_vae.evaluation.annealing import annealed
+from pyro_vae.evaluation.gaps import gaps
 from pyro_vae.guides import GUIDES
 
 SHAPES = [(7,), (2, 9), (1, 6, 5)]
@@ -120,6 +123,19 @@ def test_the_numbers_of_log_prob_are_those_of_a_batch_of_one():
     assert (one.mean, one.bias) == (batch.mean, batch.bias)
     assert one.monte_carlo_error == batch.monte_carlo_error == one.errors.item()
     assert "one row, K = 500" in repr(one)
+    assert "mean of 1 row, K = 500" in repr(batch)
+    assert not one.trusted
+
+
+def test_the_results_of_one_row_print_no_error():
+    vae, x = VAE((7,), 3, likelihood="student-t", hidden=(8,)), torch.randn(1, 7)
+    for shown in (
+        repr(elbo(vae.model, vae.guide, x)),
+        repr(gaps(vae.model, vae.guide, x, samples=20, steps=2)),
+        repr(annealed(vae.model, x, temperatures=2)),
+    ):
+        assert "1 row)" in shown
+        assert "±" not in shown
 
 
 def test_what_is_inferred_of_one_observation():

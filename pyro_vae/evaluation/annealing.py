@@ -17,6 +17,7 @@ from ..latents import Latents
 from ..options import MOST_DRAWS, at_least_one
 from ..progress import Report, part, silent
 from ..spelling import spelled
+from ..words import counted, plus_minus
 from .bound import standard_error
 from .chains import adapt_steps, anneal, draw_from_prior
 from .rows import batches_of, device_of, first_weight, rows_of, share
@@ -40,8 +41,9 @@ class AnnealedEstimate:
     acceptance: Tensor
 
     def __repr__(self) -> str:
-        shown = f"{self.mean:.2f} ± {standard_error(self.log_p):.2f}"
-        return f"AnnealedEstimate(log p(x) = {shown} nats, mean of {len(self.log_p):,} rows)"
+        shown = plus_minus(self.mean, standard_error(self.log_p))
+        rows = counted(len(self.log_p), "row")
+        return f"AnnealedEstimate(log p(x) = {shown} nats, mean of {rows})"
 
     @property
     def mean(self) -> float:

@@ -20,6 +20,7 @@ from ..options import MOST_DRAWS, at_least_one
 from ..progress import Report, part, silent
 from ..settings import check_seed
 from ..spelling import spelled
+from ..words import counted
 from .bound import standard_error
 from .importance import Importance, collect, weigh
 from .rows import batches_of, device_of, rows_of, share
@@ -48,7 +49,7 @@ class Gaps:
             + (f" ± {each['error']:.2f}" if math.isfinite(each["error"]) else "")
             for name, each in self.summary().items()
         )
-        return f"Gaps({', '.join(shown)} nats, means of {len(self.log_p):,} rows)"
+        return f"Gaps({', '.join(shown)} nats, means of {counted(len(self.log_p), 'row')})"
 
     @property
     def log_p(self) -> Tensor:

@@ -16,6 +16,7 @@ from ..options import MOST_DRAWS, at_least_one
 from ..progress import Report, silent
 from ..settings import check_seed
 from ..spelling import spelled
+from ..words import counted
 from .bound import standard_error
 from .rows import batches_of, device_of, rows_of, share
 from .scoring import measuring, run_guide, runs_of, score, values
@@ -67,7 +68,7 @@ class Importance:
         shown = f"{self.mean:.2f} ± {error:.2f}" if self.covers(error) else f"{self.mean:.2f}"
         what = "trusted" if self.trusted else "a lower bound, its errors are not trusted"
         count, k = self.log_p.numel(), self.samples
-        rows = f"mean of {count:,} rows" if self.log_p.dim() else "one row"
+        rows = f"mean of {counted(count, 'row')}" if self.log_p.dim() else "one row"
         return f"Importance(log p(x) = {shown} nats, {rows}, K = {k:,}; {what})"
 
     @property
