@@ -61,6 +61,14 @@ def test_the_table_has_the_interval_over_seeds(reproduce, results):
     assert "86.76 (Burda et al. 2016, table 1)" in row
 
 
+def test_a_run_folder_that_was_measured_is_a_row_without_times(reproduce, tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "RESULTS", tmp_path)
+    numbers = {"nll": {"mean": 86.5}, "elbo": {"mean": -91.0}, "active_units": {"z": 20}}
+    reproduce.written("vae-1", "paper", 0, numbers)
+    assert reproduce.table("paper").splitlines()[-1].endswith("|  |  |  | 1 |")
+    assert reproduce.figure("paper").axes
+
+
 def test_the_curve_ends_at_the_number_of_the_table(results):
     stored = json.loads((results / "vae-1-0.json").read_text())
     curve = stored["curve"]
