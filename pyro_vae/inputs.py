@@ -135,7 +135,9 @@ def mask_of(mask: Any, x: Tensor, given: Shape, one: bool) -> Tensor:
         InputError: something else.
     """
     shape = tuple(x.shape[1:])
-    found = torch.tensor(mask) if isinstance(mask, np.ndarray) and mask.dtype == bool else mask
+    found = mask
+    if isinstance(mask, np.ndarray) and mask.dtype == bool:
+        found = torch.tensor(mask, device=x.device)
     if isinstance(found, Tensor) and found.dtype == torch.bool:
         own = tuple(found.shape)
         if own in (tuple(x.shape), (len(x),)):
@@ -143,7 +145,7 @@ def mask_of(mask: Any, x: Tensor, given: Shape, one: bool) -> Tensor:
         if own == given or (one and own == shape):
             if len(shape) != 3:
                 return found.reshape(x.shape)
-            return torch.from_numpy(arranged(found.cpu().numpy(), shape)[0].copy())
+            return torch.tensor(arranged(found.cpu().numpy(), shape)[0], device=found.device)
     fitting = list(dict.fromkeys([given, shape if one else tuple(x.shape), (len(x),)]))
     fitting = fitting[:-1] if one else fitting
     what = f"a {type(mask).__name__}"

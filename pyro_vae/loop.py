@@ -205,8 +205,7 @@ class Loop:
             TrainingError: the loss or a weight became NaN or infinite, or a distribution has
                 invalid parameters. The VAE's parameters are then those from before this call.
         """
-        self.good = self.pair.copies()
-        self.good_optimizer = state_of(self.optimizer)
+        self.good, self.good_optimizer = self.pair.copies(), state_of(self.optimizer)
         self.begun, done = position, len(position.losses)
         position = replace(position, losses=position.losses.to(self.device))
         first = position.epoch * (self.source.steps or LONGEST)  # number of the epoch's first step
@@ -245,7 +244,10 @@ class Loop:
             self.stop("a weight became NaN or infinite", self.taken, self.last.numbers(-1))
         self.known = self.pair.take_new(self.optimizer, epoch, self.known)
         if self.options.chooses or epoch == self.options.epochs:
-            self.normalize(epoch)
+            try:
+                self.normalize(epoch)
+            except BROKEN as error:
+                self.stop(invalid(error), self.taken, self.last.numbers(-1))
         counted = self.source.rows or rows + self.source.skipped
         if self.pair.full is not None:  # each batch stands for all rows
             counted = self.pair.full * self.taken

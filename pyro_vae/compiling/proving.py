@@ -14,19 +14,21 @@ from .private import tree_flatten
 TRIES, NUDGE = 3, 1e-3
 """How often a compiled graph may be run again with other weights, and by which share of each weight
 they are changed."""
+LOSS = "its graph gave other numbers than the programs"
+GRADIENTS = f"{LOSS} for the gradients"
 
 
 def difference(run: Callable[..., Any], compiled: Any, plain: Any, inputs: Sequence[Tensor]) -> str:
     """How a graph differs from the programs on the same inputs with the same random numbers.
 
     A compiled graph rounds in another way than the programs. This can put the input of a ReLU, or
-    of another function with a kink, on the other side of the kink, and then a gradient differs by
-    more than rounding. So a compiled graph with other numbers is accepted on two conditions: the
-    graph that is not compiled gives the numbers of the programs, and the compiled one does so with
-    slightly other weights.
+    of another function with a kink, on the other side of the kink. A gradient then differs by more
+    than rounding, and the loss does not. So a compiled graph with the right loss and other
+    gradients is accepted on two conditions: the graph that is not compiled gives the numbers of the
+    programs, and the compiled one does so with slightly other weights.
 
     Args:
-        run: the programs, as a function of tensors; it calls ``loss_and_grads``.
+        run: the programs, as a function of tensors; it calls ``loss_and_grads`` or ``loss``.
         compiled: the compiled graph with its tensors, a ``BoundGraph``.
         plain: the same graph, not compiled.
         inputs: the inputs.
@@ -35,7 +37,7 @@ def difference(run: Callable[..., Any], compiled: Any, plain: Any, inputs: Seque
         what differs; empty if nothing does.
     """
     wrong = difference_here(run, compiled, inputs)
-    if not wrong or compiled.function is plain.function:
+    if wrong != GRADIENTS or compiled.function is plain.function:
         return wrong
     if in_graph := difference_here(run, plain, inputs):
         return in_graph
@@ -76,9 +78,10 @@ def difference_here(run: Callable[..., Any], bound: Any, inputs: Sequence[Tensor
     ]
     # A gradient that is zero in theory has rounding errors of the size of the others.
     largest = max((size(a) for a, _ in slopes), default=0.0)
-    near = [close(a, b, tolerance, size(a)) for a, b in losses]
-    near += [close(a, b, tolerance, size(a) + 0.01 * largest) for a, b in slopes]
-    return "" if all(near) else "its graph gave other numbers than the programs"
+    if not all(close(a, b, tolerance, size(a)) for a, b in losses):
+        return LOSS
+    near = all(close(a, b, tolerance, size(a) + 0.01 * largest) for a, b in slopes)
+    return "" if near else GRADIENTS
 
 
 def close(a: Tensor, b: Tensor, tolerance: float, scale: float) -> bool:
