@@ -429,6 +429,10 @@ def try_command(arguments: list[str]) -> str:
         if code == 0:
             return "accepted"
         assert "Traceback" not in said
+        hint = "What went wrong in this step is shown by: pyro-vae train --replay "
+        if code == 1 and said.startswith(hint):  # of a training that failed, before its error
+            said = said.partition("\n")[2]
+            assert said.startswith("Error: "), said
         if said.startswith("Error: "):
             sentence(Exception(said.removeprefix("Error: ").strip()))
         else:
