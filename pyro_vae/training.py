@@ -262,6 +262,7 @@ def begun(
     checks.warn_of_shared(pair, sites, batch, source.rows)
     name = objective_of(sites) if options.objective is None else options.objective
     objective = OBJECTIVES.build(name, data_size=source.rows, labelled=source.labelled)
+    checks.check_precision(objective, name, options.precision)
     checks.try_step(pair, objective, source, batch, start, options.seed)
     pair.refuse_outside()
     checks.check_trainable(pair)

@@ -309,6 +309,13 @@ def test_half_precision_is_used_where_it_is_asked_for(data):
         fit(small(), data, precision="bf16")
 
 
+def test_latents_are_not_summed_out_in_half_precision(data):
+    vae = small(guide="categorical")
+    for objective in ("enumerate", OBJECTIVES["enumerate"]()):
+        with pytest.raises(InputError, match=r"sums out latents.* precision float32, not bfloat16"):
+            fit(vae, data, objective=objective, precision="bfloat16")
+
+
 def test_half_precision_learns_as_well(data):
     """Each step casts the weights as they are then, not as they were when the epoch began."""
     one = small()

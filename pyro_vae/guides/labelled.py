@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from ..contracts import NOTHING, Given, Guide
 from ..labels import LABEL, LabelPosterior, TargetPosterior
@@ -53,9 +54,17 @@ class GuideOfY(Guide):
 
     def sample_sites(self, x: Tensor, given: Given = NOTHING) -> Tensor:
         y = self.sample_y(x, given.context)
-        h = self.mix(concatenate([self.encoder(x), y]))
-        z = sample_site("z", Guide.of(self.z).run(h, given=given))
+        z = sample_site("z", Guide.of(self.z).run(self.mixed(x, y), given=given))
         return concatenate([z, y])  # [*, B, Z + size]
+
+    def mixed(self, x: Tensor, y: Tensor) -> Tensor:
+        """``mix`` of the features of x and y, ``[*, B, width]``.
+
+        The features are the same for all classes, so their matrix product is computed once.
+        """
+        layer: Any = self.mix[0]
+        of_x, of_y = layer.weight.split([layer.out_features, y.shape[-1]], -1)
+        return self.mix[1](linear(self.encoder(x), of_x, layer.bias) + linear(y, of_y))
 
 
 class LabelledGuide(GuideOfY):

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pyro.infer import TraceEnum_ELBO
 
 from ..audit import audit
 from ..averaging import Averaging
 from ..budget import Budget
+from ..checks import check_precision
 from ..conditions import condition_of
 from ..contracts import Likelihood
 from ..data import DATASETS, Data, Images, StoredData, StoredImages, in_memory
@@ -275,11 +275,7 @@ def built_objective(training: Mapping[str, Any], train: Images | StoredImages) -
     """
     known = known_labels(train.context) if isinstance(train, Images) else None
     objective = OBJECTIVES.build(training["objective"], data_size=len(train), labelled=known)
-    if isinstance(objective, TraceEnum_ELBO) and training["precision"] != "float32":
-        raise InputError(
-            f"the objective {training['objective']} sums out latents, which Pyro does only in "
-            f"float32; give the precision float32, not {training['precision']}"
-        )
+    check_precision(objective, training["objective"], training["precision"])
     images = min(training["batch_size"], len(train))
     check_memory(
         4 * objective.num_particles * images * math.prod(train.shape),
