@@ -87,7 +87,7 @@ def own(
     settings: dict[str, Any], data: Data, labels: int, seed: int, epochs: int, device: str
 ) -> tuple[Tensor, Tensor]:
     """Train M2 of this library; the probabilities and the labels of the test images."""
-    parts = {"hidden": (500,), "latent_size": 50} | settings
+    parts: dict[str, Any] = {"hidden": (500,), "latent_size": 50} | settings
     objective = parts.pop("objective")
     drawn = data.binarized("dynamic" if data.train.in_unit_interval else "none")
     drawn = drawn.labelled(labels, seed)
