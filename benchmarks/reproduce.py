@@ -112,7 +112,17 @@ ROWS: dict[str, Row] = {
         read=False,
     ),
     "vamp-1": Row("VampPrior, 1 layer", ONE | {"prior": "vamp(components=500)"}),
+    "vamp-2": Row(
+        "VampPrior, 2 layers",
+        LADDER | {"latent": (40, 40), "prior": "hierarchy(top='vamp(components=500)')"},
+        "81.24 (Tomczak & Welling 2018)",
+        read=False,
+    ),
     "iaf-1": Row("IAF, 1 layer", ONE | {"guide": "iaf"}),
+    "ladder-3-conv": Row(
+        "convolutional ladder, 3 layers",
+        LADDER | {"latent": (64, 32, 16), "network": "conv", "hidden": (16, 32, 128)},
+    ),
 }
 """The models, in the order of the table."""
 
