@@ -365,7 +365,8 @@ def test_a_covariance_that_breaks_is_told_in_one_sentence(compiled, size, step):
     step, or after the last one, when the moments of batch normalization are computed anew."""
     model, x = Correlated(), torch.randn(8, 2)
     far = torch.optim.SGD(model.parameters(), lr=100.0)
-    told = f"a covariance is not positive-definite.* in epoch 1, step {step}"
+    # With torch 2.8 a compiled step gives NaN where eager torch raises an error.
+    told = rf"(a covariance is not positive-definite.*|the loss became nan) in epoch 1, step {step}"
     with pytest.raises(TrainingError, match=told) as error:
         fit(model, lambda x: None, x, optimizer=far, epochs=1, batch_size=size, compiled=compiled)
     assert "\n" not in str(error.value)
