@@ -217,16 +217,19 @@ def example(data: Data, labels: int, seed: int, epochs: int, device: str) -> tup
 
 def table(results: list[dict[str, Any]]) -> str:
     """Error rates in percent, and calibration errors, as a Markdown table."""
-    names = list(dict.fromkeys(r["name"] for r in results))
+    kinds = list(dict.fromkeys((r["name"], r["epochs"]) for r in results))
+    names = [f"{name}, {epochs} epochs" for name, epochs in kinds]
     lines = ["| labels | " + " | ".join(names) + " | the paper, M2 | the paper, M1+M2 |"]
     lines.append("| ---: |" + " ---: |" * (len(names) + 2))
-    for labels in dict.fromkeys(r["labels"] for r in results):
+    for labels in sorted({r["labels"] for r in results}):
         cells = []
-        for name in names:
-            runs = [r for r in results if (r["name"], r["labels"]) == (name, labels)]
+        for kind in kinds:
+            runs = [
+                r for r in results if (r["name"], r["epochs"]) == kind and r["labels"] == labels
+            ]
             errors, ece = ([100 * r[key] for r in runs] for key in ("error", "calibration_error"))
             cells.append(f"{spread(errors)} (ECE {spread(ece)})" if runs else "")
-        lines.append(f"| {labels} | {' | '.join([*cells, *PAPER.get(labels, ('', ''))])} |")
+        lines.append(f"| {labels:,} | {' | '.join([*cells, *PAPER.get(labels, ('', ''))])} |")
     return "\n".join(lines)
 
 

@@ -65,7 +65,8 @@ def check_precision(objective: Any, name: Any, precision: str) -> None:
         precision: the precision of the training.
     """
     if isinstance(objective, TraceEnum_ELBO) and precision != "float32":
-        name = name if isinstance(name, str) else type(name).__name__
+        if not isinstance(name, str):
+            name = (name if isinstance(name, type) else type(name)).__name__
         raise InputError(
             f"the objective {name} sums out latents, which Pyro does only in float32; "
             f"give the precision float32, not {precision}"

@@ -97,14 +97,18 @@ class Condition:
             return torch.full((n,), self.number(given))
         try:
             given = given.split(",") if isinstance(given, str) else given
-            one = torch.as_tensor(np.asarray(given, dtype=np.float64))
+            real = not np.iscomplexobj(np.asarray(given))
+            one = torch.as_tensor(np.asarray(given, dtype=np.float64 if real else None))
             one = one.reshape(1) if self.shape == (1,) and one.dim() == 0 else one
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             one = torch.zeros(())
-        if tuple(one.shape) != self.shape or not one.isfinite().all():
+        numbers = ~one.isinf() if self.inferred else one.isfinite()
+        if tuple(one.shape) != self.shape or one.is_complex() or not numbers.all():
+            hidden = ", NaN where one is not known" if self.inferred else ""
             raise InputError(
                 f"this VAE is conditioned on {self}; given is finite numbers of shape "
-                f"{list(self.shape)}, or a tensor with a row for each observation, not {given!r}"
+                f"{list(self.shape)}{hidden}, or a tensor with a row for each observation, not "
+                f"{given!r:.200}"
             )
         return one.expand(n, *self.shape)
 
@@ -113,19 +117,24 @@ class Condition:
         return torch.zeros(n, *self.shape, dtype=torch.int64 if self.classes else torch.float32)
 
     def number(self, given: Any) -> int:
-        """The number of the class that a user names.
+        """The number of the class that a user names; -1 stays, where labels are inferred.
 
         Raises:
             InputError: there is no such class.
         """
-        text, names = str(int(given) if isinstance(given, Tensor) else given), self.names
+        scalar = isinstance(given, Tensor | np.ndarray | np.generic) and not given.ndim
+        text, names = str(given.item() if scalar else given), self.names
         if text in names:
             return names.index(text)
+        if self.inferred and text == str(HIDDEN):
+            return HIDDEN
         numbers = names and all(map(str.isdecimal, names))
         if not numbers and text.isdecimal() and int(text) < self.size:
             return int(text)
-        known = ", ".join(names) if names else f"0 to {self.size - 1}"
-        raise InputError(f"there is no class {given!r}; the classes are {known:.200}")
+        quoted = (repr(name) if "," in name else name for name in names)
+        known = f"{', '.join(quoted):.200}" if names else f"0 to {self.size - 1}"
+        hidden = f", and {HIDDEN} is one that is not known" if self.inferred else ""
+        raise InputError(f"there is no class {given!r}; the classes are {known}{hidden}")
 
     def encode(self, context: Tensor, like: Tensor) -> Tensor:
         """What the parts get, ``[B, size]``: labels as one-of-K, covariates as they are. A label
@@ -185,13 +194,20 @@ def condition_of(images: Images) -> int | list[int] | list[str] | None:
     number, or the shape of its covariates; None for images without a context.
 
     Raises:
-        InputError: all labels that are known are of one class.
+        InputError: no label is known, or all that are known are of one class, or they do not count
+            from 0.
     """
     context, labels = images.context, images.labels
     if context is None:
         return None
     if context.dim() == 1 and not context.is_floating_point():
         known = context[context != HIDDEN]
+        if len(known) == 0:
+            raise InputError(
+                f"the label is known in none of the {len(context):,} training "
+                f"{word_of(images.shape)}s, and nothing can be learned of it; give some labels, or "
+                "train without labels"
+            )
         if len(known.unique()) == 1:
             name = images.classes[0] if len(images.classes) == 1 else known[0].item()
             raise InputError(
@@ -203,7 +219,13 @@ def condition_of(images: Images) -> int | list[int] | list[str] | None:
         own = labels is not None and ((context == labels) | (context == HIDDEN)).all()
         if own and len(images.classes) > 1:
             return list(images.classes)
-        return max(int(context.max()) + 1, 2)
+        count = int(context.max()) + 1
+        if count > max(len(context), 100):
+            raise InputError(
+                f"labels count the classes from 0, and the largest is {count - 1}, which is more "
+                f"than there are training {word_of(images.shape)}s; number the classes from 0"
+            )
+        return count
     return list(context.shape[1:])
 
 

@@ -161,11 +161,17 @@ def mask_of(mask: Any, x: Tensor, given: Shape, one: bool) -> Tensor:
 
 def context_rows(given: Any, device: torch.device) -> Any:
     """A context as the VAE's programs take it: a NumPy array of numbers becomes a tensor on a
-    device, and one of names a list. Anything else stays as it is."""
+    device, and one of names a list. Anything else stays as it is.
+
+    Raises:
+        InputError: a number beyond int64.
+    """
     if not isinstance(given, np.ndarray):
         return given
     if given.dtype.kind in "OSU":
         return given.tolist()
+    if given.dtype.kind == "u" and given.size and given.max() > np.iinfo(np.int64).max:
+        raise InputError(f"the context has the number {given.max()}, which int64 does not hold")
     kinds = {"i": np.int64, "u": np.int64, "f": np.float64, "b": np.bool_}
     kind = kinds.get(given.dtype.kind)
     return given if kind is None else torch.from_numpy(given.astype(kind)).to(device)

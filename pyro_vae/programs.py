@@ -25,6 +25,7 @@ from .latents import Shape, innermost, kind_of
 from .modules import drop_weakrefs
 from .naming import register
 from .options import is_whole
+from .parts import forward_arguments
 from .supports import refuse_outside, within
 from .words import counted
 
@@ -126,6 +127,9 @@ class ModelProgram(Program):
         if x is not None:
             x, mask = expect(self, x, mask)
             n = len(x)
+            if mask is None and "mask" in forward_arguments(likelihood):
+                # It scores what was observed, also where all was, so a row counts by itself.
+                mask = torch.ones_like(x, dtype=torch.bool)
             if mask is not None:
                 x = fill(x, mask, likelihood.support)
             if is_validation_enabled():

@@ -295,3 +295,18 @@ def test_an_entry_that_is_never_observed_is_named(rows):
     images[:, 0, 2] = NAN
     with pytest.warns(UserWarning, match=r"3 of 9 entries .* first is \[0, 2, 0\]"):
         fit(VAE((1, 3, 3), 2, likelihood="continuous-bernoulli"), images, epochs=1, compiled=False)
+
+
+def test_a_mask_that_is_scored_is_scored_where_nothing_is_missing():
+    """log p of a complete row does not depend on a hole in another row of the batch."""
+    vae = VAE((D,), 2, likelihood="self-masking", holes=True, hidden=(8,)).double()
+    x = torch.randn(2, D, dtype=torch.float64)
+    x[0, 0] = NAN
+    batch, alone = vae.log_prob(x, samples=20_000), vae.log_prob(x[1], samples=20_000)
+    assert batch.log_p[1].item() == pytest.approx(alone.log_p.item(), abs=0.05)
+    full = torch.ones(1, D, dtype=torch.bool)
+    losses = []
+    for kwargs in ({}, {"mask": full}):
+        pyro.set_rng_seed(0)
+        losses.append(Trace_ELBO().loss(vae.model, vae.guide, x[1:], **kwargs))
+    assert losses[0] == losses[1]

@@ -362,3 +362,28 @@ def test_a_label_that_is_an_empty_word_is_missing(tmp_path):
     assert images.labels.tolist() == [1, -1, 0, -1]
     np.savez(tmp_path / "x.npz", images=x, labels=np.array([""] * 4))
     assert load_data(tmp_path / "x.npz", test_fraction=0).train.labels is None
+
+
+def test_labels_of_which_nothing_can_be_learned_are_refused():
+    x = torch.randn(8, 5)
+    for labels, told in (
+        (torch.full((8,), -1), "the label is known in none of the 8 training rows"),
+        (torch.arange(8) + 300_000, "the largest is 300007, which is more than there are"),
+    ):
+        images = Images(x, labels=labels, context=labels)
+        with pytest.raises(InputError, match=told):
+            VAE.for_data(images, 2, guide="labelled")
+
+
+@pytest.mark.parametrize(
+    ("part", "given", "told"),
+    [
+        ("labels", np.arange(8), "labels are a tensor with a row for each observation"),
+        ("labels", torch.rand(8), r"labels are whole numbers .* real numbers are targets \[8, n\]"),
+        ("targets", np.ones((8, 1)), "targets are a tensor with a row for each observation"),
+        ("pixels", torch.rand(8, 5) * 1j, "pixels are real numbers, not complex"),
+    ],
+)
+def test_images_of_another_type_are_refused(part, given, told):
+    with pytest.raises(InputError, match=told):
+        Images(**{"pixels": torch.rand(8, 5)} | {part: given})

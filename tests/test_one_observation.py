@@ -269,3 +269,44 @@ def test_a_tensor_of_uint8_holds_x_itself_in_all_uses(shape):
         assert torch.equal(*(seeded(lambda use=use, x=x: use(x)) for x in (x, x.float())))
         with pytest.raises(InputError, match="is 255"):
             use(x * 255)
+
+
+def test_what_is_not_known_is_given_alone_as_in_a_batch():
+    x = torch.randn(2, 5)
+    vae = VAE((5,), 3, hidden=(16,), likelihood="student-t", condition=3, guide="labelled")
+    for hidden in (-1, np.int8(-1), torch.tensor(-1)):
+        one, many = vae.predict(x[1]), vae.encode(x, torch.tensor([-1, -1]))
+        assert torch.equal(vae.encode(x[1], hidden)["y"].probs, many["y"].probs[1])
+        assert torch.allclose(one, many["y"].probs[1])
+    with pytest.raises(InputError, match="-1 is one that is not known"):
+        vae.encode(x[1], -2)
+    real = VAE((5,), 3, hidden=(16,), likelihood="student-t", condition=(2,), guide="targeted")
+    row = torch.tensor([float("nan"), 2.0])
+    alone, batch = real.encode(x[1], row)["y"], real.encode(x, row.expand(2, 2))["y"]
+    assert torch.allclose(alone.base_dist.loc, batch.base_dist.loc[1])
+    with pytest.raises(InputError, match="NaN where one is not known"):
+        real.encode(x[1], torch.tensor([float("inf"), 2.0]))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [torch.tensor(1.7), np.array(1.7), torch.tensor(True), torch.tensor(float("nan")), -1],
+    ids=str,
+)
+def test_a_class_is_a_whole_number(given):
+    vae = VAE((5,), 3, hidden=(16,), likelihood="student-t", condition=3)
+    with pytest.raises(InputError, match="there is no class"):
+        vae.encode(torch.randn(5), given)
+
+
+@pytest.mark.parametrize("given", [1 + 2j, 10**400, torch.tensor([1 + 2j])], ids=["1", "2", "3"])
+def test_a_covariate_is_a_real_number(given):
+    vae = VAE((5,), 3, hidden=(16,), likelihood="student-t", condition=(1,))
+    with pytest.raises(InputError, match="given is finite numbers of shape"):
+        vae.encode(torch.randn(5), given)
+
+
+def test_a_context_beyond_int64_is_refused():
+    vae = VAE((5,), 3, hidden=(16,), likelihood="student-t", condition=3, guide="labelled")
+    with pytest.raises(InputError, match="18446744073709551615, which int64 does not hold"):
+        vae.encode(torch.randn(1, 5), np.array([2**64 - 1], np.uint64))

@@ -71,6 +71,8 @@ class Images:
     def __post_init__(self) -> None:
         if not isinstance(self.pixels, Tensor) or self.pixels.dim() == 0:
             raise InputError(f"pixels are a tensor [N, *shape], not {describe(self.pixels)}")
+        if self.pixels.is_complex():
+            raise InputError("pixels are real numbers, not complex ones")
         if self.mask is None and self.pixels.is_floating_point():
             missing = self.pixels.isnan()
             if missing.any():

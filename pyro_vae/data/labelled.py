@@ -22,6 +22,11 @@ def check_beside(
 ) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` for labels, a context or real targets that do not
     fit ``n`` observations."""
+    for name, given in (("labels", labels), ("targets", targets), ("a context", context)):
+        if given is not None and not isinstance(given, Tensor):
+            raise InputError(
+                f"{name} are a tensor with a row for each observation, not a {type(given).__name__}"
+            )
     if context is not None and len(context) != n:
         raise InputError(
             f"the context has {counted(len(context), 'row')} for {counted(n, 'observation')}; it "
@@ -31,6 +36,11 @@ def check_beside(
         raise InputError(
             f"labels are a tensor [{n}], one for each image, not a tensor of shape "
             f"{list(labels.shape)}"
+        )
+    if labels is not None and (labels.is_floating_point() or labels.is_complex()):
+        raise InputError(
+            "labels are whole numbers from 0, one for each image, not a tensor of type "
+            f"{str(labels.dtype).removeprefix('torch.')}; real numbers are targets [{n}, n]"
         )
     if targets is None:
         return

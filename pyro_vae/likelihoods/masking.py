@@ -27,9 +27,8 @@ class SelfMasking(Likelihood):
     exp of this is right in the mean over the draws, and a bound stays a bound. c is the channel of
     entry i; in a vector each entry is a channel of its own.
 
-    Without a mask it is p(x | z) of the likelihood inside, which ignores what was observed and so
-    takes values as missing at random. w and b are learned. Data often do not tell whether high or
-    low values are missing: say it by ``missing`` if you know it.
+    Where nothing is missing, all m_i are 1. w and b are learned. Data often do not tell whether
+    high or low values are missing: say it by ``missing`` if you know it.
 
     Args:
         decoder: network from ``[*, Z]`` to ``outputs`` numbers for each entry of x.
