@@ -24,6 +24,9 @@ from .words import either, word_of
 CONDITIONED = ("likelihood", "guide")
 """The parts that can get the context beside z or x."""
 
+SMALLEST, LARGEST = 1e-12, 1e18
+"""The standard deviations of a target with which float32 can compute."""
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -312,7 +315,14 @@ def target_moments(context: Tensor | None, choice: Choice) -> list[list[float]] 
             )
         raise InputError(
             f"a target is {mean[i].item():g} in all {int(count[i]):,} training rows where it is "
-            "known, and nothing can be learned of a constant; give another target, or more rows "
-            "whose target is known"
+            "known, to six digits, and nothing can be learned of a constant; give another target, "
+            "or its difference to this number, or more rows whose target is known"
         )
-    return [mean.tolist(), variance.sqrt().tolist()]
+    scale = variance.sqrt()
+    for each in scale.tolist():
+        if not SMALLEST <= each <= LARGEST:
+            raise InputError(
+                f"a target has the standard deviation {each:g}; give it in another unit, so that "
+                f"this is between {SMALLEST:g} and {LARGEST:g}, which float32 can square"
+            )
+    return [mean.tolist(), scale.tolist()]

@@ -11,6 +11,7 @@ from support.rows import images_for, row_vae
 from torch.distributions import kl_divergence
 
 from pyro_vae import VAE, InputError
+from pyro_vae.data import Images
 from pyro_vae.evaluation import elbo
 from pyro_vae.evaluation.annealing import annealed
 from pyro_vae.evaluation.gaps import gaps
@@ -310,3 +311,12 @@ def test_a_context_beyond_int64_is_refused():
     vae = VAE((5,), 3, hidden=(16,), likelihood="student-t", condition=3, guide="labelled")
     with pytest.raises(InputError, match="18446744073709551615, which int64 does not hold"):
         vae.encode(torch.randn(1, 5), np.array([2**64 - 1], np.uint64))
+
+
+@pytest.mark.parametrize("far", [1e3, 1e9])
+def test_an_outlier_in_new_data_has_a_score(far):
+    """The encoder sees up to 100 standard deviations; the likelihood scores the number itself."""
+    vae = VAE.for_data(Images(torch.randn(60, 4)), 2, hidden=(8,))
+    x = torch.tensor([far, 1.0, -far, 2.0])
+    assert vae.encode(x).stddev.isfinite().all()
+    assert vae.log_prob(x).log_p < vae.log_prob(torch.zeros(4)).log_p - 10

@@ -533,3 +533,30 @@ def test_a_target_of_words_names_its_row(tmp_path, capsys):
     path.write_text("a,y\n" + "".join(f"{i}.5,{i}\n" for i in range(20)) + "3.5,many\n")
     assert typed(["train", "--data", path, "--target", "y", *SHORT, "--out", tmp_path / "run"]) == 2
     assert "the column 'y' of 't.csv' needs real numbers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("targets", "told"),
+    [
+        (
+            torch.randn(40, 1).double() * 1e-3 + 1e6,
+            "to six digits, .* its difference to this number",
+        ),
+        (torch.randn(40, 1).double() * 1e25, "give it in another unit"),
+        (torch.randn(40, 1).double() * 1e-30, "give it in another unit"),
+    ],
+)
+def test_a_target_in_an_extreme_unit_is_refused(targets, told):
+    images = Images(torch.randn(40, 3), targets=targets)
+    data = Data("mine", images, images, images).labelled()
+    with pytest.raises(InputError, match=told):
+        VAE.for_data(data, 2, guide="targeted")
+
+
+def test_the_guide_of_labels_is_told_its_objective():
+    images = Images(torch.randn(40, 3), labels=torch.arange(40) % 2)
+    data = Data("mine", images, images, images).labelled(20, 0)
+    vae = VAE.for_data(data, 2, guide="labelled", hidden=(4,))
+    for objective in ("m2-real", "iwae", "analytic"):
+        with pytest.raises(InputError, match="m2"):
+            fit(vae, data, objective=objective, epochs=1)

@@ -213,7 +213,8 @@ def refuse_constant(targets: torch.Tensor, name: str, table: str) -> None:
     if (known == known[0]).all():
         raise InputError(
             f"the target {name!r} of {table} is {known[0].item():g} in all {len(known):,} rows "
-            "where it is known, and nothing can be learned of a constant; name another column"
+            "where it is known, as a float32, and nothing can be learned of a constant; name "
+            "another column, or write its differences to this number"
         )
 
 

@@ -10,15 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ..networks.layers import FARTHEST
 from ..scales import SCALES
 from .categories import RankedCategorical, one_of, ordered_logits
 from .counts import FEWEST, log_of
 from .located import logit
 
-FARTHEST = 100.0
-"""The encoder sees numbers up to so many units from the centre. Of N numbers that are standardised
-by themselves none is farther away than √N. A number of new data that is much farther would make σ
-of the guide infinite; the likelihood scores the number itself."""
 FAR = 1e4
 """The distance of a cutpoint that no level is above: beyond it, a probability is 0 in float64."""
 

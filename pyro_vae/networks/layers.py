@@ -98,6 +98,12 @@ def start_at(
         places.copy_(link(each))
 
 
+FARTHEST = 100.0
+"""The encoder sees numbers up to so many units from the centre. Of N numbers that are standardised
+by themselves none is farther away than √N. A number of new data that is much farther would make σ
+of the guide infinite; the likelihood scores the number itself."""
+
+
 class Standardized(nn.Module):
     """An encoder of standardised observations, (x - mean) / scale, by channel.
 
@@ -121,7 +127,7 @@ class Standardized(nn.Module):
             self.register_buffer(name, by_channel(values, shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.encoder((x - self.mean) / self.scale)
+        return self.encoder(((x - self.mean) / self.scale).clamp(-FARTHEST, FARTHEST))
 
 
 def by_channel(values: Sequence[float], shape: Shape) -> Tensor:

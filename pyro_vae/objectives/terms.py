@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..contracts import Objective
 from ..errors import InputError
+from ..labels import LabelPosterior
 from ..latents import infer, is_latent
 from ..options import at_least_one
 from ..registry import lookup
@@ -237,10 +238,15 @@ class PerImage(Drawn):
         terms = self.terms(model, guide, args, kwargs)
         for name, site in terms.q.items():
             if not is_identically_zero(site["score_parts"].score_function):
+                fitting = (
+                    "the objective m2, which sums labels out"
+                    if isinstance(site["fn"], LabelPosterior)
+                    else "the enumerate objective if they are discrete, or monte-carlo, which has "
+                    "Pyro's score-function gradient"
+                )
                 raise InputError(
                     f"the draws of {family(site['fn'])} at site {name!r} carry no gradient; take "
-                    "the enumerate objective if they are discrete, or monte-carlo, which has "
-                    "Pyro's score-function gradient"
+                    f"{fitting}"
                 )
         if self.divergence is not monte_carlo:
             check_order(terms.q, terms.p)

@@ -131,7 +131,7 @@ class Hierarchy(Prior):
         kind = class_of(choice)
         if issubclass(kind, Prior) and not kind.has_one_site():
             refuse_top(spec)  # before it can ask for what is not there
-        unavailable = {"context_size": "is for one layer of latents"}
+        unavailable = {"context_size": "is for one layer of latents; take mixture, flow or vamp"}
         if isinstance(posterior, TopDown):
             handed["posterior"] = TopOnly(posterior)
         else:
