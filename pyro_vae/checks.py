@@ -10,7 +10,6 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer import TraceEnum_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
@@ -54,23 +53,6 @@ def check_weights(pair: Pair) -> None:
                 f"the weight {name} was made in torch.inference_mode and can have no gradient; "
                 "make the VAE outside of it"
             )
-
-
-def check_precision(objective: Any, name: Any, precision: str) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` if Pyro cannot sum out latents in this precision.
-
-    Args:
-        objective: the objective.
-        name: what the caller gave for it.
-        precision: the precision of the training.
-    """
-    if isinstance(objective, TraceEnum_ELBO) and precision != "float32":
-        if not isinstance(name, str):
-            name = (name if isinstance(name, type) else type(name)).__name__
-        raise InputError(
-            f"the objective {name} sums out latents, which Pyro does only in float32; "
-            f"give the precision float32, not {precision}"
-        )
 
 
 def makes_masks(pair: Pair) -> bool:

@@ -40,7 +40,7 @@ from .building import (
     start_likelihood,
     statistics,
 )
-from .conditions import CONDITIONED, Condition, condition_of, inferring, sizes_of, target_moments
+from .conditions import CONDITIONED, Condition, condition_of, inferring, sizes_of
 from .contracts import Guide, Likelihood, Network, Prior
 from .data import Data, Images, Schema
 from .errors import InputError
@@ -57,6 +57,7 @@ from .settings import Settings
 from .spelling import spelled
 from .storage.creating import save_vae
 from .supports import bounds
+from .targets import target_moments
 from .words import either
 
 

@@ -31,7 +31,7 @@ ROOMS = [
     {"contracts", "parts", "distributions", "labels", "scales", "data", "history", "progress"}
     | {"schedules"},
     {"averaging", "sources", "streams", "pair"},
-    {"networks", "holes", "joining", "conditions"},
+    {"networks", "holes", "joining", "conditions", "targets"},
     {"storage", "priors"},
     {"likelihoods", "guides"},
     {"pairing", "patience"},

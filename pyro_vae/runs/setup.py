@@ -17,7 +17,6 @@ import torch
 from ..audit import audit
 from ..averaging import Averaging
 from ..budget import Budget
-from ..checks import check_precision
 from ..conditions import condition_of
 from ..contracts import Likelihood
 from ..data import DATASETS, Data, Images, StoredData, StoredImages, in_memory
@@ -29,7 +28,7 @@ from ..loop import PRECISIONS
 from ..measures import MEASURED
 from ..memory import check_memory, total_memory
 from ..modules import buffers_restored
-from ..pairing import fitting_likelihood, fitting_objective
+from ..pairing import check_precision, fitting_likelihood, fitting_objective
 from ..patience import check_measured
 from ..recipes import RECIPES
 from ..registry import OBJECTIVES, lookup, own_classes, parse, spec
