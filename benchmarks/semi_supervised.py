@@ -72,8 +72,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     f"{STACKED}, 50 latents": {"weight": 150},
 }
 """What changes from M2 with 50 latent dimensions, 500 units and batches of 200. ``weight`` is the
-weight of one labelled image, alpha N / N_known. The first row of each kind was chosen on the
-validation images; the others were tried."""
+weight of one labelled image, alpha N / N_known. ``m1+m2`` was chosen on the validation images; the
+weight of ``m2`` is not chosen yet."""
 
 
 def split(name: str, validation: bool) -> Data:

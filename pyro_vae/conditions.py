@@ -222,8 +222,8 @@ def condition_of(images: Images) -> int | list[int] | list[str] | None:
         count = int(context.max()) + 1
         if count > max(len(context), 100):
             raise InputError(
-                f"labels count the classes from 0, and the largest is {count - 1}, which is more "
-                f"than there are training {word_of(images.shape)}s; number the classes from 0"
+                f"labels count the classes from 0, and the largest is {count - 1}, so there would "
+                f"be more classes than training {word_of(images.shape)}s; number the classes from 0"
             )
         return count
     return list(context.shape[1:])

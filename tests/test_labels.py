@@ -368,7 +368,7 @@ def test_labels_of_which_nothing_can_be_learned_are_refused():
     x = torch.randn(8, 5)
     for labels, told in (
         (torch.full((8,), -1), "the label is known in none of the 8 training rows"),
-        (torch.arange(8) + 300_000, "the largest is 300007, which is more than there are"),
+        (torch.arange(8) + 300_000, "the largest is 300007, so there would be more classes"),
     ):
         images = Images(x, labels=labels, context=labels)
         with pytest.raises(InputError, match=told):

@@ -22,7 +22,7 @@ def check_beside(
 ) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` for labels, a context or real targets that do not
     fit ``n`` observations."""
-    for name, given in (("labels", labels), ("targets", targets), ("a context", context)):
+    for name, given in (("labels", labels), ("targets", targets), ("contexts", context)):
         if given is not None and not isinstance(given, Tensor):
             raise InputError(
                 f"{name} are a tensor with a row for each observation, not a {type(given).__name__}"
