@@ -18,7 +18,8 @@ def target_moments(context: Tensor | None, choice: Choice) -> list[list[float]] 
     if the guide infers no targets.
 
     Raises:
-        InputError: a target of which no value is known, or that does not change.
+        InputError: a target of which no value is known, that does not change, or whose unit is
+            beyond what float32 can square.
     """
     kind = class_of(choice)
     if context is None or not (issubclass(kind, Guide) and kind.infers_targets):
