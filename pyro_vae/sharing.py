@@ -46,3 +46,13 @@ class Rows:
 
 
 WHOLE = Rows()
+
+
+class AcrossRows:
+    """A part that looks across the rows of a batch, or draws for its rows outside of pyro.sample.
+
+    It computes through ``self.batch``, so that several processes can share the rows.
+    """
+
+    batch: Rows = WHOLE
+    """Where the rows of a batch are; :func:`~pyro_vae.ranks.refusing.shared` sets it."""

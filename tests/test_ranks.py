@@ -51,6 +51,8 @@ TWO = {
     "infovae with a learned prior": Case({"prior": "normal"}, objective="infovae"),
     "dip with a full covariance": Case({"guide": "full-covariance"}, objective="dip(variant=2)"),
     "discrete draws": Case({"guide": "categorical"}, objective="monte-carlo"),
+    "holes": Case({"holes": True, "likelihood": "normal-learned"}, objective="iwae"),
+    "missing by their own value": Case({"holes": True, "likelihood": "self-masking"}),
     "patience": Case({}, **EARLY, lr=0.05),
     "patience with an average": Case({}, **EARLY, lr=0.05, average=0.9),
     "patience with batch normalization": Case({"network": NORM}, **EARLY, sgd=True),

@@ -14,12 +14,13 @@ from ..errors import InputError
 from ..holes import WithMask
 from ..latents import Shape
 from ..registry import LIKELIHOODS
+from ..sharing import AcrossRows
 from .located import Scaling, per_channel
 
 MISSING = ("high", "low", "either")
 
 
-class SelfMasking(Likelihood):
+class SelfMasking(AcrossRows, Likelihood):
     """Numbers that are missing by their own value: scores x and the mask of what was observed.
 
     Equation: log p(x_o, m | z) = log p(x_o | z) + Σ_i log p(m_i | x_i), P(m_i = 1 | x_i) =
@@ -114,4 +115,4 @@ class SelfMasking(Likelihood):
                 f"the likelihood {self.part.name()} inside self-masking draws values without a "
                 "gradient; take one of real numbers, such as normal-learned or student-t"
             )
-        return WithMask(p, mask, p.rsample(), self.logits)
+        return WithMask(p, mask, self.batch.draw(p), self.logits)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..latents import Layout, Shape
 from ..registry import lookup
-from ..sharing import WHOLE, Rows
+from ..sharing import AcrossRows
 from ..words import called
 
 CONVOLUTION: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -135,11 +135,8 @@ def by_channel(values: Sequence[float], shape: Shape) -> Tensor:
     return torch.tensor(values).view(-1, *[1] * (len(shape) - 1))
 
 
-class BatchNorm(nn.BatchNorm1d):
+class BatchNorm(AcrossRows, nn.BatchNorm1d):
     """Batch normalization of features ``[*, F]``, over all leading dimensions."""
-
-    batch: Rows = WHOLE
-    """Where the images of a batch are; :func:`~pyro_vae.ranks.refusing.shared` sets it."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])

@@ -22,7 +22,7 @@ from ..labels import LabelPosterior
 from ..latents import infer, is_latent
 from ..options import at_least_one
 from ..registry import lookup
-from ..sharing import WHOLE, Rows
+from ..sharing import AcrossRows
 from .checks import PLAIN, check_order, check_sides, leading_told, plates
 from .divergences import KLS, family, monte_carlo
 
@@ -189,7 +189,7 @@ class Terms:
         return self.log_likelihood + sum(self.log_p.values()) - sum(self.log_q.values())
 
 
-class PerImage(Drawn):
+class PerImage(AcrossRows, Drawn):
     """Base of the objectives that are computed from the log-likelihood and the KL of each image.
 
     Equation: loss = Σ_b mean_k [Σ_sites KL_kb - log p(x_b | z_kb)].
@@ -208,8 +208,6 @@ class PerImage(Drawn):
         InputError: an unknown ``kl``; at a call, the errors of :class:`Checked`, draws without a
             gradient, or a KL without a closed form.
     """
-
-    batch: Rows = WHOLE
 
     def __init__(self, num_particles: int = 1, kl: str = "monte-carlo") -> None:
         super().__init__(num_particles)

@@ -17,9 +17,10 @@ from ..batch import Batch
 from ..errors import InputError
 from ..history import Position
 from ..networks import BatchNorm
-from ..objectives.terms import Checked, PerImage
+from ..objectives.terms import Checked
 from ..pair import Pair
 from ..settings import TrainingOptions
+from ..sharing import AcrossRows
 from ..sources import ImagesInMemory, InMemory, Source
 from ..streams import Loaded
 from .group import Ranks
@@ -131,9 +132,8 @@ def modules(pair: Pair) -> Iterator[nn.Module]:
 
 @contextmanager
 def shared(ranks: Ranks, pair: Pair, elbo: ELBO) -> Iterator[None]:
-    """Let batch normalization and the objective see the rows of all processes."""
-    parts: list[Any] = [module for module in modules(pair) if isinstance(module, BatchNorm)]
-    parts += [elbo] if isinstance(elbo, PerImage) else []
+    """Let the parts that look across the rows of a batch see those of all processes."""
+    parts = [part for part in (*modules(pair), elbo) if isinstance(part, AcrossRows)]
     before = [part.batch for part in parts]
     for part in parts:
         part.batch = ranks

@@ -101,6 +101,8 @@ class Case:
         torch.manual_seed(0)
         vae = VAE(SHAPE, **self.vae).double()
         x = images_for(vae, self.images, torch.float64)
+        if self.vae.get("holes"):
+            x = x.masked_fill(torch.rand(x.shape) < 0.3, torch.nan)
         data, test = x, x[:5]
         if Likelihood.of(vae.model.likelihood).binary:
             pixels = (255 * x).to(torch.uint8)
