@@ -65,7 +65,9 @@ STACKED = "m1+m2"
 labels, so one training of it serves all numbers of labels of a draw."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "m2": {"weight": 500},
-    "m2, weight 50": {"weight": 50},
+    "m2, weight 2500": {"weight": 2500},
+    "m2, share 0.1": {"weight": 500, "share": 0.1},
+    "m2, share 0.1, lr 0.003": {"weight": 500, "share": 0.1, "lr": 3e-3},
     "m2, 20 latents": {"latent_size": 20, "weight": 150},
     STACKED: {"latent_size": 20, "weight": 150},
     f"{STACKED}, weight 15": {"latent_size": 20, "weight": 15},
@@ -89,9 +91,12 @@ def own(
 ) -> tuple[Tensor, Tensor]:
     """Train M2 of this library; the probabilities and the labels of the test images."""
     parts: dict[str, Any] = {"hidden": (500,), "latent_size": 50} | settings
-    alpha = parts.pop("weight") * labels / len(data.train)
+    weight, share, lr = (parts.pop(name, None) for name in ("weight", "share", "lr"))
     drawn = data.binarized("dynamic" if data.train.in_unit_interval else "none")
     drawn = drawn.labelled(labels, seed)
+    if share is not None:
+        drawn = replace(drawn, train=repeated(drawn.train, share))
+    alpha = weight * labels / len(drawn.train)
     torch.manual_seed(seed)
     vae = VAE.for_data(drawn, guide="labelled", **parts).to(device)
     fit(
@@ -103,8 +108,17 @@ def own(
         seed=seed,
         schedule="cosine",
         progress=False,
+        **({} if lr is None else {"lr": lr}),
     )
     return predictions(vae, data.test.to(device))
+
+
+def repeated(images: Images, share: float) -> Images:
+    """The images, where those with a label come so often that they are this share of all."""
+    assert images.context is not None
+    known = torch.where(images.context >= 0)[0]
+    times = max(1, round(share * len(images) / len(known)))
+    return images.subset(torch.cat([torch.arange(len(images)), known.repeat(times - 1)]))
 
 
 def stacked(data: Data, seed: int, epochs: int, device: str) -> Data:

@@ -51,6 +51,14 @@ def test_whole_numbers_beyond_float64_are_left_out(dtype):
     assert data["person"].max() > 2**62
 
 
+def test_a_sparse_column_comes_back_dense():
+    counts = pd.arrays.SparseArray([0, 0, 3] * (ROWS // 3))
+    train = Data.of_table(pd.DataFrame({"y": NUMBERS, "n": counts}), test_fraction=0).train
+    back = train.schema.frame(train.pixels)
+    assert back["n"].dtype == "int64"
+    assert sorted(back["n"]) == sorted(counts)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

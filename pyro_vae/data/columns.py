@@ -144,10 +144,11 @@ def as_numbers(cells: pd.Series) -> NDArray[np.float64]:
 
 def with_dtype(values: pd.Series, dtype: str) -> pd.Series:
     """Values in a type of pandas; whole numbers and truth values with missing cells, which NumPy's
-    types cannot hold, stay as pandas reads them from a file."""
+    types cannot hold, stay as pandas reads them from a file. A sparse column is made dense."""
     import pandas as pd
 
     kind: Any = pd.api.types.pandas_dtype(dtype)
+    kind = kind.subtype if isinstance(kind, pd.SparseDtype) else kind
     if isinstance(kind, np.dtype) and kind.kind in "biu" and values.isna().any():
         return values if kind.kind == "b" else values.astype(np.float64)
     if kind.kind in "iu":
