@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Self
 
@@ -35,12 +35,15 @@ class Condition:
         names: the names of the classes; empty if they have none.
         inferred: whether a label may be -1, and a covariate NaN, which stand for one that is not
             known. Covariates are then called targets.
+        scaling: means and standard deviations of covariates, ``[size]`` each, in whose units the
+            parts get them; None for 0 and 1.
     """
 
     classes: int | None = None
     shape: Shape = ()
     names: tuple[str, ...] = ()
     inferred: bool = False
+    scaling: tuple[Tensor, Tensor] | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, condition: Any) -> Self | None:
@@ -113,7 +116,9 @@ class Condition:
         return one.expand(n, *self.shape)
 
     def example(self, n: int) -> Tensor:
-        """Some context of ``n`` rows: the first class, or covariates of 0."""
+        """Some context of ``n`` rows: the first class, or mean covariates."""
+        if self.scaling is not None:
+            return self.scaling[0].float().reshape(self.shape).expand(n, *self.shape)
         return torch.zeros(n, *self.shape, dtype=torch.int64 if self.classes else torch.float32)
 
     def number(self, given: Any) -> int:

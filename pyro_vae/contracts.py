@@ -16,7 +16,7 @@ network       ``shape``, ``latent_layers``
 likelihood    ``shape``, ``latent_size`` or ``latent_layers``, ``decoder``, ``network``
 guide         ``shape``, ``latent_size`` or ``latent_layers``, ``encoder``, ``network``
 prior         ``shape``, ``latent_size`` or ``latent_layers``, ``network``, ``posterior``
-all of these  ``scaling``, ``context_size``, ``target_scaling``
+all of these  ``scaling``, ``context_size``, ``context_scaling``
 objective     ``data_size``, ``labelled``
 ============  ============================================================================
 
@@ -32,7 +32,7 @@ objective     ``data_size``, ``labelled``
 - ``posterior``: the guide's part, for a prior that is made of it.
 - ``data_size``, ``labelled``: the number of training images, and of those with a known label.
 - ``context_size``: the number of classes or of covariates, in a VAE with a condition.
-- ``target_scaling``: mean and standard deviation of each real target that is inferred, or None.
+- ``context_scaling``: mean and standard deviation of each covariate or real target, or None.
 
 **What a forward is handed.** A prior's ``forward()`` takes nothing, a likelihood's ``forward(z)``
 the latents, a guide's ``forward(x)`` the observations. What comes with the observations beside x

@@ -27,6 +27,7 @@ from .naming import register
 from .options import is_whole
 from .parts import forward_arguments
 from .supports import refuse_outside, within
+from .targets import Units
 from .words import counted
 
 
@@ -42,6 +43,7 @@ class Program(nn.Module):
         super().__init__()
         self.shape = tuple(shape)
         self.condition = condition
+        self.units = Units.of(condition)
         self.context_taken = False  # whether a part of the VAE takes a context; the VAE sets it
         self.bounds = -inf, inf  # of the numbers in x, by the likelihood; the VAE sets it
 
@@ -72,7 +74,7 @@ class Program(nn.Module):
         weight = next(self.parameters(), torch.zeros(()) if x is None else x)
         if is_validation_enabled():
             self.condition.check(context)
-        return self.condition.encode(context, weight)
+        return self.units(self.condition.encode(context, weight))
 
     def __getstate__(self) -> dict[str, Any]:
         drop_weakrefs(self)

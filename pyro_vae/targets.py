@@ -1,11 +1,14 @@
-"""The unit of real targets: their means and standard deviations where they are known."""
+"""The units of real targets and covariates: their means and standard deviations."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import replace
 
-from .contracts import Guide
+import torch
+from torch import Tensor, nn
+
+from .conditions import Condition
+from .contracts import Guide, Likelihood
 from .errors import InputError
 from .registry import Choice, class_of
 
@@ -13,17 +16,33 @@ SMALLEST, LARGEST = 1e-12, 1e18
 """The standard deviations of a target with which float32 can compute."""
 
 
-def target_moments(context: Tensor | None, choice: Choice) -> list[list[float]] | None:
-    """The means and the standard deviations of real targets ``[N, n]`` where they are known; None
-    if the guide infers no targets.
+def context_moments(context: Tensor | None, choice: Choice) -> list[list[float]] | None:
+    """The means and the standard deviations of real targets or covariates ``[N, n]``.
+
+    Those of targets are taken where they are known. The standard deviation of a covariate that does
+    not change is given as 1.
+
+    Args:
+        context: of the training data; None for none.
+        choice: the guide, which infers targets or not.
+
+    Returns:
+        two lists of n numbers; None for labels, and for what the VAE refuses.
 
     Raises:
         InputError: a target of which no value is known, that does not change, or whose unit is
             beyond what float32 can square.
     """
-    kind = class_of(choice)
-    if context is None or not (issubclass(kind, Guide) and kind.infers_targets):
+    if context is None or context.dim() < 2 or context.is_complex():
         return None
+    kind = class_of(choice)
+    if not (issubclass(kind, Guide) and kind.infers_targets):
+        covariates = context.flatten(1).double()
+        if not covariates.isfinite().all():
+            return None
+        scale, mean = torch.std_mean(covariates, 0, correction=0)
+        changes = (scale > mean.abs() * 1e-6) & (scale >= SMALLEST)
+        return [mean.tolist(), torch.where(changes, scale, 1).tolist()]
     if context.dim() != 2 or not context.is_floating_point():
         return None  # the VAE refuses it
     known = ~context.isnan()
@@ -53,3 +72,41 @@ def target_moments(context: Tensor | None, choice: Choice) -> list[list[float]] 
                 f"this is between {SMALLEST:g} and {LARGEST:g}, which float32 can square"
             )
     return [mean.tolist(), scale.tolist()]
+
+
+class Units(nn.Module):
+    """Covariates ``[B, n]`` in units of their standard deviations, from their means.
+
+    Args:
+        mean, scale: the means and the standard deviations, ``[n]``.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.clone(), persistent=False)
+        self.register_buffer("scale", scale.clone(), persistent=False)
+
+    @classmethod
+    def of(cls, condition: Condition | None) -> nn.Module:
+        """Those of a condition; without a scaling, numbers stay as they are."""
+        scaling = None if condition is None else condition.scaling
+        return nn.Identity() if scaling is None else cls(*scaling)
+
+    def forward(self, covariates: Tensor) -> Tensor:
+        return (covariates - self.mean) / self.scale
+
+
+def in_units(
+    given: Condition | None, scaling: tuple[Tensor, Tensor] | None, part: Likelihood
+) -> Condition | None:
+    """The condition of real covariates with their ``scaling``; another one as it is.
+
+    A likelihood that takes the context itself, such as one with a size factor, gets it as it is,
+    and so do the other parts. Parts that infer targets apply the scaling themselves.
+    """
+    if given is None or given.inferred or not given.shape or part.takes("context"):
+        return given
+    return replace(given, scaling=scaling)

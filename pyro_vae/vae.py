@@ -57,7 +57,7 @@ from .settings import Settings
 from .spelling import spelled
 from .storage.creating import save_vae
 from .supports import bounds
-from .targets import target_moments
+from .targets import context_moments, in_units
 from .words import either
 
 
@@ -90,8 +90,8 @@ class VAE(Paths):
             ``context``.
         conditioned: which of likelihood and guide get them.
         holes: whether the encoder sees the mask of what was observed, beside x.
-        target_scaling: means and standard deviations of the n real targets of a guide that infers
-            them, two lists. None is 0 and 1. :meth:`for_data` measures them.
+        context_scaling: means and standard deviations of the n covariates or targets, two lists.
+            The parts get them in these units. None is 0 and 1. :meth:`for_data` measures them.
 
     Attributes:
         model, guide: the two Pyro programs.
@@ -124,7 +124,7 @@ class VAE(Paths):
         condition: Any = None,
         conditioned: Sequence[str] = CONDITIONED,
         holes: bool = False,
-        target_scaling: Moments | None = None,
+        context_scaling: Moments | None = None,
     ) -> None:
         super().__init__()
         self.schema: Schema | None = None
@@ -157,7 +157,7 @@ class VAE(Paths):
             "condition": list(condition) if isinstance(condition, Sequence) else condition,
             "conditioned": list(conditioned),
             "holes": holes,
-            "target_scaling": target_scaling,
+            "context_scaling": context_scaling,
         }
         given = Condition.of(condition)
         to_likelihood, to_guide = sizes_of(given, conditioned)
@@ -185,9 +185,9 @@ class VAE(Paths):
             )
         else:
             handed["context_size"] = given.size
-            if infers and given.shape:
-                moments_of_y = scaling_of(target_scaling, given.shape, "target_scaling")
-                handed["target_scaling"] = moments_of_y
+            if given.shape:
+                units = scaling_of(context_scaling, (given.size,), "context_scaling")
+                handed["context_scaling"] = units
         net = Network.of(network_of(network, hidden, handed))
         handed["network"] = net
         p_x = likelihood_of(
@@ -211,8 +211,8 @@ class VAE(Paths):
             handed |= {"shape": seen.shape, "scaling": seen.scaling(standardize)}
         p_z = PRIORS.choose(spec).make(posterior=q_z, **handed)
         parts = (posterior, Prior.checked(p_z), Likelihood.checked(p_x))
-        joined = to_likelihood > 0 and not infers
-        self.model = ModelProgram(self.shape, p_z, p_x, given, joined)
+        given = in_units(given, handed.get("context_scaling"), parts[2])
+        self.model = ModelProgram(self.shape, p_z, p_x, given, to_likelihood > 0 and not infers)
         self.guide = GuideProgram(self.shape, q_z, None if seen.plain else seen, given)
         if standardize is not None:
             self.guide.blank = by_channel(standardize[0], self.shape)
@@ -243,7 +243,7 @@ class VAE(Paths):
         of 0 and 1 stay as they are. A likelihood of real numbers measures in these units, except
         for numbers in [0, 1] such as pixels. Training then begins where a plain
         ``VAE(images.shape)`` needs epochs to arrive. If the images have a context, the VAE is
-        conditioned on it; if entries are missing, its encoder sees which.
+        conditioned on it (real covariates in such units, too); its encoder sees what is missing.
 
         Args:
             images: the training images or other observations, already binarised, or a Data with
@@ -278,7 +278,7 @@ class VAE(Paths):
             parts["condition"] = condition_of(images)
         parts.setdefault("holes", images.mask is not None)
         guide = GUIDES.choose(parts.get("guide", Settings.guide))
-        parts.setdefault("target_scaling", target_moments(images.context, guide))
+        parts.setdefault("context_scaling", context_moments(images.context, guide))
         mean, moments = statistics(images)
         # Pixels of 0 and 1 need no other unit. Measured on mnist-5k: standardised, they end 0.4 to
         # 1.1 nats lower after 200 epochs.

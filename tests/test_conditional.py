@@ -307,3 +307,26 @@ def test_a_label_and_holes_go_together():
             losses.append(objective.loss(vae.model, vae.guide, filled, known, mask))
         assert losses[0] == pytest.approx(losses[1], rel=1e-12)
         assert losses[0] > 0
+
+
+@pytest.mark.parametrize("prior", ["standard-normal", "conditional"])
+def test_the_unit_of_covariates_does_not_matter(prior):
+    x, c = torch.randn(40, 3), torch.randn(40, 2)
+
+    def trained(unit, start):
+        images = Images(x, context=start + unit * c.double())
+        torch.manual_seed(0)
+        vae = VAE.for_data(images, 2, prior=prior, hidden=(8,)).double()
+        (record,) = fit(vae, images, epochs=1, batch_size=10, seed=0, progress=False)
+        torch.manual_seed(1)
+        return record.loss, vae.sample(4, given=start + unit * c[:4].double())
+
+    (loss, drawn), (other_loss, other) = trained(1.0, 0.0), trained(1e5, 1.6e9)
+    assert loss == pytest.approx(other_loss, rel=1e-5)
+    torch.testing.assert_close(drawn, other, rtol=1e-3, atol=1e-3)
+
+
+def test_a_size_factor_is_not_standardised():
+    images = Images(torch.ones(20, 3), context=torch.linspace(1, 900, 20)[:, None])
+    vae = VAE.for_data(images, 2, likelihood="poisson(size_factor=True)", hidden=(8,))
+    assert torch.equal(vae.model.encoded(images.context, 20), images.context)

@@ -23,7 +23,7 @@ HANDED = {
     "data_size",
     "scaling",
     "context_size",
-    "target_scaling",
+    "context_scaling",
     "labelled",
 }
 SPECS = {"scale", "layer", "continuous", "discrete"}

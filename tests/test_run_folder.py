@@ -41,7 +41,7 @@ def run(folder, **settings):
     + [{"guide": name} for name in GUIDES if name not in ("labelled", "targeted")]
     + [{"prior": name} for name in PRIORS if name not in SPECIAL]
     + [{"guide": "labelled", "condition": 3}, {"prior": "conditional", "condition": ["a", "b"]}]
-    + [{"guide": "targeted", "condition": (2,), "target_scaling": [[1.0, 2.0], [0.5, 9.0]]}]
+    + [{"guide": "targeted", "condition": (2,), "context_scaling": [[1.0, 2.0], [0.5, 9.0]]}]
     + [{"network": "conv", "hidden": (4, 8)}, {"guide": "mean-field(scale='softplus')"}],
     ids=str,
 )

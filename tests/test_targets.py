@@ -42,7 +42,7 @@ def linear() -> VAE:
     decoder = nn.Linear(2, D, bias=False).double()
     decoder.weight.data = torch.stack([A, B], 1)
     vae = VAE(
-        (D,), 1, guide="targeted", condition=(1,), target_scaling=[[100.0], [20.0]],
+        (D,), 1, guide="targeted", condition=(1,), context_scaling=[[100.0], [20.0]],
         likelihood=NormalLikelihood(decoder, NOISE, bounded=False), hidden=(D,),
     ).double()  # fmt: skip
     part = vae.guide.posterior
@@ -140,7 +140,7 @@ def test_gradients_of_a_general_guide_are_those_of_the_sum_by_hand():
     torch.manual_seed(0)
     vae = VAE(
         (D,), 2, guide="targeted", condition=(2,), likelihood="normal(bounded=False)", hidden=(8,),
-        target_scaling=[[1.0, -2.0], [2.0, 0.5]],
+        context_scaling=[[1.0, -2.0], [2.0, 0.5]],
     ).double()  # fmt: skip
     x = torch.randn(3, D, dtype=torch.float64)
     y = torch.tensor([[1.5, -1.0], [nan, -2.2], [nan, nan]]).double()
@@ -283,7 +283,7 @@ def test_a_vae_for_data_measures_the_known_targets():
     y = data.train.context[~data.train.context.isnan()].double()
     assert len(y) == 60
     moments = [[y.mean().item()], [y.std(correction=0).item()]]
-    assert np.allclose(vae.config["target_scaling"], moments, rtol=1e-12)
+    assert np.allclose(vae.config["context_scaling"], moments, rtol=1e-12)
     for part in (vae.guide.posterior, vae.model.prior):
         assert (part.loc.item(), part.scale.item()) == pytest.approx((moments[0][0], moments[1][0]))
 
@@ -354,7 +354,7 @@ def test_the_commands_of_a_run_with_a_target(run, table, tmp_path, capsys):
     vae, config = load_run(run)
     data = load_data(table, target="yield").labelled(80)
     known = data.train.context[~data.train.context.isnan()].double()
-    assert vae.config["target_scaling"][0] == pytest.approx([known.mean().item()])
+    assert vae.config["context_scaling"][0] == pytest.approx([known.mean().item()])
     assert len(known) == 80
     assert (config["data"]["target"], config["data"]["labels"]) == ("yield", 80)
     assert [column.name for column in data.train.schema.columns] == ["a", "b", "c"]

@@ -118,7 +118,7 @@ class TargetedGuide(GuideOfY):
     Args:
         encoder, latent_size, continuous: as for :class:`LabelledGuide`.
         context_size: number of targets n.
-        target_scaling: m and s, ``[n]`` each; None is 0 and 1.
+        context_scaling: m and s, ``[n]`` each; None is 0 and 1.
         scale: how the network gives σ, a name of :data:`~pyro_vae.registry.SCALES`.
 
     Paper: Kingma et al. 2014, Semi-supervised learning with deep generative models, model M2, with
@@ -141,12 +141,12 @@ class TargetedGuide(GuideOfY):
         encoder: nn.Module,
         latent_size: int,
         context_size: int,
-        target_scaling: tuple[Tensor, Tensor] | None = None,
+        context_scaling: tuple[Tensor, Tensor] | None = None,
         continuous: Any = "mean-field",
         scale: Any = "log-variance",
     ) -> None:
         super().__init__(encoder, latent_size, context_size, 2 * context_size, continuous)
-        hold_scaling(self, target_scaling, context_size)
+        hold_scaling(self, context_scaling, context_size)
         self.spread = SCALES.build(scale)
 
     def sample_y(self, x: Tensor, context: Tensor | None) -> Tensor:

@@ -67,7 +67,7 @@ class TargetedPrior(Prior):
     Args:
         latent_size: number of latent dimensions Z of z.
         context_size: number of targets n.
-        target_scaling: m and s, ``[n]`` each; None is 0 and 1.
+        context_scaling: m and s, ``[n]`` each; None is 0 and 1.
         continuous: as for :class:`LabelledPrior`.
 
     Raises:
@@ -89,11 +89,11 @@ class TargetedPrior(Prior):
         self,
         latent_size: int,
         context_size: int,
-        target_scaling: tuple[Tensor, Tensor] | None = None,
+        context_scaling: tuple[Tensor, Tensor] | None = None,
         continuous: Any = "standard-normal",
     ) -> None:
         super().__init__()
-        hold_scaling(self, target_scaling, context_size)
+        hold_scaling(self, context_scaling, context_size)
         self.z = prior_of_z(continuous, latent_size)
 
     def takes(self, name: str) -> bool:

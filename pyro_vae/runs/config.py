@@ -89,7 +89,7 @@ FIELDS: dict[str, dict[str, Kind]] = {
         ),
         "conditioned": ("a list of texts", are_texts),
         "holes": FLAG,
-        "target_scaling": (
+        "context_scaling": (
             "two lists of numbers, or null",
             lambda v: v is None or are_moments(v),
         ),
@@ -127,7 +127,7 @@ FIELDS: dict[str, dict[str, Kind]] = {
 }
 """What each field of a config is, in words and as a check."""
 
-ADDED = ("standardize", "scaling", "condition", "conditioned", "holes", "target_scaling")
+ADDED = ("standardize", "scaling", "condition", "conditioned", "holes", "context_scaling")
 """The fields of ``vae`` that the configs of older versions lack."""
 
 
