@@ -26,7 +26,7 @@ from .labels import LABEL
 from .latents import LatentSize, Shape, layouts, site_names
 from .memory import check_memory
 from .modules import mode
-from .options import is_whole
+from .options import at_least_one, is_whole
 from .pairing import latent_sites
 from .programs import GuideProgram, ModelProgram, mean_image
 from .spelling import spelled
@@ -205,6 +205,8 @@ class Usage(nn.Module):
             >>> vae.impute(torch.tensor([[1.0, float("nan"), 2.0]]))[0, 0].item()
             1.0
         """
+        if draws is not None:
+            at_least_one("draws", draws)
         x, mask, answer = batch_of(x, self.shape, self, mask)
         known = None if mask is None else as_mask(mask, x)
         images = Images(x, mask=known, context=self.rows(context, len(x)))

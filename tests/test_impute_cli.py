@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import re
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 from support.commands import typed
 from support.tables import patients
 
 from pyro_vae import InputError
 from pyro_vae.data import Data, Images
 from pyro_vae.data.refillingtables import cells_of, open_table
-from pyro_vae.data.tables import read_table
+from pyro_vae.data.tables import READERS, read_table
 
 SMALL = ["--hidden", "8", "--latent", "2", "--batch-size", "64", "--epochs", "1", "--no-compile"]
 
@@ -143,6 +146,35 @@ def test_a_parquet_file_keeps_its_types(tmp_path):
             expected = values.get(name, np.float32(0.7))
             assert (filled[name][~here] == expected).all()
     assert filled["empty"].isna().all()  # a column that is left out
+
+
+def test_a_parquet_file_of_another_program_keeps_its_types_and_large_numbers(tmp_path):
+    """pandas would read whole numbers with missing cells as float64."""
+    rows = range(40)
+    beyond = [2**60 + 7 * i if i % 5 else None for i in rows]
+    decimals = [Decimal(i) / 4 for i in rows]
+    table = pa.table(
+        {
+            "id": pa.array(beyond, pa.int64()),
+            "few": pa.array([i % 7 if i % 3 else None for i in rows], pa.int8()),
+            "more": pa.array([i * i % 31 - 9 if i % 4 else None for i in rows], pa.int32()),
+            "word": pa.array(["ab"[i % 2] if i % 6 else None for i in rows], pa.large_string()),
+            "kind": pa.array(["x" if i % 3 else None for i in rows]).dictionary_encode(),
+            "price": pa.array(decimals, pa.decimal128(10, 2)),
+        }
+    )
+    path, out = tmp_path / "table.parquet", tmp_path / "filled.parquet"
+    parquet.write_table(table, path)
+    images = read_table(path, Data.of_table(READERS[".parquet"](path, {})[0]).train.schema)
+    assert images.schema.left_out["id"] == "whole numbers beyond 2^53, which are ids"
+    open_table(path, images).write(out, torch.where(images.mask, images.pixels, 0.7))
+    filled = parquet.read_table(out)
+    assert filled.schema.types == table.schema.types
+    for name in table.column_names:
+        cells = zip(table[name].to_pylist(), filled[name].to_pylist(), strict=True)
+        assert all(before in (None, after) for before, after in cells)
+        holes = filled[name].null_count
+        assert holes == (0 if name in ("few", "more", "word") else table[name].null_count)
 
 
 @pytest.fixture(scope="module")

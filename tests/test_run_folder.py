@@ -212,6 +212,12 @@ def test_a_newer_format_is_refused_and_an_older_one_is_read(tmp_path):
     assert "format" not in json.loads((OLD / "joint" / "config.json").read_text())
 
 
+def test_an_argument_that_was_renamed_is_read(tmp_path):
+    vae = run(tmp_path, guide="targeted", condition=(1,), context_scaling=[[1.0], [0.5]])
+    edit(tmp_path, lambda c: c["vae"].update(target_scaling=c["vae"].pop("context_scaling")))
+    assert load_run(tmp_path)[1]["vae"] == vae.config
+
+
 def test_tied_weights_are_saved_and_loaded(tmp_path):
     """safetensors refuses tensors that share memory."""
     net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))

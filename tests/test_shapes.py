@@ -226,6 +226,16 @@ def test_a_distribution_of_ones_own_refuses_by_its_own_support():
         loss(vae, torch.tensor([[1.0, 1, 1], [-1, 1, 1]]))
 
 
+@pytest.mark.parametrize(
+    "likelihood", ["poisson", "negative-binomial", "columns(columns=['count', 'count'])"]
+)
+def test_a_drawn_count_is_not_negative_however_large_its_rate(likelihood):
+    vae = VAE((2,), 2, likelihood=likelihood, hidden=(8,))
+    x = vae.model.likelihood(torch.full((50, 2), 1e6)).sample()
+    assert (x >= 0).all()
+    assert x.isfinite().all()
+
+
 SIZED = {
     "poisson": lambda x, mean, m: stats.poisson.logpmf(x, mean),
     "negative-binomial": lambda x, mean, m: stats.nbinom.logpmf(x, 1.0, 1 / (1 + mean)),

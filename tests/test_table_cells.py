@@ -51,6 +51,31 @@ def test_whole_numbers_beyond_float64_are_left_out(dtype):
     assert data["person"].max() > 2**62
 
 
+def test_a_nul_byte_is_refused(tmp_path):
+    path = tmp_path / "nul.csv"
+    path.write_bytes(b"a,b\n1,2\n3,4\x005\n")
+    with pytest.raises(InputError, match=r"line 3 of 'nul\.csv' has a NUL byte"):
+        load_data(path)
+
+
+def test_empty_lines_of_one_column_are_told_and_quotes_are_missing_cells(tmp_path):
+    path, cells = tmp_path / "one.csv", ["0.5", "1.25", "", "2.0"] * 6
+    path.write_text("\n".join(["a", *cells]) + "\n")
+    with pytest.warns(UserWarning, match="one column, and 6 empty lines in it count for no row"):
+        assert len(load_data(path, test_fraction=0).train) == 18
+    path.write_text("\n".join(["a", *(cell or '""' for cell in cells)]) + "\n")
+    train = load_data(path, test_fraction=0).train
+    assert len(train) == 24
+    assert train.mask.sum() == 18
+
+
+def test_a_cell_of_spaces_is_named_with_them(tmp_path):
+    path = tmp_path / "spaces.csv"
+    numbers = [f"{n:.3f}" for n in NUMBERS]
+    path.write_text("\n".join(["y,b", "1.0, ", *(f"{n},{n}" for n in numbers)]))
+    assert load_data(path).train.schema.left_out == {"b": "row 0 has ' ', which is not a number"}
+
+
 def test_a_sparse_column_comes_back_dense():
     counts = pd.arrays.SparseArray([0, 0, 3] * (ROWS // 3))
     train = Data.of_table(pd.DataFrame({"y": NUMBERS, "n": counts}), test_fraction=0).train

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..words import counted
 from .columns import WITH_LEVELS
 from .inferring import WORD
 from .schema import Schema, listed
@@ -75,6 +76,7 @@ def read_csv(path: Path, known: Known, separator: str = ",") -> Read:
     import pandas as pd
 
     names = names_in(path, separator)
+    refuse_nul(path)
     if len(names) == 1 and (other := next((s for s in ";\t|" if s in names[0]), None)):
         raise InputError(
             f"the table {str(path)!r} has one column, {names[0][:60]!r}; its separator seems to be "
@@ -102,7 +104,31 @@ def read_csv(path: Path, known: Known, separator: str = ",") -> Read:
             words += digit_words(path, separator, [n for n in open_ if n not in words])
         kinds = dict.fromkeys(words, str)
         frame = pd.read_csv(path, sep=separator, dtype=kinds, low_memory=False, index_col=False)
+    if len(names) == 1:
+        warn_of_empty_lines(path)
     return frame, None
+
+
+def refuse_nul(path: Path) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a NUL byte, at which pandas ends a cell."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if b"\0" in line:
+                raise InputError(
+                    f"line {number} of {path.name!r} has a NUL byte, which the text of a table in "
+                    "UTF-8 has not; write the table anew"
+                )
+
+
+def warn_of_empty_lines(path: Path) -> None:
+    """Warn of empty lines in a CSV file of one column, where they may be meant as missing cells."""
+    lines = path.read_bytes().rstrip().splitlines()
+    if empty := sum(not line.strip() for line in lines):
+        warnings.warn(
+            f"{path.name!r} has one column, and {counted(empty, 'empty line')} in it count for no "
+            'row; write NA or "" for a missing cell',
+            stacklevel=2,
+        )
 
 
 def read_tsv(path: Path, known: Known) -> Read:

@@ -158,7 +158,8 @@ def odd_cell(observed: pd.Series) -> str:
         why = "with the sign of a currency"
     else:
         why = "which is not a number that float32 holds"
-    return f"row {texts.index[row]} has {texts.iloc[row]!r:.60}, {why}"
+    cell = str(observed.iloc[row])  # with its spaces, which are not seen otherwise
+    return f"row {texts.index[row]} has {cell!r:.60}, {why}"
 
 
 def guess_numbers(name: str, numbers: NDArray[np.float64], different: int) -> tuple[str, str]:

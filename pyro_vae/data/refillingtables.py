@@ -134,19 +134,27 @@ class ParquetTable:
     """
 
     def __init__(self, path: Path, images: Images) -> None:
-        self.cells = Cells(images)
+        self.path, self.cells = path, Cells(images)
         self.frame = self.cells.checked(path, path)
 
     def write(self, part: Path, x: torch.Tensor) -> None:
         """Write the table with its missing cells from ``x``, ``[N, D]``."""
-        numbers, frame = x.double().cpu().numpy(), self.frame.copy()
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        numbers, table = x.double().cpu().numpy(), parquet.read_table(self.path)
         for i, column in enumerate(self.cells.schema.columns):
             missing = ~self.cells.observed[:, i]
-            if missing.any():
-                frame[column.name] = refilled_column(
-                    frame[column.name], column, numbers[missing, i], missing
-                )
-        frame.to_parquet(part)
+            if not missing.any():
+                continue
+            cells = refilled_column(self.frame[column.name], column, numbers[missing, i], missing)
+            place = table.schema.get_field_index(column.name)
+            field = table.schema.field(place)
+            if pa.types.is_dictionary(field.type):
+                cells = cells.astype(object)
+            table = table.set_column(place, field, pa.array(cells, field.type, from_pandas=True))
+        parquet.write_table(table, part)
+        self.cells.checked(part, self.path, filled=True)
 
 
 TableFile = TextTable | ParquetTable

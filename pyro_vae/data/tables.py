@@ -19,6 +19,7 @@ from .csvfiles import Known, Read, check_names, read_csv, read_tsv
 from .images import Images, describe
 from .inferring import infer
 from .labelled import HIDDEN
+from .parquetfiles import read_parquet
 from .schema import Schema, listed
 from .schemafile import GivenSchema, read_schema
 from .splitting import refuse_few
@@ -260,13 +261,6 @@ def split_table(
     if not isinstance(known, Schema):
         refuse_few(table, len(train), len(images), "row")
     return train, test
-
-
-def read_parquet(path: Path, known: Known) -> Read:
-    """A Parquet file."""
-    import pandas as pd
-
-    return pd.read_parquet(path), None
 
 
 def read_anndata(path: Path, known: Known) -> Read:

@@ -25,6 +25,9 @@ from .located import per_channel
 FEWEST = 1e-4
 """The smallest mean count of an entry that a decoder starts at. An entry may be 0 in all data."""
 
+LARGEST_LOG_RATE = 36.0
+"""Of a larger rate (4e15), torch's draws, whole numbers of 64 bits, can be negative."""
+
 
 class Counts(Likelihood):
     """Base of the likelihoods of counts: the logarithm of the rate, with the size factor.
@@ -46,7 +49,7 @@ class Counts(Likelihood):
     def sized(self, log_rate: Tensor, z: Tensor, sizes: Tensor | None) -> Tensor:
         """The logarithm of the rate, ``[*, B, *shape]``, plus that of the size factors."""
         if not self.size_factor:
-            return log_rate
+            return capped(log_rate)
         if sizes is None:
             raise InputError(
                 f"the {self.name()} likelihood needs a context, the size factor of each "
@@ -59,10 +62,15 @@ class Counts(Likelihood):
                 f"{sizes.min().item():g}"
             )
         entries = log_rate.dim() - z.dim() + 1
-        return log_rate + sizes.to(log_rate.dtype).log().reshape(-1, *[1] * entries)
+        return capped(log_rate + sizes.to(log_rate.dtype).log().reshape(-1, *[1] * entries))
 
     def start(self, mean: Tensor) -> None:
         start_at(self.decoder, self.outputs, mean, log_of)
+
+
+def capped(log_rate: Tensor) -> Tensor:
+    """The logarithm of a rate, or :data:`LARGEST_LOG_RATE` if it is larger."""
+    return log_rate.clamp(max=LARGEST_LOG_RATE)
 
 
 def log_of(mean: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from ..networks.layers import FARTHEST
 from ..scales import SCALES
 from .categories import RankedCategorical, one_of, ordered_logits
-from .counts import FEWEST, log_of
+from .counts import FEWEST, capped, log_of
 from .located import logit
 
 FAR = 1e4
@@ -163,7 +163,7 @@ class Count(Scaled):
         self.log_inverse = nn.Parameter(theta.clamp(0.1, 100).log())
 
     def forward(self, raw: Tensor) -> Any:
-        logits = self.centre + self.unit * raw - self.log_inverse
+        logits = capped(self.centre + self.unit * raw) - self.log_inverse
         return dist.NegativeBinomial(self.log_inverse.exp(), logits=logits)
 
     def seen(self, x: Tensor, mask: Tensor | None) -> Tensor:

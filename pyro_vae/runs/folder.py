@@ -236,6 +236,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         table = () if trained else ("schema",)
         check_keys(path, config, ("vae", *trained, "versions"), ("format", *table))
         check_keys(path, config["versions"], (), config["versions"])  # an object, of any keys
+        config["vae"] = older.renamed(config["vae"])
         check_keys(path, config["vae"], FIELDS["vae"].keys() - set(ADDED), ADDED)
         if trained:
             optional = (*READING, *CONTEXT, "labels_seed", "validation")

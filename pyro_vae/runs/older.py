@@ -43,6 +43,15 @@ THEN: dict[str, dict[str, dict[str, Any]]] = {
 """Options that did not exist, with the values that they had in effect, by part and name."""
 
 
+RENAMED = {"target_scaling": "context_scaling"}
+"""Arguments of the VAE that have another name now."""
+
+
+def renamed(vae: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the VAE in a run's config, by the names of this version."""
+    return {RENAMED.get(name, name): value for name, value in vae.items()}
+
+
 def as_written_now(vae: dict[str, Any]) -> dict[str, Any]:
     """The arguments of the VAE in a run's config, as this version would write them."""
     if "standardize" in vae:
