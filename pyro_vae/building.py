@@ -22,9 +22,10 @@ from .joining import Input
 from .latents import Layout, Shape, in_support, innermost
 from .likelihoods.columns import Columns
 from .likelihoods.located import HALF_A_LEVEL
+from .likelihoods.masking import INNER, SelfMasking
 from .networks.layers import by_channel, widths
 from .options import at_least_one, is_number
-from .registry import NETWORKS, Choice, class_of, unwrapped
+from .registry import LIKELIHOODS, NETWORKS, Choice, class_of, unwrapped
 from .supports import bounds, refuse_outside
 from .words import called
 
@@ -69,8 +70,11 @@ def check_training(images: Any) -> Images:
 
 
 def shows_own_units(choice: Choice) -> bool:
-    """Whether a likelihood shows entries to the encoder in units of its own."""
+    """Whether a likelihood shows entries to the encoder in units of its own. One of the mask shows
+    what the likelihood inside shows."""
     kind = class_of(choice)
+    if issubclass(kind, SelfMasking):
+        return shows_own_units(LIKELIHOODS.choose(choice.options.get("likelihood", INNER)))
     return issubclass(kind, Likelihood) and kind.seen != Likelihood.seen
 
 

@@ -231,6 +231,11 @@ def condition_of(images: Images) -> int | list[int] | list[str] | None:
                 f"be more classes than training {word_of(images.shape)}s; number the classes from 0"
             )
         return count
+    if context.dim() == 1:
+        raise InputError(
+            f"the context of {len(context):,} real numbers is one number for each "
+            f"{word_of(images.shape)}, which is a covariate of shape [N, 1]; give context[:, None]"
+        )
     return list(context.shape[1:])
 
 

@@ -48,7 +48,8 @@ class Input(nn.Module):
         super().__init__()
         self.likelihood = Borrowed(likelihood)
         self.holes, self.context, self.placed = holes, context, placed
-        self.own = type(likelihood).seen is not Likelihood.seen
+        shows: Any = likelihood.seen
+        self.own = shows.__func__ is not Likelihood.seen
         self.plain = not (holes or context or self.own)
         self.observed, self.shape = shape, shape
         if not self.plain:

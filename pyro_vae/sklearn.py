@@ -155,7 +155,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             raise KeyboardInterrupt  # a grid search must end, and not go on with half a training
         # In float64 the latents of a row do not depend on the other rows of the call.
         self.vae_ = vae.double()
-        self.sites_ = {name: each.shape[1] for name, each in self.means(self.rows(x[:1])).items()}
+        self.sites_ = {name: each.shape[1] for name, each in self.means(rows.first(1)).items()}
         self._n_features_out = sum(self.sites_.values())
         return self
 

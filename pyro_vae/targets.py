@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +42,16 @@ def context_moments(context: Tensor | None, choice: Choice) -> list[list[float]]
         if not covariates.isfinite().all():
             return None
         scale, mean = torch.std_mean(covariates, 0, correction=0)
-        changes = (scale > mean.abs() * 1e-6) & (scale >= SMALLEST)
-        return [mean.tolist(), torch.where(changes, scale, 1).tolist()]
+        scale = torch.where(covariates.amax(0) == covariates.amin(0), 1, scale)
+        lost = (scale < mean.abs() * 1e-6) | (scale < 1e-30) | (scale > 1e30)
+        if lost.any():
+            i = int(lost.nonzero()[0])
+            raise InputError(
+                f"a covariate has the mean {mean[i].item():g} and the standard deviation "
+                f"{scale[i].item():g}, which float32 does not tell apart or does not hold; give it "
+                "in another unit, or its difference to this mean"
+            )
+        return [mean.tolist(), scale.tolist()]
     if context.dim() != 2 or not context.is_floating_point():
         return None  # the VAE refuses it
     known = ~context.isnan()
@@ -74,6 +83,21 @@ def context_moments(context: Tensor | None, choice: Choice) -> list[list[float]]
     return [mean.tolist(), scale.tolist()]
 
 
+def refuse_scaling(scaling: Any, given: Condition | None) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` for a scaling of a context without real numbers.
+
+    Args:
+        scaling: the argument ``context_scaling`` of a VAE.
+        given: its condition.
+    """
+    if scaling is not None and (given is None or not given.shape):
+        what = "no condition" if given is None else f"the condition {given}"
+        raise InputError(
+            "context_scaling is for a VAE with a condition of real covariates or targets, and this "
+            f"one has {what}; leave it out"
+        )
+
+
 class Units(nn.Module):
     """Covariates ``[B, n]`` in units of their standard deviations, from their means.
 
@@ -86,8 +110,9 @@ class Units(nn.Module):
 
     def __init__(self, mean: Tensor, scale: Tensor) -> None:
         super().__init__()
-        self.register_buffer("mean", mean.clone(), persistent=False)
-        self.register_buffer("scale", scale.clone(), persistent=False)
+        # They are saved with the weights, because weights fit only what they were trained on.
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("scale", scale.clone())
 
     @classmethod
     def of(cls, condition: Condition | None) -> nn.Module:

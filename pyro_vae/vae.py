@@ -57,7 +57,7 @@ from .settings import Settings
 from .spelling import spelled
 from .storage.creating import save_vae
 from .supports import bounds
-from .targets import context_moments, in_units
+from .targets import context_moments, in_units, refuse_scaling
 from .words import either
 
 
@@ -160,6 +160,7 @@ class VAE(Paths):
             "context_scaling": context_scaling,
         }
         given = Condition.of(condition)
+        refuse_scaling(context_scaling, given)
         to_likelihood, to_guide = sizes_of(given, conditioned)
         infers = inferring(GUIDES.choose(guide), given, conditioned)
         if given is not None and infers:  # the parts themselves pass the label on
@@ -184,10 +185,8 @@ class VAE(Paths):
                 "--condition label",
             )
         else:
-            handed["context_size"] = given.size
-            if given.shape:
-                units = scaling_of(context_scaling, (given.size,), "context_scaling")
-                handed["context_scaling"] = units
+            units = scaling_of(context_scaling, (given.size,), "context_scaling")
+            handed |= {"context_size": given.size, "context_scaling": units}
         net = Network.of(network_of(network, hidden, handed))
         handed["network"] = net
         p_x = likelihood_of(
@@ -278,7 +277,8 @@ class VAE(Paths):
             parts["condition"] = condition_of(images)
         parts.setdefault("holes", images.mask is not None)
         guide = GUIDES.choose(parts.get("guide", Settings.guide))
-        parts.setdefault("context_scaling", context_moments(images.context, guide))
+        context = None if parts["condition"] is None else images.context
+        parts.setdefault("context_scaling", context_moments(context, guide))
         mean, moments = statistics(images)
         # Pixels of 0 and 1 need no other unit. Measured on mnist-5k: standardised, they end 0.4 to
         # 1.1 nats lower after 200 epochs.

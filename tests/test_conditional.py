@@ -330,3 +330,34 @@ def test_a_size_factor_is_not_standardised():
     images = Images(torch.ones(20, 3), context=torch.linspace(1, 900, 20)[:, None])
     vae = VAE.for_data(images, 2, likelihood="poisson(size_factor=True)", hidden=(8,))
     assert torch.equal(vae.model.encoded(images.context, 20), images.context)
+
+
+def test_weights_carry_the_unit_of_their_covariates():
+    x, c = torch.randn(20, 3), torch.randn(20, 1)
+    own, other = (
+        VAE.for_data(Images(x, context=covariates), 2, hidden=(8,))
+        for covariates in (c, 1000 * c + 5000)
+    )
+    other.load_state_dict(own.state_dict())
+    assert torch.equal(own.encode(x, c).mean, other.encode(x, c).mean)
+
+
+@pytest.mark.parametrize(
+    ("covariates", "words"),
+    [
+        (1e9 + torch.randn(20, 1).double(), r"the mean 1e\+09 .* its difference to this mean"),
+        (1e-33 * torch.randn(20, 1).double(), "another unit"),
+        (torch.randn(20), r"one number for each row, .* give context\[:, None\]"),
+    ],
+)
+def test_covariates_that_float32_cannot_hold_or_without_columns_are_refused(covariates, words):
+    with pytest.raises(InputError, match=words):
+        VAE.for_data(Images(torch.randn(20, 3), context=covariates), 2, hidden=(8,))
+
+
+def test_a_constant_covariate_is_taken_and_a_scaling_without_covariates_is_refused():
+    images = Images(torch.randn(20, 3), context=torch.full((20, 1), 0.1))
+    assert VAE.for_data(images, 2, hidden=(8,)).config["context_scaling"][1] == [1.0]
+    for condition in (None, 3):
+        with pytest.raises(InputError, match="context_scaling is for a VAE with a condition of"):
+            VAE((3,), 2, condition=condition, context_scaling=[[0.0], [1.0]])

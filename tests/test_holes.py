@@ -310,3 +310,24 @@ def test_a_mask_that_is_scored_is_scored_where_nothing_is_missing():
         pyro.set_rng_seed(0)
         losses.append(Trace_ELBO().loss(vae.model, vae.guide, x[1:], **kwargs))
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e4])
+def test_a_likelihood_of_the_mask_trains_in_any_unit(unit):
+    """Its encoder standardises x, as that of the likelihood inside does."""
+    x = (1 + 3 * torch.randn(60, 4)) * unit
+    images = Images(x.masked_fill(torch.rand(x.shape) < 0.2, torch.nan))
+    torch.manual_seed(0)
+    vae = VAE.for_data(images, 2, likelihood="self-masking", hidden=(8,))
+    assert vae.guide.posterior.encoder.mean[0] / unit == pytest.approx(1, abs=2)
+    (record,) = fit(vae, images, objective="iwae(num_particles=3)", epochs=1, progress=False)
+    assert isfinite(record.loss)
+
+
+def test_a_likelihood_of_the_mask_shows_what_the_one_inside_shows():
+    images = Images(torch.rand(20, 3) + 0.1)
+    spec = "self-masking(likelihood='log-normal')"
+    vae = VAE.for_data(images, 2, likelihood=spec, holes=True, hidden=(8,))
+    inside = VAE.for_data(images, 2, likelihood="log-normal", holes=True, hidden=(8,))
+    x = images.batch(slice(None))
+    assert torch.equal(vae.guide.seen(x, None, None), inside.guide.seen(x, None, None))

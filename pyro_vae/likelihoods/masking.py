@@ -18,6 +18,8 @@ from ..sharing import AcrossRows
 from .located import Scaling, per_channel
 
 MISSING = ("high", "low", "either")
+INNER = "normal-learned(bounded=False, initial=1.0)"
+"""The likelihood inside, if none is named."""
 
 
 class SelfMasking(AcrossRows, Likelihood):
@@ -59,7 +61,7 @@ class SelfMasking(AcrossRows, Likelihood):
         self,
         decoder: nn.Module,
         shape: Shape,
-        likelihood: Any = "normal-learned(bounded=False, initial=1.0)",
+        likelihood: Any = INNER,
         missing: str = "either",
         scaling: Scaling = None,
     ) -> None:
@@ -93,8 +95,10 @@ class SelfMasking(AcrossRows, Likelihood):
     def check(self, x: Tensor) -> None:
         self.part.check(x)
 
-    def seen(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self.part.seen(x, mask)
+    @property
+    def seen(self) -> Any:
+        """As the likelihood inside shows observations to an encoder."""
+        return self.part.seen
 
     def start(self, mean: Tensor) -> None:
         self.part.start(mean)
