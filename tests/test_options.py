@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from pyro_vae import VAE, InputError
 from pyro_vae.options import at_least_one, finite, flag, number
@@ -16,6 +17,8 @@ from pyro_vae.registry import (
     SCALES,
     arguments,
 )
+from pyro_vae.runs.setup import options_explained
+from pyro_vae.settings import Settings
 
 TABLES = {t.kind: t for t in (PRIORS, LIKELIHOODS, GUIDES, NETWORKS, SCALES, OBJECTIVES)}
 HANDED = {
@@ -85,3 +88,10 @@ def test_numbers_of_numpy_are_numbers():
             finite("alpha", value)
     with pytest.raises(InputError, match="skip is True or False, not 1"):
         flag("skip", 1)
+
+
+def test_a_broken_distribution_is_not_called_an_option_of_a_wrong_type():
+    said = "with these data and settings, a distribution has invalid parameters"
+    settings = Settings(objective="iwae(num_particles=3)")
+    with pytest.raises(InputError, match=said), options_explained(settings):
+        torch.distributions.Normal(0.0, torch.tensor([-1.0]))

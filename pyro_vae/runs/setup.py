@@ -21,7 +21,7 @@ from ..conditions import condition_of
 from ..contracts import Likelihood
 from ..data import DATASETS, Data, Images, StoredData, StoredImages, in_memory
 from ..data.splitting import refuse_few
-from ..errors import InputError
+from ..errors import InputError, broken_distribution, invalid
 from ..figures import COLUMNS
 from ..history import Position
 from ..loop import PRECISIONS
@@ -255,6 +255,11 @@ def options_explained(settings: Settings) -> Iterator[None]:
     except Exception as error:
         if any(own_classes(named)):
             raise
+        if broken_distribution(error):
+            raise InputError(
+                f"with these data and settings, {invalid(error)}; numbers that are far from the "
+                "others of their column, or an option, can be the cause"
+            ) from error
         where = f"an option in {' or '.join(optioned)}" if optioned else "a setting"
         raise InputError(
             f"{where} has a wrong type or value ({type(error).__name__}: {first_line(error):.200})"
