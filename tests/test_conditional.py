@@ -361,3 +361,10 @@ def test_a_constant_covariate_is_taken_and_a_scaling_without_covariates_is_refus
     for condition in (None, 3):
         with pytest.raises(InputError, match="context_scaling is for a VAE with a condition of"):
             VAE((3,), 2, condition=condition, context_scaling=[[0.0], [1.0]])
+
+
+def test_covariates_may_be_an_array():
+    images, c = Images(torch.randn(4, 3)), np.arange(8.0).reshape(4, 2)
+    assert images.conditioned(c).context.tolist() == c.tolist()
+    with pytest.raises(InputError, match=r"not an array of <U1$"):
+        images.conditioned(np.array(["a", "b"]))

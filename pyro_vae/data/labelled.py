@@ -87,6 +87,8 @@ def context_of(images: Any, on: Any, classes: Sequence[str] | None) -> Tensor:
     Raises:
         InputError: another condition, images without labels, or a label that is not in ``classes``.
     """
+    if isinstance(on, np.ndarray) and on.dtype.kind in "biuf":
+        on = torch.tensor(on)
     if isinstance(on, Tensor):
         if on.is_floating_point() and on.dim() < 2:
             raise InputError(
@@ -97,7 +99,8 @@ def context_of(images: Any, on: Any, classes: Sequence[str] | None) -> Tensor:
             raise InputError("covariates are finite numbers, and some of these are NaN or infinite")
         return on
     if not isinstance(on, str) or on not in ("label", "target"):
-        raise InputError(f"a condition is 'label', 'target' or a tensor [N, ...], not {on!r:.100}")
+        given = f"an array of {on.dtype}" if isinstance(on, np.ndarray) else f"{on!r:.100}"
+        raise InputError(f"a condition is 'label', 'target' or numbers [N, ...], not {given}")
     if on == "target":
         if images.targets is None:
             raise InputError("a condition on targets needs data with them, and these have none")
