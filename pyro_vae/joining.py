@@ -49,7 +49,7 @@ class Input(nn.Module):
         self.likelihood = Borrowed(likelihood)
         self.holes, self.context, self.placed = holes, context, placed
         shows: Any = likelihood.seen
-        self.own = shows.__func__ is not Likelihood.seen
+        self.own = getattr(shows, "__func__", shows) is not Likelihood.seen
         self.plain = not (holes or context or self.own)
         self.observed, self.shape = shape, shape
         if not self.plain:

@@ -42,8 +42,8 @@ def context_moments(context: Tensor | None, choice: Choice) -> list[list[float]]
         if not covariates.isfinite().all():
             return None
         scale, mean = torch.std_mean(covariates, 0, correction=0)
-        scale = torch.where(covariates.amax(0) == covariates.amin(0), 1, scale)
-        lost = (scale < mean.abs() * 1e-6) | (scale < 1e-30) | (scale > 1e30)
+        changes = covariates.amax(0) > covariates.amin(0)
+        lost = changes & ((scale < mean.abs() * 1e-6) | (scale < 1e-30) | (scale > 1e30))
         if lost.any():
             i = int(lost.nonzero()[0])
             raise InputError(
@@ -51,7 +51,7 @@ def context_moments(context: Tensor | None, choice: Choice) -> list[list[float]]
                 f"{scale[i].item():g}, which float32 does not tell apart or does not hold; give it "
                 "in another unit, or its difference to this mean"
             )
-        return [mean.tolist(), scale.tolist()]
+        return [mean.tolist(), torch.where(changes, scale, 1).tolist()]
     if context.dim() != 2 or not context.is_floating_point():
         return None  # the VAE refuses it
     known = ~context.isnan()

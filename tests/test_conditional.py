@@ -356,8 +356,9 @@ def test_covariates_that_float32_cannot_hold_or_without_columns_are_refused(cova
 
 
 def test_a_constant_covariate_is_taken_and_a_scaling_without_covariates_is_refused():
-    images = Images(torch.randn(20, 3), context=torch.full((20, 1), 0.1))
-    assert VAE.for_data(images, 2, hidden=(8,)).config["context_scaling"][1] == [1.0]
+    for number in (0.1, 1e9):
+        images = Images(torch.randn(20, 3), context=torch.full((20, 1), number))
+        assert VAE.for_data(images, 2, hidden=(8,)).config["context_scaling"][1] == [1.0]
     for condition in (None, 3):
         with pytest.raises(InputError, match="context_scaling is for a VAE with a condition of"):
             VAE((3,), 2, condition=condition, context_scaling=[[0.0], [1.0]])
