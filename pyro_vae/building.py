@@ -70,8 +70,8 @@ def check_training(images: Any) -> Images:
 
 
 def shows_own_units(choice: Choice) -> bool:
-    """Whether a likelihood shows entries to the encoder in units of its own. One of the mask shows
-    what the likelihood inside shows."""
+    """Whether a likelihood shows entries to the encoder in units of its own. The likelihood
+    ``self-masking`` shows them as the likelihood inside it does."""
     kind = class_of(choice)
     if issubclass(kind, SelfMasking):
         return shows_own_units(LIKELIHOODS.choose(choice.options.get("likelihood", INNER)))

@@ -14,14 +14,13 @@ from .errors import InputError
 from .registry import Choice, class_of
 
 SMALLEST, LARGEST = 1e-12, 1e18
-"""The standard deviations of a target with which float32 can compute."""
+"""The standard deviations of a target, which float32 can square."""
+LEAST, MOST = 1e-30, 1e30
+"""The standard deviations of a covariate, by which float32 can divide."""
 
 
 def context_moments(context: Tensor | None, choice: Choice) -> list[list[float]] | None:
     """The means and the standard deviations of real targets or covariates ``[N, n]``.
-
-    Those of targets are taken where they are known. The standard deviation of a covariate that does
-    not change is given as 1.
 
     Args:
         context: of the training data; None for none.
@@ -31,33 +30,50 @@ def context_moments(context: Tensor | None, choice: Choice) -> list[list[float]]
         two lists of n numbers; None for labels, and for what the VAE refuses.
 
     Raises:
-        InputError: a target of which no value is known, that does not change, or whose unit is
-            beyond what float32 can square.
+        InputError: numbers that :func:`covariate_moments` or :func:`target_moments` refuses.
     """
     if context is None or context.dim() < 2 or context.is_complex():
         return None
     kind = class_of(choice)
     if not (issubclass(kind, Guide) and kind.infers_targets):
         covariates = context.flatten(1).double()
-        if not covariates.isfinite().all():
-            return None
-        scale, mean = torch.std_mean(covariates, 0, correction=0)
-        changes = covariates.amax(0) > covariates.amin(0)
-        lost = changes & ((scale < mean.abs() * 1e-6) | (scale < 1e-30) | (scale > 1e30))
-        if lost.any():
-            i = int(lost.nonzero()[0])
-            raise InputError(
-                f"a covariate has the mean {mean[i].item():g} and the standard deviation "
-                f"{scale[i].item():g}, which float32 does not tell apart or does not hold; give it "
-                "in another unit, or its difference to this mean"
-            )
-        return [mean.tolist(), torch.where(changes, scale, 1).tolist()]
+        return covariate_moments(covariates) if covariates.isfinite().all() else None
     if context.dim() != 2 or not context.is_floating_point():
         return None  # the VAE refuses it
-    known = ~context.isnan()
+    return target_moments(context)
+
+
+def covariate_moments(covariates: Tensor) -> list[list[float]]:
+    """Means and standard deviations of covariates, float64 ``[N, n]``. The standard deviation of a
+    covariate that does not change is given as 1.
+
+    Raises:
+        InputError: a covariate whose standard deviation is too small or too large for float32.
+    """
+    scale, mean = torch.std_mean(covariates, 0, correction=0)
+    changes = covariates.amax(0) > covariates.amin(0)
+    lost = changes & ((scale < mean.abs() * 1e-6) | (scale < LEAST) | (scale > MOST))
+    if lost.any():
+        i = int(lost.nonzero()[0])
+        raise InputError(
+            f"a covariate has the mean {mean[i].item():g} and the standard deviation "
+            f"{scale[i].item():g}, which is too small or too large for float32; give it in another "
+            "unit, or its difference to this mean"
+        )
+    return [mean.tolist(), torch.where(changes, scale, 1).tolist()]
+
+
+def target_moments(targets: Tensor) -> list[list[float]]:
+    """Means and standard deviations of targets ``[N, n]`` where they are known.
+
+    Raises:
+        InputError: a target of which no value is known, that does not change, or whose unit is
+            beyond what float32 can square.
+    """
+    known = ~targets.isnan()
     if not known.any(0).all():
         raise InputError("a target is known in none of the training rows")
-    y, count = torch.where(known, context, 0).double(), known.sum(0)
+    y, count = torch.where(known, targets, 0).double(), known.sum(0)
     mean = y.sum(0) / count
     variance = torch.where(known, y - mean, 0).square().sum(0) / count
     constant = variance <= (mean.abs() * 1e-6).square()

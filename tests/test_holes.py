@@ -319,7 +319,8 @@ def test_a_likelihood_of_the_mask_trains_in_any_unit(unit):
     images = Images(x.masked_fill(torch.rand(x.shape) < 0.2, torch.nan))
     torch.manual_seed(0)
     vae = VAE.for_data(images, 2, likelihood="self-masking", hidden=(8,))
-    assert vae.guide.posterior.encoder.mean[0] / unit == pytest.approx(1, abs=2)
+    mean = images.pixels.sum(0) / images.mask.sum(0)
+    torch.testing.assert_close(vae.guide.posterior.encoder.mean[:4].flatten(), mean)
     (record,) = fit(vae, images, objective="iwae(num_particles=3)", epochs=1, progress=False)
     assert isfinite(record.loss)
 

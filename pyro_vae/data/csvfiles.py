@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,13 +112,14 @@ def read_csv(path: Path, known: Known, separator: str = ",") -> Read:
 
 def refuse_nul(path: Path) -> None:
     """Raise :class:`~pyro_vae.errors.InputError` for a NUL byte, at which pandas ends a cell."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if b"\0" in line:
-                raise InputError(
-                    f"line {number} of {path.name!r} has a NUL byte, which the text of a table in "
-                    "UTF-8 has not; write the table anew"
-                )
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as text:
+        place = text.find(b"\0")
+        if place >= 0:
+            line = text[:place].count(b"\n") + 1
+            raise InputError(
+                f"line {line} of {path.name!r} has a NUL byte, and the text of a table has none; "
+                "write the table anew"
+            )
 
 
 def warn_of_empty_lines(path: Path) -> None:
@@ -125,8 +127,8 @@ def warn_of_empty_lines(path: Path) -> None:
     lines = path.read_bytes().rstrip().splitlines()
     if empty := sum(not line.strip() for line in lines):
         warnings.warn(
-            f"{path.name!r} has one column, and {counted(empty, 'empty line')} in it count for no "
-            'row; write NA or "" for a missing cell',
+            f"{path.name!r} has one column, and pandas skips {counted(empty, 'empty line')} in it; "
+            'write NA or "" for a missing cell',
             stacklevel=2,
         )
 

@@ -26,7 +26,7 @@ FEWEST = 1e-4
 """The smallest mean count of an entry that a decoder starts at. An entry may be 0 in all data."""
 
 LARGEST_LOG_RATE = 36.0
-"""Of a larger rate (4e15), torch's draws, whole numbers of 64 bits, can be negative."""
+"""torch draws counts as whole numbers of 64 bits; at larger rates (4e15) they can be negative."""
 
 
 class Counts(Likelihood):
