@@ -72,7 +72,7 @@ class BoundGraph:
         )
 
     def refresh(self) -> None:
-        """Fill the copies on the device, see :func:`.tracing.on_device`."""
+        """Fill the copies on the device, see :attr:`.tracing.Graph.read`."""
         for number, copy in self.copies:
             copy.copy_(number)
 

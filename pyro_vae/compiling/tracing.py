@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from traceback import walk_tb
 from typing import Any, cast
 
@@ -42,7 +43,6 @@ class Graph:
     Attributes:
         module: ``(*inputs, *captured) -> [*loss, *valid, *gradients]``.
         captured: the tensors that the programs read, without their arguments.
-        read: what the graph reads for them, see :func:`on_device`.
         leaves: for each gradient, the position of its tensor in ``(*inputs, *captured)``.
         loss: the structure of the loss: one tensor, or a tuple of tensors.
         valid: how many outputs say whether all sites passed their checks, 0 or 1.
@@ -53,13 +53,31 @@ class Graph:
 
     module: GraphModule
     captured: list[Tensor]
-    read: list[Tensor]
     leaves: list[int]
     loss: TreeSpec
     valid: int
     params: dict[str, Tensor]
     writes: list[int]
     text: str
+
+    @cached_property
+    def read(self) -> list[Tensor]:
+        """The captured tensors, with a copy on the CUDA device for each number that is on the CPU.
+
+        Such a number is the weight of the KL, which a schedule fills in place. A CUDA graph cannot
+        read the CPU, so the copy is filled before each step. Without a CUDA tensor, nothing is
+        copied, nor is what is trained or written. While the programs are traced, the copies would
+        be tensors without data.
+        """
+        device = next((t.device for t in self.captured if t.is_cuda), None)
+        if device is None:
+            return self.captured
+        inputs = len(self.module.graph.find_nodes(op="placeholder")) - len(self.captured)
+        keep = {place - inputs for place in (*self.leaves, *self.writes)}
+        return [
+            t.to(device) if t.is_cpu and t.dim() == 0 and place not in keep else t
+            for place, t in enumerate(self.captured)
+        ]
 
 
 def make_graph(
@@ -214,29 +232,10 @@ def trace_once(
     module.graph.eliminate_dead_code()
     module.recompile()
     shapes = [(t.dtype, t.device, tuple(t.shape), t.stride()) for t in [*fakes, *captured]]
-    written = written_inputs(module)
-    keep = {place - len(fakes) for place in (*leaves, *written)}
     return Graph(
-        module, captured, on_device(captured, keep), leaves, found["loss"], found["valid"],
-        found["params"], written, f"{module.code}{shapes}{leaves}",
+        module, captured, leaves, found["loss"], found["valid"], found["params"],
+        written_inputs(module), f"{module.code}{shapes}{leaves}",
     )  # fmt: skip
-
-
-def on_device(captured: list[Tensor], keep: set[int]) -> list[Tensor]:
-    """The captured tensors, with a copy on the CUDA device for each number that is on the CPU.
-
-    Such a number is the weight of the KL, which a schedule fills in place. A CUDA graph cannot read
-    the CPU, so the copy is filled before each step. Without a CUDA tensor, nothing is copied.
-
-    Args:
-        captured: the tensors that the programs read.
-        keep: the places of those that are trained or written.
-    """
-    device = next((t.device for t in captured if t.is_cuda), None)
-    return [
-        t.to(device) if device and t.is_cpu and t.dim() == 0 and place not in keep else t
-        for place, t in enumerate(captured)
-    ]
 
 
 def written_inputs(module: GraphModule) -> list[int]:
