@@ -24,6 +24,7 @@ from .history import Callback, Epoch, Position
 from .measures import Measures, lost
 from .noise import STEP, seed_noise
 from .pair import Pair
+from .precision import PRECISIONS, in_precision
 from .ranks import Ranks
 from .ranks.exchange import Share, exchanging
 from .ranks.refusing import shared
@@ -32,8 +33,6 @@ from .registry import lookup
 from .schedules import Steering, restore_state, state_of, step_scheduler
 from .settings import TrainingOptions
 from .sources import InMemory, Piece, Source, epochs_done, whole_batches
-
-PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
 
 LONGEST = 1 << 20
 """The most steps of an epoch whose length is not known. The number of a step has 31 bits."""
@@ -73,7 +72,7 @@ class Loop:
         self.advance = Objective.schedule_of(objective)
         self.steering = Steering(optimizer, options.schedule, options.clip)
         self.averaging = Averaging(optimizer, options.average)
-        self.dtype = lookup("precision", options.precision, PRECISIONS)
+        lookup("precision", options.precision, PRECISIONS)
         self.programs = (pair.model, pair.guide)
         first = Batch.of(source.first(), further)
         own = begin(source.batch_size)
@@ -185,13 +184,7 @@ class Loop:
                 torch.random.fork_rng(),
                 torch.enable_grad(),
                 pyro.validation_enabled(False),  # a trial did it once, and it takes time
-                # The cache would keep the casts of the epoch's first weights.
-                torch.autocast(
-                    self.device.type,
-                    self.dtype,
-                    enabled=bool(self.dtype),
-                    cache_enabled=False,
-                ),
+                in_precision(self.options.precision, self.device.type),
                 shared(self.ranks, self.pair, self.elbo),
             ):
                 yield

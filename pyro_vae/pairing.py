@@ -10,7 +10,6 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import constraints
-from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
 from .batch import Batch
@@ -218,20 +217,3 @@ def latent_sites(program: Callable[[], Any]) -> Sites:
     """The records of a program's latent sites by name, from one run of the program."""
     nodes = poutine.trace(program).get_trace().nodes
     return {name: site for name, site in nodes.items() if is_latent(site)}
-
-
-def check_precision(objective: Any, name: Any, precision: str) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` if Pyro cannot sum out latents in this precision.
-
-    Args:
-        objective: the objective.
-        name: what the caller gave for it.
-        precision: the precision of the training.
-    """
-    if isinstance(objective, TraceEnum_ELBO) and precision != "float32":
-        if not isinstance(name, str):
-            name = (name if isinstance(name, type) else type(name)).__name__
-        raise InputError(
-            f"the objective {name} sums out latents, which Pyro does only in float32; "
-            f"give the precision float32, not {precision}"
-        )

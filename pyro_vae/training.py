@@ -23,7 +23,7 @@ from .interrupt import Interrupt, Interrupted
 from .loop import Loop
 from .measures import Measures, measured_rows, shown_of
 from .pair import WHAT, Pair
-from .pairing import check_precision, objective_of
+from .pairing import objective_of
 from .patience import Patience, check
 from .progress import Bar, watched
 from .ranks import current, loss_told
@@ -262,7 +262,6 @@ def begun(
     checks.warn_of_shared(pair, sites, batch, source.rows)
     name = objective_of(sites) if options.objective is None else options.objective
     objective = OBJECTIVES.build(name, data_size=source.rows, labelled=source.labelled)
-    check_precision(objective, name, options.precision)
     checks.try_step(pair, objective, source, batch, start, options.seed)
     pair.refuse_outside()
     checks.check_trainable(pair)

@@ -37,7 +37,6 @@ BAD = {
     "--network mlp(activation=3)": "activation is one of the names relu, leaky-relu, elu,",
     "--prior mixture(components=1000000000000000)": "this VAE needs at least 4,000,000.0 GB",
     "--network residual(blocks=1000000000000)": "this VAE needs",
-    "--recipe categorical --precision bfloat16": "sums out latents, which Pyro does only",
     "--data-dir=": "a path is empty",
     "--trust": "--trust is for --resume",
     "--latent 1000000000000": "GB of memory",

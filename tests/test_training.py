@@ -293,33 +293,3 @@ def test_a_schedule_moves_at_each_step(data):
     objective.advance = lambda epoch: (seen.append(epoch), plain(epoch))
     fit(small(), data, objective=objective, epochs=2, batch_size=40)
     assert seen[1:] == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75])
-
-
-def test_half_precision_is_used_where_it_is_asked_for(data):
-    dtypes = set()
-
-    class Watched(Trace_ELBO):
-        def loss_and_grads(self, model, guide, *args, **kwargs):
-            dtypes.add(guide.posterior.head(torch.rand(1, 16)).dtype)
-            return super().loss_and_grads(model, guide, *args, **kwargs)
-
-    fit(small(), data, objective=Watched(), epochs=1, precision="bfloat16")
-    assert dtypes == {torch.bfloat16}
-    with pytest.raises(InputError, match="unknown precision 'bf16'"):
-        fit(small(), data, precision="bf16")
-
-
-def test_latents_are_not_summed_out_in_half_precision(data):
-    vae = small(guide="categorical")
-    for objective in ("enumerate", OBJECTIVES["enumerate"]()):
-        with pytest.raises(InputError, match=r"sums out latents.* precision float32, not bfloat16"):
-            fit(vae, data, objective=objective, precision="bfloat16")
-
-
-def test_half_precision_learns_as_well(data):
-    """Each step casts the weights as they are then, not as they were when the epoch began."""
-    one = small()
-    two = copy.deepcopy(one)
-    (full,) = fit(one, data, epochs=1, batch_size=2, lr=1e-2)
-    (half,) = fit(two, data, epochs=1, batch_size=2, lr=1e-2, precision="bfloat16")
-    assert half.elbo == pytest.approx(full.elbo, abs=0.5)

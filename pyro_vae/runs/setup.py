@@ -24,12 +24,12 @@ from ..data.splitting import refuse_few
 from ..errors import InputError, broken_distribution, invalid
 from ..figures import COLUMNS
 from ..history import Position
-from ..loop import PRECISIONS
 from ..measures import MEASURED
 from ..memory import check_memory, total_memory
 from ..modules import buffers_restored
-from ..pairing import check_precision, fitting_likelihood, fitting_objective
+from ..pairing import fitting_likelihood, fitting_objective
 from ..patience import check_measured
+from ..precision import PRECISIONS, in_precision
 from ..recipes import RECIPES
 from ..registry import OBJECTIVES, lookup, own_classes, parse, spec
 from ..schedules import Steering
@@ -172,9 +172,8 @@ def prepare(
     training["objective"] = training["objective"] or fitting_objective(vae, few)
     with options_explained(settings):
         objective = built_objective(training, data.train)
-        dtype = PRECISIONS[settings.precision]
-        autocast = torch.autocast("cpu", dtype, enabled=dtype is not None)
-        with torch.random.fork_rng(), warnings.catch_warnings(), buffers_restored(vae), autocast:
+        precision = in_precision(settings.precision, "cpu")
+        with torch.random.fork_rng(), warnings.catch_warnings(), buffers_restored(vae), precision:
             # Pyro's warnings would repeat the sentence of the error.
             warnings.simplefilter("ignore")
             audit(vae, *few.args, objective=objective, **few.named)
@@ -274,12 +273,10 @@ def built_objective(training: Mapping[str, Any], train: Images | StoredImages) -
         train: the training images.
 
     Raises:
-        InputError: a step with its draws does not fit into memory, or Pyro cannot sum out latents
-            in this precision.
+        InputError: a step with its draws does not fit into memory.
     """
     known = known_labels(train.context) if isinstance(train, Images) else None
     objective = OBJECTIVES.build(training["objective"], data_size=len(train), labelled=known)
-    check_precision(objective, training["objective"], training["precision"])
     images = min(training["batch_size"], len(train))
     check_memory(
         4 * objective.num_particles * images * math.prod(train.shape),
