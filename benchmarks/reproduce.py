@@ -30,7 +30,7 @@ import platform
 import resource
 import shlex
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
@@ -159,6 +159,7 @@ BUDGETS = {
 BN = "mlp(activation='leaky-relu', middle=[100, 100], batch_norm=True)"
 THREE = LADDER | {"latent": (64, 32, 16), "lr": 4e-3}
 SKIP = {"prior": "hierarchy(skip=True)"}
+WIDE = {"hidden": (500, 300)}
 VAMP = {"prior": "hierarchy(skip=True, top='vamp(components=100)')"}
 SEARCH: dict[str, dict[str, Any]] = {
     "vae-1, lr 2e-3": ONE,
@@ -189,7 +190,14 @@ SEARCH: dict[str, dict[str, Any]] = {
         "network": "conv",
         "hidden": (16, 32, 128),
     },
-    "ladder-3, skip, wide": THREE | SKIP | {"hidden": (400, 200)},
+    "ladder-3, skip, wide": THREE | SKIP | WIDE,
+    "ladder-3, skip, wide, dreg 5": THREE | SKIP | WIDE | several("dreg", 5),
+    "ladder-3, skip, wide, iwae 5": THREE | SKIP | WIDE | several("iwae", 5),
+    "ladder-3, skip, wide, vamp": THREE | VAMP | WIDE,
+    "ladder-5, skip, wide": THREE | SKIP | WIDE | {"latent": (64, 32, 16, 8, 4)},
+    "iwae-2-k5, lr 2e-3": TWO | several("iwae", 5),
+    "iwae-2-k5, lr 1e-3": TWO | several("iwae", 5) | {"lr": 1e-3},
+    "vae-1, lr 1e-3": ONE | {"lr": 1e-3},
 }
 """Trials of settings, by which those of the budget ``cpu`` were chosen."""
 
@@ -233,13 +241,14 @@ def command(settings: dict[str, Any], out: str) -> str:
     return shlex.join(["pyro-vae", "train", *option_words(settings), "--out", out])
 
 
-def trained(settings: dict[str, Any]) -> tuple[Run, Snapshots]:
-    """Train as ``pyro-vae train`` does."""
-    run = prepare(settings, torch.device("cpu"), None)
+def trained(settings: dict[str, Any], device: str = "cpu") -> tuple[Run, Snapshots]:
+    """Train as ``pyro-vae train`` does, without measuring validation images after each epoch."""
+    run = prepare(settings, torch.device(device), None)
     snapshots = Snapshots(run.vae, run.training["epochs"])
+    assert isinstance(run.data, Data)  # in memory
     fit(
         run.vae,
-        run.data,
+        replace(run.data, validation=None),
         **run.training,
         optimizer=run.optimizer,
         callback=snapshots,
@@ -335,26 +344,36 @@ def train(name: str, budget: str, seed: int) -> None:
     written(name, budget, seed, found)
 
 
-def search(names: list[str], minutes: float) -> None:
-    """Train settings on 50,000 images and measure them on validation images, one after another."""
-    path = RESULTS / "search.json"
+def search(names: list[str], minutes: float, epochs: int | None, device: str, path: Path) -> None:
+    """Train settings on 50,000 images and measure them on validation images, one after another.
+
+    Args:
+        names: the trials.
+        minutes: of processor time for each, unless ``epochs`` are given.
+        epochs: of each.
+        device: trains and measures.
+        path: the file of the results.
+    """
     found = json.loads(path.read_text()) if path.exists() else {"trials": {}}
     for name in names:
         settings = BUDGETS["cpu"].settings | SEARCH[name] | {"validation": 10_000, "seed": 100}
-        settings["epochs"] = fitting({name: settings}, minutes)[name]
-        run, snapshots = trained(settings)
+        settings["epochs"] = epochs or fitting({name: settings}, minutes)[name]
+        run, snapshots = trained(settings, device)
         assert isinstance(run.data, Data)  # in memory
         assert run.data.validation is not None
         few, pair = run.data.validation.first(2000), (run.vae.model, run.vae.guide)
         bound, log_p = elbo(*pair, few, samples=10), importance(*pair, few, samples=500)
-        found["trials"][f"{name}, {minutes:g} min"] = {
+        label = f"{name}, {f'{epochs} epochs' if epochs else f'{minutes:g} min'}"
+        found["trials"][label] = {
             "command": command(settings, "runs/trial"),
+            "device": torch.cuda.get_device_name() if device == "cuda" else device,
+            "seconds": round(snapshots.seconds, 1),
             "processor_seconds": round(snapshots.times[-1], 1),
             "validation_nll": round(-log_p.mean, 3),
             "validation_elbo": round(bound.elbo, 3),
             "error_over_images": round(log_p.standard_error, 3),
         }
-        print(name, found["trials"][f"{name}, {minutes:g} min"], flush=True)
+        print(label, found["trials"][label], flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1) + "\n")
 
@@ -438,6 +457,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run", type=Path, help="the run folder that measure measures")
     parser.add_argument("--minutes", type=float, default=6.0, help="of a trial of the search")
+    parser.add_argument("--epochs", type=int, help="of a trial of the search, instead of minutes")
+    parser.add_argument("--device", default="cpu", help="of the search and of measure")
+    parser.add_argument("--out", type=Path, default=RESULTS / "search.json", help="of the search")
     asked = parser.parse_args()
     known = SEARCH if asked.action == "search" else ROWS
     if wrong := [name for name in asked.names if name not in known]:
@@ -454,7 +476,7 @@ def main() -> None:
     elif asked.action == "calibrate":
         calibrate(names)
     elif asked.action == "search":
-        search(names, asked.minutes)
+        search(names, asked.minutes, asked.epochs, asked.device, asked.out)
     elif asked.action == "measure":
         if asked.run is None or len(names) != 1:
             parser.error("measure takes one row, and --run")

@@ -1,6 +1,7 @@
 """Training with matrix products in bfloat16: the products are, and nothing else is."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from support.small import small, stripes
 from torch import nn
 
 from pyro_vae import VAE, InputError, fit
+from pyro_vae.compiling import CompiledELBO, elbo
 from pyro_vae.objectives import OBJECTIVES
 from pyro_vae.precision import in_precision
 from pyro_vae.recipes import RECIPES
@@ -121,3 +123,31 @@ def test_half_precision_learns_as_well(data):
     (full,) = fit(one, data, epochs=1, batch_size=2, lr=1e-2)
     (half,) = fit(two, data, epochs=1, batch_size=2, lr=1e-2, precision="bfloat16")
     assert half.elbo == pytest.approx(full.elbo, abs=0.5)
+
+
+@pytest.mark.parametrize(("share", "accepted"), [(1.0, True), (1.5, False)])
+def test_a_graph_may_round_as_the_programs_do_but_not_more(monkeypatch, share, accepted):
+    """Rounding changes the gradients of a deep network by a tenth, in the graph and without it."""
+    compile_graph = elbo.compile_graph
+
+    def scaled(graph, inputs, backend):
+        function = compile_graph(graph, inputs, backend)
+        first = graph.loss.num_leaves + graph.valid
+        return lambda *tensors: [
+            value if place < first else share * value
+            for place, value in enumerate(function(*tensors))
+        ]
+
+    monkeypatch.setattr(elbo, "compile_graph", scaled)
+    torch.manual_seed(0)
+    network = "mlp(activation='leaky-relu', middle=[100, 100], batch_norm=True)"
+    vae = VAE((1, 28, 28), (64, 32, 16), guide="ladder", hidden=(500, 300), network=network)
+    vae.train()
+    x = torch.rand(128, 1, 28, 28).round()
+    compiled = CompiledELBO(Trace_ELBO())
+    with in_precision("bfloat16", "cpu"), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            compiled.loss_and_grads(vae.model, vae.guide, x)
+    assert bool(compiled.graphs)
+    assert ["gave other numbers" in str(w.message) for w in said] == ([] if accepted else [True])
