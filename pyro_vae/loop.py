@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -17,14 +17,13 @@ from torch import Tensor
 
 from .averaging import Averaging, moments_of_data, normalized
 from .batch import Batch
-from .compiling import HANDLERS, CompiledSVI, CompileError
+from .compiling import HANDLERS, CompiledSVI, CompileError, in_bfloat16
 from .contracts import Objective
 from .errors import BROKEN, InputError, TrainingError, invalid
 from .history import Callback, Epoch, Position
 from .measures import Measures, lost
 from .noise import STEP, seed_noise
 from .pair import Pair
-from .precision import PRECISIONS, in_precision
 from .ranks import Ranks
 from .ranks.exchange import Share, exchanging
 from .ranks.refusing import shared
@@ -33,6 +32,11 @@ from .registry import lookup
 from .schedules import Steering, restore_state, state_of, step_scheduler
 from .settings import TrainingOptions
 from .sources import InMemory, Piece, Source, epochs_done, whole_batches
+
+PRECISIONS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "float32": nullcontext,
+    "bfloat16": in_bfloat16,
+}
 
 LONGEST = 1 << 20
 """The most steps of an epoch whose length is not known. The number of a step has 31 bits."""
@@ -72,7 +76,7 @@ class Loop:
         self.advance = Objective.schedule_of(objective)
         self.steering = Steering(optimizer, options.schedule, options.clip)
         self.averaging = Averaging(optimizer, options.average)
-        lookup("precision", options.precision, PRECISIONS)
+        self.precision = lookup("precision", options.precision, PRECISIONS)
         self.programs = (pair.model, pair.guide)
         first = Batch.of(source.first(), further)
         own = begin(source.batch_size)
@@ -106,7 +110,7 @@ class Loop:
         own = self.ranks.begin(self.source.batch_size)
         try:
             # Before training, so that all its steps are compiled, wherever it starts.
-            with self.stepping(), self.pair.buffers_kept():
+            with self.stepping(), self.pair.buffers_kept(), self.precision():
                 if memory is None:
                     first = Batch.of(self.source.first(), self.further).cut(own.start, own.stop)
                     self.svi.compile_step(*first.args, **first.named)
@@ -184,7 +188,6 @@ class Loop:
                 torch.random.fork_rng(),
                 torch.enable_grad(),
                 pyro.validation_enabled(False),  # a trial did it once, and it takes time
-                in_precision(self.options.precision, self.device.type),
                 shared(self.ranks, self.pair, self.elbo),
             ):
                 yield
@@ -215,7 +218,9 @@ class Loop:
                 if self.advance is not None:
                     self.advance(epochs_done(self.source, position))
                 try:
-                    now = self.ranks.total(self.step(piece).detach().to(position.losses))
+                    with self.precision():  # neither the data nor the callback
+                        losses = self.step(piece).detach()
+                    now = self.ranks.total(losses.to(position.losses))
                 except BROKEN as error:
                     step = self.number - first
                     self.stop(invalid(error), step, piece.numbers(step - before - 1))
@@ -264,7 +269,8 @@ class Loop:
                     yield Batch.of(self.source.batch(cut), self.further)
 
         def run(batch: Batch) -> None:
-            self.loss.loss(*self.programs, *batch.args, **batch.named)
+            with self.precision():
+                self.loss.loss(*self.programs, *batch.args, **batch.named)
 
         with HANDLERS, self.stepping(), torch.no_grad():
             moments_of_data(layers, batches(), run)

@@ -149,7 +149,7 @@ class TrainingOptions:
             None for no end before the last epoch. The VAE then gets the weights of the epoch with
             the highest bound; with ``average``, the averages are compared and kept. A patience of
             ``epochs`` keeps the best weights and trains to the last epoch.
-        precision: ``float32``, or ``bfloat16`` for the matrix products alone.
+        precision: ``float32``, or ``bfloat16`` for linear layers and convolutions.
             Under ``float32`` the numbers have the type of the data and the weights.
         seed: of the order of the rows and of all random numbers.
 

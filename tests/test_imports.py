@@ -30,7 +30,7 @@ ROOMS = [
     | {"batch", "sharing"},
     {"contracts", "parts", "distributions", "labels", "scales", "data", "history", "progress"}
     | {"schedules"},
-    {"averaging", "precision", "sources", "streams", "pair"},
+    {"averaging", "sources", "streams", "pair"},
     {"networks", "holes", "joining", "conditions", "targets"},
     {"storage", "priors"},
     {"likelihoods", "guides"},

@@ -6,6 +6,7 @@
 - :data:`HANDLERS`: the lock that a thread holds while Pyro's handlers run.
 - :class:`FusedOptim` and :func:`FusedAdam`: a single torch optimizer for all Pyro parameters.
 - :func:`arguments`: the arguments of the programs for a batch.
+- :func:`in_bfloat16`: a context in which layers are computed in bfloat16.
 
 The files, in the order in which a step passes through them:
 
@@ -21,6 +22,7 @@ The files, in the order in which a step passes through them:
   compares it between two calls.
 - ``restoring``: finds what the programs wrote while they were traced, and sets it back.
 - ``proving``: runs a new graph once beside the programs.
+- ``precision``: a context with layers in bfloat16.
 - ``floats``: decides whether floats among the arguments are inputs or constants.
 - ``private``: the private names of torch and Pyro that are used here.
 - ``optim``: the optimizers.
@@ -32,6 +34,7 @@ project together with that file.
 from .calls import arguments
 from .elbo import CompiledELBO
 from .optim import FusedAdam, FusedOptim
+from .precision import in_bfloat16
 from .refusing import CompileError
 from .steps import LOCK as HANDLERS
 from .svi import CompiledSVI
@@ -44,4 +47,5 @@ __all__ = [
     "FusedAdam",
     "FusedOptim",
     "arguments",
+    "in_bfloat16",
 ]

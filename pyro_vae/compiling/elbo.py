@@ -18,6 +18,7 @@ from ..errors import InputError
 from .checking import validates
 from .floats import fits
 from .places import SCALARS
+from .precision import rounds
 from .private import HANDLER_STACK, tree_flatten, tree_unflatten
 from .refusing import EagerReason
 from .steps import BACKENDS, LOCK, GraphFunction, Step, compile_graph, tensor_key
@@ -261,6 +262,7 @@ def torch_settings() -> tuple[Any, ...]:
     devices = [d for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)]
     return (
         *((d, torch.get_autocast_dtype(d)) for d in devices),
+        rounds(),
         torch.get_default_dtype(),
         torch.is_grad_enabled(),
         validates(),

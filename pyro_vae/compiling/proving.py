@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .precision import exactly, rounds
 from .private import tree_flatten
 
 TRIES, NUDGE = 3, 1e-3
@@ -66,8 +67,7 @@ def difference_here(run: Callable[..., Any], bound: Any, inputs: Sequence[Tensor
             loss_c, gradients_c = bound(copies)
         except (RuntimeError, AssertionError) as error:
             return f"the graph cannot be run ({str(error).partition(chr(10))[0]})"
-    rounded = any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
-    tolerance = 5e-2 if rounded else 1e-3
+    tolerance = 5e-2 if rounds() else 1e-3
     losses = [
         (torch.as_tensor(a).detach().cpu(), b.cpu()) for a, b in zip(loss, loss_c, strict=True)
     ]
@@ -80,7 +80,7 @@ def difference_here(run: Callable[..., Any], bound: Any, inputs: Sequence[Tensor
     if not all(close(a, b, tolerance, tolerance * size(a)) for a, b in losses):
         return LOSS
     near = [close(a, b, tolerance, tolerance * (size(a) + 0.01 * largest)) for a, b in slopes]
-    if rounded and not all(near):
+    if rounds() and not all(near):
         with unchanged([*leaves, *bound.graph.captured]):
             errors = rounding_errors(run, copies, leaves, [a for a, _ in slopes])
         near = [
@@ -93,12 +93,12 @@ def difference_here(run: Callable[..., Any], bound: Any, inputs: Sequence[Tensor
 def rounding_errors(
     run: Callable[..., Any], inputs: Sequence[Tensor], leaves: list[Tensor], slopes: list[Tensor]
 ) -> list[float]:
-    """The norm of the error of each gradient that autocast causes, from a run without it.
+    """The norm of the error of each gradient from a lower precision, from a run without it.
 
     In a deep network it can be a tenth of the gradient, in the programs and in the graph.
     """
     try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        with exactly():
             run(*inputs)
     except RuntimeError:  # the programs mix types, which autocast alone allows
         return [0.0 for _ in slopes]

@@ -24,12 +24,12 @@ from ..data.splitting import refuse_few
 from ..errors import InputError, broken_distribution, invalid
 from ..figures import COLUMNS
 from ..history import Position
+from ..loop import PRECISIONS
 from ..measures import MEASURED
 from ..memory import check_memory, total_memory
 from ..modules import buffers_restored
 from ..pairing import fitting_likelihood, fitting_objective
 from ..patience import check_measured
-from ..precision import PRECISIONS, in_precision
 from ..recipes import RECIPES
 from ..registry import OBJECTIVES, lookup, own_classes, parse, spec
 from ..schedules import Steering
@@ -172,7 +172,7 @@ def prepare(
     training["objective"] = training["objective"] or fitting_objective(vae, few)
     with options_explained(settings):
         objective = built_objective(training, data.train)
-        precision = in_precision(settings.precision, "cpu")
+        precision = PRECISIONS[settings.precision]()
         with torch.random.fork_rng(), warnings.catch_warnings(), buffers_restored(vae), precision:
             # Pyro's warnings would repeat the sentence of the error.
             warnings.simplefilter("ignore")
