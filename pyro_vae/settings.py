@@ -191,7 +191,7 @@ class TrainingOptions:
         shown="",
         least=1,
     )
-    precision: str = option("float32", "float32, or bfloat16, which is faster.", "Training")
+    precision: str = option("float32", "float32, or bfloat16 for layers.", "Training")
     seed: int = option(0, "Seed of all random numbers.", "Training", value="N")
 
     @property
