@@ -458,7 +458,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="the run folder that measure measures")
     parser.add_argument("--minutes", type=float, default=6.0, help="of a trial of the search")
     parser.add_argument("--epochs", type=int, help="of a trial of the search, instead of minutes")
-    parser.add_argument("--device", default="cpu", help="of the search and of measure")
+    parser.add_argument("--device", default="cpu", help="of the search")
     parser.add_argument("--out", type=Path, default=RESULTS / "search.json", help="of the search")
     asked = parser.parse_args()
     known = SEARCH if asked.action == "search" else ROWS

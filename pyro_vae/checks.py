@@ -55,6 +55,15 @@ def check_weights(pair: Pair) -> None:
             )
 
 
+def check_precision(pair: Pair, precision: str) -> None:
+    """Raise :class:`~pyro_vae.errors.InputError` if the precision would change nothing."""
+    if precision == "bfloat16" and not any(p.dtype == torch.float32 for p in pair.parameters()):
+        raise InputError(
+            "the precision bfloat16 is for layers in float32, and no weight has this type; call "
+            "vae.float(), or leave precision out"
+        )
+
+
 def makes_masks(pair: Pair) -> bool:
     """Whether NaN in the data makes a mask: whether the programs are those of this library."""
     return isinstance(pair.model, ModelProgram)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .averaging import Averaging, moments_of_data, normalized
 from .batch import Batch
-from .compiling import HANDLERS, CompiledSVI, CompileError, in_bfloat16
+from .compiling import HANDLERS, CompiledSVI, CompileError, exactly, in_bfloat16
 from .contracts import Objective
 from .errors import BROKEN, InputError, TrainingError, invalid
 from .history import Callback, Epoch, Position
@@ -34,7 +34,7 @@ from .settings import TrainingOptions
 from .sources import InMemory, Piece, Source, epochs_done, whole_batches
 
 PRECISIONS: dict[str, Callable[[], AbstractContextManager[None]]] = {
-    "float32": nullcontext,
+    "float32": exactly,
     "bfloat16": in_bfloat16,
 }
 

@@ -265,6 +265,7 @@ def begun(
     checks.try_step(pair, objective, source, batch, start, options.seed)
     pair.refuse_outside()
     checks.check_trainable(pair)
+    checks.check_precision(pair, options.precision)
     optimizer = adam(pair.parameters(), options.lr) if optimizer is None else optimizer
     checks.check_optimizer(pair, optimizer)
     for p in (*pair.parameters(), *checks.held_by(optimizer).values()):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
+from support.commands import typed
 from support.small import small, stripes
 from torch import nn
 from torch.nn import functional as F
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pyro_vae import VAE, InputError, fit
 from pyro_vae.compiling import CompiledELBO, elbo, in_bfloat16
+from pyro_vae.compiling.precision import rounds
 from pyro_vae.history import Callback
 from pyro_vae.loop import PRECISIONS
 from pyro_vae.networks import MLP
@@ -223,6 +225,42 @@ def test_nothing_is_left_after_an_error(data):
         assert F.linear(x.double(), x.double()).dtype == torch.float64
 
 
+def test_a_replayed_step_is_in_the_precision_of_the_training(tmp_path, monkeypatch, capsys):
+    forward, seen = nn.Linear.forward, []
+
+    def watched(self, x):
+        if self.training:
+            seen.append(rounds())
+        return forward(self, x)
+
+    run = tmp_path / "run"
+    ask = ["train", "--data", "digits", "--hidden", "16", "--latent", "2", "--lr", "30"]
+    ask += ["--batch-size", "256", "--epochs", "3", "--precision", "bfloat16", "--out", run]
+    assert typed(ask) == 1
+    monkeypatch.setattr(nn.Linear, "forward", watched)
+    assert typed(["train", "--replay", run, "--device", "cpu"]) == 0
+    assert seen[-1]  # the step that is looked at is the last one
+    assert "the loss became" in capsys.readouterr().out
+
+
+def test_weights_in_float64_are_refused(data):
+    with pytest.raises(InputError, match="for layers in float32, and no weight has this type"):
+        fit(small().double(), data, epochs=1, precision="bfloat16")
+
+
+def test_a_context_inside_another_one():
+    """The inner precision counts, also inside torch's autocast."""
+    x = torch.rand(4, 16)
+    half = torch.autocast("cpu", torch.bfloat16)
+    for outer in (in_bfloat16, lambda: half):
+        with outer(), PRECISIONS["float32"]():
+            assert torch.equal(F.linear(x, x), x @ x.T)
+        with outer(), in_bfloat16():
+            assert F.linear(x, x).dtype == torch.float32
+            assert torch.equal(x @ x.T, torch.mm(x, x.T))
+            assert (x @ x.T).dtype == torch.float32
+
+
 def test_an_objective_is_compiled_for_each_precision():
     torch.manual_seed(0)
     vae, x = small(), torch.rand(8, 1, 6, 5).round()
@@ -246,8 +284,10 @@ def test_half_precision_learns_as_well(data):
     assert half.elbo == pytest.approx(full.elbo, abs=0.5)
 
 
-@pytest.mark.parametrize(("share", "accepted"), [(1.0, True), (1.5, False)])
-def test_a_graph_may_round_as_the_programs_do_but_not_more(monkeypatch, share, accepted):
+@pytest.mark.parametrize(
+    ("share", "of_loss", "accepted"), [(1.0, 1.0, True), (1.5, 1.0, False), (1.0, 1.01, False)]
+)
+def test_a_graph_may_round_as_the_programs_do_but_not_more(monkeypatch, share, of_loss, accepted):
     """Rounding changes the gradients of a deep network by a tenth, in the graph and without it."""
     compile_graph = elbo.compile_graph
 
@@ -255,7 +295,7 @@ def test_a_graph_may_round_as_the_programs_do_but_not_more(monkeypatch, share, a
         function = compile_graph(graph, inputs, backend)
         first = graph.loss.num_leaves + graph.valid
         return lambda *tensors: [
-            value if place < first else share * value
+            (of_loss if place == 0 else 1.0 if place < first else share) * value
             for place, value in enumerate(function(*tensors))
         ]
 

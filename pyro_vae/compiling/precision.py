@@ -49,18 +49,22 @@ def rounded(x: Any) -> Any:
 def in_bfloat16() -> Iterator[None]:
     """A context in which programs compute linear layers and convolutions in bfloat16.
 
+    These are ``torch.nn.Linear`` and the convolutions of ``torch.nn``, their functions, and what
+    calls them in Python, if their tensors are float32. Attention, recurrent layers, scripted
+    modules and layers in other threads stay in float32. So do layers that ``checkpoint`` computes
+    again in the backward pass, which torch runs outside of the context.
+
     Raises:
-        InputError: torch leaves the context in a backward pass, so layers that are computed again
-            there, by ``checkpoint(use_reentrant=False)``, are not the same.
+        InputError: ``checkpoint(use_reentrant=False)``, whose layers must be the same both times.
     """
     before = ROUNDED.set(True)
     try:
-        with LayersInBfloat16():
+        with without_autocast(), LayersInBfloat16():
             yield
     except CheckpointError as error:
         raise InputError(
-            "layers inside torch.utils.checkpoint cannot be computed again in bfloat16; give "
-            "checkpoint(use_reentrant=True), or the precision float32"
+            "torch.utils.checkpoint computed other layers the second time, as it does in bfloat16; "
+            "give checkpoint(use_reentrant=True), or the precision float32"
         ) from error
     finally:
         ROUNDED.reset(before)
@@ -71,12 +75,23 @@ def exactly() -> Iterator[None]:
     """A context in which neither :func:`in_bfloat16` nor torch's autocast rounds."""
     before = ROUNDED.set(False)
     try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        with without_autocast():
             yield
     finally:
         ROUNDED.reset(before)
 
 
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
 def rounds() -> bool:
     """Whether layers are computed in a lower precision here."""
-    return ROUNDED.get() or any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
+    return ROUNDED.get() or autocasts()
+
+
+def autocasts() -> bool:
+    """Whether torch's autocast is on."""
+    return any(map(torch.is_autocast_enabled, ("cpu", "cuda")))

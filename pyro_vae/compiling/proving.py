@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .precision import exactly, rounds
+from .precision import autocasts, exactly, rounds
 from .private import tree_flatten
 
 TRIES, NUDGE = 3, 1e-3
@@ -68,6 +68,7 @@ def difference_here(run: Callable[..., Any], bound: Any, inputs: Sequence[Tensor
         except (RuntimeError, AssertionError) as error:
             return f"the graph cannot be run ({str(error).partition(chr(10))[0]})"
     tolerance = 5e-2 if rounds() else 1e-3
+    of_loss = 5e-2 if autocasts() else 1e-3  # autocast rounds log-densities, too
     losses = [
         (torch.as_tensor(a).detach().cpu(), b.cpu()) for a, b in zip(loss, loss_c, strict=True)
     ]
@@ -77,7 +78,7 @@ def difference_here(run: Callable[..., Any], bound: Any, inputs: Sequence[Tensor
     ]
     # A gradient that is zero in theory has rounding errors of the size of the others.
     largest = max((size(a) for a, _ in slopes), default=0.0)
-    if not all(close(a, b, tolerance, tolerance * size(a)) for a, b in losses):
+    if not all(close(a, b, of_loss, of_loss * size(a)) for a, b in losses):
         return LOSS
     near = [close(a, b, tolerance, tolerance * (size(a) + 0.01 * largest)) for a, b in slopes]
     if rounds() and not all(near):

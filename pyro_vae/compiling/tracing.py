@@ -49,6 +49,7 @@ class Graph:
         params: the parameters that were used, by their names in Pyro's store.
         writes: the positions of the tensors into which the graph writes.
         text: the code of the graph; graphs with equal text compute the same function.
+        cuda: the CUDA device of an input or a captured tensor; None without one.
     """
 
     module: GraphModule
@@ -59,6 +60,7 @@ class Graph:
     params: dict[str, Tensor]
     writes: list[int]
     text: str
+    cuda: torch.device | None
 
     @cached_property
     def read(self) -> list[Tensor]:
@@ -69,13 +71,12 @@ class Graph:
         copied, nor is what is trained or written. While the programs are traced, the copies would
         be tensors without data.
         """
-        device = next((t.device for t in self.captured if t.is_cuda), None)
-        if device is None:
+        if self.cuda is None:
             return self.captured
         inputs = len(self.module.graph.find_nodes(op="placeholder")) - len(self.captured)
         keep = {place - inputs for place in (*self.leaves, *self.writes)}
         return [
-            t.to(device) if t.is_cpu and t.dim() == 0 and place not in keep else t
+            t.to(self.cuda) if t.is_cpu and t.dim() == 0 and place not in keep else t
             for place, t in enumerate(self.captured)
         ]
 
@@ -231,10 +232,12 @@ def trace_once(
     output.args = (outputs,)
     module.graph.eliminate_dead_code()
     module.recompile()
-    shapes = [(t.dtype, t.device, tuple(t.shape), t.stride()) for t in [*fakes, *captured]]
+    read = [*fakes, *captured]
+    shapes = [(t.dtype, t.device, tuple(t.shape), t.stride()) for t in read]
     return Graph(
         module, captured, leaves, found["loss"], found["valid"], found["params"],
         written_inputs(module), f"{module.code}{shapes}{leaves}",
+        next((t.device for t in read if t.is_cuda), None),
     )  # fmt: skip
 
 

@@ -133,7 +133,7 @@ class Walk(Callback):
                 loop.advance(epochs_done(loop.source, self.position))
             rows = Batch.of(loop.source.batch(next(loop.source.epoch(seed, epoch, done, 1))))
             loop.before_step()  # after the order of the epoch was drawn
-            with sites:
+            with sites, loop.precision():
                 loop.elbo.loss_and_grads(vae.model, vae.guide, *rows.args, **rows.named)
             loss = sites.found or "Each site has valid parameters, a finite value and density."
             gradients = {name: p.grad for name, p in vae.named_parameters() if p.grad is not None}
