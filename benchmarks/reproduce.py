@@ -199,7 +199,7 @@ SEARCH: dict[str, dict[str, Any]] = {
     "iwae-2-k5, lr 1e-3": TWO | several("iwae", 5) | {"lr": 1e-3},
     "vae-1, lr 1e-3": ONE | {"lr": 1e-3},
 }
-"""Trials of settings, by which those of the budget ``cpu`` were chosen."""
+"""Settings to choose from for the budget ``cpu``; ``search.json`` has those that were tried."""
 
 
 class Snapshots(Callback):

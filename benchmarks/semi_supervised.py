@@ -270,6 +270,13 @@ def spread(values: list[float]) -> str:
     return f"{mean(values):.2f}{error}" if values else ""
 
 
+def named(device: str) -> str:
+    """The device of a result, for a GPU with the version of torch."""
+    if device != "cuda":
+        return device
+    return f"{torch.cuda.get_device_name()}, torch {torch.__version__.partition('+')[0]}"
+
+
 def train(
     name: str, seed: int, labels: list[int], epochs: int, data: str, validation: bool, device: str
 ) -> list[dict[str, Any]]:
@@ -287,7 +294,7 @@ def train(
                 "labels": count,
                 "seed": seed,
                 "epochs": epochs,
-                "device": torch.cuda.get_device_name() if device == "cuda" else device,
+                "device": named(device),
                 "precision": SETTINGS.get(name, {}).get("precision", "float32"),
                 "error": 1 - accuracy(*probs)[0],
                 "calibration_error": calibration_error(*probs)[0],

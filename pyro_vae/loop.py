@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .averaging import Averaging, moments_of_data, normalized
 from .batch import Batch
-from .compiling import HANDLERS, CompiledSVI, CompileError, exactly, in_bfloat16
+from .compiling import HANDLERS, CompiledSVI, CompileError, in_bfloat16, without_rounding
 from .contracts import Objective
 from .errors import BROKEN, InputError, TrainingError, invalid
 from .history import Callback, Epoch, Position
@@ -34,7 +34,7 @@ from .settings import TrainingOptions
 from .sources import InMemory, Piece, Source, epochs_done, whole_batches
 
 PRECISIONS: dict[str, Callable[[], AbstractContextManager[None]]] = {
-    "float32": exactly,
+    "float32": without_rounding,
     "bfloat16": in_bfloat16,
 }
 

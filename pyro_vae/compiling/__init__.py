@@ -6,8 +6,8 @@
 - :data:`HANDLERS`: the lock that a thread holds while Pyro's handlers run.
 - :class:`FusedOptim` and :func:`FusedAdam`: a single torch optimizer for all Pyro parameters.
 - :func:`arguments`: the arguments of the programs for a batch.
-- :func:`in_bfloat16` and :func:`exactly`: contexts in which layers are computed in bfloat16 and in
-  float32.
+- :func:`in_bfloat16` and :func:`without_rounding`: contexts in which layers are computed in
+  bfloat16, and in the type of their tensors.
 
 The files, in the order in which a step passes through them:
 
@@ -35,7 +35,7 @@ project together with that file.
 from .calls import arguments
 from .elbo import CompiledELBO
 from .optim import FusedAdam, FusedOptim
-from .precision import exactly, in_bfloat16
+from .precision import in_bfloat16, without_rounding
 from .refusing import CompileError
 from .steps import LOCK as HANDLERS
 from .svi import CompiledSVI
@@ -48,6 +48,6 @@ __all__ = [
     "FusedAdam",
     "FusedOptim",
     "arguments",
-    "exactly",
     "in_bfloat16",
+    "without_rounding",
 ]

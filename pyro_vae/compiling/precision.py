@@ -71,7 +71,7 @@ def in_bfloat16() -> Iterator[None]:
 
 
 @contextmanager
-def exactly() -> Iterator[None]:
+def without_rounding() -> Iterator[None]:
     """A context in which neither :func:`in_bfloat16` nor torch's autocast rounds."""
     before = ROUNDED.set(False)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .precision import autocasts, exactly, rounds
+from .precision import autocasts, rounds, without_rounding
 from .private import tree_flatten
 
 TRIES, NUDGE = 3, 1e-3
@@ -27,6 +27,9 @@ def difference(run: Callable[..., Any], compiled: Any, plain: Any, inputs: Seque
     than rounding, and the loss does not. So a compiled graph with the right loss and other
     gradients is accepted on two conditions: the graph that is not compiled gives the numbers of the
     programs, and the compiled one does so with slightly other weights.
+
+    In a lower precision, two gradients that are both right differ by as much as it rounds. So they
+    may differ by twice the rounding error of the programs' own gradient (:func:`rounding_errors`).
 
     Args:
         run: the programs, as a function of tensors; it calls ``loss_and_grads`` or ``loss``.
@@ -99,7 +102,7 @@ def rounding_errors(
     In a deep network it can be a tenth of the gradient, in the programs and in the graph.
     """
     try:
-        with exactly():
+        with without_rounding():
             run(*inputs)
     except RuntimeError:  # the programs mix types, which autocast alone allows
         return [0.0 for _ in slopes]
