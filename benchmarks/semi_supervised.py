@@ -113,7 +113,7 @@ def own(
     vae = VAE.for_data(drawn, guide="labelled", **parts).to(device)
     fit(
         vae,
-        replace(drawn, validation=None).to(device),
+        drawn.train.to(device),
         objective=f"m2(alpha={alpha:g})",
         epochs=epochs,
         batch_size=200,
@@ -141,7 +141,7 @@ def stacked(parts: dict[str, Any], data: Data, seed: int, epochs: int, device: s
     vae = VAE.for_data(drawn, 50, **({"hidden": (600, 600)} | parts)).to(device)
     fit(
         vae,
-        replace(drawn, validation=None).to(device),
+        drawn.train.to(device),
         epochs=epochs,
         batch_size=200,
         seed=seed,

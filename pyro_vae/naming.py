@@ -10,6 +10,8 @@ import pyro
 from pyro.nn import PyroModule
 from torch import nn
 
+from .errors import InputError
+
 _names: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _numbers = count(1)
 
@@ -22,11 +24,20 @@ def register(module: nn.Module, label: str) -> None:
     the first module. So every module, a copy included, gets its own number. If the store holds
     another tensor under the name nevertheless (a store that was loaded from a file), the module's
     own weights are used.
+
+    Raises:
+        InputError: weights that are not contiguous. Pyro's store keeps contiguous copies of them.
     """
     name = unique_name(module, label)
     for key, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
+        if not parameter.is_contiguous():
+            raise InputError(
+                f"the weights {key!r} of the {label} are not contiguous in memory, and Pyro's "
+                "store would train a contiguous copy of them; make them contiguous, for instance "
+                "by vae.to(memory_format=torch.contiguous_format)"
+            )
         full = f"{name}$$${key}"  # the form that pyro.module uses
         pyro.param(full, parameter)  # its result can be wrapped by a handler of Pyro
         if pyro.get_param_store()[full] is not parameter:

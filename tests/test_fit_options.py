@@ -17,7 +17,7 @@ from support.pairs import PAIRS, Counts, TutorialVAE, bits
 from support.small import assert_equal_weights, small, stripes
 from torch import nn
 
-from pyro_vae import InputError, fit
+from pyro_vae import VAE, InputError, fit
 from pyro_vae.history import Epoch, Position
 from pyro_vae.progress import Bar
 from pyro_vae.settings import TrainingOptions
@@ -83,6 +83,16 @@ def test_a_module_under_a_name_that_is_taken_is_refused():
         fit(second.model, second.guide, bits(), epochs=1)
     pyro.clear_param_store()
     fit(second.model, second.guide, bits(), epochs=1)
+
+
+def test_weights_in_another_layout_are_refused():
+    """Pyro's store would hold a contiguous copy, and the copy would be trained."""
+    x = torch.rand(8, 1, 8, 8).round()
+    vae = VAE((1, 8, 8), network="conv", hidden=(4, 8, 8)).to(memory_format=torch.channels_last)
+    with pytest.raises(InputError, match=r"'.*weight' .* not contiguous .*contiguous_format"):
+        fit(vae, x, epochs=1)
+    vae.to(memory_format=torch.contiguous_format)
+    fit(vae, x, epochs=1)
 
 
 def test_a_second_autoguide_that_begins_at_the_first_one_is_told():
