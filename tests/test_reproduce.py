@@ -79,7 +79,7 @@ def test_the_curve_ends_at_the_number_of_the_table(results):
 
 def test_the_documents_are_those_of_the_files(reproduce, monkeypatch):
     monkeypatch.setattr(reproduce, "RESULTS", SCRIPT.parent / "results" / "reproduce")
-    for budget in ("cpu", "paper"):
+    for budget in ("short", "cpu", "paper"):
         page = reproduce.RESULTS / f"{budget}.md"
         made = reproduce.runs_of(budget)
         assert page.exists() == bool(made)
