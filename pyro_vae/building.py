@@ -16,6 +16,7 @@ from torch.distributions import constraints
 from .contracts import Likelihood, Network
 from .data import Data, Images, StoredData, StoredImages
 from .data.images import describe
+from .data.rounding import refuse_rounded
 from .errors import InputError
 from .holes import fill, refuse_unobserved
 from .joining import Input
@@ -37,7 +38,8 @@ def check_training(images: Any) -> Images:
     """The training images in ``images``: the Images themselves, or those of a Data.
 
     Raises:
-        InputError: something else, no images, infinite numbers, or an entry that is never observed.
+        InputError: something else, no images, infinite numbers, numbers that are too near each
+            other for float32, or an entry that is never observed.
     """
     images = images.train if isinstance(images, Data) else images
     if isinstance(images, StoredData | StoredImages):
@@ -66,6 +68,7 @@ def check_training(images: Any) -> Images:
         refuse_outside(pixels, constraints.real, "a VAE")
     if images.mask is not None:
         refuse_unobserved(images.mask)
+    refuse_rounded(pixels, images.mask, "the tensor of observations")
     return images
 
 

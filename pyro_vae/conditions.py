@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -133,7 +134,7 @@ class Condition:
             return names.index(text)
         if self.inferred and text == str(HIDDEN):
             return HIDDEN
-        numbers = names and all(map(str.isdecimal, names))
+        numbers = names and all(re.fullmatch(r"[+-]?\d+", name) for name in names)
         if not numbers and text.isdecimal() and int(text) < self.size:
             return int(text)
         quoted = (repr(name) if "," in name else name for name in names)

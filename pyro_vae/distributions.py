@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -31,9 +32,29 @@ from .options import number
 dist.enable_validation(is_validation_enabled())
 
 
+FAR = 1e9
+
+
 def standard_normal(zero: Tensor) -> Any:
     """N(0, I) over vectors of the shape, type and device of ``zero``."""
     return dist.Normal(zero, torch.ones_like(zero)).to_event(1)
+
+
+class FiniteStudentT(dist.StudentT):
+    """torch's Student-t, with a finite density of numbers that are far outside.
+
+    torch squares t = (x - μ) / (s √ν), which overflows float32 beyond 1e19. Above T = 1e9,
+    log(1 + t²) is computed as log(1 + T²) + 2 log(|t| / T), which is equal in float32.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        t = (value - self.loc) / (self.scale * self.df.sqrt())
+        near, far = t.clamp(-FAR, FAR), t.abs().clamp(min=FAR) / FAR
+        half = 0.5 * (self.df + 1)
+        constant = half.lgamma() - (0.5 * self.df).lgamma() - 0.5 * (math.pi * self.df).log()
+        return constant - self.scale.log() - half * (near.square().log1p() + 2 * far.log())
 
 
 class Flow(ZukoToPyro):

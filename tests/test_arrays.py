@@ -314,3 +314,36 @@ def test_any_damage_is_an_input_error_or_none(tmp_path, suffix):
         file.write_bytes(damaged.tobytes())
         with suppress(InputError):
             read_array(file)
+
+
+NEAR = 1e6 + 0.01 * np.random.RandomState(0).randn(50, 2)
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (NEAR, "from 999999.9.* to 1000000.0.* are too near each other for float32"),
+        (np.where(np.arange(100).reshape(50, 2) % 7, NEAR, np.nan), "too near each other"),
+        (NEAR * [1e-6, 1] - [1, 0], r"at \[:, 1\], which are too near each other"),
+        (10**9 + np.arange(100).reshape(50, 2) % 9, "too near each other"),
+        ((NEAR - 1e6) * 1e-300, "too near each other"),
+        (((NEAR - 1e6) * 1e-38).astype(np.float32), "too near each other"),
+    ],
+)
+def test_numbers_that_float32_does_not_hold_apart_are_refused(tmp_path, array, words):
+    with pytest.raises(InputError, match=words):
+        load_data(saved(tmp_path, array))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        NEAR.astype(np.float32),  # rounded already, not by us
+        np.c_[NEAR[:, 0] - 1e6, np.full(50, 0.1)],  # a constant
+        np.c_[NEAR[:, 0] - 1e6, 1 + 1e-16 * np.arange(50)],  # a constant, but for its rounding
+        NEAR * 1000 - 1e9,
+        np.arange(100).reshape(50, 2) + 2**20,
+    ],
+)
+def test_other_numbers_are_read(tmp_path, array):
+    load_data(saved(tmp_path, array))

@@ -174,6 +174,10 @@ def test_given_is_a_class_by_name_or_number_or_a_row_for_each():
     for name in ("cow", "0", 5):  # 0 and 5 are the names of no class
         with pytest.raises(InputError, match=f"there is no class {name!r}; the classes are 3, 1"):
             numbered.sample(given=name)
+    signed = VAE(SHAPE, Z, condition=["-1", "0", "1"], hidden=(8,))
+    assert signed.rows(-1, 1).tolist() == [0]
+    with pytest.raises(InputError, match="there is no class 2; the classes are -1, 0, 1"):
+        signed.sample(given=2)
     real = VAE(SHAPE, Z, condition=(2,), hidden=(8,))
     assert real.rows("0.5,-1", 2).tolist() == real.rows([0.5, -1], 2).tolist() == [[0.5, -1]] * 2
     assert real.rows(torch.eye(2), 2).tolist() == torch.eye(2).tolist()

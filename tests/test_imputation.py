@@ -228,3 +228,17 @@ def test_values_that_are_missing_by_their_size_are_not_taken_for_typical():
     ignoring, learning = off.values()
     assert ignoring < -0.25
     assert abs(learning) < 0.15
+
+
+def test_an_outlier_is_imputed_by_a_student_t_and_refused_where_its_density_is_0():
+    x = torch.tensor([[0.5, -1.0, 2.0], [1e25, float("nan"), 0.5], [1e25, 1.0, 2.0]])
+    parts = {"hidden": (4,), "holes": True, "standardize": [[0.0] * 3, [1.0] * 3]}
+    vae = VAE((3,), 2, likelihood="student-t", **parts)
+    result = impute(vae, Images(x), samples=50, draws=2, seed=0)
+    assert result.x.isfinite().all()
+    assert result.draws.isfinite().all()
+    vae = VAE((3,), 2, likelihood="normal-per-pixel(bounded=False)", **parts)
+    with pytest.raises(InputError, match=r"observation 1 cannot be imputed.*largest is 1e\+25"):
+        impute(vae, Images(x), samples=50)
+    whole = impute(vae, Images(x[[0, 2]]), samples=50)  # without holes, so nothing is imputed
+    assert torch.equal(whole.x, x[[0, 2]])

@@ -18,6 +18,7 @@ from torch import nn
 
 from pyro_vae import VAE, InputError, Likelihood
 from pyro_vae.data import Images
+from pyro_vae.distributions import FiniteStudentT
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import Conv
 from pyro_vae.networks.residual import Shuffle
@@ -242,6 +243,20 @@ SIZED = {
 }
 
 
+def test_a_student_t_is_finite_far_outside_and_has_its_slope():
+    x = torch.tensor([0.0, 0.3, -4.0, 1e3, 0.99e9, 1.01e9, 1e12, 1e19, -1e25, 3e38])
+    x.requires_grad_()
+    found = FiniteStudentT(torch.tensor(5.0), torch.tensor(0.3), torch.tensor(2.0)).log_prob(x)
+    wide = x.detach().double().requires_grad_()
+    expected = stats.t.logpdf(wide.detach().numpy(), 5, 0.3, 2)
+    torch.testing.assert_close(found.double(), torch.from_numpy(expected), rtol=1e-6, atol=1e-6)
+    found.sum().backward()
+    deviation = (wide - 0.3) / 2
+    slope = -6 / (deviation + 5 / deviation) / 2  # of log(1 + d²/ν), also where d² is large
+    slope = slope.where(wide != 0.3, 0)
+    torch.testing.assert_close(x.grad.double(), slope.detach(), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(4,), (2, 3)])
 @pytest.mark.parametrize("name", SIZED)
 def test_the_size_factor_multiplies_the_rate(name, shape):
@@ -258,8 +273,9 @@ def test_the_size_factor_multiplies_the_rate(name, shape):
     torch.testing.assert_close(vae.decode(z, sizes), likelihood(z, sizes).mean.detach())
     with pytest.raises(InputError, match="needs a context, the size factor of each observation"):
         loss(vae, x)
-    with pytest.raises(InputError, match=r"one number above 0 .* shape \[5\] and .* number 0"):
-        loss(vae, x, sizes * torch.tensor([1.0, 0, 1, 1, 1]))
+    for wrong in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(InputError, match=r"one finite number above 0 .* shape \[5\] and "):
+            loss(vae, x, sizes * torch.tensor([1.0, wrong, 1, 1, 1]))
     with pytest.raises(InputError, match="a context was given, and no part takes one"):
         loss(VAE(shape, 2, likelihood=name, hidden=(8,)), x, sizes)
 

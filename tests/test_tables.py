@@ -249,7 +249,7 @@ BAD_SCHEMAS = [
     ),
     ({"seconds": "positive"}, "too near each other for float32"),
     ({"seen": "real"}, "the column 'seen' of the table needs real numbers"),
-    ([], "a schema is a list of columns"),
+    ([], "a whole schema is a list of at least one column"),
     ([{"name": "age", "type": "real"}], "has a name, a type and a dtype"),
     (
         [{"name": "age", "type": "real", "dtype": "datetime64[ns]"}],
@@ -288,6 +288,12 @@ BAD_TABLES = [
     (lambda f: f.assign(visits=0.5), "'visits' of the table needs whole .*, and row 0 has 0.5"),
     (lambda f: f.assign(visits=2**24 + 1), "the column 'visits' of the table needs"),
     (lambda f: f.assign(income=0.0), "the column 'income' of the table needs numbers above 0"),
+    (lambda f: f.assign(income=1e-40), "above 0, of at least 1.2e-38, the smallest that float32"),
+    (lambda f: f.assign(bmi=True), "'bmi' of the table needs real .*, and row 0 has True"),
+    (
+        lambda f: f.assign(visits=f["visits"].astype(object).mask(f.index == 3, True)),
+        "'visits' of the table needs whole .*, and row 3 has True",
+    ),
     (
         lambda f: f.assign(bmi=np.inf),
         "the column 'bmi' of the table needs real numbers .*, and row 0 has inf",
@@ -313,6 +319,14 @@ def test_infinite_numbers_are_refused_without_a_schema():
         InputError, match=r"the column 'x' of the table needs .*, and row 1 has inf"
     ):
         table([1.5, np.inf, 2.5, 9.5])
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e-40])
+def test_numbers_that_differ_by_less_than_float32_holds_are_refused(unit):
+    cells = [unit * n for n in (1.5, -2.5, 3.5, 9.5)]
+    with pytest.raises(InputError, match=r"'x' of the table .* differ by .* at most"):
+        table(cells)
+    assert types(table([1e3 * cell / unit * 1e-38 for cell in cells]).train.schema)["x"] == "real"
 
 
 def test_a_table_without_a_column_to_train_on_is_refused():

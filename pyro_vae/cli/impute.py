@@ -156,7 +156,7 @@ def impute(
         share = 1 - result.mask.double().mean().item()
         where = f"{outs[0]} to {outs[-1]}" if len(outs) > 1 else str(outs[0])
         said = (
-            f"{counted(len(images), word)} in {where}, {100 * share:.2g} % of the "
+            f"{counted(len(images), word)} in {where}, {100 * share:.3g} % of the "
             f"{'entries' if table is None else 'cells'} "
             f"{'drawn ' + str(draws) + ' times' if draws else 'imputed'}"
         )

@@ -18,6 +18,7 @@ from ..memory import check_memory, on_disk
 from ..supports import ROUNDING, suggest_scaling
 from .holed import fill_holes
 from .images import Images
+from .rounding import refuse_rounded
 
 BESIDE = ("labels", "mask")
 """The arrays of a .npz file that stand beside the observations."""
@@ -53,7 +54,7 @@ def read_array(path: Path) -> Images:
     if is_images := holds_images(array):
         pixels = masks_as_pixels(to_pixels(array, str(path)), f"the array in {str(path)!r}")
     else:
-        pixels = to_numbers(array, str(path))
+        pixels = to_numbers(array, str(path), observed)
     mask = None
     if observed is not None:  # the mask takes the same way, so that its layout is that of x
         mask = to_pixels(observed, "mask") > 0 if is_images else torch.from_numpy(observed)
@@ -85,7 +86,7 @@ def holds_images(array: NDArray) -> bool:
     return bool(((array >= -ROUNDING) & (array <= 1 + ROUNDING) | np.isnan(array)).all())
 
 
-def to_numbers(array: NDArray, name: str) -> torch.Tensor:
+def to_numbers(array: NDArray, name: str, observed: NDArray | None = None) -> torch.Tensor:
     """Convert an array ``[N, *shape]`` of real numbers, counts or categories to a tensor.
 
     Floats become float32, whole numbers a type that is not that of pixels. If the array has the
@@ -94,10 +95,11 @@ def to_numbers(array: NDArray, name: str) -> torch.Tensor:
     Args:
         array: the observations.
         name: what error messages call the array.
+        observed: where an entry was observed; None if all were.
 
     Raises:
         InputError: the array has no observations or holds no numbers, or a number is NaN, infinite
-            or too large for float32.
+            or too large for float32, or numbers are too near each other for it.
     """
     if array.dtype.kind not in "biuf":
         raise InputError(
@@ -122,6 +124,7 @@ def to_numbers(array: NDArray, name: str) -> torch.Tensor:
                 f"the array {name!r} has the number {array[place]} at {list(place)}; allowed are "
                 "finite numbers, in the range of float32"
             )
+    refuse_rounded(array, observed, f"the array {name!r}")
     if array.ndim in (3, 4):
         low, high = float(numbers.min()), float(numbers.max())
         hint = suggest_scaling(low, high).replace("; ", "; for pixels: ", 1)

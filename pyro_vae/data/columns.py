@@ -33,6 +33,12 @@ CATEGORIES = ("category", "ordered category")
 LARGEST_COUNT = 2**24
 """float32 holds all whole numbers up to here."""
 
+SMALLEST = float(np.finfo(np.float32).tiny)
+"""float32 holds no number above 0 that is smaller with all its digits."""
+
+NARROWEST = 10 * SMALLEST
+"""Real numbers of a column or an entry differ by more; their unit is a number of float32."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -79,14 +85,17 @@ class Column:
             return codes
         numbers = as_numbers(cells)
         wrong = (np.isnan(numbers) & ~missing) | np.isinf(numbers)
+        if is_numeric(self.dtype):
+            wrong |= truth_values(cells)
         wrong |= np.abs(numbers - self.offset) > np.finfo(np.float32).max
-        self.refuse(cells, wrong, table, f"needs {TYPES[self.type]} in the range of float32")
+        allowed = f"needs {TYPES[self.type]}"
+        self.refuse(cells, wrong, table, f"{allowed} in the range of float32")
         if self.type == "positive":
-            # float32 holds no number above 0 that is smaller.
-            wrong = numbers < np.finfo(np.float32).tiny
+            wrong = numbers < SMALLEST
+            allowed += f", of at least {SMALLEST:.2g}, the smallest that float32 holds"
         elif self.type == "count":
             wrong = (numbers < 0) | (numbers > LARGEST_COUNT) | (numbers % 1 != 0)
-        self.refuse(cells, wrong & ~missing, table, f"needs {TYPES[self.type]}")
+        self.refuse(cells, wrong & ~missing, table, allowed)
         return numbers - self.offset
 
     def refuse(self, cells: pd.Series, wrong: NDArray[Any], table: str, allowed: str) -> None:
@@ -130,6 +139,23 @@ class Column:
 def plain(value: Any) -> Any:
     """A value of NumPy as one of Python; any other value is unchanged."""
     return value.item() if isinstance(value, np.generic) else value
+
+
+def is_numeric(dtype: str) -> bool:
+    """Whether the type of a column in pandas, as :class:`Column` names it, is one of numbers."""
+    import pandas as pd
+
+    if dtype in CATEGORIES:
+        return False
+    kind = pd.api.types.pandas_dtype(dtype)
+    return pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind)
+
+
+def truth_values(cells: pd.Series) -> NDArray[np.bool_]:
+    """Which cells are truth values, ``[N]``; pandas would read them as 0 and 1."""
+    if cells.dtype.kind == "O":
+        return cells.map(lambda cell: isinstance(cell, bool | np.bool_)).to_numpy(bool)
+    return np.full(len(cells), cells.dtype.kind == "b")
 
 
 def as_numbers(cells: pd.Series) -> NDArray[np.float64]:

@@ -29,9 +29,11 @@ ROWS = 100_000
 
 
 def word_columns(known: Known) -> list[str]:
-    """The columns whose levels are words, which a CSV reader must not turn into numbers."""
+    """The columns whose levels or classes are words, which a reader must not turn into numbers."""
     if isinstance(known, Schema):
         levels = {column.name: column.levels for column in known.columns}
+        if known.label:
+            levels[known.label] = known.classes
     else:
         levels = {name: tuple(entry.get("levels", ())) for name, entry in known.items()}
     return [n for n, each in levels.items() if each and all(isinstance(v, str) for v in each)]

@@ -29,7 +29,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .columns import CATEGORIES, LARGEST_COUNT, WITH_LEVELS, Column, as_numbers, plain
+from .columns import (
+    CATEGORIES,
+    LARGEST_COUNT,
+    NARROWEST,
+    WITH_LEVELS,
+    Column,
+    as_numbers,
+    plain,
+)
 from .schema import LEFT_OUT, Schema, listed
 
 if TYPE_CHECKING:
@@ -195,7 +203,9 @@ def skewness(numbers: NDArray[np.float64]) -> float:
 def too_fine(numbers: NDArray[np.float64]) -> bool:
     """Whether float32 would round numbers by more than a thousandth of their standard deviation, as
     those that are far from 0 and near each other, such as times in seconds since 1970."""
-    return bool(np.finfo(np.float32).eps * np.abs(numbers).max() > 1e-3 * numbers.std())
+    with np.errstate(over="ignore"):  # numbers that are refused later
+        spread = numbers.std()
+    return bool(np.finfo(np.float32).eps * np.abs(numbers).max() > 1e-3 * spread)
 
 
 def column_of(cells: pd.Series, kind: str, levels: Any, table: str) -> Column:
@@ -232,7 +242,13 @@ def column_of(cells: pd.Series, kind: str, levels: Any, table: str) -> Column:
         return Column(name, kind, dtype, found)
     numbers = as_numbers(observed)
     offset = 0.0
-    if np.isfinite(numbers).all() and too_fine(numbers):
+    finite = np.isfinite(numbers).all()
+    if kind == "real" and finite and np.ptp(numbers) < NARROWEST:
+        raise InputError(
+            f"{who} has numbers that differ by {np.ptp(numbers):.3g} at most, and float32 does not "
+            f"hold such differences; give them another unit, or the type {LEFT_OUT!r} in the schema"
+        )
+    if finite and too_fine(numbers):
         if kind != "real":
             raise InputError(
                 f"{who} is {kind} by the schema, and its numbers, near {numbers.mean():.7g}, are "

@@ -37,7 +37,7 @@ class Schema:
         columns: the columns that a VAE is trained on.
         left_out: the other columns by name, each with the reason.
         label: the column of the labels; None if there is none.
-        classes: the number of its classes. It is not stored.
+        classes: the names of its classes; () without a label, and for a run of an older version.
         target: the column of a real target; None if there is none.
 
     Example:
@@ -51,7 +51,7 @@ class Schema:
     columns: tuple[Column, ...]
     left_out: Mapping[str, str]
     label: str | None = None
-    classes: int = field(default=0, compare=False)
+    classes: tuple[str, ...] = field(default=(), compare=False)
     target: str | None = None
 
     @property
@@ -67,8 +67,8 @@ class Schema:
                 parts.append(f"{len(names)} {kind} ({listed(names)})")
         text = ", ".join(parts)
         if self.label:
-            number = f"{self.classes:,} class{'es' * (self.classes > 1)}"
-            text += f"; label: {self.label}" + f" ({number})" * (self.classes > 0)
+            many = len(self.classes)
+            text += f"; label: {self.label}" + f" ({many:,} class{'es' * (many > 1)})" * (many > 0)
         if self.target:
             text += f"; target: {self.target}"
         if self.left_out:
@@ -154,8 +154,12 @@ class Schema:
         used += [
             {"name": name, "type": LEFT_OUT, "reason": why} for name, why in self.left_out.items()
         ]
-        roles = {LABEL: self.label, TARGET: self.target}
-        return used + [{"name": name, "type": role} for role, name in roles.items() if name]
+        if self.label:
+            named = {"classes": list(self.classes)} if self.classes else {}
+            used.append({"name": self.label, "type": LABEL, **named})
+        if self.target:
+            used.append({"name": self.target, "type": TARGET})
+        return used
 
     @classmethod
     def from_json(cls, entries: Any) -> Schema:
@@ -165,10 +169,14 @@ class Schema:
             InputError: something else.
         """
         if not isinstance(entries, list) or not entries:
-            raise InputError(f"a schema is a list of columns, not {entries!r:.100}")
+            raise InputError(
+                f"a whole schema is a list of at least one column, not {entries!r:.100}; a dict "
+                'such as {"age": "real"} gives the types of some'
+            )
         columns: list[Column] = []
         left_out: dict[str, str] = {}
         roles: dict[str, list[str]] = {LABEL: [], TARGET: []}
+        classes: tuple[str, ...] = ()
         for entry in entries:
             if not is_entry(entry):
                 raise InputError(
@@ -180,6 +188,7 @@ class Schema:
                 continue
             if entry["type"] in roles:
                 roles[entry["type"]].append(entry["name"])
+                classes = tuple(entry.get("classes", classes))
                 continue
             levels, offset = tuple(entry.get("levels", ())), float(entry.get("offset", 0.0))
             columns.append(Column(entry["name"], entry["type"], entry["dtype"], levels, offset))
@@ -191,7 +200,7 @@ class Schema:
                 f"and each column once; it has {listed(names)}"
             )
         label, target = (next(iter(each), None) for each in roles.values())
-        return cls(tuple(columns), left_out, label, target=target)
+        return cls(tuple(columns), left_out, label, classes, target)
 
 
 def is_entry(entry: Any) -> bool:
@@ -201,7 +210,9 @@ def is_entry(entry: Any) -> bool:
     if entry.get("type") == LEFT_OUT:
         return entry.keys() <= {"name", "type", "reason"} and is_text(entry.get("reason", ""))
     if entry.get("type") in (LABEL, TARGET):
-        return entry.keys() == {"name", "type"}
+        further, names = entry.keys() - {"name", "type"}, entry.get("classes", [])
+        named = isinstance(names, list) and all(map(is_text, names))
+        return not further or (further == {"classes"} and entry["type"] == LABEL and named)
     if entry.get("type") not in TYPES or not is_dtype(entry.get("dtype")):
         return False
     if entry.keys() - {"name", "type", "dtype", "levels", "offset"}:

@@ -14,21 +14,19 @@ import torch
 from ..errors import InputError
 from ..memory import check_memory
 from ..words import first_line
-from .columns import Column, plain
+from .columns import plain
 from .csvfiles import Known, Read, check_names, read_csv, read_tsv
 from .images import Images, describe
 from .inferring import infer
-from .labelled import HIDDEN
 from .parquetfiles import read_parquet
-from .schema import Schema, listed
+from .roles import check_label, classes_of, column_of, refuse_constant, targets_of
+from .schema import Schema
 from .schemafile import GivenSchema, read_schema
 from .splitting import refuse_few
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_CLASSES = 0.9
-"""The most classes of a label, as a share of the rows that have one."""
 MOST_FAR = 1000
 """A real number is refused if it alone makes the standard deviation of its column so many times the
 median distance to the median. In such units all other numbers are nearly equal."""
@@ -130,8 +128,8 @@ def table_images(
     if labels is not None and not (isinstance(known, Schema) and labels.isna().all()):
         if not isinstance(known, Schema):
             check_label(labels, str(label), table)
-        index, classes = classes_of(labels)
-        schema = replace(schema, label=label, classes=len(classes))
+        index, classes = classes_of(labels, schema.classes)
+        schema = replace(schema, label=label, classes=schema.classes or classes)
     names = tuple(map(str, frame.index))
     targets = None
     if measured is not None and not (isinstance(known, Schema) and measured.isna().all()):
@@ -163,90 +161,6 @@ def refuse_far(frame: pd.DataFrame, schema: Schema, table: str) -> None:
                 f"{middle + column.offset:.7g}; correct this cell or leave it empty, or leave the "
                 "column out by a schema"
             )
-
-
-def column_of(
-    role: str,
-    name: str | None,
-    frame: pd.DataFrame,
-    obs: pd.DataFrame | None,
-    known: Known,
-    table: str,
-) -> pd.Series | None:
-    """The column ``name`` of a table or of its further columns; None if there is none.
-
-    Raises:
-        InputError: it is not there, and the table is not read by a whole schema.
-    """
-    if name is None:
-        return None
-    for columns in (frame, obs):
-        if columns is not None and name in columns.columns:
-            return columns[name]
-    if isinstance(known, Schema):
-        return None
-    every = [*(() if obs is None else obs.columns), *frame.columns]
-    raise InputError(
-        f"the {role} {name!r} is not a column of {table}, which has {listed(every, 20)}"
-    )
-
-
-def targets_of(cells: pd.Series, name: str, table: str) -> torch.Tensor:
-    """The numbers of a target, float32 ``[N, 1]``, NaN where one is missing.
-
-    Raises:
-        InputError: cells that are not real numbers, or all are missing.
-    """
-    numbers = Column(name, "real", "float64").numbers(cells, table)
-    if np.isnan(numbers).all():
-        raise InputError(f"the target {name!r} of {table} is missing in all rows")
-    return torch.from_numpy(numbers.astype(np.float32))[:, None]
-
-
-def refuse_constant(targets: torch.Tensor, name: str, table: str) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` for a target that does not change."""
-    known = targets[~targets.isnan()]
-    if len(known) == 1:
-        raise InputError(
-            f"the target {name!r} of {table} is known in one row only, and nothing can be learned "
-            "of one; name another column"
-        )
-    if (known == known[0]).all():
-        raise InputError(
-            f"the target {name!r} of {table} is {known[0].item():g} in all {len(known):,} rows "
-            "where it is known, as a float32, and nothing can be learned of a constant; name "
-            "another column, or write its differences to this number"
-        )
-
-
-def check_label(labels: pd.Series, name: str, table: str) -> None:
-    """Raise :class:`~pyro_vae.errors.InputError` for a column that does not have classes: all cells
-    are missing, they are real numbers, or nearly all differ."""
-    known = labels.dropna().infer_objects()
-    if len(known) == 0:
-        raise InputError(f"the label {name!r} of {table} is missing in all rows")
-    if known.dtype.kind == "f" and (known % 1 != 0).any():
-        raise InputError(
-            f"the label {name!r} of {table} has real numbers, and a label has classes; give "
-            "another column as the label"
-        )
-    if (different := known.nunique()) > MOST_CLASSES * len(known):
-        raise InputError(
-            f"the label {name!r} of {table} has {different:,} different values in {len(known):,} "
-            "rows, and a label has classes, which occur more than once"
-        )
-
-
-def classes_of(labels: pd.Series) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """The numbers of the classes, ``[N]``, -1 where a label is missing; and their names."""
-    missing = labels.isna().to_numpy()
-    known = labels[~missing].infer_objects()
-    if known.dtype.kind == "f" and (known % 1 == 0).all():
-        known = known.astype(np.int64)  # pandas reads whole numbers as floats if one is missing
-    classes, index = np.unique(known.astype(str).to_numpy(dtype=str), return_inverse=True)
-    numbers = np.full(len(labels), HIDDEN)
-    numbers[~missing] = index
-    return torch.from_numpy(numbers), tuple(map(str, classes))
 
 
 def split_table(

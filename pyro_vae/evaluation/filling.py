@@ -56,6 +56,26 @@ class Block:
         if len(self.completions):
             self.draw(log_w, stacked([each.sample() for each in seen], runs))
 
+    def refuse_impossible(self, first: int, mask: Tensor | None) -> None:
+        """Raise :class:`~pyro_vae.errors.InputError` for an observation with holes whose observed
+        entries have a density of 0 or NaN at all draws, so that nothing follows for its holes.
+
+        Args:
+            first: the number of the first observation of the block.
+            mask: of all observations; None if they have no holes.
+        """
+        wrong = ~self.top.isfinite()
+        if mask is not None and wrong.any():
+            wrong &= ~mask[first : first + len(wrong)].flatten(1).all(1)
+            if wrong.any():
+                row = int(wrong.nonzero()[0])
+                raise InputError(
+                    f"observation {first + row} cannot be imputed: the density of its observed "
+                    "entries is 0 in float32, since a number is far outside of the training data, "
+                    f"whose largest is {self.x[row].abs().max().item():g}; correct it or leave it "
+                    "empty"
+                )
+
     def draw(self, log_w: Tensor, y: Tensor) -> None:
         """Let completions ``y`` ``[k, B, *shape]`` replace those that are kept, each with the
         probability that their weights have among all so far."""

@@ -111,8 +111,8 @@ def impute(
         progress: is called with a description and the share that is done.
 
     Raises:
-        InputError: no observations, numbers of draws out of range, or ``probabilities`` of entries
-            without levels.
+        InputError: no observations, numbers of draws out of range, ``probabilities`` of entries
+            without levels, or an observation with holes whose density is 0 in float32.
 
     Paper: Mattei & Frellsen 2019, MIWAE: Deep generative modelling and imputation of incomplete
     data sets.
@@ -140,6 +140,7 @@ def impute(
             block = Block(batch.args[0], samples, draws)
             for log_w, runs in weighted(vae.model, vae.guide, batch, samples):
                 block.add(log_w, runs)
+            block.refuse_impossible(done, data.mask)
             parts.append(block)
             done += len(batch)
             progress("imputation", share(done, len(data)))

@@ -55,11 +55,11 @@ class Counts(Likelihood):
                 f"the {self.name()} likelihood needs a context, the size factor of each "
                 "observation: call model(x, sizes) and guide(x, sizes)"
             )
-        if sizes.numel() != len(sizes) or not (sizes > 0).all():
+        if sizes.numel() != len(sizes) or not ((sizes > 0) & sizes.isfinite()).all():
             raise InputError(
-                "a size factor is one number above 0 for each observation, [B] or [B, 1], and the "
-                f"context has the shape {list(sizes.shape)} and the smallest number "
-                f"{sizes.min().item():g}"
+                "a size factor is one finite number above 0 for each observation, [B] or [B, 1], "
+                f"and the context has the shape {list(sizes.shape)} and numbers from "
+                f"{sizes.min().item():g} to {sizes.max().item():g}"
             )
         entries = log_rate.dim() - z.dim() + 1
         return capped(log_rate + sizes.to(log_rate.dtype).log().reshape(-1, *[1] * entries))

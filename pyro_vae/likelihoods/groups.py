@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ..distributions import FiniteStudentT
 from ..networks.layers import FARTHEST
 from ..scales import SCALES
 from .categories import RankedCategorical, one_of, ordered_logits
@@ -111,7 +112,7 @@ class Real(Scaled):
     def forward(self, raw: Tensor) -> Any:
         df = 2 + self.log_excess.clamp(max=7).exp()  # as in StudentT
         scale = self.unit * self.scale(self.logvar)
-        return dist.StudentT(df, self.centre + self.unit * raw, scale).expand(raw.shape)
+        return FiniteStudentT(df, self.centre + self.unit * raw, scale).expand(raw.shape)
 
     def seen(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return self.scaled(x, mask)

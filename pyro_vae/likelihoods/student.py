@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from math import log
 
-import pyro.distributions as dist
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from ..distributions import FiniteStudentT
 from ..latents import Shape
 from ..options import number
 from ..scales import SCALES
@@ -59,4 +59,4 @@ class StudentT(Located):
         # float32 loses the difference of the Gamma functions at very large ν.
         df = 2 + self.log_excess.clamp(max=7).exp()
         scale = self.unit * self.scale(self.logvar)
-        return self.event(dist.StudentT(df, self.loc(raw), scale).expand(raw.shape), z)
+        return self.event(FiniteStudentT(df, self.loc(raw), scale).expand(raw.shape), z)
