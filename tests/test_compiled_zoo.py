@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.menagerie import (  # noqa: F401
     MEMBERS,
+    arguments,
     kinds,
     python_state,
     surroundings,

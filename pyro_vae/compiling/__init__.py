@@ -14,7 +14,9 @@ The files, in the order in which a step passes through them:
 - ``svi``: the step with its optimizer, and CUDA graphs.
 - ``calls``: how a batch becomes the arguments of the programs.
 - ``elbo``: the ELBO; it finds the step that belongs to the programs and their arguments.
+- ``inputs``: the arguments as inputs of a graph, and what of them a graph depends on.
 - ``steps``: picks the graph that is still valid for a call, or makes a new one.
+- ``bound``: a compiled graph with the tensors and the state for which it is valid.
 - ``tracing``: runs a program once and records its tensor operations as a graph.
 - ``refusing``: while tracing, raises where Python reads a tensor's value.
 - ``checking``: adds Pyro's validation of the sites to the graph.

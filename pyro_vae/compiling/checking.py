@@ -1,8 +1,9 @@
-"""Pyro's validation inside a graph: one output says whether all sites passed their checks.
+"""Pyro's validation inside a graph: one output says which checks the sites passed.
 
 Eager SVI refuses a value outside the support of its distribution and a parameter outside its
-constraint. A graph computes the same checks and returns one bool. If it is False, the call runs
-eagerly, and Pyro raises its own error.
+constraint. A graph computes the same checks and returns a bool for each. If one is False, the call
+runs eagerly, and Pyro raises its own error. If Pyro does not, the program has opted out of this
+check, and it is not read any more.
 """
 
 from __future__ import annotations
@@ -56,5 +57,5 @@ class SiteChecks(Messenger):
             return
 
     def result(self) -> list[Tensor]:
-        """One bool tensor; nothing if there is no check."""
-        return [torch.stack(self.passed).all()] if self.passed else []
+        """One bool tensor with all checks; nothing if there is no check."""
+        return [torch.stack(self.passed)] if self.passed else []

@@ -15,13 +15,22 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor
 
 from ..errors import InputError
+from .bound import BACKENDS, GraphFunction, compile_graph
 from .checking import validates
-from .floats import fits
-from .places import SCALARS
+from .inputs import (
+    ARGUMENT,
+    argument_key,
+    as_input,
+    deliver,
+    first_places,
+    is_tensor,
+    is_tensor_or_float,
+    told_apart,
+)
 from .precision import rounds
 from .private import HANDLER_STACK, tree_flatten, tree_unflatten
 from .refusing import EagerReason
-from .steps import BACKENDS, LOCK, GraphFunction, Step, compile_graph, tensor_key
+from .steps import LOCK, Step
 from .tracing import Graph
 
 
@@ -47,6 +56,7 @@ class CompiledELBO(ELBO):
       file or ``tensor.grad``, handle torch's generator, or read what cannot be compared, such as a
       large NumPy array;
     - a step in which a parameter has a hook;
+    - an argument that is an ``nn.Parameter``, has attributes, or is read elsewhere, too;
     - ``TraceGraph_ELBO``;
     - a sequential plate with a random subsample;
     - ``loss_and_grads`` of a model and a guide without a parameter to train;
@@ -145,13 +155,10 @@ class CompiledELBO(ELBO):
                     return call(*args, **kwargs)
         values, gradients = bound(inputs)
         if bound.refused(inputs):
-            with LOCK, step.eager():
+            with LOCK, step.eager(repeats=bound):
                 return call(*args, **kwargs)
         for leaf, gradient in zip(bound.leaves(inputs), gradients, strict=True):
-            if leaf.is_leaf and leaf.grad is None:
-                leaf.grad = laid_out(gradient, leaf)
-            else:
-                torch.autograd.backward(leaf, gradient)
+            deliver(leaf, gradient)
         report_params(bound.graph.params)
         return tree_unflatten([with_nan_warning(v.item()) for v in values], bound.graph.loss)
 
@@ -165,7 +172,7 @@ class CompiledELBO(ELBO):
                     return self.elbo.differentiable_loss(model, guide, *args, **kwargs)
         (value,), gradients = bound(inputs)
         if bound.refused(inputs):
-            with LOCK, step.eager():
+            with LOCK, step.eager(repeats=bound):
                 return self.elbo.differentiable_loss(model, guide, *args, **kwargs)
         report_params(bound.graph.params)
         return WithGradients.apply(value, gradients, *bound.leaves(inputs))
@@ -187,7 +194,14 @@ class CompiledELBO(ELBO):
         inputs = [x for x in leaves if isinstance(x, Tensor)]
         floats: dict[int, float] = {}
         kinds = map(argument_key, leaves)
-        key = (trains, *map(program_key, programs), spec, *kinds, *torch_settings())
+        key = (
+            trains,
+            first_places(inputs),
+            *map(program_key, programs),
+            spec,
+            *kinds,
+            *torch_settings(),
+        )
         is_input = is_tensor
         if len(inputs) < len(leaves):
             if key in self.steps and self.steps[key].constant_floats:
@@ -198,16 +212,18 @@ class CompiledELBO(ELBO):
             given = [x for x in leaves if is_input(x)]
             floats = {i: x for i, x in enumerate(given) if not isinstance(x, Tensor)}
             inputs = [as_input(x, device) for x in given]
-        reason = eager_reason(self.elbo)
+        reason = eager_reason(self.elbo) or told_apart(inputs)
         if key not in self.steps and len(self.steps) >= self.MOST_STEPS:
             reason = f"more than {self.MOST_STEPS} different kinds of arguments were given"
         step = self.steps.get(reason or key)
         if step is None:
-            slots = [SLOT if is_input(x) else x for x in leaves]
+            same = first_places(inputs)
+            slots = [ARGUMENT if is_input(x) else x for x in leaves]
 
             def run(*tensors: Tensor, floats: dict[int, float] | None = None) -> Any:
-                rest = iter([(floats or {}).get(i, x) for i, x in enumerate(tensors)])
-                given = [next(rest) if x is SLOT else x for x in slots]
+                one = [tensors[place] for place in same] or tensors
+                rest = iter([(floats or {}).get(i, x) for i, x in enumerate(one)])
+                given = [next(rest) if x is ARGUMENT else x for x in slots]
                 args, kwargs = tree_unflatten(given, spec)
                 loss = call(*args, **kwargs)
                 now, spec_now = tree_flatten((args, kwargs))
@@ -222,30 +238,6 @@ class CompiledELBO(ELBO):
                 step.stay_eager(reason)
         step.floats = floats
         return step, inputs
-
-
-SLOT = object()
-
-
-def is_tensor(x: Any) -> bool:
-    return isinstance(x, Tensor)
-
-
-def is_tensor_or_float(x: Any) -> bool:
-    return isinstance(x, Tensor) or (isinstance(x, float) and fits(x))
-
-
-def as_input(x: Any, device: Any) -> Tensor:
-    return x if isinstance(x, Tensor) else torch.tensor(x, device=device)
-
-
-def argument_key(leaf: Any) -> Any:
-    """The part of an argument that decides which step it belongs to."""
-    if isinstance(leaf, Tensor):
-        return tensor_key(leaf)
-    if isinstance(leaf, float):
-        return type(leaf), fits(leaf) or repr(leaf)
-    return (type(leaf), leaf) if isinstance(leaf, SCALARS) else id(leaf)
 
 
 def program_key(program: Any) -> Any:
@@ -265,6 +257,7 @@ def torch_settings() -> tuple[Any, ...]:
         rounds(),
         torch.get_default_dtype(),
         torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
         validates(),
         *map(pyro.settings.get, NUMERICAL),
     )
@@ -284,13 +277,6 @@ def eager_reason(elbo: ELBO) -> str:
         if not (isinstance(handler, TraceMessenger) and handler.param_only):
             return f"it is called inside Pyro's {type(handler).__name__}"
     return ""
-
-
-def laid_out(gradient: Tensor, leaf: Tensor) -> Tensor:
-    """A gradient with the strides of its parameter, as a fused optimizer needs it. On a GPU,
-    Inductor pads some matrices."""
-    same = gradient.stride() == leaf.stride()
-    return gradient if same else torch.empty_like(leaf).copy_(gradient)
 
 
 def report_params(params: dict[str, Tensor]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from pyro.infer.util import Dice
+from pyro.params.param_store import ParamStoreDict
 from pyro.poutine.runtime import _PYRO_STACK as HANDLER_STACK
 from pyro.poutine.subsample_messenger import _Subsample as Subsample
 from torch._C._dynamo.guards import TensorGuards
@@ -82,6 +83,8 @@ REPLACEMENTS = {
 """Each private name, and what to do if it is gone."""
 
 ATTRIBUTES = {
+    (ParamStoreDict(), "_params"): "compare the values of the store, which makes constrained ones",
+    (ParamStoreDict(), "_constraints"): "the constraints in get_state() of the store",
     (torch.Tensor, "_is_view"): "always copy a gradient",
     (torch.Tensor, "_backward_hooks"): "run parameters with hooks as if they had none",
     (torch.Tensor, "_post_accumulate_grad_hooks"): "the same",

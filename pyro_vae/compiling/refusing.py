@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError
 from .private import CONSTRAINT_CHECK, Dice, TorchDispatchMode, get_proxy_mode
-from .reading import OWN, PYRO, line_of
+from .reading import OWN, PYRO, USER, kind_of, line_of
 
 
 class CompileError(InputError):
@@ -59,6 +59,17 @@ VALUE_READS = {
 # These change from step to step and are no operation of a graph. This library compares versions of
 # weights within one call, where they do not change.
 BOOKS = {GRAD.__get__: "tensor.grad", VERSION.__get__: "tensor._version"}
+IS_LEAF: Any = Tensor.is_leaf
+GRAD_FN: Any = Tensor.grad_fn
+# These belong to the object that holds the numbers. A tensor of a graph is another one.
+OBJECT = {
+    IS_LEAF.__get__: "tensor.is_leaf",
+    GRAD_FN.__get__: "tensor.grad_fn",
+    Tensor.storage_offset: "tensor.storage_offset()",
+    Tensor.data_ptr: "tensor.data_ptr()",
+    Tensor.untyped_storage: "tensor.untyped_storage()",
+    Tensor._is_view: "tensor._is_view()",
+}
 DICE = Dice.compute_expectation.__code__
 # Pyro and torch branch on tensors, too. Most of these branches check values; the eager call before
 # has passed them, so while tracing each gets the answer with which it passes. `loss_and_grads`
@@ -111,6 +122,8 @@ class RefusingMode(TorchFunctionMode):
             raise CompileError(VALUE_READS[func])
         if func in BOOKS and not calling_frame().f_code.co_filename.startswith(OWN):
             raise EagerReason(f"{line_of(sys._getframe(1))} reads {BOOKS[func]}")
+        if func in OBJECT and is_users(calling_frame()):
+            raise EagerReason(f"{line_of(sys._getframe(1))} reads {OBJECT[func]}")
         generators = [*args, *(kwargs or {}).values()]
         if any(isinstance(x, torch.Generator) for x in generators):
             raise EagerReason(f"{line_of(sys._getframe(1))} draws from a generator of its own")
@@ -186,6 +199,12 @@ def calling_frame() -> FrameType:
         assert frame.f_back is not None
         frame = frame.f_back
     return frame
+
+
+def is_users(frame: FrameType) -> bool:
+    """Whether a frame is of the user's code."""
+    file = frame.f_code.co_filename
+    return kind_of(file) == USER and not file.startswith(OWN)
 
 
 def aliased(gradient: Tensor, leaf: Tensor) -> bool:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from operator import is_
 from typing import Any
 
 import pyro
-import torch
 from torch import Tensor
 
+from .bound import BoundGraph, GraphFunction
 from .floats import are_inputs
-from .private import TensorGuards
 from .proving import difference
 from .reading import Reads
 from .refusing import CompileError, EagerReason
@@ -24,110 +21,7 @@ from .restoring import writes
 from .tracing import Graph, TensorFunction, make_graph
 from .watching import Watch
 
-GraphFunction = Callable[..., list[Tensor]]
-BACKENDS = ("inductor", "eager")
-OPTIONS = {"fallback_random": True, "reorder_for_peak_memory": False}
-"""Of Inductor: torch's own random numbers, in the order of the program."""
 LOCK = threading.RLock()  # held while Pyro's handlers run: all threads share one handler stack
-
-
-def compile_graph(graph: Graph, inputs: Sequence[Tensor], backend: str) -> GraphFunction:
-    """Compile a graph.
-
-    Random numbers come from torch's own generators in the order of the program, so equal seeds give
-    equal noise with and without compiling.
-    """
-    if backend == "eager":
-        return graph.module
-    with torch.no_grad():
-        tensors: list[Any] = [t.detach() for t in (*inputs, *graph.read)]
-        return torch._inductor.compile(graph.module, tensors, options=dict(OPTIONS))
-
-
-class BoundGraph:
-    """A compiled graph with the tensors that it reads and the state for which it is valid."""
-
-    def __init__(self, graph: Graph, function: GraphFunction, watch: Watch) -> None:
-        self.graph = graph
-        self.function = function
-        self.watch = watch
-        self.tensors = list({id(t): t for t in (*graph.captured, *watch.tensors)}.values())
-        self.guards = TensorGuards(
-            *self.tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None
-        )
-        store = self.store = pyro.get_param_store()
-        self.stored = {name: p for name, p in graph.params.items() if name in store}
-        self.params = set(graph.params.values())
-        self.invalid = 0  # calls whose checks failed
-        self.replay: Any = None  # on CUDA: see CompiledSVI
-        pairs = zip(graph.captured, graph.read, strict=True)
-        self.copies = [(number, copy) for number, copy in pairs if number is not copy]
-
-    def holds(self) -> bool:
-        """Whether the graph still computes what the programs would compute now."""
-        return (
-            all(map(is_, map(self.store._params.get, self.stored), self.stored.values()))
-            and self.guards.check(*self.tensors)
-            and self.watch.unchanged()
-        )
-
-    def refresh(self) -> None:
-        """Fill the copies on the device, see :attr:`.tracing.Graph.read`."""
-        for number, copy in self.copies:
-            copy.copy_(number)
-
-    def __call__(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """The parts of the loss, and the gradients of ``leaves(inputs)``."""
-        with torch.no_grad():
-            if self.copies and not torch.cuda.is_current_stream_capturing():
-                self.refresh()
-            tensors = [*inputs, *self.graph.read]
-            if self.graph.valid:
-                self.before = torch.get_rng_state(), [tensors[i].clone() for i in self.graph.writes]
-            try:
-                values = self.function(*tensors)
-            except (RuntimeError, IndexError):  # as an index outside of a table
-                if not self.graph.valid:
-                    raise
-                self.outputs: list[Tensor] = []
-                return [], []
-        count = self.graph.loss.num_leaves
-        self.outputs = list(values[: count + self.graph.valid])
-        return list(values[:count]), list(values[count + self.graph.valid :])
-
-    def refused(self, inputs: Sequence[Tensor]) -> bool:
-        """Whether Pyro's own checks must see this call: a check or the graph itself failed, or the
-        loss is not finite.
-
-        The call must then be repeated eagerly, so what it changed is set back. A program may have
-        opted out of Pyro's checks; after three such calls the graph's checks are no longer read.
-        """
-        if not self.graph.valid:
-            return False
-        if self.outputs:
-            if self.invalid >= 3 or self.outputs[0].is_cuda:
-                return False
-            numbers = [x.item() for x in self.outputs]
-            if all(map(math.isfinite, numbers)) and numbers[-1]:
-                return False
-        self.invalid += 1
-        state, values = self.before
-        torch.set_rng_state(state)
-        tensors = [*inputs, *self.graph.captured]
-        with torch.no_grad():
-            for place, value in zip(self.graph.writes, values, strict=True):
-                tensors[place].copy_(value)
-        return True
-
-    def leaves(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """The tensors that the gradients belong to."""
-        tensors = [*inputs, *self.graph.captured]
-        return [tensors[place] for place in self.graph.leaves]
-
-
-def tensor_key(t: Tensor) -> tuple[Any, ...]:
-    """The properties of a tensor that a graph depends on, besides its values."""
-    return t.requires_grad, t.dtype, t.device, t.shape
 
 
 class Step:
@@ -184,7 +78,8 @@ class Step:
                     self.check(bound, inputs)
                     if self.reason:
                         return None
-                return None if self.hooked(bound.leaves(inputs)) else bound
+                hooked = self.hooked(bound.leaves(inputs))
+                return None if hooked or self.known(bound.ids, inputs) else bound
         self.bounds = [bound for bound in self.bounds if not bound.watch.cleared()]
         return self.bind(inputs)
 
@@ -211,7 +106,8 @@ class Step:
             return None
         if (self.reads.outside or self.seen.iterators) and self.runs < 2:
             return None  # the first call may have read something only to create things
-        if self.hooked([*store._params.values(), *self.seen.tensors]):
+        found = [*store._params.values(), *self.seen.tensors]
+        if self.hooked(found) or self.known({id(t) for t in found}, inputs):
             return None
         try:
             self.refuse_unknown(self.seen)  # before tracing, which would advance an iterator
@@ -267,8 +163,12 @@ class Step:
         return Watch(self.roots, self.reads, self.static, self.ignored)
 
     @contextmanager
-    def eager(self) -> Iterator[None]:
-        """A context for an eager call; it notes what the programs read and the state after it."""
+    def eager(self, repeats: BoundGraph | None = None) -> Iterator[None]:
+        """A context for an eager call; it notes what the programs read and the state after it.
+
+        Args:
+            repeats: the graph whose refused call is repeated.
+        """
         if self.reason:
             yield
             return
@@ -278,6 +178,8 @@ class Step:
         with self.reads:
             yield
         self.runs += 1
+        if repeats is not None:
+            repeats.accept()
         if seen is not None and seen.positions() != positions:
             self.stay_eager("the programs advance an iterator")
             return
@@ -290,6 +192,18 @@ class Step:
         if found and "hook" not in self.said:
             self.said.add("hook")
             say("a parameter has a hook, and as long as it has one")
+        return found
+
+    def known(self, ids: set[int], inputs: Sequence[Tensor]) -> bool:
+        """Whether the programs have found an argument elsewhere, too. They can then ask whether it
+        is that tensor, and in a graph it would not be."""
+        found = not ids.isdisjoint(map(id, inputs))
+        if found and "known" not in self.said:
+            self.said.add("known")
+            say(
+                "an argument is a tensor that the programs also read elsewhere, and as long as it "
+                "is; give a copy, x.clone()"
+            )
         return found
 
     def stay_eager(self, reason: str) -> None:

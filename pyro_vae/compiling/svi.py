@@ -12,11 +12,13 @@ from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
+from .bound import BoundGraph
 from .calls import arguments
-from .elbo import CompiledELBO, laid_out
+from .elbo import CompiledELBO
+from .inputs import deliver
 from .optim import bare_adam, hooks_of, torch_optimizer
 from .private import tree_leaves, tree_map
-from .steps import LOCK, BoundGraph, Step
+from .steps import LOCK, Step
 
 MOST_RUNS = 3
 """Eager runs before a step is compiled; a program may create things in the first ones."""
@@ -75,6 +77,7 @@ class CompiledSVI:
         self.elbo = CompiledELBO(loss, backend, static)
         self.prepare = prepare
         self.before_step = before_step
+        self.trained: set[Tensor] = set()  # the parameters that have had a gradient
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Take one step on a batch; returns the loss in nats, summed over the batch."""
@@ -82,7 +85,7 @@ class CompiledSVI:
         with LOCK:
             step, inputs = self.elbo.step_for(call, (self.model, self.guide), args, kwargs)
             bound = step.find(inputs)
-            eagerly = partial(self.run_eagerly, step, call, args, kwargs)
+            eagerly = partial(self.run_eagerly, step, call, args, kwargs, bound)
             if bound is None:
                 return eagerly().tolist()
         return self.run_compiled(bound, eagerly, inputs).tolist()
@@ -121,7 +124,7 @@ class CompiledSVI:
                         continue
             if bound is not last:
                 last, work = bound, self.replayed(bound, inputs, 1 + len(tree_leaves(data)))
-            losses.append(work(eagerly, inputs).to(index.device))
+            losses.append(work(partial(eagerly, bound), inputs).to(index.device))
         return torch.stack(losses)
 
     def compile(self, data: Any, index: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -168,8 +171,10 @@ class CompiledSVI:
         loss_and_grads = self.elbo.elbo.loss_and_grads
         return loss_and_grads(self.model, self.guide, *first, *args, **named, **kwargs)
 
-    def run_eagerly(self, step: Step, call: Any, args: Any, kwargs: Any) -> Tensor:
-        with LOCK, step.eager():
+    def run_eagerly(
+        self, step: Step, call: Any, args: Any, kwargs: Any, repeats: BoundGraph | None = None
+    ) -> Tensor:
+        with LOCK, step.eager(repeats):
             loss, params = self.gradients(call, args, kwargs)
         self.update(params)
         return torch.as_tensor(loss)
@@ -188,16 +193,24 @@ class CompiledSVI:
         values, gradients = bound(inputs)
         if bound.refused(inputs):
             return eagerly()
-        if adam is not None:
+        leaves = bound.leaves(inputs)
+        if adam is not None and all(leaf.grad is None for leaf in leaves):
             adam(gradients)
         else:
-            for leaf, gradient in zip(bound.leaves(inputs), gradients, strict=True):
-                leaf.grad = laid_out(gradient, leaf)
+            for leaf, gradient in zip(leaves, gradients, strict=True):
+                deliver(leaf, gradient)
             self.update(bound.params)
         return values[0] if len(values) == 1 else torch.stack(values)
 
     def update(self, params: set[Tensor]) -> None:
+        """Move the parameters. One that has no gradient now, and had one before, is moved by its
+        momentum, as SVI does, which sets gradients to zero."""
         if isinstance(self.optim, PyroOptim):
+            for p in params:
+                if p.grad is not None:
+                    self.trained.add(p)
+                elif p in self.trained:
+                    p.grad = torch.zeros_like(p)
             self.optim(list(params))
         else:
             self.optim.step()
@@ -212,11 +225,14 @@ class CompiledSVI:
 
         The inputs are the index, the data up to the place ``fixed_before``, and further arguments.
         """
-        adam = bare_adam(self.optim, bound.leaves(inputs))
+        leaves = bound.leaves(inputs)
+        adam = bare_adam(self.optim, leaves)
+        self.trained.update(bound.params.intersection(leaves))
         work: Any = partial(self.run_compiled, bound, adam=adam)
         optimizer = torch_optimizer(self.optim)
         on_device = all(t.is_cuda for t in (*inputs, *bound.graph.read))
-        if optimizer is None or not on_device or hooks_of(optimizer):
+        waiting = any(leaf.grad is not None for leaf in leaves)  # to be added to the gradients
+        if optimizer is None or not on_device or hooks_of(optimizer) or waiting:
             return work
         if not all(group.get("capturable") for group in optimizer.param_groups):
             return work

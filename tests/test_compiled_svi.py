@@ -1,0 +1,174 @@
+"""``CompiledSVI`` moves parameters as SVI does, and errors of Pyro are raised at every call."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from torch.distributions import constraints
+
+from pyro_vae.compiling import CompiledELBO, CompiledSVI, FusedAdam
+
+X = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+STEPS = 8
+OPTIMIZERS = {
+    "Adam": lambda: pyro.optim.Adam({"lr": 0.01}),
+    "FusedAdam": lambda: FusedAdam({"lr": 0.01}),
+    "momentum": lambda: pyro.optim.SGD({"lr": 0.01, "momentum": 0.9}),
+    "weight decay": lambda: pyro.optim.SGD({"lr": 0.01, "weight_decay": 0.1}),
+    "clipped": lambda: pyro.optim.ClippedAdam({"lr": 0.01, "clip_norm": 0.5}),
+}
+
+
+class Programs:
+    """A Normal model and guide; ``detached`` cuts the gradient of the guide's mean."""
+
+    detached = False
+
+    def model(self, x):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        loc = pyro.param("loc", torch.zeros(2))
+        scale = pyro.param("scale", torch.ones(2) * 0.5, constraint=constraints.positive)
+        loc = loc.detach() if self.detached else loc
+        pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+
+
+def path(kind, optim, before):
+    """The losses and the parameters after each step."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    programs = Programs()
+    if kind == "CompiledSVI":
+        svi = CompiledSVI(programs.model, programs.guide, optim, Trace_ELBO(), backend="eager")
+    else:
+        elbo = Trace_ELBO() if kind == "SVI" else CompiledELBO(Trace_ELBO(), "eager")
+        svi = SVI(programs.model, programs.guide, optim, elbo)
+    losses, params = [], []
+    for step in range(STEPS):
+        before(step, programs)
+        losses.append(svi.step(X))
+        params += [p.detach().clone() for _, p in sorted(pyro.get_param_store().items())]
+    return losses, params
+
+
+def detached(step, programs):
+    programs.detached = step >= 4
+
+
+def frozen(step, programs):
+    if step == 4:
+        pyro.get_param_store()._params["loc"].requires_grad_(False)
+
+
+def regularised(step, programs):
+    """A gradient of the user's own, before the step."""
+    if step > 2:
+        (pyro.param("loc").sum() * 3).backward()
+
+
+@pytest.mark.parametrize("before", [detached, frozen, regularised])
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["CompiledELBO", "CompiledSVI"])
+def test_gradients_that_are_missing_or_there_move_parameters_as_in_svi(kind, optim, before):
+    expected = path("SVI", OPTIMIZERS[optim](), before)
+    torch.testing.assert_close(path(kind, OPTIMIZERS[optim](), before), expected)
+
+
+@pytest.mark.parametrize("optim", ["Adam", "FusedAdam"])
+def test_a_gradient_that_is_there_before_an_epoch_is_added(optim):
+    def trained(epochs):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        programs = Programs()
+        made = OPTIMIZERS[optim]()
+        svi = CompiledSVI(programs.model, programs.guide, made, Trace_ELBO(), backend="eager")
+        plain = SVI(programs.model, programs.guide, made, Trace_ELBO())
+        for epoch in range(4):
+            if epoch:
+                regularised(3, programs)
+            for _ in range(1 if epochs else 3):
+                svi.epoch(X, torch.arange(6).expand(3, 6)) if epochs else plain.step(X)
+        return [p.detach().clone() for _, p in sorted(pyro.get_param_store().items())]
+
+    torch.testing.assert_close(trained(epochs=True), trained(epochs=False))
+
+
+@pytest.mark.parametrize("way", ["SVI", "CompiledELBO", "CompiledSVI"])
+def test_a_leaf_outside_of_the_store_collects_its_gradients(way):
+    weight = torch.ones(2, requires_grad=True)
+
+    def model(x, w):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x * w)
+
+    def guide(x, w):
+        Programs().guide(x)
+
+    def collected(way):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        weight.grad = None
+        optim = pyro.optim.Adam({"lr": 0.01})
+        if way == "CompiledSVI":
+            svi = CompiledSVI(model, guide, optim, Trace_ELBO(), backend="eager")
+        else:
+            elbo = Trace_ELBO() if way == "SVI" else CompiledELBO(Trace_ELBO(), "eager")
+            svi = SVI(model, guide, optim, elbo)
+        return [(svi.step(X, weight), weight.grad.clone()) for _ in range(5)]
+
+    torch.testing.assert_close(collected(way), collected("SVI"))
+
+
+GOOD, BAD = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.5, 3.0])
+
+
+def counts(x):
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("x", dist.Poisson(z.exp()), obs=x)
+
+
+def switched_off(x):
+    """As :func:`counts`, and a site that opts out of the checks and fails them."""
+    counts(x)
+    pyro.sample("y", dist.Bernoulli(torch.tensor(0.5), validate_args=False), obs=torch.tensor(0.5))
+
+
+def normal(x):
+    pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 0.3))
+
+
+@pytest.mark.parametrize("model", [counts, switched_off])
+@pytest.mark.parametrize("way", ["CompiledELBO", "CompiledSVI"])
+def test_each_call_with_a_value_outside_of_its_support_raises(way, model):
+    """An error is raised at the tenth bad batch as at the first, and the parameters stay."""
+    optim = pyro.optim.Adam({"lr": 0.01})
+    if way == "CompiledSVI":
+        svi = CompiledSVI(model, normal, optim, Trace_ELBO(), backend="eager")
+    else:
+        svi = SVI(model, normal, optim, CompiledELBO(Trace_ELBO(), "eager"))
+    for _ in range(6):
+        svi.step(GOOD)
+    for _ in range(10):
+        before = pyro.param("loc").item()
+        with pytest.raises(ValueError, match="support"):
+            svi.step(BAD)
+        assert pyro.param("loc").item() == before
+        svi.step(GOOD)
+    assert pyro.param("loc").item() != before
+
+
+def test_an_epoch_raises_at_a_value_outside_of_its_support_again_and_again():
+    optim = pyro.optim.Adam({"lr": 0.01})
+    svi = CompiledSVI(counts, normal, optim, Trace_ELBO(), backend="eager")
+    whole = torch.arange(3).expand(2, 3)
+    for _ in range(3):
+        svi.epoch(GOOD, whole)
+    for _ in range(6):
+        with pytest.raises(ValueError, match="support"):
+            svi.epoch(BAD, whole)
