@@ -27,9 +27,9 @@ from pyro_vae.compiling import (
     CompiledSVI,
     CompileError,
     FusedAdam,
+    bound,
     elbo,
     proving,
-    steps,
 )
 from pyro_vae.compiling.reading import kind_of
 from pyro_vae.errors import InputError
@@ -190,7 +190,7 @@ def test_a_number_drawn_in_python_is_refused_with_its_line():
 
 def test_a_wrong_graph_is_never_used(monkeypatch):
     """A new graph runs once beside the programs; if it differs, the step stays eager."""
-    right = steps.compile_graph
+    right = bound.compile_graph
     wrong = lambda *args: lambda *tensors: [2 * t for t in right(*args)(*tensors)]  # noqa: E731
     monkeypatch.setattr(elbo, "compile_graph", wrong)
     model, guide = refused(lambda z, x: z)
@@ -232,7 +232,7 @@ def test_a_compiled_graph_may_round_at_a_kink_but_not_more(
     """The input of a ReLU is 1e-7 in the programs and, by the rounding of a compiled graph, -1e-7.
     With slightly other weights both are on the same side. Gradients that are always wrong by a
     tenth are not rounding, nor is a loss that is wrong by a tenth at the first call only."""
-    compile_graph = steps.compile_graph
+    compile_graph = bound.compile_graph
 
     def rounded(graph, inputs, backend):
         function = compile_graph(graph, inputs, backend)
