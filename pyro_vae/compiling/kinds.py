@@ -6,6 +6,7 @@ import datetime
 import decimal
 import enum
 import functools
+import gc
 import operator
 import pathlib
 import pickle
@@ -35,6 +36,7 @@ import torch
 from pyro.poutine import Trace
 
 from .places import SCALARS
+from .private import CachedFunction
 from .reading import OWN, READER, USER, kind_of
 
 # Objects that never change, or whose content no program reads.
@@ -160,3 +162,16 @@ def from_library(item: Any) -> bool:
         return False
     name = item.__name__ if isinstance(item, ModuleType) else item.__module__
     return (name or "").partition(".")[0] in LIBRARIES
+
+
+def cached(function: CachedFunction) -> list[Any]:
+    """What a function under ``lru_cache`` keeps: its arguments and results. Python gives them to
+    its garbage collector only."""
+    found = gc.get_referents(function)
+    stores = [x for x in found if type(x) is dict and x is not vars(function)]
+    return [*found, *(value for store in stores for value in store.values())]
+
+
+def same_or_equal(items: list[Any]) -> list[Any]:
+    """Something to compare a list by: plain values by value, other objects by identity."""
+    return [x if isinstance(x, SCALARS) else id(x) for x in items]

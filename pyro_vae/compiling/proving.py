@@ -70,6 +70,8 @@ def difference_here(run: Callable[..., Any], bound: Any, inputs: Sequence[Tensor
             loss_c, gradients_c = bound(copies)
         except (RuntimeError, AssertionError) as error:
             return f"the graph cannot be run ({str(error).partition(chr(10))[0]})"
+    if not loss_c:  # it raised an error, which may be one of Pyro's checks in another call
+        return "the graph cannot be run"
     tolerance = 5e-2 if rounds() else 1e-3
     of_loss = 5e-2 if autocasts() else 1e-3  # autocast rounds log-densities, too
     losses = [

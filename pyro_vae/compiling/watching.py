@@ -157,7 +157,9 @@ class Watch:
         elif isinstance(item, np.ndarray):
             self.array(item, path)
         elif isinstance(item, CachedFunction):
-            self.computed.append(lambda: item.cache_info()[1:])
+            # Counts do not tell a cache that was filled anew; its content, kept alive here, does.
+            kept = kinds.cached(item)
+            self.computed.append(lambda kept=kept: kinds.same_or_equal(kinds.cached(item)))
             self.caches.append((item, item.cache_info()[1:]))
             self.queue.append((item.__wrapped__, path))
         elif isinstance(item, weakref.WeakKeyDictionary | weakref.WeakSet):
