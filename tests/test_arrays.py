@@ -342,6 +342,7 @@ def test_numbers_that_float32_does_not_hold_apart_are_refused(tmp_path, array, w
         np.c_[NEAR[:, 0] - 1e6, np.full(50, 0.1)],  # a constant
         np.c_[NEAR[:, 0] - 1e6, 1 + 1e-16 * np.arange(50)],  # a constant, but for its rounding
         NEAR * 1000 - 1e9,
+        np.where(np.arange(2) > 0, np.nan, NEAR - 1e6)[:, None],  # an entry that nobody observed
         np.arange(100).reshape(50, 2) + 2**20,
     ],
 )

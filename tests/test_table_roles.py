@@ -42,10 +42,14 @@ def test_a_class_is_the_one_that_is_written(tmp_path, trained, later, meant):
     assert [None if i == -1 else first.classes[i] for i in index] == meant
 
 
-@pytest.mark.parametrize("cell", ["01", "3", "one"])
-def test_a_class_that_is_new_is_refused(tmp_path, cell):
-    first = load_data(written(tmp_path / "first.csv", ["1", "2"]), label="y", test_fraction=0).train
-    path = written(tmp_path / "later.csv", ["1", cell], 2)
+@pytest.mark.parametrize(
+    ("trained", "cell"),
+    [(["1", "2"], "01"), (["1", "2"], "3"), (["1", "2"], "one"), (["Cat", "dog"], "cat"),
+     (["Cat", "dog"], "dog "), (["True", "False"], "yes")],
+)  # fmt: skip
+def test_a_class_that_is_new_is_refused(tmp_path, trained, cell):
+    first = load_data(written(tmp_path / "first.csv", trained), label="y", test_fraction=0).train
+    path = written(tmp_path / "later.csv", [trained[0], cell], 2)
     rows = load_data(path, schema=first.schema, test_fraction=0).train
     with pytest.raises(InputError, match=f"the class '{cell}' was never seen in training"):
         by_classes(rows.labels, rows.classes, first.classes)

@@ -134,10 +134,12 @@ def among(text: str, names: tuple[str, ...]) -> str:
     bare = text.strip()
     if text in names or not names or re.fullmatch(WORD, bare):
         return text
-    try:
-        number = float(bare)
-    except ValueError:
+    if bare.lower() in ("true", "false"):
         other = bare.capitalize()
     else:
-        other = str(int(number)) if number.is_integer() else bare
+        try:
+            number = float(bare)
+        except ValueError:
+            return text
+        other = str(int(number)) if number.is_integer() else text
     return other if other in names else text

@@ -10,9 +10,9 @@ from ..errors import InputError
 from .columns import NARROWEST
 
 FEWEST = 20
-"""The entries of an array take values from a range in which float32 has so many numbers."""
+"""float32 must have so many numbers between the smallest and the largest number of an entry."""
 NOISE = 1e-12
-"""A range that is so small a share of its numbers is rounding noise of a constant."""
+"""Numbers that differ by a smaller share of the largest are a constant with rounding noise."""
 
 
 def refuse_rounded(x: NDArray | Tensor, observed: NDArray | Tensor | None, who: str) -> None:
@@ -33,15 +33,15 @@ def refuse_rounded(x: NDArray | Tensor, observed: NDArray | Tensor | None, who: 
     largest, width = np.maximum(np.abs(low), np.abs(high)), high - low
     least = np.full_like(width, NARROWEST)
     if array.dtype.itemsize > 4:
-        least = np.maximum(least, FEWEST * np.spacing(largest.astype(np.float32)))
+        with np.errstate(over="ignore", invalid="ignore"):  # no number was observed, or too large
+            least = np.maximum(least, FEWEST * np.spacing(largest.astype(np.float32)))
     wrong = (width > NOISE * largest) & (width < least)
     if wrong.any():
         place = tuple(np.argwhere(wrong)[0].tolist())
+        where = ", ".join([":", *map(str, place)])
         raise InputError(
-            f"{who} has numbers from {low[place]:.12g} to {high[place]:.12g} at "
-            f"{[..., *place]!r}".replace("Ellipsis", ":")
-            + ", which are too near each other for "
-            "float32; take their mean off, or give them another unit"
+            f"{who} has numbers from {low[place]:.12g} to {high[place]:.12g} at [{where}], which "
+            "are too near each other for float32; take their mean off, or give them another unit"
         )
 
 

@@ -70,9 +70,9 @@ class Block:
             if wrong.any():
                 row = int(wrong.nonzero()[0])
                 raise InputError(
-                    f"observation {first + row} cannot be imputed: the density of its observed "
-                    "entries is 0 in float32, since a number is far outside of the training data, "
-                    f"whose largest is {self.x[row].abs().max().item():g}; correct it or leave it "
+                    f"observation {first + row} cannot be imputed: its observed entries have a "
+                    "density of 0 in float32, as numbers far outside of the training data have; "
+                    f"its largest is {self.x[row].abs().max().item():g}; correct it or leave it "
                     "empty"
                 )
 
