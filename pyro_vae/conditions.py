@@ -275,8 +275,10 @@ def inferring(choice: Choice, given: Condition | None, conditioned: Sequence[str
             f"the guide {choice.name} infers labels, so it is for a VAE with a condition of "
             "classes; "
             + either(
-                "give the VAE condition=10, or the data labels, data.labelled(100)",
-                "give --known-labels 100, or all, for data with labels",
+                "give the VAE condition=10, or the data labels, data.labelled(100); the guide of "
+                "real targets is targeted",
+                "give --known-labels 100, or all, for data with labels, and --recipe m2-real for a "
+                "real target",
             )
         )
     if kind.infers_targets and (given is None or len(given.shape) != 1):

@@ -276,17 +276,17 @@ def expect_context(context: Any, n: int | None, taken: bool) -> None:
         n: the number of images, if it is known.
         taken: whether a part of the VAE takes a context.
     """
-    if not isinstance(context, Tensor) or context.dim() == 0:
-        raise InputError(
-            "the context is a tensor of labels or covariates [B, ...], one row for each image, "
-            f"not {context!r}"
-            + ("; the number of images to draw is the keyword n" if n is None else "")
-        )
+    keyword = "; the number of images to draw is the keyword n" if n is None else ""
     if not taken:
         raise InputError(
             "a context was given, and no part takes one: neither the forward of the prior, of the "
             "likelihood nor of the guide has an argument 'context', and the VAE was made without a "
-            "condition"
+            f"condition{keyword}"
+        )
+    if not isinstance(context, Tensor) or context.dim() == 0:
+        raise InputError(
+            "the context is a tensor of labels or covariates [B, ...], one row for each image, "
+            f"not {context!r}{keyword}"
         )
     if n is not None and len(context) != n:
         raise InputError(

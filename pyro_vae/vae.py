@@ -175,9 +175,9 @@ class VAE(Paths):
         if one_vector:
             handed["latent_size"] = self.latent_size
         else:
+            fit = "one size" if infers else "the guide bottom-up or ladder, and the prior hierarchy"
             unavailable["latent_size"] = (
-                "is for one layer of latents that is a plain vector, and the latent sizes are "
-                f"{latent_size}; take the guide bottom-up or ladder, and the prior hierarchy"
+                f"is for one layer of latents that is a plain vector, not {latent_size}; take {fit}"
             )
         if given is None:
             unavailable["context_size"] = "is for a VAE with a condition; give " + either(

@@ -1,5 +1,7 @@
 """Tables as people store them: digits that are words, bad cells, names, labels, broken files."""
 
+import decimal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -239,3 +241,41 @@ def test_covariates_that_are_not_finite_are_refused(wrong):
     images = Data.of_table(pd.DataFrame({"y": NUMBERS}), test_fraction=0).train
     with pytest.raises(InputError, match="some of these are NaN or infinite"):
         images.conditioned(torch.tensor([[1.0], [wrong]]).repeat(ROWS // 2, 1))
+
+
+def strange(kind):
+    """A column of 36 cells whose values or whose type a run cannot store."""
+    pa = pytest.importorskip("pyarrow")
+    if kind == "intervals":
+        return pd.Series(pd.cut(np.linspace(0, 1, 36), 3))
+    if kind == "decimals of Arrow":
+        cells = [decimal.Decimal(i % 7) / 4 for i in range(36)]
+        return pd.Series(pd.array(cells, dtype=pd.ArrowDtype(pa.decimal128(10, 2))))
+    kinds = pd.ArrowDtype(pa.dictionary(pa.int32(), pa.string()))
+    return pd.Series(pa.array(list("xyz") * 12).dictionary_encode(), dtype=kinds)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why", "refused"),
+    [
+        ("intervals", "holds things of type Interval", "its values are not all words"),
+        ("decimals of Arrow", "which a run cannot store", "which a run cannot store"),
+        ("a dictionary of Arrow", "which a run cannot store", "which a run cannot store"),
+    ],
+)
+def test_a_column_that_a_run_cannot_store_is_left_out(kind, why, refused):
+    frame = pd.DataFrame({"a": np.random.RandomState(0).randn(36), "c": strange(kind)})
+    assert why in Data.of_table(frame).train.schema.left_out["c"]
+    with pytest.raises(InputError, match=refused):
+        Data.of_table(frame, schema={"c": "categorical"})
+
+
+def test_an_infinite_number_is_not_a_value_of_two():
+    frame = pd.DataFrame({"a": np.random.RandomState(0).randn(36), "c": [1.0, np.inf] * 18})
+    with pytest.raises(InputError, match=r"'c' of .* its values are not all words, truth values"):
+        Data.of_table(frame)
+
+
+def test_a_table_without_columns_is_one_sentence():
+    with pytest.raises(InputError, match=r"has no column to train on$"):
+        Data.of_table(pd.DataFrame(index=range(36)))

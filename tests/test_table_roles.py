@@ -6,7 +6,7 @@ import pytest
 from support.commands import typed
 
 from pyro_vae import InputError, load_data
-from pyro_vae.data import Schema
+from pyro_vae.data import Data, Schema
 from pyro_vae.data.labelled import by_classes
 
 
@@ -75,3 +75,58 @@ def test_a_label_that_is_a_variable_too_is_refused(tmp_path):
     anndata.AnnData(counts, obs, pd.DataFrame(index=["g1", "g2"])).write_h5ad(path)
     with pytest.raises(InputError, match=r"label 'g1' is a column of obs in .* a variable too"):
         load_data(path, label="g1")
+
+
+ORDER = pd.CategoricalDtype(["lo", "mid", "hi", "never"], ordered=True)
+TYPED = {
+    "int8": pd.Series([2, 10, 3] * 12, dtype="int8"),
+    "Int64 with a hole": pd.Series([2, 10, None] * 12, dtype="Int64"),
+    "whole floats with a hole": pd.Series([2.0, 10.0, None] * 12),
+    "bool": pd.Series([True, False, True] * 12),
+    "boolean with a hole": pd.Series([True, False, None] * 12, dtype="boolean"),
+    "ordered": pd.Series(["hi", "lo", "mid"] * 12, dtype=ORDER),
+    "categories of numbers": pd.Series([3, 1, 3] * 12, dtype="category"),
+    "string": pd.Series(["b", "a", "b"] * 12, dtype="string"),
+    "words": pd.Series(["b", "a", None] * 12, dtype=object),
+}
+
+
+@pytest.mark.parametrize("kind", TYPED)
+def test_drawn_labels_have_the_type_of_their_column(kind):
+    column = TYPED[kind].rename("y")
+    table = pd.DataFrame({"x": np.random.RandomState(0).randn(36), "y": column})
+    train = Data.of_table(table, label="y", test_fraction=0).train
+    schema = Schema.from_json(train.schema.to_json())
+    names = [train.classes[i] for i in train.labels.tolist() if i >= 0]
+    order = [int(name) for name in train.files]
+    expected = column.iloc[order].dropna().reset_index(drop=True)
+    pd.testing.assert_series_equal(schema.labels(names).rename("y"), expected)
+
+
+def test_a_sample_has_the_labels_of_the_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = pd.DataFrame({"x": np.random.RandomState(0).randn(36), "y": TYPED["int8"]})
+    table.to_parquet("table.parquet")
+    options = ["--epochs", "1", "--latent", "1", "--hidden", "2", "--out", "run"]
+    assert (
+        typed(["train", "--data", "table.parquet", "--label", "y", "--recipe", "m2", *options]) == 0
+    )
+    assert typed(["sample", "run", "--n", "6", "--out", "drawn.parquet"]) == 0
+    drawn = pd.read_parquet("drawn.parquet")
+    assert (drawn.dtypes == table.dtypes).all()
+    assert drawn["y"].isin([2, 3, 10]).all()
+
+
+def test_labels_that_a_schema_cannot_store_are_words():
+    cells = pd.cut(pd.Series([0.1, 0.9] * 18), [0, 0.5, 1])
+    table = pd.DataFrame({"x": np.random.RandomState(0).randn(36), "y": cells})
+    schema = Data.of_table(table, label="y").train.schema
+    assert schema.label_column is None
+    assert schema.labels(["(0.0, 0.5]"]) == ["(0.0, 0.5]"]
+
+
+def test_a_schema_that_gives_a_type_to_the_label_is_refused(tmp_path):
+    path = written(tmp_path / "table.csv", ["1", "2"])
+    message = "'y' is the label of 'table.csv', and the schema gives it a type"
+    with pytest.raises(InputError, match=message):
+        load_data(path, label="y", schema={"y": "categorical"})

@@ -64,7 +64,8 @@ def sample_table(
     if condition is not None and classes:
         labels = sites[LABEL]["value"].argmax(-1) if vae.infers_labels else context
         names = condition.names or range(classes)
-        rows[data.get("label") or "label"] = [names[label] for label in labels.tolist()]
+        drawn = [names[label] for label in labels.tolist()]
+        rows[data.get("label") or "label"] = schema.labels(drawn)
     if schema.target is not None and condition is not None:
         y = sites[LABEL]["value"] if vae.infers_y else context
         rows[schema.target] = y.flatten().tolist()

@@ -38,7 +38,7 @@ from .columns import (
     as_numbers,
     plain,
 )
-from .schema import LEFT_OUT, Schema, listed
+from .schema import LEFT_OUT, Schema, are_levels, is_dtype, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,9 +89,9 @@ def infer(frame: pd.DataFrame, given: Mapping[str, Mapping[str, Any]], table: st
         else:
             columns.append(column_of(cells, kind, (entry or {}).get("levels"), table))
     if not columns:
+        reasons = listed([f"{name} ({why})" for name, why in left_out.items()])
         raise InputError(
-            f"{table} has no column to train on; left out: "
-            f"{listed([f'{name} ({why})' for name, why in left_out.items()])}"
+            f"{table} has no column to train on" + (f"; left out: {reasons}" if left_out else "")
         )
     return Schema(tuple(columns), left_out)
 
@@ -113,8 +113,6 @@ def guess(name: str, cells: pd.Series) -> tuple[str, str]:
     if len(values) == 1:
         return LEFT_OUT, f"always {values[0]!s:.60}"
     category = isinstance(kind, pd.CategoricalDtype)
-    if category and kind.ordered and len(kind.categories) > 2:
-        return "ordered", ""
     numeric = pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind)
     if not numeric:
         other = [v for v in values if not isinstance(v, str | bool | int | float | np.generic)]
@@ -123,6 +121,10 @@ def guess(name: str, cells: pd.Series) -> tuple[str, str]:
             return LEFT_OUT, "dates" if dates else f"holds things of type {type(other[0]).__name__}"
         if all(isinstance(v, str) and DATE.fullmatch(v.strip()) for v in values):
             return LEFT_OUT, "dates"
+    if not category and kind.kind != "c" and not is_dtype(str(cells.dtype)):
+        return LEFT_OUT, f"has the type {cells.dtype} of pandas, which a run cannot store"
+    if category and kind.ordered and len(kind.categories) > 2:
+        return "ordered", ""
     if len(kind.categories if category else values) == 2:
         return "binary", ""
     if numeric:
@@ -233,6 +235,10 @@ def column_of(cells: pd.Series, kind: str, levels: Any, table: str) -> Column:
         )
     category = isinstance(cells.dtype, pd.CategoricalDtype)
     dtype = CATEGORIES[bool(cells.cat.ordered)] if category else str(cells.dtype)
+    if not is_dtype(dtype):
+        raise InputError(
+            f"{who} has the type {dtype} of pandas, which a run cannot store; convert it to another"
+        )
     if kind in WITH_LEVELS:
         found = tuple(levels) if levels else levels_of(cells, kind, who)
         if category and set(found) != set(cells.cat.categories):
@@ -262,12 +268,13 @@ def levels_of(cells: pd.Series, kind: str, who: str) -> tuple[Any, ...]:
     """The levels of a column: the categories of pandas, or its different values, sorted."""
     import pandas as pd
 
-    if isinstance(cells.dtype, pd.CategoricalDtype):
-        values = list(cells.cat.categories)
-    else:
-        values = list(cells.dropna().unique())
-    values = [plain(value) for value in values]
-    if isinstance(cells.dtype, pd.CategoricalDtype):
+    category = isinstance(cells.dtype, pd.CategoricalDtype)
+    values = [plain(v) for v in (cells.cat.categories if category else cells.dropna().unique())]
+    if not are_levels(values):
+        raise InputError(
+            f"{who} is {kind}, and its values are not all words, truth values and finite numbers"
+        )
+    if category:
         return tuple(values)
     numbers = all(isinstance(v, bool | int | float) for v in values)
     if kind == "ordered" and not numbers:
@@ -275,6 +282,4 @@ def levels_of(cells: pd.Series, kind: str, who: str) -> tuple[Any, ...]:
             f"{who} is ordered by the schema, and its values are words; give their order as "
             '{"type": "ordered", "levels": [the lowest, …, the highest]}'
         )
-    if not numbers and not all(isinstance(v, str | bool | int | float) for v in values):
-        raise InputError(f"{who} is {kind} by the schema, and it has other values than words")
     return tuple(sorted(values) if numbers else sorted(values, key=str))

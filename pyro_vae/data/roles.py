@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from .columns import Column
+from .columns import CATEGORIES, Column, plain
 from .csvfiles import Known
 from .inferring import WORD
 from .labelled import HIDDEN
-from .schema import Schema, listed
+from .schema import Schema, are_levels, is_dtype, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,10 +33,16 @@ def column_of(
     """The column ``name`` of a table or of its further columns; None if there is none.
 
     Raises:
-        InputError: it is not there, and the table is not read by a whole schema.
+        InputError: it is not there, and the table is not read by a whole schema; or a schema gives
+            its type.
     """
     if name is None:
         return None
+    if not isinstance(known, Schema) and name in known:
+        raise InputError(
+            f"{name!r} is the {role} of {table}, and the schema gives it a type as one of the "
+            "columns; take it out of one of the two"
+        )
     there = [each[name] for each in (frame, obs) if each is not None and name in each.columns]
     if len(there) == 2:
         raise InputError(
@@ -109,15 +115,35 @@ def classes_of(
         names: those of the classes that are known already, as those of a run.
     """
     missing = labels.isna().to_numpy()
-    known = labels[~missing].infer_objects()
-    if known.dtype.kind == "f" and (known % 1 == 0).all():
-        known = known.astype(np.int64)  # pandas reads whole numbers as floats if one is missing
+    known = known_labels(labels)
     written, place = np.unique(known.astype(str).to_numpy(dtype=str), return_inverse=True)
     meant = [among(text, names) for text in map(str, written)]
     classes, index = np.unique(np.array(meant, dtype=str), return_inverse=True)
     numbers = np.full(len(labels), HIDDEN)
     numbers[~missing] = index[place]
     return torch.from_numpy(numbers), tuple(map(str, classes))
+
+
+def known_labels(labels: pd.Series) -> pd.Series:
+    """The labels that are not missing. Whole numbers, which pandas reads as floats if one is
+    missing, are whole numbers again."""
+    known = labels.dropna().infer_objects()
+    whole = known.dtype.kind == "f" and (known % 1 == 0).all()
+    return known.astype(np.int64) if whole else known
+
+
+def label_column(labels: pd.Series, name: str, classes: tuple[str, ...]) -> Column | None:
+    """How pandas has labels, with the values of the ``classes`` as levels, so that drawn labels can
+    have the same type; None if a schema cannot store it."""
+    import pandas as pd
+
+    dtype, values = str(labels.dtype), list(known_labels(labels).unique())
+    if isinstance(labels.dtype, pd.CategoricalDtype):
+        dtype, values = CATEGORIES[bool(labels.cat.ordered)], list(labels.cat.categories)
+    levels = tuple(map(plain, values))
+    if not (is_dtype(dtype) and are_levels(levels) and {*classes} <= {*map(str, levels)}):
+        return None
+    return Column(name, "categorical", dtype, levels)
 
 
 def among(text: str, names: tuple[str, ...]) -> str:

@@ -39,6 +39,8 @@ class Schema:
         label: the column of the labels; None if there is none.
         classes: the names of its classes; () without a label, and for a run of an older version.
         target: the column of a real target; None if there is none.
+        label_column: how pandas has the labels, with their values as levels; None if a run of an
+            older version did not store it, or if it cannot be stored.
 
     Example:
         >>> import pandas as pd
@@ -53,6 +55,7 @@ class Schema:
     label: str | None = None
     classes: tuple[str, ...] = field(default=(), compare=False)
     target: str | None = None
+    label_column: Column | None = field(default=None, compare=False)
 
     @property
     def likelihood(self) -> str:
@@ -140,6 +143,13 @@ class Schema:
         cells = [c.cells(numbers[:, i], index) for i, c in enumerate(self.columns)]
         return pd.concat(cells, axis=1)
 
+    def labels(self, names: Sequence[str]) -> Any:
+        """Labels by the names of their classes, in the type that their column has in pandas."""
+        if self.label_column is None:
+            return list(names)
+        codes = {str(level): i for i, level in enumerate(self.label_column.levels)}
+        return self.label_column.cells(np.array([codes[name] for name in names], np.float64))
+
     def to_json(self) -> list[dict[str, Any]]:
         """The schema as JSON has it: all columns, in order."""
         used = []
@@ -155,7 +165,9 @@ class Schema:
             {"name": name, "type": LEFT_OUT, "reason": why} for name, why in self.left_out.items()
         ]
         if self.label:
-            named = {"classes": list(self.classes)} if self.classes else {}
+            named: dict[str, Any] = {"classes": list(self.classes)} if self.classes else {}
+            if (own := self.label_column) is not None:
+                named |= {"dtype": own.dtype, "levels": list(own.levels)}
             used.append({"name": self.label, "type": LABEL, **named})
         if self.target:
             used.append({"name": self.target, "type": TARGET})
@@ -177,6 +189,7 @@ class Schema:
         left_out: dict[str, str] = {}
         roles: dict[str, list[str]] = {LABEL: [], TARGET: []}
         classes: tuple[str, ...] = ()
+        label_column: Column | None = None
         for entry in entries:
             if not is_entry(entry):
                 raise InputError(
@@ -189,6 +202,9 @@ class Schema:
             if entry["type"] in roles:
                 roles[entry["type"]].append(entry["name"])
                 classes = tuple(entry.get("classes", classes))
+                if "dtype" in entry:
+                    of_label = (entry["name"], "categorical", entry["dtype"])
+                    label_column = Column(*of_label, tuple(entry["levels"]))
                 continue
             levels, offset = tuple(entry.get("levels", ())), float(entry.get("offset", 0.0))
             columns.append(Column(entry["name"], entry["type"], entry["dtype"], levels, offset))
@@ -200,7 +216,7 @@ class Schema:
                 f"and each column once; it has {listed(names)}"
             )
         label, target = (next(iter(each), None) for each in roles.values())
-        return cls(tuple(columns), left_out, label, classes, target)
+        return cls(tuple(columns), left_out, label, classes, target, label_column)
 
 
 def is_entry(entry: Any) -> bool:
@@ -209,10 +225,10 @@ def is_entry(entry: Any) -> bool:
         return False
     if entry.get("type") == LEFT_OUT:
         return entry.keys() <= {"name", "type", "reason"} and is_text(entry.get("reason", ""))
-    if entry.get("type") in (LABEL, TARGET):
-        further, names = entry.keys() - {"name", "type"}, entry.get("classes", [])
-        named = isinstance(names, list) and all(map(is_text, names))
-        return not further or (further == {"classes"} and entry["type"] == LABEL and named)
+    if entry.get("type") == TARGET:
+        return entry.keys() == {"name", "type"}
+    if entry.get("type") == LABEL:
+        return is_label(entry)
     if entry.get("type") not in TYPES or not is_dtype(entry.get("dtype")):
         return False
     if entry.keys() - {"name", "type", "dtype", "levels", "offset"}:
@@ -225,6 +241,19 @@ def is_entry(entry: Any) -> bool:
     return number and are_levels(levels) and two
 
 
+def is_label(entry: dict[str, Any]) -> bool:
+    """Whether an entry of a list is the column of the labels as :meth:`Schema.to_json` writes it:
+    its name alone, or with the classes, and these alone or with the values in pandas."""
+    further = entry.keys() - {"name", "type"}
+    classes, levels = entry.get("classes", []), entry.get("levels", [])
+    if not isinstance(classes, list) or not all(map(is_text, classes)):
+        return False
+    if further == {"classes", "dtype", "levels"}:
+        named = are_levels(levels) and set(classes) <= set(map(str, levels))
+        return named and is_dtype(entry["dtype"])
+    return further <= {"classes"}
+
+
 def is_dtype(name: Any) -> bool:
     """Whether pandas has a type of numbers, truth values, words or categories of this name."""
     import pandas as pd
@@ -233,7 +262,7 @@ def is_dtype(name: Any) -> bool:
         return True
     try:
         return isinstance(name, str) and pd.api.types.pandas_dtype(name).kind in "biufO"
-    except (TypeError, ValueError, ImportError):
+    except (TypeError, ValueError, ImportError, NotImplementedError):
         return False
 
 

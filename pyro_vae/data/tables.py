@@ -19,7 +19,7 @@ from .csvfiles import Known, Read, check_names, read_csv, read_tsv
 from .images import Images, describe
 from .inferring import infer
 from .parquetfiles import read_parquet
-from .roles import check_label, classes_of, column_of, refuse_constant, targets_of
+from .roles import check_label, classes_of, column_of, label_column, refuse_constant, targets_of
 from .schema import Schema
 from .schemafile import GivenSchema, read_schema
 from .splitting import refuse_few
@@ -129,7 +129,10 @@ def table_images(
         if not isinstance(known, Schema):
             check_label(labels, str(label), table)
         index, classes = classes_of(labels, schema.classes)
-        schema = replace(schema, label=label, classes=schema.classes or classes)
+        if not schema.classes:
+            own = label_column(labels, str(label), classes)
+            schema = replace(schema, classes=classes, label_column=own)
+        schema = replace(schema, label=label)
     names = tuple(map(str, frame.index))
     targets = None
     if measured is not None and not (isinstance(known, Schema) and measured.isna().all()):

@@ -13,6 +13,10 @@ from ..labels import LABEL, LabelPrior, TargetPrior
 from ..latents import concatenate, sample_site
 from ..registry import PRIORS
 
+FITTING = "take one of a real vector alone, such as standard-normal, mixture or flow"
+NOT_BESIDE_Y = ("context_size", "posterior", "latent_layers")
+"""What the prior of z beside y cannot ask for."""
+
 
 class LabelledPrior(Prior):
     """A label "y", where it is not known, and a continuous latent "z". It fits ``labelled``.
@@ -27,7 +31,7 @@ class LabelledPrior(Prior):
         continuous: the prior of z, a name of :data:`~pyro_vae.registry.PRIORS`.
 
     Raises:
-        InputError: a prior of z that takes a context or has several sites.
+        InputError: a prior of z that needs a context or the guide, or has several sites.
 
     Paper: Kingma et al. 2014, Semi-supervised learning with deep generative models, model M2.
 
@@ -111,13 +115,13 @@ def prior_of_z(spec: Any, latent_size: int) -> nn.Module:
     """The prior of a real vector z without a context, beside y.
 
     Raises:
-        InputError: a prior that takes a context or has several sites.
+        InputError: a prior that needs a context or the guide, or has several sites.
     """
-    why = "has a context, which the prior of z has not; see labelled"
-    z = PRIORS.build(spec, latent_size=latent_size, unavailable={"context_size": why})
+    why = f"cannot be the prior of z beside y; {FITTING}"
+    z = PRIORS.build(spec, latent_size=latent_size, unavailable=dict.fromkeys(NOT_BESIDE_Y, why))
     part = Prior.checked(z)
     if not part.has_one_site() or part.takes("context"):
-        raise InputError(f"the prior of z is one of a real vector without a context, not {spec!r}")
+        raise InputError(f"{spec!r} cannot be the prior of z beside y; {FITTING}")
     return z
 
 
