@@ -9,12 +9,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import SVI, RenyiELBO, Trace_ELBO
 from support.compiled import agree, compiled_after, refused, take
 from support.zoo import SIZE, ZOO, PlainVAE, images
 from torch import nn
 
-from pyro_vae.compiling import CompiledELBO, CompiledSVI, FusedAdam
+from pyro_vae import VAE
+from pyro_vae.compiling import CompiledELBO, CompiledSVI, CompileError, FusedAdam
 
 pytestmark = pytest.mark.filterwarnings("error:this step runs eagerly")
 
@@ -213,3 +214,25 @@ def test_a_copy_of_a_used_elbo_begins_without_graphs():
         assert (again.num_particles, again.backend) == (2, "eager")
         agree(compiled.elbo, again, model, guide, (torch.ones(3),))
     assert compiled.graphs
+
+
+def test_a_loss_is_differentiated_once():
+    """The gradients of a graph are numbers, so a gradient of them would lack terms."""
+    elbo = CompiledELBO(Trace_ELBO(), "eager")
+    vae = VAE((1, 4, 4), 2, hidden=(3,))
+    x = torch.rand(5, 1, 4, 4).round()
+    for _ in range(3):
+        loss = elbo.differentiable_loss(vae.model, vae.guide, x)
+    assert elbo.graphs
+    with pytest.raises(CompileError, match="cannot be differentiated again"):
+        torch.autograd.grad(loss, [*vae.parameters()], create_graph=True)
+
+
+def test_an_elbo_without_a_differentiable_loss_has_none():
+    elbo = CompiledELBO(RenyiELBO(num_particles=2), "eager")
+    vae = VAE((1, 4, 4), 2, hidden=(3,))
+    x = torch.rand(5, 1, 4, 4).round()
+    for _ in range(3):
+        elbo.loss_and_grads(vae.model, vae.guide, x)
+    with pytest.raises(AttributeError, match="'RenyiELBO' object has no attribute"):
+        elbo.differentiable_loss(vae.model, vae.guide, x)

@@ -172,3 +172,80 @@ def test_an_epoch_raises_at_a_value_outside_of_its_support_again_and_again():
     for _ in range(6):
         with pytest.raises(ValueError, match="support"):
             svi.epoch(BAD, whole)
+
+
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+def test_two_trainings_of_one_network_move_it_as_in_svi(optim):
+    """The second one only sees the network detached, but its optimizer moves it, too: by its
+    weight decay or its momentum, as ``SVI`` leaves gradients of zero."""
+
+    def path(compiled):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        net = torch.nn.Linear(2, 2)
+
+        def model(x, detached):
+            pyro.module("net", net)
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            mean = net(z).detach() if detached else net(z)
+            with pyro.plate("rows", len(x)):
+                pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+        def guide(x, detached):
+            loc = pyro.param(f"loc {detached}", torch.zeros(2))
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+        options = {"backend": "eager"} if compiled else {}
+        make = CompiledSVI if compiled else SVI
+        first, second = (
+            make(model, guide, OPTIMIZERS[optim](), Trace_ELBO(), **options) for _ in range(2)
+        )
+        losses = [svi.step(X, svi is second) for _ in range(STEPS) for svi in (first, second)]
+        return losses, [p.detach().clone() for p in net.parameters()]
+
+    torch.testing.assert_close(path(compiled=True), path(compiled=False), rtol=1e-5, atol=1e-5)
+
+
+class Freezing(pyro.optim.PyroOptim):
+    """An optimizer that stops the training of a bias at its 10th step."""
+
+    def __init__(self, net):
+        super().__init__(torch.optim.SGD, {"lr": 0.01})
+        self.net, self.steps = net, 0
+
+    def __call__(self, params):
+        super().__call__(params)
+        self.steps += 1
+        if self.steps == 10:
+            self.net.bias.requires_grad_(False)
+
+
+def test_what_an_optimizer_changes_within_an_epoch_is_noticed():
+    rows = torch.arange(24).view(12, 2)
+    data = torch.randn(24, 2, generator=torch.Generator().manual_seed(0))
+
+    def path(compiled):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        net = torch.nn.Linear(2, 2)
+
+        def model(x):
+            pyro.module("net", net)
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            with pyro.plate("rows", len(x)):
+                pyro.sample("x", dist.Normal(net(z), 1.0).to_event(1), obs=x)
+
+        def guide(x):
+            loc = pyro.param("loc", torch.zeros(2))
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+        optim = Freezing(net)
+        if compiled:
+            svi = CompiledSVI(model, guide, optim, Trace_ELBO(), backend="eager")
+            losses = svi.epoch(data, rows).tolist()
+        else:
+            svi = SVI(model, guide, optim, Trace_ELBO())
+            losses = [svi.step(data[row]) for row in rows]
+        return losses, net.bias.detach().clone()
+
+    torch.testing.assert_close(path(compiled=True), path(compiled=False), rtol=1e-5, atol=1e-5)

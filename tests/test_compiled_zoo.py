@@ -8,6 +8,7 @@ import torch
 from support.menagerie import (  # noqa: F401
     MEMBERS,
     arguments,
+    inplace,
     kinds,
     python_state,
     surroundings,

@@ -10,13 +10,11 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer import ELBO, TraceGraph_ELBO
-from pyro.poutine.trace_messenger import TraceMessenger
+from pyro.infer import ELBO
 from torch import Tensor
 
 from ..errors import InputError
 from .bound import BACKENDS, GraphFunction, compile_graph
-from .checking import validates
 from .inputs import (
     ARGUMENT,
     argument_key,
@@ -27,10 +25,10 @@ from .inputs import (
     is_tensor_or_float,
     told_apart,
 )
-from .precision import rounds
 from .private import HANDLER_STACK, tree_flatten, tree_unflatten
-from .refusing import EagerReason
+from .refusing import CompileError, EagerReason
 from .steps import LOCK, Step
+from .surroundings import eager_reason, torch_settings
 from .tracing import Graph
 
 
@@ -163,17 +161,18 @@ class CompiledELBO(ELBO):
         return tree_unflatten([with_nan_warning(v.item()) for v in values], bound.graph.loss)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        eagerly = partial(self.elbo.differentiable_loss, model, guide)  # not every ELBO has one
         call = partial(self.elbo.loss_and_grads, model, guide)
         with LOCK:
             step, inputs = self.step_for(call, (model, guide), args, kwargs)
             bound = step.find(inputs)
             if bound is None:
                 with step.eager():
-                    return self.elbo.differentiable_loss(model, guide, *args, **kwargs)
+                    return eagerly(*args, **kwargs)
         (value,), gradients = bound(inputs)
         if bound.refused(inputs):
             with LOCK, step.eager(repeats=bound):
-                return self.elbo.differentiable_loss(model, guide, *args, **kwargs)
+                return eagerly(*args, **kwargs)
         report_params(bound.graph.params)
         return WithGradients.apply(value, gradients, *bound.leaves(inputs))
 
@@ -249,36 +248,6 @@ def program_key(program: Any) -> Any:
     return getattr(program, "__func__", program), id(getattr(program, "__self__", None))
 
 
-def torch_settings() -> tuple[Any, ...]:
-    """Global settings of torch that change what a program computes."""
-    devices = [d for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)]
-    return (
-        *((d, torch.get_autocast_dtype(d)) for d in devices),
-        rounds(),
-        torch.get_default_dtype(),
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        validates(),
-        *map(pyro.settings.get, NUMERICAL),
-    )
-
-
-# Settings of Pyro that change a number.
-NUMERICAL = [name for name in pyro.settings.get() if not name.startswith(("validate", "module"))]
-
-
-def eager_reason(elbo: ELBO) -> str:
-    """Why this call cannot be compiled; empty if it can."""
-    if isinstance(elbo, TraceGraph_ELBO):
-        return "TraceGraph_ELBO keeps running averages in the parameter store"
-    if pyro.settings.get("module_local_params"):
-        return "module_local_params is on"
-    for handler in HANDLER_STACK:
-        if not (isinstance(handler, TraceMessenger) and handler.param_only):
-            return f"it is called inside Pyro's {type(handler).__name__}"
-    return ""
-
-
 def report_params(params: dict[str, Tensor]) -> None:
     """Tell the handlers around the step, such as that of SVI, which parameters were used."""
     if HANDLER_STACK:
@@ -303,4 +272,9 @@ class WithGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, weight: Tensor) -> Any:
+        if torch.is_grad_enabled():  # with create_graph=True
+            raise CompileError(
+                "the gradients of a compiled loss are numbers, which cannot be differentiated "
+                "again; for create_graph=True take the ELBO that is not compiled"
+            )
         return None, None, *(weight * gradient for gradient in ctx.gradients)

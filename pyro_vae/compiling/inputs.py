@@ -69,9 +69,44 @@ def by_pyro(name: str) -> bool:
     return name.startswith("_pyro_") or name == "unconstrained"
 
 
-def deliver(leaf: Tensor, gradient: Tensor) -> None:
-    """Add a gradient to that of its tensor, as ``backward`` does."""
-    if leaf.is_leaf and leaf.grad is None:
+class Zeros:
+    """The gradients of zero that a step leaves, as ``SVI`` does.
+
+    Each parameter has one tensor of zeros, so that none is filled at each step. One that an
+    optimizer was given, or that somebody wrote into, is not used again.
+    """
+
+    def __init__(self) -> None:
+        self.of: dict[Tensor, Tensor] = {}
+
+    def leave(self, p: Tensor) -> None:
+        """Set the gradient of a parameter to zero."""
+        zero = self.of.get(p)
+        if zero is None or zero._version or p.grad is zero:
+            zero = self.of[p] = torch.zeros_like(p)
+        p.grad = zero
+
+    def forget(self, p: Tensor) -> None:
+        """Drop a gradient that moves nothing: it is zero again, or there is none."""
+        if p in self.of:
+            self.leave(p)
+        else:
+            p.grad = None
+
+    def is_left(self, p: Tensor) -> bool:
+        """Whether the gradient of a parameter is still that of :meth:`leave`, or it has none."""
+        return p.grad is None or (p.grad is self.of.get(p) and not p.grad._version)
+
+
+def deliver(leaf: Tensor, gradient: Tensor, replaces: bool = False) -> None:
+    """Add a gradient to that of its tensor, as ``backward`` does.
+
+    Args:
+        leaf: the tensor.
+        gradient: its gradient.
+        replaces: whether a gradient that is there is known to be zero.
+    """
+    if leaf.is_leaf and (replaces or leaf.grad is None):
         # With the strides of its parameter, as a fused optimizer needs it. On a GPU, Inductor pads
         # some matrices.
         same = gradient.stride() == leaf.stride()

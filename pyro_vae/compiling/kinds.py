@@ -7,6 +7,7 @@ import decimal
 import enum
 import functools
 import gc
+import io
 import operator
 import pathlib
 import pickle
@@ -37,7 +38,7 @@ from pyro.poutine import Trace
 
 from .places import SCALARS
 from .private import CachedFunction
-from .reading import OWN, READER, USER, kind_of
+from .reading import OWN, READER, USER, kind_of, whose
 
 # Objects that never change, or whose content no program reads.
 CONSTANT = (
@@ -120,6 +121,15 @@ def hideable(cls: Any, ran: set[CodeType]) -> set[str]:
     }
 
 
+def in_c(item: Any) -> str:
+    """What an object is whose state is not kept by Python; "" for another object."""
+    if any(c.__module__ == "_ctypes" for c in type(item).__mro__):
+        return "a value of ctypes,"
+    if isinstance(item, torch.jit.ScriptModule):
+        return "a scripted module,"
+    return "the file" if isinstance(item, io.IOBase) else ""
+
+
 SETTINGS = {name for name in dir(torch) if name.startswith(("get_", "is_", "are_"))}
 
 
@@ -157,7 +167,7 @@ def is_own_code(item: Any) -> bool:
 def from_library(item: Any) -> bool:
     """Whether a class, function or module belongs to torch, Pyro, NumPy or Python."""
     if isinstance(item, FunctionType):
-        return kind_of(item.__code__.co_filename) is not USER
+        return whose(item.__code__, item.__globals__) is not USER
     if not isinstance(item, type | ModuleType | BuiltinFunctionType):
         return False
     name = item.__name__ if isinstance(item, ModuleType) else item.__module__

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..errors import InputError
+from .kinds import from_library, is_own_code
+from .private import OPTIMIZER_HOOKS
 
 # Options that choose an implementation and do not change the result; a stored state omits them.
 IMPLEMENTATION = {"params", "foreach", "fused", "capturable", "differentiable"}
@@ -172,9 +174,22 @@ def torch_optimizer(optim: Any) -> Optimizer | None:
     return found if isinstance(found, Optimizer) else None
 
 
-def hooks_of(optimizer: Optimizer) -> bool:
-    """Whether an optimizer has hooks, which must run before or after each of its steps."""
-    return any(v for k, v in vars(optimizer).items() if k.startswith("_optimizer_step"))
+def hooks_of(optimizer: Optimizer) -> list[Any]:
+    """The functions that must run before or after each step of an optimizer."""
+    own = [v for k, v in vars(optimizer).items() if k.startswith("_optimizer_step")]
+    return [hook for hooks in (*own, *OPTIMIZER_HOOKS) for hook in hooks.values()]
+
+
+def runs_known_code(optim: PyroOptim | Optimizer) -> bool:
+    """Whether a step of an optimizer runs code of torch, Pyro and this package only."""
+    single = torch_optimizer(optim)
+    each: list[Any] = [] if single is None else [single]
+    code: list[Any] = []
+    if isinstance(optim, PyroOptim):
+        each += optim.optim_objs.values()
+        code.append(optim.pt_optim_constructor)  # it may not have been called yet
+    code += [*map(type, (optim, *each)), *(hook for one in each for hook in hooks_of(one))]
+    return all(from_library(item) or is_own_code(item) for item in code)
 
 
 def bare_adam(optim: Any, params: list[Tensor]) -> Callable[[list[Tensor]], None] | None:

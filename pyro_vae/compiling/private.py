@@ -22,14 +22,19 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
-from torch.distributions import distribution
+from torch.distributions import distribution, kl
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.nn.modules import module as nn_module
+from torch.optim import optimizer
+from torch.overrides import _get_current_function_mode_stack as FUNCTION_MODES
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 __all__ = [
+    "FUNCTION_MODES",
     "HANDLER_STACK",
+    "DeviceContext",
     "Dice",
     "DynamicOutputShapeException",
     "FakeTensor",
@@ -50,6 +55,12 @@ NUMPY_GENERATOR: Any = np.random.mtrand._rand  # behind np.random.rand
 bootstrap: Any = importlib._bootstrap
 IMPORTING: Any = bootstrap._find_and_load.__code__
 CachedFunction: Any = functools._lru_cache_wrapper
+SAVED_TENSORS_HOOKS: Any = torch._C._autograd._top_saved_tensors_default_hooks
+KL_REGISTRY: Any = kl._KL_REGISTRY
+OPTIMIZER_HOOKS: Any = (
+    optimizer._global_optimizer_pre_hooks,
+    optimizer._global_optimizer_post_hooks,
+)
 GLOBAL_HOOKS = [
     v for k, v in vars(nn_module).items() if k.startswith("_global_") and isinstance(v, dict)
 ]
@@ -66,6 +77,12 @@ REPLACEMENTS = {
     "torch._subclasses.fake_tensor.DynamicOutputShapeException": "the text of the RuntimeError",
     "torch.fx.experimental.proxy_tensor.make_fx": "torch.export of a function with its backward",
     "torch.fx.experimental.proxy_tensor.get_proxy_mode": "no line in an error message",
+    "torch.overrides._get_current_function_mode_stack": "do not notice a mode around a step",
+    "torch.utils._device.DeviceContext": "run eagerly inside torch.device(...), too",
+    "torch._C._autograd._top_saved_tensors_default_hooks": "do not notice such hooks",
+    "torch.optim.optimizer._global_optimizer_pre_hooks": "do not notice hooks of all optimizers",
+    "torch.optim.optimizer._global_optimizer_post_hooks": "the same",
+    "torch.distributions.kl._KL_REGISTRY": "do not notice a function that replaces another",
     "torch.utils._python_dispatch.TorchDispatchMode": "refuse captured 0-dim tensors outright",
     "torch.utils._pytree.tree_flatten": "a flattening of dicts, lists and tuples of our own",
     "torch.utils._pytree.tree_unflatten": "the inverse of that",

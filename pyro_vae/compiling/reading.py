@@ -46,9 +46,22 @@ def kind_of(file: str) -> str:
     if file.startswith((TORCH, NUMPY, HERE)):
         return LIBRARY
     own = file.startswith(STDLIB) and "-packages/" not in file[len(STDLIB) :]
-    made = file.startswith(("<frozen", "<namedtuple", "<string>"))
+    made = file.startswith(("<frozen", "<namedtuple"))
     helps = file.endswith("/typing_extensions.py")
     return PYTHON if own or made or helps else USER
+
+
+def whose(code: CodeType, space: dict[str, Any]) -> str:
+    """:func:`kind_of` the file that a function belongs to.
+
+    A function that is made of a string, such as the ``__eq__`` of a dataclass, belongs to the file
+    of its globals, ``space``.
+    """
+    file = code.co_filename
+    if file == "<string>":
+        named = str(space.get("__name__")).startswith("namedtuple_")
+        file = "<namedtuple>" if named else str(space.get("__file__", file))
+    return kind_of(file)
 
 
 def user_line(frames: Iterable[tuple[FrameType, int]]) -> str:
@@ -56,7 +69,7 @@ def user_line(frames: Iterable[tuple[FrameType, int]]) -> str:
     own = [
         f"{frame.f_code.co_filename}:{line}"
         for frame, line in frames
-        if kind_of(frame.f_code.co_filename) == USER
+        if whose(frame.f_code, frame.f_globals) is USER
     ]
     return own[-1] if own else "the model or the guide"
 
@@ -95,11 +108,11 @@ def names_written(code: CodeType) -> frozenset[str]:
 
 # A function that uses one of these can reach an attribute whose name is not in its code.
 DYNAMIC = {
-    "setattr", "vars", "__dict__", "attrgetter", "asdict", "__getattribute__", "__getstate__",
-    "deepcopy", "__getattr__",
+    "setattr", "vars", "__dict__", "attrgetter", "asdict", "astuple", "__getattribute__",
+    "__getstate__", "deepcopy", "__getattr__", "dumps",
 }  # fmt: skip
 BY_STRING = DYNAMIC | {"getattr", "hasattr"}
-EVALUATING = {"eval", "exec", "globals", "_getframe", "currentframe"}
+EVALUATING = {"eval", "exec", "globals", "_getframe", "currentframe", "__subclasses__"}
 FORK: Any = torch.random.fork_rng
 CUDA: Any = torch.cuda.random
 # Functions that handle torch's generators.
@@ -119,9 +132,11 @@ BESIDE = {IMPORTING, logging.Logger.handle.__code__}
 # Functions in C whose result comes from outside of the program.
 OUTSIDE = {
     "time", "posix", "nt", "_io", "io", "_contextvars", "gc", "select", "_socket", "_uuid", "sys",
+    "_lsprof",
 }  # fmt: skip
 HARMLESS = {"exc_info", "intern", "audit"}  # functions of sys that Python's own library calls
 CLOCKS = {"now", "utcnow", "today"}
+THREADS = {"start_new_thread", "start_joinable_thread"}  # what another thread reads is not recorded
 
 
 class Reads:
@@ -183,7 +198,7 @@ class Reads:
             if code not in self.known:
                 self.meet(frame, code)
         elif event == "c_call":
-            kind = kind_of(code.co_filename)
+            kind = whose(code, frame.f_globals)
             if (kind is USER or kind is PYTHON) and comes_from_outside(arg) and by_user(frame):
                 name = getattr(arg, "__qualname__", arg)
                 draws = isinstance(getattr(arg, "__self__", None), random.Random)
@@ -200,13 +215,13 @@ class Reads:
             self.modules |= {id(v): v for v in found}
 
     def meet(self, frame: FrameType, code: CodeType) -> None:
-        """Note a function; a function that handles generators is noted each time it runs."""
+        """Note a function; one that handles generators or evaluates text is noted each time."""
         if code in SEEDING:
             self.outside = (
                 self.outside or f"{line_of(frame)} handles the state of torch's generator"
             )
             return
-        kind = kind_of(code.co_filename)
+        kind = whose(code, frame.f_globals)
         if kind is PYTHON and (code.co_filename in DRAWING or code.co_filename == SYSTEM):
             if by_user(frame):
                 if code.co_filename == SYSTEM:
@@ -214,13 +229,16 @@ class Reads:
                 else:
                     self.drawn = self.drawn or line_of(frame)
             return
-        self.known.add(code)
+        evaluates = sorted(EVALUATING.intersection(code.co_names)) if kind is USER else []
+        if evaluates:
+            where = f"{code.co_filename}:{code.co_firstlineno}"
+            self.outside = self.outside or f"{where} uses {evaluates[0]}"
+        else:
+            self.known.add(code)
         if kind is USER:
             self.codes.add(code)
             self.user_names |= names_of(code)
             self.written |= names_written(code)
-            if not EVALUATING.isdisjoint(code.co_names):
-                self.outside = self.outside or f"{code.co_filename}:{code.co_firstlineno} uses eval"
             self.dynamic = self.dynamic or is_dynamic(code)
         if kind is USER or kind is READER:
             self.names |= names_of(code)
@@ -270,13 +288,16 @@ def comes_from_outside(function: Any) -> bool:
     owner = getattr(function, "__self__", None)
     if isinstance(owner, random.Random | torch.Generator):
         return True
-    home = getattr(function, "__module__", None)  # a method of an object in C has no module
-    if home is None:
+    home, name = getattr(function, "__module__", None), function.__name__
+    homes = {home}
+    if home is None:  # a method of an object in C has no module
         cls = owner if isinstance(owner, type) else type(owner)
-        if cls.__module__ == "datetime":
-            return function.__name__ in CLOCKS
-        home = cls.__module__
-    return home in OUTSIDE and function.__name__ not in HARMLESS
+        homes = {c.__module__ for c in cls.__mro__}
+    if "datetime" in homes:
+        return name in CLOCKS
+    if "_thread" in homes:
+        return name in THREADS
+    return not homes.isdisjoint(OUTSIDE) and name not in HARMLESS
 
 
 def by_user(frame: FrameType) -> bool:
@@ -286,7 +307,7 @@ def by_user(frame: FrameType) -> bool:
         file = at.f_code.co_filename
         if file.startswith((f"{STDLIB}logging/", f"{STDLIB}warnings.py", "<frozen importlib")):
             return False  # a message has a time and an import reads files; the program does not
-        kind = kind_of(file)
+        kind = whose(at.f_code, at.f_globals)
         if kind is not PYTHON:
             return kind is USER
         at = at.f_back

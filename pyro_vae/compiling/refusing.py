@@ -20,8 +20,16 @@ from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError
-from .private import CONSTRAINT_CHECK, Dice, TorchDispatchMode, get_proxy_mode
-from .reading import OWN, PYRO, USER, kind_of, line_of
+from .private import (
+    CONSTRAINT_CHECK,
+    Dice,
+    FakeTensor,
+    TorchDispatchMode,
+    get_proxy_mode,
+    tree_leaves,
+    tree_map,
+)
+from .reading import OWN, PYRO, USER, line_of, whose
 
 
 class CompileError(InputError):
@@ -171,12 +179,17 @@ class RefusingMode(TorchFunctionMode):
         return [p for p, _ in reached], own
 
 
-class ValueReads(TorchDispatchMode):
-    """Refuses what Python cannot see: torch itself reads the value of a 0-dim tensor.
+class Dispatches(TorchDispatchMode):
+    """Sees each operation of torch while a program is traced, below the functions of Python.
 
-    ``x[:t]``, ``torch.full(size, t)`` and ``alpha=t`` do so. While tracing, the programs' inputs
-    have no values, but the tensors that they find elsewhere, and constants made of them, do. A
-    tensor that the programs make of a Python number may be read.
+    It refuses what Python cannot see: torch itself reads the value of a 0-dim tensor. ``x[:t]``,
+    ``torch.full(size, t)`` and ``alpha=t`` do so. While tracing, the programs' inputs have no
+    values, but the tensors that they find elsewhere, and constants made of them, do. A tensor that
+    the programs make of a Python number may be read.
+
+    It keeps what the programs find from being written. ``buffer.add_(1.0)``, which has no tensor
+    without data among its arguments, would change the buffer while it is recorded. So such an
+    operation gets views of its tensors, and a view that is made while tracing has no data.
     """
 
     def __init__(self, literals: list[Tensor]) -> None:
@@ -189,7 +202,14 @@ class ValueReads(TorchDispatchMode):
         reads = func is torch.ops.aten._local_scalar_dense.default
         if reads and not any(args[0] is literal for literal in self.literals):
             raise CompileError("torch reads the value of a tensor as a Python number")
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if not func._schema.is_mutable or any(isinstance(x, FakeTensor) for x in tensors):
+            return func(*args, **kwargs)
+        views = {id(x): torch.ops.aten.alias.default(x) for x in tensors}
+        args, kwargs = tree_map(lambda x: views.get(id(x), x), (args, kwargs))
+        own = {id(views[id(x)]): x for x in tensors}
+        return tree_map(lambda x: own.get(id(x), x), func(*args, **kwargs))
 
 
 def calling_frame() -> FrameType:
@@ -203,8 +223,8 @@ def calling_frame() -> FrameType:
 
 def is_users(frame: FrameType) -> bool:
     """Whether a frame is of the user's code."""
-    file = frame.f_code.co_filename
-    return kind_of(file) == USER and not file.startswith(OWN)
+    own = frame.f_code.co_filename.startswith(OWN)
+    return whose(frame.f_code, frame.f_globals) is USER and not own
 
 
 def aliased(gradient: Tensor, leaf: Tensor) -> bool:

@@ -15,8 +15,8 @@ from torch import Tensor
 from .bound import BoundGraph
 from .calls import arguments
 from .elbo import CompiledELBO
-from .inputs import deliver
-from .optim import bare_adam, hooks_of, torch_optimizer
+from .inputs import Zeros, deliver
+from .optim import bare_adam, hooks_of, runs_known_code, torch_optimizer
 from .private import tree_leaves, tree_map
 from .steps import LOCK, Step
 
@@ -77,7 +77,7 @@ class CompiledSVI:
         self.elbo = CompiledELBO(loss, backend, static)
         self.prepare = prepare
         self.before_step = before_step
-        self.trained: set[Tensor] = set()  # the parameters that have had a gradient
+        self.zeros = Zeros()
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Take one step on a batch; returns the loss in nats, summed over the batch."""
@@ -106,15 +106,15 @@ class CompiledSVI:
         with LOCK:
             step, inputs = self.step_of_epoch(args, kwargs)
         losses: list[Tensor] = []
-        last: BoundGraph | None = None
+        last, undisturbed = None, False
         bound: BoundGraph | None
         for index in batches.unbind():
             inputs[0] = index
             if self.before_step is not None:
                 self.before_step()
             eagerly = partial(self.run_eagerly, step, self.on_batch, (index, *args[1:]), kwargs)
-            if last is not None and self.before_step is None:
-                step.calls += 1  # between two steps only this loop runs, so a valid graph stays so
+            if last is not None and undisturbed:
+                step.calls += 1
                 bound = last
             else:
                 with LOCK:
@@ -124,6 +124,8 @@ class CompiledSVI:
                         continue
             if bound is not last:
                 last, work = bound, self.replayed(bound, inputs, 1 + len(tree_leaves(data)))
+                # Without code of the user's between two steps, a valid graph stays valid.
+                undisturbed = self.before_step is None and runs_known_code(self.optim)
             losses.append(work(partial(eagerly, bound), inputs).to(index.device))
         return torch.stack(losses)
 
@@ -158,7 +160,7 @@ class CompiledSVI:
             with step.eager():
                 _, params = self.gradients(call, args, kwargs)
             for p in params:
-                p.grad = None
+                self.zeros.forget(p)
 
     def step_of_epoch(self, args: Any, kwargs: Any) -> tuple[Step, list[Tensor]]:
         """The step that :meth:`on_batch` with these arguments belongs to, and its tensors."""
@@ -194,29 +196,27 @@ class CompiledSVI:
         if bound.refused(inputs):
             return eagerly()
         leaves = bound.leaves(inputs)
-        if adam is not None and all(leaf.grad is None for leaf in leaves):
+        if adam is not None and all(map(self.zeros.is_left, leaves)):
             adam(gradients)
         else:
             for leaf, gradient in zip(leaves, gradients, strict=True):
-                deliver(leaf, gradient)
+                deliver(leaf, gradient, replaces=self.zeros.is_left(leaf))
             self.update(bound.params)
         return values[0] if len(values) == 1 else torch.stack(values)
 
     def update(self, params: set[Tensor]) -> None:
-        """Move the parameters. One that has no gradient now, and had one before, is moved by its
-        momentum, as SVI does, which sets gradients to zero."""
+        """Move the parameters. A gradient is then zero, so that a later step in which a parameter
+        has none moves it by its momentum, as ``SVI`` does."""
         if isinstance(self.optim, PyroOptim):
+            self.optim(list(params))
             for p in params:
                 if p.grad is not None:
-                    self.trained.add(p)
-                elif p in self.trained:
-                    p.grad = torch.zeros_like(p)
-            self.optim(list(params))
+                    self.zeros.leave(p)
         else:
             self.optim.step()
             self.optim.zero_grad()
-        for p in params:
-            p.grad = None
+            for p in params:
+                p.grad = None
 
     def replayed(
         self, bound: BoundGraph, inputs: list[Tensor], fixed_before: int
@@ -227,11 +227,13 @@ class CompiledSVI:
         """
         leaves = bound.leaves(inputs)
         adam = bare_adam(self.optim, leaves)
-        self.trained.update(bound.params.intersection(leaves))
+        waiting = not all(map(self.zeros.is_left, leaves))  # to be added to the gradients
+        if adam is not None and not waiting:
+            for leaf in leaves:  # this step does not touch their gradients
+                self.zeros.leave(leaf)
         work: Any = partial(self.run_compiled, bound, adam=adam)
         optimizer = torch_optimizer(self.optim)
         on_device = all(t.is_cuda for t in (*inputs, *bound.graph.read))
-        waiting = any(leaf.grad is not None for leaf in leaves)  # to be added to the gradients
         if optimizer is None or not on_device or hooks_of(optimizer) or waiting:
             return work
         if not all(group.get("capturable") for group in optimizer.param_groups):

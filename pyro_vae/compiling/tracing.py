@@ -27,9 +27,10 @@ from .private import (
     TreeSpec,
     make_fx,
     tree_flatten,
+    tree_leaves,
 )
 from .reading import Reads, user_line
-from .refusing import CompileError, EagerReason, RefusingMode, ValueReads
+from .refusing import CompileError, Dispatches, EagerReason, RefusingMode
 from .restoring import Undisturbed
 from .watching import Watch
 
@@ -183,7 +184,7 @@ def trace_once(
     def flat(*inputs: Tensor) -> list[Tensor]:
         with (
             RefusingMode() as mode,
-            ValueReads(mode.literals),
+            Dispatches(mode.literals),
             poutine.block(),
             SiteChecks(validated) as checks,
             poutine.trace(param_only=True) as sites,
@@ -242,15 +243,26 @@ def trace_once(
 
 
 def written_inputs(module: GraphModule) -> list[int]:
-    """The positions of the inputs into which an operation of the graph writes."""
-    inputs = {node: i for i, node in enumerate(module.graph.find_nodes(op="placeholder"))}
-    found = set()
+    """The positions of the inputs into which an operation of the graph writes, also through a
+    view."""
+    memory = {node: {i} for i, node in enumerate(module.graph.find_nodes(op="placeholder"))}
+    found: set[int] = set()
     for node in module.graph.nodes:
         schema = getattr(node.target, "_schema", None)  # of torch's own operations
-        for argument, given in zip(schema.arguments if schema else [], node.args, strict=False):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                found.add(inputs.get(cast(Any, given)))
-    return sorted(place for place in found if place is not None)
+        if schema is None:  # an element of a list of views
+            shared = [x for x in node.args if isinstance(x, Node)] if node not in memory else []
+        else:
+            shared = []
+            for place, argument in enumerate(schema.arguments):
+                if argument.alias_info is None:
+                    continue
+                given = dict(enumerate(node.args)).get(place, node.kwargs.get(argument.name))
+                nodes = [x for x in tree_leaves(given) if isinstance(x, Node)]
+                shared += nodes
+                if argument.alias_info.is_write:
+                    found.update(*(memory.get(x, ()) for x in nodes))
+        memory.setdefault(node, set()).update(*(memory.get(x, ()) for x in shared))
+    return sorted(found)
 
 
 def describe(error: Exception) -> str:

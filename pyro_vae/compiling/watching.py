@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import builtins
 import gc
-import io
 import logging
 import weakref
 from collections import defaultdict
@@ -38,8 +37,8 @@ from .places import (
     entries,
     entries_stand,
 )
-from .private import GLOBAL_HOOKS, CachedFunction
-from .reading import USER, Reads, codes_in, kind_of, names_of
+from .private import GLOBAL_HOOKS, KL_REGISTRY, CachedFunction
+from .reading import USER, Reads, codes_in, kind_of, names_of, whose
 
 LEVELS = {"isEnabledFor", "getEffectiveLevel", "level", "disabled"}
 MOST_PLACES = 20_000
@@ -90,6 +89,8 @@ class Watch:
         self.queue += [(module, "") for module in reads.modules.values()]
         if "get_param_store" in reads.user_names:
             self.queue.append((pyro.get_param_store(), "the parameter store"))
+        if "kl_divergence" in reads.names:
+            self.places.append(Place(CONTENT, KL_REGISTRY, None, "what register_kl registered"))
         self.follow()
         unseen = reads.codes - self.codes
         if unseen:  # functions that ran and that no name leads to
@@ -209,7 +210,7 @@ class Watch:
     def function(self, item: FunctionType, path: str) -> None:
         """What a function that ran reads: variables of closures, defaults, globals."""
         inner = list(codes_in(item.__code__))
-        user = kind_of(item.__code__.co_filename) is USER
+        user = whose(item.__code__, item.__globals__) is USER
         if self.reads.known.isdisjoint(inner):
             return
         for name, cell in zip(item.__code__.co_freevars, item.__closure__ or (), strict=True):
@@ -292,10 +293,8 @@ class Watch:
             self.cannot(path, f"an object of type {cls.__name__},")
         if kinds.user_classes(cls):
             self.place(SLOT, item, "__class__", path)
-        if any(c.__module__ == "_ctypes" for c in cls.__mro__):
-            self.cannot(path, "a value of ctypes,")
-        if isinstance(item, io.IOBase):
-            self.cannot(path, "the file")
+        if what := kinds.in_c(item):
+            self.cannot(path, what)
         for name in slots:
             self.place(SLOT, item, name, path)
         self.queue.append((cls, f".{cls.__name__}"))

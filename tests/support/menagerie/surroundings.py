@@ -1,12 +1,19 @@
 """What surrounds the programs: the parameter store, loggers, settings of torch and Python."""
 
 import builtins
+import cProfile
+import dataclasses
 import logging
 import sys
+import threading
+import warnings
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.infer import TraceMeanField_ELBO
+from torch.distributions import register_kl
+from torch.overrides import TorchFunctionMode
 
 from . import Member, looks, member, normal_guide, programs
 
@@ -202,3 +209,168 @@ def an_attribute_that_may_be_missing():
         lambda z, x: z * (2.0 if hasattr(config, name + "tor") else 1.0),
         lambda v: setattr(config, "factor", v) if v > 1 else delattr(config, "factor"),
     )
+
+
+@dataclasses.dataclass
+class Config:
+    a: float = 1.0
+
+
+@looks("equal")
+def two_dataclasses_that_are_compared():
+    config, default = Config(), Config()
+
+    def change(value):
+        config.a = value
+
+    return lambda z, x: z * (1.0 if config == default else 2.0), change
+
+
+@looks("equal")
+def the_sum_of_a_dataclass():
+    config = Config()
+
+    def change(value):
+        config.a = value
+
+    return lambda z, x: z * sum(dataclasses.astuple(config)), change
+
+
+SETTING = 1.0
+
+
+def set_setting(value):
+    global SETTING
+    SETTING = value
+
+
+def setting():
+    return SETTING
+
+
+@looks("eager")
+def a_thread_of_a_program():
+    def look(z, x):
+        found = []
+        thread = threading.Thread(target=lambda: found.append(setting()))
+        thread.start()
+        thread.join()
+        return z * found[0]
+
+    set_setting(1.0)
+    return look, set_setting
+
+
+@looks("eager")
+def a_profiler_in_a_program():
+    def look(z, x):
+        profile = cProfile.Profile()
+        profile.enable()
+        scale = setting()
+        profile.disable()
+        return z * scale
+
+    set_setting(1.0)
+    return look, set_setting
+
+
+@looks("eager")
+def a_name_in_evaluated_text():
+    set_setting(1.0)
+    return lambda z, x: z * eval("SETTING"), set_setting
+
+
+class Base:
+    pass
+
+
+@looks("eager")
+def the_subclasses_of_a_class():
+    kept = []
+    return (
+        lambda z, x: z * (1.0 + len(Base.__subclasses__())),
+        lambda value: kept.append(type("Sub", (Base,), {})),
+    )
+
+
+@looks("eager")
+def an_attribute_of_a_scripted_module():
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.k = 1.0
+
+        def forward(self, z):
+            return z * self.k
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(Scaled())
+    return lambda z, x: scripted(z), lambda value: setattr(scripted, "k", value)
+
+
+class Shifted(dist.Normal):
+    pass
+
+
+@member("equal")
+def a_divergence_that_is_registered_again():
+    def change(value):
+        @register_kl(Shifted, dist.Normal)
+        def divergence(p, q):
+            return value * (p.loc - q.loc) ** 2
+
+    def model(x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0).expand([3]).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.sample("z", Shifted(pyro.param("loc", torch.tensor(0.5)), 1.0))
+
+    change(1.0)
+    return Member(model, guide, change=change, elbo=TraceMeanField_ELBO())
+
+
+class Doubling(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        return 2 * result if func is torch.tanh else result
+
+
+def within(context):
+    """A member around whose steps 5 to 7 a context of torch is active."""
+
+    def make():
+        inside = []
+
+        def change(value):
+            if value > 1:
+                inside.append(context())
+                inside[-1].__enter__()
+            else:
+                inside.pop().__exit__(None, None, None)
+
+        return programs(lambda z, x: torch.tanh(z * x.mean()).exp() * z, change=change)
+
+    make.__name__ = context.__name__
+    return make
+
+
+def _a_mode_of_torch_around_a_step():
+    return Doubling()
+
+
+def _saved_tensors_that_are_rounded():
+    return torch.autograd.graph.saved_tensors_hooks(lambda t: t.round(decimals=1), lambda t: t)
+
+
+def _the_detection_of_anomalies():
+    return torch.autograd.detect_anomaly(check_nan=True)
+
+
+for context in (
+    _a_mode_of_torch_around_a_step,
+    _saved_tensors_that_are_rounded,
+    _the_detection_of_anomalies,
+):
+    member("eager")(within(context))
