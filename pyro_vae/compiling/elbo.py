@@ -69,6 +69,7 @@ class CompiledELBO(ELBO):
       ``x.tolist()``; a tensor has a shape that depends on values. ``x.item()`` is allowed: it stays
       a tensor.
     - Python or NumPy draws a random number: ``random.random()``, ``np.random.rand()``.
+    - The result of :meth:`differentiable_loss` is differentiated with ``create_graph=True``.
     - A later check finds a difference. At calls 4, 16, 64, ... the step is traced again and
       compared with the graph in use. A graph that no longer holds is dropped.
 
