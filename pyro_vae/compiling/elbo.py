@@ -51,14 +51,15 @@ class CompiledELBO(ELBO):
     **What runs eagerly**, with one warning that gives the reason:
 
     - programs that write state (a counter, a value that is stored for the user), read a clock, a
-      file or ``tensor.grad``, handle torch's generator, or read what cannot be compared, such as a
-      large NumPy array;
+      file or ``tensor.grad``, handle torch's generator, start a thread or a profiler, evaluate
+      text, or read what cannot be compared, such as a large NumPy array;
     - a step in which a parameter has a hook;
     - an argument that is an ``nn.Parameter``, has attributes, or is read elsewhere, too;
     - ``TraceGraph_ELBO``;
     - a sequential plate with a random subsample;
     - ``loss_and_grads`` of a model and a guide without a parameter to train;
-    - a call inside another Pyro handler, or with ``module_local_params`` switched on;
+    - a call inside another Pyro handler, a mode of torch, ``saved_tensors_hooks`` or the detection
+      of anomalies, or with ``module_local_params`` switched on;
     - programs whose state changes at each of 16 calls, or that need more than 8 different graphs;
     - new combinations of programs and kinds of arguments, after the first 64;
     - a step that torch cannot compile, for example because there is no C++ compiler.
