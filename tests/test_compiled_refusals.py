@@ -31,7 +31,7 @@ from pyro_vae.compiling import (
     elbo,
     proving,
 )
-from pyro_vae.compiling.reading import kind_of
+from pyro_vae.compiling.origins import kind_of
 from pyro_vae.errors import InputError
 
 

@@ -1,5 +1,7 @@
 """``CompiledSVI`` moves parameters as SVI does, and errors of Pyro are raised at every call."""
 
+import dataclasses
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -7,7 +9,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch.distributions import constraints
 
-from pyro_vae.compiling import CompiledELBO, CompiledSVI, FusedAdam
+from pyro_vae.compiling import CompiledELBO, CompiledSVI, FusedAdam, FusedOptim
 
 X = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
 STEPS = 8
@@ -249,3 +251,113 @@ def test_what_an_optimizer_changes_within_an_epoch_is_noticed():
         return losses, net.bias.detach().clone()
 
     torch.testing.assert_close(path(compiled=True), path(compiled=False), rtol=1e-5, atol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """Two of these are equal although their factors differ."""
+
+    factor: float = dataclasses.field(compare=False)
+
+    def __call__(self, x):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(self.factor * z, 1.0).to_event(1), obs=x)
+
+
+@dataclasses.dataclass
+class Unhashable(Programs):
+    """A dataclass has no hash, because it compares by its fields."""
+
+
+def guide_of_z(x):
+    loc = pyro.param("loc", torch.zeros(2))
+    pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: [Named(1.0), Named(3.0)], lambda: [Unhashable().model, Unhashable().model]]
+)
+def test_programs_are_told_apart_by_identity(make):
+    def path(compiled):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        models = make()
+        elbo = CompiledELBO(Trace_ELBO(), "eager") if compiled else Trace_ELBO()
+        optim = pyro.optim.Adam({"lr": 0.01})
+        each = [SVI(model, guide_of_z, optim, elbo) for model in models]
+        return [svi.step(X) for _ in range(4) for svi in each]
+
+    assert path(compiled=True) == pytest.approx(path(compiled=False))
+
+
+def steps_of_an_epoch(make, before_step=None):
+    """The parameters after two epochs of ``CompiledSVI`` with an optimizer."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    optim = make()
+    before = None if before_step is None else lambda: before_step(optim)
+    programs, rows = Programs(), torch.arange(24).view(8, 3)
+    data = torch.randn(24, 2, generator=torch.Generator().manual_seed(0))
+    svi = CompiledSVI(
+        programs.model, programs.guide, optim, Trace_ELBO(), backend="eager", before_step=before
+    )
+    for _ in range(2):
+        svi.epoch(data, rows)
+    return [p.detach().clone() for _, p in sorted(pyro.get_param_store().items())]
+
+
+def halve(optim):
+    """Halve the learning rate of all groups that an optimizer has."""
+    inner = getattr(optim, "optimizer", None)
+    each = [inner] if inner is not None else getattr(optim, "optim_objs", {}).values()
+    for optimizer in each:
+        for group in optimizer.param_groups:
+            group["lr"] *= 0.5
+
+
+def test_a_rate_that_changes_before_a_step_is_used():
+    fused = steps_of_an_epoch(lambda: FusedAdam({"lr": 0.1}), halve)
+    plain = steps_of_an_epoch(lambda: pyro.optim.Adam({"lr": 0.1}), halve)
+    torch.testing.assert_close(fused, plain)
+
+
+class Clamping(FusedOptim):
+    """An optimizer that keeps its parameters small."""
+
+    def __init__(self):
+        super().__init__(torch.optim.Adam, {"lr": 0.1})
+
+    def __call__(self, params, *args, **kwargs):
+        super().__call__(params, *args, **kwargs)
+        with torch.no_grad():
+            for p in params:
+                p.clamp_(-0.2, 0.2)
+
+
+def test_an_optimizer_of_the_users_own_is_called_at_each_step():
+    loc, scale = steps_of_an_epoch(Clamping)
+    assert loc.abs().max() <= 0.2
+    assert scale.log().abs().max() <= 0.2 + 1e-6
+
+
+def test_a_second_batch_outside_of_the_support_leaves_gradients_that_are_there():
+    """The proof of a new graph runs the programs, which raise Pyro's error."""
+
+    def model(x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Exponential(z.exp()).expand([3]).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.5)), 1.0))
+
+    def gradient(elbo):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        elbo.loss_and_grads(model, guide, torch.ones(3))
+        with pytest.raises(ValueError, match="support"):
+            elbo.loss_and_grads(model, guide, -torch.ones(3))
+        return pyro.param("loc").unconstrained().grad
+
+    expected = gradient(Trace_ELBO())
+    assert torch.equal(gradient(CompiledELBO(Trace_ELBO(), "eager")), expected)

@@ -10,6 +10,7 @@ from support.menagerie import (  # noqa: F401
     arguments,
     inplace,
     kinds,
+    overlooked,
     python_state,
     surroundings,
     tensors,

@@ -14,13 +14,15 @@ The files, in the order in which a step passes through them:
 - ``svi``: the step with its optimizer, and CUDA graphs.
 - ``calls``: how a batch becomes the arguments of the programs.
 - ``elbo``: the ELBO; it finds the step that belongs to the programs and their arguments.
+- ``surroundings``: the settings, handlers and modes around a call that change its numbers.
 - ``inputs``: the arguments as inputs of a graph, and what of them a graph depends on.
 - ``steps``: picks the graph that is still valid for a call, or makes a new one.
 - ``bound``: a compiled graph with the tensors and the state for which it is valid.
 - ``tracing``: runs a program once and records its tensor operations as a graph.
 - ``refusing``: while tracing, raises where Python reads a tensor's value.
 - ``checking``: adds Pyro's validation of the sites to the graph.
-- ``reading``: records what the programs read and call while they run.
+- ``reading``, with ``origins`` and ``names``: records what the programs read and call while they
+  run.
 - ``watching``, with ``kinds`` and ``places``: finds the Python state that the programs read, and
   compares it between two calls.
 - ``restoring``: finds what the programs wrote while they were traced, and sets it back.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .private import TensorGuards
+from .proving import equal_losses
 from .tracing import Graph
 from .watching import Watch
 
@@ -120,10 +121,15 @@ class BoundGraph:
                 tensors[place].copy_(value)
         return True
 
-    def accept(self) -> None:
-        """Note that Pyro raised no error where this graph refused a call."""
+    def accept(self, loss: Any) -> bool:
+        """Note that Pyro raised no error where this graph refused a call.
+
+        Returns:
+            whether the loss of the repeated call is the one of the graph.
+        """
         self.optional |= self.failed
         self.accepted += not self.failed
+        return bool(self.outputs) and equal_losses(loss, self.outputs[: self.graph.loss.num_leaves])
 
     def leaves(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The tensors that the gradients belong to."""

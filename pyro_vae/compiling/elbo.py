@@ -155,8 +155,10 @@ class CompiledELBO(ELBO):
                     return call(*args, **kwargs)
         values, gradients = bound(inputs)
         if bound.refused(inputs):
-            with LOCK, step.eager(repeats=bound):
-                return call(*args, **kwargs)
+            with LOCK, step.eager():
+                loss = call(*args, **kwargs)
+            step.accept(bound, loss)
+            return loss
         for leaf, gradient in zip(bound.leaves(inputs), gradients, strict=True):
             deliver(leaf, gradient)
         report_params(bound.graph.params)
@@ -173,8 +175,10 @@ class CompiledELBO(ELBO):
                     return eagerly(*args, **kwargs)
         (value,), gradients = bound(inputs)
         if bound.refused(inputs):
-            with LOCK, step.eager(repeats=bound):
-                return eagerly(*args, **kwargs)
+            with LOCK, step.eager():
+                loss = eagerly(*args, **kwargs)
+            step.accept(bound, loss)
+            return loss
         report_params(bound.graph.params)
         return WithGradients.apply(value, gradients, *bound.leaves(inputs))
 
@@ -242,12 +246,12 @@ class CompiledELBO(ELBO):
 
 
 def program_key(program: Any) -> Any:
-    """Identifies a program, which is the user's own object.
+    """Identifies a program, which is the user's own object; two of them may be equal.
 
     Python makes a new bound method at each access, so a method is identified by its function and
     its object. A program that is not a method does not have these attributes.
     """
-    return getattr(program, "__func__", program), id(getattr(program, "__self__", None))
+    return id(getattr(program, "__func__", program)), id(getattr(program, "__self__", None))
 
 
 def report_params(params: dict[str, Tensor]) -> None:

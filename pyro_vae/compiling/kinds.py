@@ -8,13 +8,14 @@ import enum
 import functools
 import gc
 import io
+import logging
 import operator
 import pathlib
 import pickle
 import random
 import re
 import sys
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from types import (
     BuiltinFunctionType,
@@ -36,9 +37,9 @@ import numpy as np
 import torch
 from pyro.poutine import Trace
 
+from .origins import OWN, READER, USER, kind_of, whose
 from .places import SCALARS
 from .private import CachedFunction
-from .reading import OWN, READER, USER, kind_of, whose
 
 # Objects that never change, or whose content no program reads.
 CONSTANT = (
@@ -105,6 +106,24 @@ def is_recorded(cls: Any) -> bool:
     return all(kind_of(file or "") in (USER, READER) for file in files)
 
 
+def functions_of(codes: set[CodeType]) -> list[FunctionType]:
+    """The functions that have one of these codes."""
+    found = gc.get_referrers(*codes) if codes else []
+    return [f for f in found if isinstance(f, FunctionType) and f.__code__ in codes]
+
+
+@functools.cache
+def slots(cls: Any) -> list[str]:
+    """The attributes of a class that have slots."""
+    slotted = [c for c in cls.__mro__ if "__slots__" in vars(c) or c is defaultdict]
+    return [
+        name
+        for c in slotted
+        for name, value in vars(c).items()
+        if isinstance(value, MemberDescriptorType) and not name.startswith("__")
+    ]
+
+
 def hideable(cls: Any, ran: set[CodeType]) -> set[str]:
     """The attributes of a class that an attribute of its object would hide.
 
@@ -119,6 +138,34 @@ def hideable(cls: Any, ran: set[CodeType]) -> set[str]:
         if not name.startswith("__")
         and (not isinstance(value, FunctionType) or value.__code__ in ran)
     }
+
+
+@functools.cache
+def inherited(cls: Any) -> frozenset[str]:
+    """The attributes that a user's class has from another one; its own would hide them."""
+    if is_own_code(cls):
+        return frozenset()
+    names = {name for base in user_classes(cls)[1:] for name in vars(base)}
+    return frozenset(name for name in names - vars(cls).keys() if not name.startswith("__"))
+
+
+def is_fixed(value: Any, of_user: bool) -> bool:
+    """Whether a global stays what it is: a module, a class or a function of a library.
+
+    Args:
+        value: the global.
+        of_user: whether it is one of the user's, as ``ACT = F.relu``, which may be replaced.
+    """
+    if isinstance(value, ModuleType):
+        return from_library(value)
+    return not of_user and (from_library(value) or is_own_code(value))
+
+
+def levels(logger: logging.Logger, names: set[str]) -> list[Callable[[], Any]]:
+    """The level of a logger, if the programs ask for it."""
+    if {"isEnabledFor", "getEffectiveLevel", "level", "disabled"}.isdisjoint(names):
+        return []
+    return [lambda: (logger.getEffectiveLevel(), logger.isEnabledFor(50))]
 
 
 def in_c(item: Any) -> str:

@@ -189,7 +189,8 @@ def runs_known_code(optim: PyroOptim | Optimizer) -> bool:
         each += optim.optim_objs.values()
         code.append(optim.pt_optim_constructor)  # it may not have been called yet
     code += [*map(type, (optim, *each)), *(hook for one in each for hook in hooks_of(one))]
-    return all(from_library(item) or is_own_code(item) for item in code)
+    replaced = any("step" in vars(one) for one in each)  # on the object
+    return not replaced and all(from_library(item) or is_own_code(item) for item in code)
 
 
 def bare_adam(optim: Any, params: list[Tensor]) -> Callable[[list[Tensor]], None] | None:
@@ -204,7 +205,8 @@ def bare_adam(optim: Any, params: list[Tensor]) -> Callable[[list[Tensor]], None
     """
     optimizer = torch_optimizer(optim)
     clips = isinstance(optim, FusedOptim) and optim.pt_clip_args
-    if type(optimizer) is not torch.optim.Adam or clips:
+    known = type(optim) in (FusedOptim, torch.optim.Adam)
+    if not known or type(optimizer) is not torch.optim.Adam or clips:
         return None
     group, *others = optimizer.param_groups
     states: list[Any] = [optimizer.state.get(p) for p in params]
@@ -220,11 +222,12 @@ def bare_adam(optim: Any, params: list[Tensor]) -> Callable[[list[Tensor]], None
     ):
         return None
     means, squares, counts = ([s[k] for s in states] for k in ("exp_avg", "exp_avg_sq", "step"))
-    options = {name: group[name] for name in ("lr", "weight_decay", "eps", "maximize")}
-    beta1, beta2 = group["betas"]
+    names = ("lr", "weight_decay", "eps", "maximize")
 
     @torch.no_grad()
     def step(gradients: list[Tensor]) -> None:
+        options = {name: group[name] for name in names}  # they may change between two steps
+        beta1, beta2 = group["betas"]
         torch._foreach_add_(counts, 1)
         torch._fused_adam_(
             params, gradients, means, squares, [], counts,

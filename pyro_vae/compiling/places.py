@@ -44,7 +44,10 @@ class Place(NamedTuple):
             return vars(self.box).get(self.key, MISSING)
         if self.kind == SLOT:
             return getattr(self.box, self.key, MISSING)
-        return self.box.cell_contents
+        try:
+            return self.box.cell_contents
+        except ValueError:  # the variable has no value, or was deleted
+            return MISSING
 
     def write(self, value: Any) -> None:
         """Put back what :meth:`read` returned."""

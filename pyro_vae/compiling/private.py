@@ -15,7 +15,6 @@ import torch
 from pyro.infer.util import Dice
 from pyro.params.param_store import ParamStoreDict
 from pyro.poutine.runtime import _PYRO_STACK as HANDLER_STACK
-from pyro.poutine.subsample_messenger import _Subsample as Subsample
 from torch._C._dynamo.guards import TensorGuards
 from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
@@ -39,7 +38,6 @@ __all__ = [
     "DynamicOutputShapeException",
     "FakeTensor",
     "FakeTensorMode",
-    "Subsample",
     "TensorGuards",
     "TorchDispatchMode",
     "TreeSpec",
@@ -69,7 +67,6 @@ CONSTRAINT_CHECK: Any = getattr(distribution, "_all_true_or_runtime_assert", Non
 
 REPLACEMENTS = {
     "pyro.poutine.runtime._PYRO_STACK": "a handler of our own that meets the message of a param",
-    "pyro.poutine.subsample_messenger._Subsample": "the class of the fn in a plate's message",
     "pyro.infer.util.Dice": "run enumeration with score functions eagerly",
     "torch._C._dynamo.guards.TensorGuards": "compare shape, strides and so on, 0.03 ms slower",
     "torch._subclasses.fake_tensor.FakeTensorMode": "make_fx with tracing_mode='fake'",
@@ -78,6 +75,7 @@ REPLACEMENTS = {
     "torch.fx.experimental.proxy_tensor.make_fx": "torch.export of a function with its backward",
     "torch.fx.experimental.proxy_tensor.get_proxy_mode": "no line in an error message",
     "torch.overrides._get_current_function_mode_stack": "do not notice a mode around a step",
+    "torch._C._len_torch_dispatch_stack": "do not notice a dispatch mode around a step",
     "torch.utils._device.DeviceContext": "run eagerly inside torch.device(...), too",
     "torch._C._autograd._top_saved_tensors_default_hooks": "do not notice such hooks",
     "torch.optim.optimizer._global_optimizer_pre_hooks": "do not notice hooks of all optimizers",

@@ -73,17 +73,13 @@ def difference_here(run: Callable[..., Any], bound: Any, inputs: Sequence[Tensor
     if not loss_c:  # it raised an error, which may be one of Pyro's checks in another call
         return "the graph cannot be run"
     tolerance = 5e-2 if rounds() else 1e-3
-    of_loss = 5e-2 if autocasts() else 1e-3  # autocast rounds log-densities, too
-    losses = [
-        (torch.as_tensor(a).detach().cpu(), b.cpu()) for a, b in zip(loss, loss_c, strict=True)
-    ]
     slopes = [
         (torch.zeros_like(b) if a is None else a, b)
         for a, b in zip(gradients, gradients_c, strict=True)
     ]
     # A gradient that is zero in theory has rounding errors of the size of the others.
     largest = max((size(a) for a, _ in slopes), default=0.0)
-    if not all(close(a, b, of_loss, of_loss * size(a)) for a, b in losses):
+    if not equal_losses(loss, loss_c):
         return LOSS
     near = [close(a, b, tolerance, tolerance * (size(a) + 0.01 * largest)) for a, b in slopes]
     if rounds() and not all(near):
@@ -94,6 +90,14 @@ def difference_here(run: Callable[..., Any], bound: Any, inputs: Sequence[Tensor
             for fine, (a, b), error in zip(near, slopes, errors, strict=True)
         ]
     return "" if all(near) else GRADIENTS
+
+
+def equal_losses(loss: Any, in_graph: Sequence[Tensor]) -> bool:
+    """Whether the loss of the programs is the one of their graph, up to rounding."""
+    tolerance = 5e-2 if autocasts() else 1e-3  # autocast rounds log-densities, too
+    parts = [torch.as_tensor(a).detach().cpu() for a in tree_flatten(loss)[0]]
+    each = zip(parts, in_graph, strict=True)
+    return all(close(a, b.cpu(), tolerance, tolerance * size(a)) for a, b in each)
 
 
 def rounding_errors(
@@ -130,10 +134,12 @@ def unchanged(tensors: Sequence[Tensor]) -> Iterator[None]:
     kept = [(t, t.detach().clone(), t.grad) for t in tensors if t.is_leaf]
     for t, _, _ in kept:
         t.grad = None
-    with torch.random.fork_rng():
-        yield
-    with torch.no_grad():
-        for t, value, gradient in kept:
-            if not torch.equal(t, value):
-                t.copy_(value)
-            t.grad = gradient
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        with torch.no_grad():
+            for t, value, gradient in kept:
+                if not torch.equal(t, value):
+                    t.copy_(value)
+                t.grad = gradient

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError
+from .origins import OWN, PYRO, USER, line_of, whose
 from .private import (
     CONSTRAINT_CHECK,
     Dice,
@@ -29,7 +32,6 @@ from .private import (
     tree_leaves,
     tree_map,
 )
-from .reading import OWN, PYRO, USER, line_of, whose
 
 
 class CompileError(InputError):
@@ -111,7 +113,7 @@ class RefusingMode(TorchFunctionMode):
     ) -> Any:
         if func is Tensor.item:
             index = self.plate_index(calling_frame(), args[0])
-            return args[0].detach().reshape(()) if index is None else index
+            return as_number(args[0]) if index is None else index
         if func is Tensor.backward:
             weight = dict(enumerate(args)).get(1, (kwargs or {}).get("gradient"))
             self.losses.append(args[0] if weight is None else (args[0] * weight).sum())
@@ -210,6 +212,33 @@ class Dispatches(TorchDispatchMode):
         args, kwargs = tree_map(lambda x: views.get(id(x), x), (args, kwargs))
         own = {id(views[id(x)]): x for x in tensors}
         return tree_map(lambda x: own.get(id(x), x), func(*args, **kwargs))
+
+
+def as_number(t: Tensor) -> Tensor:
+    """What stands for ``t.item()``: a tensor. An integer of Python does not overflow at 255."""
+    value = t.detach().reshape(())
+    exact = value.dtype.is_floating_point or value.is_complex() or value.dtype == torch.bool
+    return value if exact else value.long()
+
+
+@contextmanager
+def without_keys() -> Iterator[None]:
+    """Refuse, while tracing, that a program looks a tensor up in a dict or a set.
+
+    A tensor is found by its identity. The number that it stands for would be found by its value.
+    """
+    plain: Any = Tensor.__hash__
+
+    def hashed(tensor: Tensor) -> int:
+        if isinstance(tensor, FakeTensor) and is_users(sys._getframe(1)):
+            raise CompileError("a tensor as the key of a dict or an element of a set")
+        return plain(tensor)
+
+    Tensor.__hash__ = hashed  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Tensor.__hash__ = plain  # type: ignore[method-assign]
 
 
 def calling_frame() -> FrameType:

@@ -102,7 +102,8 @@ def writes(places: Iterable[tuple[Place, Any]], reads: Reads) -> tuple[str, set[
             if place.kind == CONTENT and owner not in KEPT:
                 own = owner in reads.user_names or not owner
             else:  # an attribute; nn.Module keeps some in these containers
-                own = key in reads.written or (can_set and place.kind != CONTENT)
+                set_by_name = place.kind != CONTENT or key in reads.user_names
+                own = key in reads.written or (can_set and set_by_name)
             if own:
                 by_user = by_user or place.path.lstrip(".")
             else:

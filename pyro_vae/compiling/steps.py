@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .bound import BoundGraph, GraphFunction
 from .floats import are_inputs
-from .proving import difference
+from .proving import LOSS, difference
 from .reading import Reads
 from .refusing import CompileError, EagerReason
 from .restoring import writes
@@ -120,7 +120,7 @@ class Step:
             ):
                 self.constant_floats = True
                 return None
-        except CompileError:
+        except (CompileError, RuntimeError):
             if not self.floats:
                 raise
             self.constant_floats = True  # Python reads one of them, perhaps
@@ -162,13 +162,14 @@ class Step:
     def watch(self) -> Watch:
         return Watch(self.roots, self.reads, self.static, self.ignored)
 
-    @contextmanager
-    def eager(self, repeats: BoundGraph | None = None) -> Iterator[None]:
-        """A context for an eager call; it notes what the programs read and the state after it.
+    def accept(self, bound: BoundGraph, loss: Any) -> None:
+        """Note that a call that a graph refused was repeated eagerly, with this loss."""
+        if not bound.accept(loss) and not self.reason:
+            self.stay_eager(LOSS)
 
-        Args:
-            repeats: the graph whose refused call is repeated.
-        """
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        """A context for an eager call; it notes what the programs read and the state after it."""
         if self.reason:
             yield
             return
@@ -178,8 +179,6 @@ class Step:
         with self.reads:
             yield
         self.runs += 1
-        if repeats is not None:
-            repeats.accept()
         if seen is not None and seen.positions() != positions:
             self.stay_eager("the programs advance an iterator")
             return

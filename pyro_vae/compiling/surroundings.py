@@ -39,6 +39,8 @@ def context_of_torch() -> str:
         return "torch's detection of anomalies is on"
     if SAVED_TENSORS_HOOKS(False) is not None:
         return "it is called inside torch's saved_tensors_hooks"
+    if torch._C._len_torch_dispatch_stack():
+        return "it is called inside a dispatch mode of torch"
     for mode in FUNCTION_MODES():
         if not (isinstance(mode, DeviceContext) or is_own_code(type(mode))):
             return f"it is called inside torch's mode {type(mode).__name__}"

@@ -176,8 +176,10 @@ class CompiledSVI:
     def run_eagerly(
         self, step: Step, call: Any, args: Any, kwargs: Any, repeats: BoundGraph | None = None
     ) -> Tensor:
-        with LOCK, step.eager(repeats):
+        with LOCK, step.eager():
             loss, params = self.gradients(call, args, kwargs)
+        if repeats is not None:
+            step.accept(repeats, loss)
         self.update(params)
         return torch.as_tensor(loss)
 

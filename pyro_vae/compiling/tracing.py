@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from .checking import SiteChecks, validates
+from .origins import user_line
 from .private import (
     DynamicOutputShapeException,
     FakeTensor,
@@ -29,8 +30,8 @@ from .private import (
     tree_flatten,
     tree_leaves,
 )
-from .reading import Reads, user_line
-from .refusing import CompileError, Dispatches, EagerReason, RefusingMode
+from .reading import Reads
+from .refusing import CompileError, Dispatches, EagerReason, RefusingMode, without_keys
 from .restoring import Undisturbed
 from .watching import Watch
 
@@ -183,6 +184,7 @@ def trace_once(
 
     def flat(*inputs: Tensor) -> list[Tensor]:
         with (
+            without_keys(),
             RefusingMode() as mode,
             Dispatches(mode.literals),
             poutine.block(),
@@ -206,7 +208,7 @@ def trace_once(
     except Exception as error:  # the programs' own errors too: the eager call did not raise them
         line, what = user_line(walk_tb(error.__traceback__)), describe(error)
         raise CompileError(f"{line} cannot be part of a graph: {what}") from error
-    module.graph.eliminate_dead_code()
+    module.graph.eliminate_dead_code(is_impure)
     captured = lift_constants(module)
     places = {id(t): i for i, t in enumerate([*found["inputs"], *captured])}
     fresh = [name for name, p in found["params"].items() if isinstance(p, FakeTensor)]
@@ -231,7 +233,7 @@ def trace_once(
         outputs.append(gradient)
         leaves.append(places[id(leaf)])
     output.args = (outputs,)
-    module.graph.eliminate_dead_code()
+    module.graph.eliminate_dead_code(is_impure)
     module.recompile()
     read = [*fakes, *captured]
     shapes = [(t.dtype, t.device, tuple(t.shape), t.stride()) for t in read]
@@ -240,6 +242,21 @@ def trace_once(
         written_inputs(module), f"{module.code}{shapes}{leaves}",
         next((t.device for t in read if t.is_cuda), None),
     )  # fmt: skip
+
+
+ATEN = torch.ops.aten
+NORMALIZING = {
+    ATEN.native_batch_norm.default,
+    ATEN.cudnn_batch_norm.default,
+    ATEN.miopen_batch_norm.default,
+}
+STATISTICS = (3, 4)
+"""The arguments into which batch normalization writes. Torch does not say so in its schema."""
+
+
+def is_impure(node: Node) -> bool:
+    """Whether an operation is needed even if no other uses its result."""
+    return node.is_impure() or node.target in NORMALIZING
 
 
 def written_inputs(module: GraphModule) -> list[int]:
@@ -254,12 +271,13 @@ def written_inputs(module: GraphModule) -> list[int]:
         else:
             shared = []
             for place, argument in enumerate(schema.arguments):
-                if argument.alias_info is None:
+                unsaid = node.target in NORMALIZING and place in STATISTICS
+                if argument.alias_info is None and not unsaid:
                     continue
                 given = dict(enumerate(node.args)).get(place, node.kwargs.get(argument.name))
                 nodes = [x for x in tree_leaves(given) if isinstance(x, Node)]
                 shared += nodes
-                if argument.alias_info.is_write:
+                if unsaid or argument.alias_info.is_write:
                     found.update(*(memory.get(x, ()) for x in nodes))
         memory.setdefault(node, set()).update(*(memory.get(x, ()) for x in shared))
     return sorted(found)

@@ -12,10 +12,9 @@ import builtins
 import gc
 import logging
 import weakref
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
-from types import CodeType, FunctionType, MappingProxyType, MemberDescriptorType, ModuleType
+from types import CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,11 +24,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from . import kinds
+from .names import codes_in, names_of
+from .origins import USER, kind_of, whose
 from .places import (
     CELL,
     CLASS,
     CONTENT,
     KEY,
+    MISSING,
     SCALARS,
     SLOT,
     Comparison,
@@ -38,9 +40,8 @@ from .places import (
     entries_stand,
 )
 from .private import GLOBAL_HOOKS, KL_REGISTRY, CachedFunction
-from .reading import USER, Reads, codes_in, kind_of, names_of, whose
+from .reading import Reads
 
-LEVELS = {"isEnabledFor", "getEffectiveLevel", "level", "disabled"}
 MOST_PLACES = 20_000
 MOST_BYTES = 65_536
 """Arrays of NumPy are compared up to this size together; larger ones cannot be compared cheaply."""
@@ -92,11 +93,9 @@ class Watch:
         if "kl_divergence" in reads.names:
             self.places.append(Place(CONTENT, KL_REGISTRY, None, "what register_kl registered"))
         self.follow()
-        unseen = reads.codes - self.codes
-        if unseen:  # functions that ran and that no name leads to
-            found = [f for f in gc.get_referrers(*unseen) if isinstance(f, FunctionType)]
-            self.queue = [(f, f.__name__) for f in found if f.__code__ in unseen]
-            self.follow()
+        # Functions that ran and that no name leads to.
+        self.queue = [(f, f.__name__) for f in kinds.functions_of(reads.codes - self.codes)]
+        self.follow()
         self.queue = [(hook, "a hook") for hooks in self.hooks for hook in hooks.values()]
         self.follow()
         self.places += [Place(CONTENT, hooks, None, "hooks") for hooks in self.hooks if hooks]
@@ -138,13 +137,13 @@ class Watch:
                 self.tensors.append(item)
             for name in vars(item).keys() & self.reads.user_names:
                 self.place(KEY, vars(item), name, path)
+            self.count_names(item)
         elif isinstance(item, kinds.GENERATORS):
             self.generators.append(item)
         elif isinstance(item, type):
             self.cls(item, path)
         elif isinstance(item, logging.Logger):
-            if not LEVELS.isdisjoint(self.reads.user_names):
-                self.computed.append(lambda: (item.getEffectiveLevel(), item.isEnabledFor(50)))
+            self.computed += kinds.levels(item, self.reads.user_names)
         elif isinstance(item, ParamStoreDict):
             self.place(KEY, vars(item), "_params", path)
         elif isinstance(item, kinds.CONSTANT) or type(item).__name__ in kinds.NOTHING:
@@ -156,7 +155,11 @@ class Watch:
         elif isinstance(item, ModuleType):
             self.module(item, path)
         elif isinstance(item, np.ndarray):
-            self.array(item, path)
+            self.bytes += item.nbytes
+            if item.dtype.hasobject or self.bytes > MOST_BYTES:
+                self.cannot(path, "the content of an array,")
+            else:
+                self.computed.append(lambda: (item.tobytes(), item.shape, item.dtype))
         elif isinstance(item, CachedFunction):
             # Counts do not tell a cache that was filled anew; its content, kept alive here, does.
             kept = kinds.cached(item)
@@ -164,9 +167,9 @@ class Watch:
             self.caches.append((item, item.cache_info()[1:]))
             self.queue.append((item.__wrapped__, path))
         elif isinstance(item, weakref.WeakKeyDictionary | weakref.WeakSet):
-            # Its keys may vanish at any time, so they are counted and not restored.
-            self.sizes.append(vars(item)["data"])
+            self.sizes.append(vars(item)["data"])  # its keys may vanish, so they are counted
             if isinstance(item, weakref.WeakKeyDictionary):
+                self.computed.append(partial(entries_stand, *entries(item)))
                 self.queue += [(value, path) for value in item.values()]
         elif isinstance(item, weakref.ref):
             self.computed.append(lambda: id(item()))
@@ -175,6 +178,8 @@ class Watch:
             self.queue += [(box, path) for box in gc.get_referents(item)]
         elif isinstance(item, Iterator) and kinds.position(item) is not None:
             self.iterators.append((path, item))
+            if kinds.user_classes(type(item)):
+                self.instance(item, path)
         elif inner := kinds.WRAPPERS.get(type(item)):
             self.queue += [(getattr(item, name), path) for name in inner]
         else:
@@ -196,6 +201,7 @@ class Watch:
             if isinstance(key, str)
         )
         if skipped:
+            self.sizes.append(item)
             for key in item:
                 self.place(KEY, item, key, path)
         elif isinstance(item, tuple | frozenset):  # they never change
@@ -214,13 +220,10 @@ class Watch:
         if self.reads.known.isdisjoint(inner):
             return
         for name, cell in zip(item.__code__.co_freevars, item.__closure__ or (), strict=True):
-            try:
-                value = cell.cell_contents
-            except ValueError:  # the variable has no value yet
-                continue
-            if name not in self.static_names:
-                self.places.append(Place(CELL, cell, name, f"{path}.{name}"))
-                self.queue.append((value, f"{path}.{name}"))
+            place = Place(CELL, cell, name, f"{path}.{name}")
+            if name not in self.static_names and place.read() is not MISSING:
+                self.places.append(place)
+                self.queue.append((place.read(), place.path))
         for name in ("__code__", "__defaults__", "__kwdefaults__"):
             if user and kinds.is_own_code(item):
                 self.queue.append((getattr(item, name), path))
@@ -231,16 +234,23 @@ class Watch:
         self.codes.update(inner)
         if not user:
             return
-        names = frozenset().union(*map(names_of, inner))
+        self.count_names(item)
+        names, own = frozenset().union(*map(names_of, inner)), kinds.is_own_code(item)
         found = names & item.__globals__.keys()
         for space, known in ((item.__globals__, found), (vars(builtins), names - found)):
             for name in known & space.keys():
-                if kinds.is_own_code(item) and isinstance(space[name], weakref.WeakKeyDictionary):
-                    self.computed.append(partial(entries_stand, *entries(space[name])))
-                elif not (kinds.from_library(space[name]) or kinds.is_own_code(space[name])):
-                    self.place(KEY, space, name, "")
+                value = space[name]
+                if own and isinstance(value, weakref.WeakKeyDictionary):
+                    self.computed.append(partial(entries_stand, *entries(value)))
+                elif kinds.is_fixed(value, of_user=not own and space is item.__globals__):
+                    self.queue.append((value, f".{name}"))
                 else:
-                    self.queue.append((space[name], f".{name}"))
+                    self.place(KEY, space, name, "")
+
+    def count_names(self, item: Any) -> None:
+        """Compare how many names an object has, if a name is read that it may get later."""
+        if not {"getattr", "hasattr"}.isdisjoint(self.reads.user_names):
+            self.sizes.append(vars(item))
 
     def module(self, item: ModuleType, path: str) -> None:
         """The names of a module that the programs use; of a library's module only its data."""
@@ -249,6 +259,8 @@ class Watch:
             kind_of(str(space.get("__file__", "<frozen>"))) is not USER and "__loader__" in space
         )
         self.computed += kinds.settings(item, self.reads.user_names)
+        if not library:
+            self.count_names(item)
         for name in self.reads.user_names & space.keys():
             value = space[name]
             if isinstance(value, ModuleType):
@@ -258,24 +270,11 @@ class Watch:
             ):
                 self.place(KEY, space, name, path)
 
-    def array(self, item: Any, path: str) -> None:
-        self.bytes += item.nbytes
-        if item.dtype.hasobject or self.bytes > MOST_BYTES:
-            self.cannot(path, "the content of an array,")
-        else:
-            self.computed.append(lambda: (item.tobytes(), item.shape, item.dtype))
-
     def instance(self, item: Any, path: str) -> None:
         """The attributes of an object that the programs name; all, if its class is a library's."""
         cls: Any = type(item)
         state = getattr(item, "__dict__", None)  # the user's object may have no __dict__
-        slotted = [c for c in cls.__mro__ if "__slots__" in vars(c) or c is defaultdict]
-        slots = [
-            n
-            for c in slotted
-            for n, v in vars(c).items()
-            if isinstance(v, MemberDescriptorType) and not n.startswith("__")
-        ]
+        slots = kinds.slots(cls)
         if isinstance(state, dict):
             whole = self.reads.dynamic or not kinds.is_recorded(cls)
             hidden = kinds.hideable(cls, self.reads.codes)
@@ -302,6 +301,8 @@ class Watch:
     def cls(self, item: Any, path: str) -> None:
         """The attributes of a user's class that the programs name, and its special methods."""
         for cls in kinds.user_classes(item):
+            for name in kinds.inherited(cls) & self.reads.names:
+                self.place(CLASS, cls, name, f".{cls.__name__}")
             for name, value in vars(cls).items():
                 special = name.startswith("__") and name.endswith("__")
                 if name in kinds.DESCRIBING:

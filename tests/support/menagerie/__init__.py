@@ -116,12 +116,12 @@ def train(make, compiled, evaluates=False):
                 made.after(svi)
                 if evaluates:
                     losses.append(svi.evaluate_loss(*made.args(step)))
-            result = made.result()
         except CompileError as error:
             how = "refused"
             print(error)
         except Exception as error:
             raised = f"{type(error).__name__}: {str(error)[:60]}"
+    result = made.result()
     eagerly = [str(w.message) for w in said if "runs eagerly" in str(w.message)]
     if how == "equal" and eagerly:
         how = "eager"
