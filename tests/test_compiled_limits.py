@@ -4,6 +4,8 @@ import decimal
 import re
 from pathlib import Path
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
@@ -77,8 +79,29 @@ def test_a_printed_line(capsys):
     assert len(compiled.graphs) == 1
 
 
+def test_a_probability_above_one_in_a_factor():
+    """At a later call eager SVI raises an error, and the graph does not."""
+    p = torch.tensor(0.5)
+
+    def look(z, x):
+        pyro.factor("f", dist.Bernoulli(p).log_prob(torch.ones(3)).sum())
+        return z
+
+    model, guide = refused(look)
+    compiled = compiled_after(model, guide, torch.ones(3))
+    p.fill_(1.5)
+    with pytest.raises(ValueError, match="parameter probs"):
+        take(Trace_ELBO(), model, guide, (torch.ones(3),))
+    assert take(compiled, model, guide, (torch.ones(3),))[0] > 0
+
+
 def test_each_row_of_the_documentation_is_tested():
     table = PAGE.read_text(encoding="utf-8").partition("| not noticed |")[2].partition("\n\n")[0]
     rows = table.splitlines()[2:]
     names = [re.findall("`([^`]+)` \\|$", row)[0] for row in rows]
-    assert set(names) == {*STALE, "a printed line", "a stale graph is dropped"}
+    assert set(names) == {
+        *STALE,
+        "a printed line",
+        "a stale graph is dropped",
+        "a probability above one in a factor",
+    }

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -37,6 +36,22 @@ def compile_graph(graph: Graph, inputs: Sequence[Tensor], backend: str) -> Graph
         return torch._inductor.compile(graph.module, tensors, options=dict(OPTIONS))
 
 
+class Call(NamedTuple):
+    """What one run of a graph gave.
+
+    Attributes:
+        losses: the parts of the loss; empty if the graph raised an error.
+        gradients: those of ``leaves(inputs)``.
+        passed: which checks of the sites passed, ``[checks]``; None without checks.
+        before: the state of torch's generator, and the values into which the graph wrote.
+    """
+
+    losses: list[Tensor]
+    gradients: list[Tensor]
+    passed: Tensor | None = None
+    before: tuple[Tensor, list[Tensor]] | None = None
+
+
 class BoundGraph:
     """A compiled graph with the tensors that it reads and the state for which it is valid."""
 
@@ -53,7 +68,6 @@ class BoundGraph:
         self.constraints = {name: store._constraints[name] for name in self.stored}
         self.ids = {id(t) for t in self.tensors}
         self.params = set(graph.params.values())
-        self.failed: set[int] = set()  # the checks that the last call did not pass
         self.optional: set[int] = set()  # the checks that the programs have opted out of
         self.accepted = 0  # calls with another fault that Pyro accepted
         self.replay: Any = None  # on CUDA: see CompiledSVI
@@ -76,44 +90,46 @@ class BoundGraph:
         for number, copy in self.copies:
             copy.copy_(number)
 
-    def __call__(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """The parts of the loss, and the gradients of ``leaves(inputs)``."""
+    def __call__(self, inputs: Sequence[Tensor]) -> Call:
+        """Run the graph."""
+        before = None
         with torch.no_grad():
             if self.copies and not torch.cuda.is_current_stream_capturing():
                 self.refresh()
             tensors = [*inputs, *self.graph.read]
             if self.graph.valid:
-                self.before = torch.get_rng_state(), [tensors[i].clone() for i in self.graph.writes]
+                before = torch.get_rng_state(), [tensors[i].clone() for i in self.graph.writes]
             try:
                 values = self.function(*tensors)
             except (RuntimeError, IndexError):  # as an index outside of a table
                 if not self.graph.valid:
                     raise
-                self.outputs: list[Tensor] = []
-                return [], []
-        count = self.graph.loss.num_leaves
-        self.outputs = list(values[: count + self.graph.valid])
-        return list(values[:count]), list(values[count + self.graph.valid :])
+                return Call([], [], None, before)
+        count, checks = self.graph.loss.num_leaves, self.graph.valid
+        passed = values[count] if checks else None
+        return Call(list(values[:count]), list(values[count + checks :]), passed, before)
 
-    def refused(self, inputs: Sequence[Tensor]) -> bool:
+    def failed(self, call: Call) -> set[int]:
+        """The checks that a call did not pass, and that the programs have not opted out of."""
+        passed = [] if call.passed is None else call.passed.tolist()
+        return {i for i, ok in enumerate(passed) if not ok} - self.optional
+
+    def refused(self, inputs: Sequence[Tensor], call: Call) -> bool:
         """Whether Pyro's own checks must see this call: a check or the graph itself failed, or the
         loss is not finite.
 
         The call must then be repeated eagerly, so what it changed is set back. If that raises no
         error, :meth:`accept` is called.
         """
-        if not self.graph.valid:
+        if call.before is None:
             return False
-        self.failed = set()
-        if self.outputs:
-            *losses, passed = self.outputs
-            if passed.is_cuda:
+        if call.passed is not None:
+            if call.passed.is_cuda:
                 return False
-            self.failed = {i for i, ok in enumerate(passed.tolist()) if not ok} - self.optional
-            finite = self.accepted >= MOST_ACCEPTED or all(math.isfinite(x.item()) for x in losses)
-            if finite and not self.failed:
+            fine = self.accepted >= MOST_ACCEPTED or all(x.isfinite().item() for x in call.losses)
+            if fine and not self.failed(call):
                 return False
-        state, values = self.before
+        state, values = call.before
         torch.set_rng_state(state)
         tensors = [*inputs, *self.graph.captured]
         with torch.no_grad():
@@ -121,15 +137,16 @@ class BoundGraph:
                 tensors[place].copy_(value)
         return True
 
-    def accept(self, loss: Any) -> bool:
+    def accept(self, call: Call, loss: Any) -> bool:
         """Note that Pyro raised no error where this graph refused a call.
 
         Returns:
             whether the loss of the repeated call is the one of the graph.
         """
-        self.optional |= self.failed
-        self.accepted += not self.failed
-        return bool(self.outputs) and equal_losses(loss, self.outputs[: self.graph.loss.num_leaves])
+        failed = self.failed(call)
+        self.optional |= failed
+        self.accepted += not failed
+        return bool(call.losses) and equal_losses(loss, call.losses)
 
     def leaves(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The tensors that the gradients belong to."""

@@ -153,16 +153,16 @@ class CompiledELBO(ELBO):
             if bound is None:
                 with step.eager():
                     return call(*args, **kwargs)
-        values, gradients = bound(inputs)
-        if bound.refused(inputs):
+        done = bound(inputs)
+        if bound.refused(inputs, done):
             with LOCK, step.eager():
                 loss = call(*args, **kwargs)
-            step.accept(bound, loss)
+            step.accept(bound, done, loss)
             return loss
-        for leaf, gradient in zip(bound.leaves(inputs), gradients, strict=True):
+        for leaf, gradient in zip(bound.leaves(inputs), done.gradients, strict=True):
             deliver(leaf, gradient)
         report_params(bound.graph.params)
-        return tree_unflatten([with_nan_warning(v.item()) for v in values], bound.graph.loss)
+        return tree_unflatten([with_nan_warning(x.item()) for x in done.losses], bound.graph.loss)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         eagerly = partial(self.elbo.differentiable_loss, model, guide)  # not every ELBO has one
@@ -173,14 +173,15 @@ class CompiledELBO(ELBO):
             if bound is None:
                 with step.eager():
                     return eagerly(*args, **kwargs)
-        (value,), gradients = bound(inputs)
-        if bound.refused(inputs):
+        done = bound(inputs)
+        if bound.refused(inputs, done):
             with LOCK, step.eager():
                 loss = eagerly(*args, **kwargs)
-            step.accept(bound, loss)
+            step.accept(bound, done, loss)
             return loss
         report_params(bound.graph.params)
-        return WithGradients.apply(value, gradients, *bound.leaves(inputs))
+        (value,) = done.losses
+        return WithGradients.apply(value, done.gradients, *bound.leaves(inputs))
 
     def compiled_graph(self, graph: Graph, inputs: Sequence[Tensor]) -> GraphFunction:
         """The compiled graph; graphs with equal text are compiled once."""

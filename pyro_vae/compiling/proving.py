@@ -67,7 +67,7 @@ def difference_here(run: Callable[..., Any], bound: Any, inputs: Sequence[Tensor
         gradients = [p.grad for p in leaves]
     with unchanged(bound.graph.captured):
         try:
-            loss_c, gradients_c = bound(copies)
+            loss_c, gradients_c, *_ = bound(copies)
         except (RuntimeError, AssertionError) as error:
             return f"the graph cannot be run ({str(error).partition(chr(10))[0]})"
     if not loss_c:  # it raised an error, which may be one of Pyro's checks in another call

@@ -12,7 +12,7 @@ from typing import Any
 import pyro
 from torch import Tensor
 
-from .bound import BoundGraph, GraphFunction
+from .bound import BoundGraph, Call, GraphFunction
 from .floats import are_inputs
 from .proving import LOSS, difference
 from .reading import Reads
@@ -162,9 +162,9 @@ class Step:
     def watch(self) -> Watch:
         return Watch(self.roots, self.reads, self.static, self.ignored)
 
-    def accept(self, bound: BoundGraph, loss: Any) -> None:
+    def accept(self, bound: BoundGraph, call: Call, loss: Any) -> None:
         """Note that a call that a graph refused was repeated eagerly, with this loss."""
-        if not bound.accept(loss) and not self.reason:
+        if not bound.accept(call, loss) and not self.reason:
             self.stay_eager(LOSS)
 
     @contextmanager

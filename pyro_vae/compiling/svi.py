@@ -12,7 +12,7 @@ from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from .bound import BoundGraph
+from .bound import BoundGraph, Call
 from .calls import arguments
 from .elbo import CompiledELBO
 from .inputs import Zeros, deliver
@@ -174,12 +174,19 @@ class CompiledSVI:
         return loss_and_grads(self.model, self.guide, *first, *args, **named, **kwargs)
 
     def run_eagerly(
-        self, step: Step, call: Any, args: Any, kwargs: Any, repeats: BoundGraph | None = None
+        self,
+        step: Step,
+        call: Any,
+        args: Any,
+        kwargs: Any,
+        bound: BoundGraph | None = None,
+        refused: Call | None = None,
     ) -> Tensor:
+        """One eager step; it repeats a call that the graph ``bound`` refused, if one is given."""
         with LOCK, step.eager():
             loss, params = self.gradients(call, args, kwargs)
-        if repeats is not None:
-            step.accept(repeats, loss)
+        if bound is not None and refused is not None:
+            step.accept(bound, refused, loss)
         self.update(params)
         return torch.as_tensor(loss)
 
@@ -194,17 +201,17 @@ class CompiledSVI:
         self, bound: BoundGraph, eagerly: Any, inputs: list[Tensor], adam: Any = None
     ) -> Tensor:
         """One compiled step; ``eagerly`` takes it if Pyro's own checks must see it."""
-        values, gradients = bound(inputs)
-        if bound.refused(inputs):
-            return eagerly()
+        done = bound(inputs)
+        if bound.refused(inputs, done):
+            return eagerly(done)
         leaves = bound.leaves(inputs)
         if adam is not None and all(map(self.zeros.is_left, leaves)):
-            adam(gradients)
+            adam(done.gradients)
         else:
-            for leaf, gradient in zip(leaves, gradients, strict=True):
+            for leaf, gradient in zip(leaves, done.gradients, strict=True):
                 deliver(leaf, gradient, replaces=self.zeros.is_left(leaf))
             self.update(bound.params)
-        return values[0] if len(values) == 1 else torch.stack(values)
+        return done.losses[0] if len(done.losses) == 1 else torch.stack(done.losses)
 
     def update(self, params: set[Tensor]) -> None:
         """Move the parameters. A gradient is then zero, so that a later step in which a parameter
