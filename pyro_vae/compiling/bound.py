@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from operator import is_
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import torch
@@ -36,7 +37,8 @@ def compile_graph(graph: Graph, inputs: Sequence[Tensor], backend: str) -> Graph
         return torch._inductor.compile(graph.module, tensors, options=dict(OPTIONS))
 
 
-class Call(NamedTuple):
+@dataclass
+class Call:
     """What one run of a graph gave.
 
     Attributes:

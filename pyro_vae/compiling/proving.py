@@ -67,19 +67,19 @@ def difference_here(run: Callable[..., Any], bound: Any, inputs: Sequence[Tensor
         gradients = [p.grad for p in leaves]
     with unchanged(bound.graph.captured):
         try:
-            loss_c, gradients_c, *_ = bound(copies)
+            done = bound(copies)
         except (RuntimeError, AssertionError) as error:
             return f"the graph cannot be run ({str(error).partition(chr(10))[0]})"
-    if not loss_c:  # it raised an error, which may be one of Pyro's checks in another call
+    if not done.losses:  # it raised an error, which may be one of Pyro's checks in another call
         return "the graph cannot be run"
     tolerance = 5e-2 if rounds() else 1e-3
     slopes = [
         (torch.zeros_like(b) if a is None else a, b)
-        for a, b in zip(gradients, gradients_c, strict=True)
+        for a, b in zip(gradients, done.gradients, strict=True)
     ]
     # A gradient that is zero in theory has rounding errors of the size of the others.
     largest = max((size(a) for a, _ in slopes), default=0.0)
-    if not equal_losses(loss, loss_c):
+    if not equal_losses(loss, done.losses):
         return LOSS
     near = [close(a, b, tolerance, tolerance * (size(a) + 0.01 * largest)) for a, b in slopes]
     if rounds() and not all(near):
