@@ -140,13 +140,12 @@ def hideable(cls: Any, ran: set[CodeType]) -> set[str]:
     }
 
 
-@functools.cache
-def inherited(cls: Any) -> frozenset[str]:
+def inherited(cls: Any) -> set[str]:
     """The attributes that a user's class has from another one; its own would hide them."""
     if is_own_code(cls):
-        return frozenset()
+        return set()
     names = {name for base in user_classes(cls)[1:] for name in vars(base)}
-    return frozenset(name for name in names - vars(cls).keys() if not name.startswith("__"))
+    return {name for name in names - vars(cls).keys() if not name.startswith("__")}
 
 
 def is_fixed(value: Any, of_user: bool) -> bool:

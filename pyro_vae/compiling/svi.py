@@ -44,7 +44,8 @@ class CompiledSVI:
             numbers with torch.
         backend: ``"inductor"`` or ``"eager"``, as in :class:`CompiledELBO`.
         before_step: called before each step of :meth:`epoch`, for example to seed torch. The state
-            of the programs is then compared before each step, otherwise once in an epoch.
+            of the programs is then compared before each step, and so it is with an optimizer that
+            runs code of the user's; otherwise once in an epoch.
         static: as in :class:`CompiledELBO`.
 
     Raises:

@@ -1,8 +1,11 @@
 """State that a name does not lead to at first: a new name, a key, a replaced function."""
 
 import dataclasses
+import tempfile
 import weakref
+from pathlib import Path
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -279,3 +282,25 @@ def a_new_key_beside_a_static_one():
         table["new"] = value
 
     return programs(look, change=change, static=["calls"])
+
+
+@looks("eager")
+def a_file_read_by_numpy():
+    path = Path(tempfile.mkdtemp()) / "scale.npy"
+
+    def change(value):
+        np.save(path, np.array([value]))
+
+    change(1.0)
+    return lambda z, x: z * float(np.load(path)[0]), change
+
+
+@looks("eager")
+def a_raw_file_read_by_numpy():
+    path = Path(tempfile.mkdtemp()) / "scale.bin"
+
+    def change(value):
+        np.array([value]).tofile(path)
+
+    change(1.0)
+    return lambda z, x: z * float(np.fromfile(path)[0]), change
