@@ -51,11 +51,11 @@ def built(guide, sizes):
         ),
         (
             {"latent_size": SIZES, "guide": "mean-field"},
-            r"MeanField is for one layer .* sizes are \(4, 3, 2\); take the guide bottom-up",
+            r"MeanField is for one layer .* vector, not \(4, 3, 2\); take the guide bottom-up",
         ),
         (
             {"prior": "standard-normal"},
-            r"prior StandardNormal is for one layer .* are \(4, 3\); .* prior hierarchy$",
+            r"prior StandardNormal is for one layer .* vector, not \(4, 3\); .* prior hierarchy$",
         ),
         (
             {"latent_size": 3, "prior": "normal"},
@@ -63,11 +63,11 @@ def built(guide, sizes):
         ),
         (
             {"likelihood": one_vector},
-            r"likelihood one_vector is for one layer .* sizes are \(4, 3\); take the guide",
+            r"likelihood one_vector is for one layer .* vector, not \(4, 3\); take the guide",
         ),
         (
             {"network": flat},
-            r"the network flat is for one layer .* sizes are \(4, 3\); take the guide bottom-up",
+            r"the network flat is for one layer .* vector, not \(4, 3\); take the guide bottom-up",
         ),
         ({"guide": "ladder(merge=5)"}, "merge is one of the names precision, learned, not 5"),
         ({"guide": "ladder(merge='sum')"}, "unknown merge 'sum'; there are: precision, learned"),

@@ -253,8 +253,8 @@ def test_one_covariate_is_a_number_or_a_tensor_without_a_dimension():
     expected = vae.encode(x, torch.full((2, 1), 0.5)).mean
     for one in (0.5, torch.tensor(0.5), np.array(0.5), np.float32(0.5)):
         assert torch.equal(vae.encode(x, one).mean, expected)
-    with pytest.raises(InputError, match=r"row for each image, not 'a'$"):
-        VAE((7,), 2, likelihood="normal", hidden=(8,)).encode(x, "a")
+    with pytest.raises(InputError, match=r"a row for each observation, not \['a'\]$"):
+        vae.encode(x, "a")
 
 
 @pytest.mark.parametrize("shape", [(7,), (1, 6, 5)])
