@@ -383,7 +383,7 @@ def main():
     images = images_of(given.data)
     parts = {
         "steps": lambda: steps(images, given.rounds, clock, given.steps),
-        "epochs": lambda: epochs(images, given.data, 5, clock),
+        "epochs": lambda: epochs(images, given.data, given.rounds, clock),
         "growth": lambda: growth(images, 5, clock),
         "memory": lambda: memory(given.data),
         "profile": lambda: profile(images),

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from . import checks, objectives  # noqa: F401  (objectives fills the table)
 from .batch import Batch
+from .compiling import clear_subnormals
 from .data import Data, Images, StoredData
 from .errors import InputError
 from .history import Callback, Callbacks, CollapseWarning, Epoch, Position, collapsed
@@ -312,4 +313,6 @@ def adam(vae: torch.nn.Module | Sequence[torch.Tensor], lr: float) -> torch.opti
     computes the same with one optimizer for each parameter, which takes longer."""
     parameters = list(vae.parameters()) if isinstance(vae, torch.nn.Module) else list(vae)
     cuda = all(p.is_cuda for p in parameters)
-    return torch.optim.Adam(parameters, lr=lr, fused=True, capturable=cuda)
+    optimizer = torch.optim.Adam(parameters, lr=lr, fused=True, capturable=cuda)
+    clear_subnormals(optimizer)
+    return optimizer

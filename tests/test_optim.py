@@ -10,7 +10,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch.optim.lr_scheduler import ExponentialLR
 
-from pyro_vae.compiling import FusedAdam, FusedOptim
+from pyro_vae.compiling import FusedAdam, FusedOptim, clear_subnormals
 from pyro_vae.compiling.optim import bare_adam
 from pyro_vae.errors import InputError
 
@@ -208,3 +208,81 @@ def test_bare_adam_passes_neither_hooks_nor_a_scheduler():
         assert bare_adam(optimizer, params) is not None
         watch(optimizer)
         assert bare_adam(optimizer, params) is None
+
+
+def moments(optimizer):
+    state = optimizer.state[optimizer.param_groups[0]["params"][0]]
+    return state["exp_avg"], state["exp_avg_sq"]
+
+
+def descend(optimizer, p, step, zeros=2_000):
+    """Ten steps with gradients, then steps in which the first entry has a gradient of 0."""
+    for i in range(10 + zeros):
+        p.grad = torch.tensor([1e-3 if i < 10 else 0.0, 1.0])
+        step()
+    return moments(optimizer)
+
+
+def is_subnormal(x):
+    return (x != 0) & (x.abs() < torch.finfo(x.dtype).tiny)
+
+
+@pytest.mark.parametrize("how", ["step", "bare", "FusedAdam"])
+def test_no_moment_of_adam_becomes_subnormal_and_the_parameters_are_those_of_torch(how):
+    plain, p = (torch.ones(2, requires_grad=True) for _ in range(2))
+    torchs = adam([plain])
+    assert is_subnormal(descend(torchs, plain, torchs.step)[0]).tolist() == [True, False]
+    if how == "FusedAdam":
+        pyro.clear_param_store()
+        pyro.get_param_store().setdefault("p", torch.ones(2))
+        p = pyro.get_param_store()._params["p"]
+        optim = FusedAdam({"lr": 0.05})
+        optim.add({p})
+        optimizer, step = optim.optimizer, lambda: optim({p})
+    else:
+        optimizer = adam([p])
+        clear_subnormals(optimizer)
+        step = optimizer.step
+        if how == "bare":
+            p.grad = torch.zeros(2)
+            optimizer.state[p] = {"step": torch.tensor(0.0)} | {
+                name: torch.zeros(2) for name in ("exp_avg", "exp_avg_sq")
+            }
+            bare = bare_adam(optimizer, [p])
+            step = lambda: bare([p.grad])  # noqa: E731
+    mean, square = descend(optimizer, p, step)
+    assert mean[0] == 0
+    assert not is_subnormal(square).any()
+    assert torch.equal(p, plain)
+
+
+def test_only_moments_near_the_least_normal_number_are_cleared():
+    p = torch.ones(4, requires_grad=True)
+    optimizer = adam([p])
+    clear_subnormals(optimizer)
+    for _ in range(99):
+        p.grad = torch.zeros(4)
+        optimizer.step()
+    mean, square = moments(optimizer)
+    mean.copy_(torch.tensor([1e-40, -1e-34, 1e-32, float("nan")]))
+    square.copy_(torch.tensor([1e-40, 1e-37, 1e-30, 1.0]))
+    optimizer.step()
+    assert mean[:2].tolist() == [0, 0]
+    assert mean[2] > 0
+    assert mean[3].isnan()
+    assert square[0] == 0
+    assert (square[1:] > 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_moments_of_other_types_keep_what_is_normal(dtype):
+    p, plain = (torch.ones(2, dtype=dtype, requires_grad=True) for _ in range(2))
+    ours, torchs = adam([p]), adam([plain])
+    clear_subnormals(ours)
+    for _ in range(300):
+        for x, optimizer in ((p, ours), (plain, torchs)):
+            x.grad = torch.tensor([1e-3, 1.0], dtype=dtype)
+            optimizer.step()
+    assert torch.equal(p, plain)
+    for one, other in zip(moments(ours), moments(torchs), strict=True):
+        assert torch.equal(one, other)

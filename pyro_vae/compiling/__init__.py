@@ -5,6 +5,7 @@
 - :class:`CompileError`: raised for a program that one graph cannot represent.
 - :data:`HANDLERS`: the lock that a thread holds while Pyro's handlers run.
 - :class:`FusedOptim` and :func:`FusedAdam`: a single torch optimizer for all Pyro parameters.
+- :func:`clear_subnormals`: keeps the moments of an Adam fast on a CPU.
 - :func:`arguments`: the arguments of the programs for a batch.
 - :func:`in_bfloat16` and :func:`without_rounding`: contexts in which layers are computed in
   bfloat16, and in the type of their tensors.
@@ -38,7 +39,7 @@ project together with that file.
 
 from .calls import arguments
 from .elbo import CompiledELBO
-from .optim import FusedAdam, FusedOptim
+from .optim import FusedAdam, FusedOptim, clear_subnormals
 from .precision import in_bfloat16, without_rounding
 from .refusing import CompileError
 from .steps import LOCK as HANDLERS
@@ -52,6 +53,7 @@ __all__ = [
     "FusedAdam",
     "FusedOptim",
     "arguments",
+    "clear_subnormals",
     "in_bfloat16",
     "without_rounding",
 ]
