@@ -86,8 +86,7 @@ class Watch:
         self.bytes = 0
         self.codes: set[CodeType] = set()
         self.unknown = ""
-        self.queue: list[tuple[Any, str]] = [(root, "") for root in roots]
-        self.queue += [(module, "") for module in reads.modules.values()]
+        self.queue: list[tuple[Any, str]] = [(x, "") for x in (*roots, *reads.modules.values())]
         if "get_param_store" in reads.user_names:
             self.queue.append((pyro.get_param_store(), "the parameter store"))
         if "kl_divergence" in reads.names:
@@ -161,10 +160,11 @@ class Watch:
             else:
                 self.computed.append(lambda: (item.tobytes(), item.shape, item.dtype))
         elif isinstance(item, CachedFunction):
-            # Counts do not tell a cache that was filled anew; its content, kept alive here, does.
-            kept = kinds.cached(item)
-            self.computed.append(lambda kept=kept: kinds.same_or_equal(kinds.cached(item)))
-            self.caches.append((item, item.cache_info()[1:]))
+            if not kinds.is_own_code(item.__wrapped__):
+                # Counts do not tell a cache that was filled anew; its content, kept here, does.
+                kept = kinds.cached(item)
+                self.computed.append(lambda kept=kept: kinds.same_or_equal(kinds.cached(item)))
+                self.caches.append((item, item.cache_info()[1:]))
             self.queue.append((item.__wrapped__, path))
         elif isinstance(item, weakref.WeakKeyDictionary | weakref.WeakSet):
             self.sizes.append(vars(item)["data"])  # its keys may vanish, so they are counted
