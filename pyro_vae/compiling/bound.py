@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from operator import is_
 from typing import Any
 
@@ -128,7 +129,7 @@ class BoundGraph:
         if call.passed is not None:
             if call.passed.is_cuda:
                 return False
-            fine = self.accepted >= MOST_ACCEPTED or all(x.isfinite().item() for x in call.losses)
+            fine = self.accepted >= MOST_ACCEPTED or all(isfinite(x.item()) for x in call.losses)
             if fine and not self.failed(call):
                 return False
         state, values = call.before
