@@ -11,6 +11,9 @@ from support.objectives import (
 )
 from torch import nn
 
+from pyro_vae.objectives import DReG
+from pyro_vae.objectives.gradients import log_mean
+
 
 class Apart(nn.Module):
     """A mean-field guide with separate parameters for each image.
@@ -81,3 +84,28 @@ def test_path_gradients_of_a_chain_have_the_mean_of_the_plain_ones(plain, quiet,
     error = ((a.var(0) + b.var(0)) / runs).sqrt()
     assert ((a.mean(0) - b.mean(0)).abs() < 4 * error + 1e-9).all()
     assert (a.mean(0).abs() > 8 * error).sum() >= 4  # the gradients are not just noise
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tiny_weights_change_no_bound_and_get_no_subnormal_gradient(dtype):
+    draws = -torch.linspace(0, 9, 12, dtype=dtype).square() - 3.0  # from -3 to -84
+    draws = torch.stack([draws, draws * 3, draws.flip(0) - 500.0], 1).requires_grad_()
+    plain = torch.logsumexp(draws, 0) - torch.tensor(12.0, dtype=dtype).log()
+    assert torch.equal(log_mean(draws), plain)
+    (ours,), (theirs,) = (torch.autograd.grad(f.sum(), draws) for f in (log_mean(draws), plain))
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-26)
+    assert ((theirs != 0) & (theirs < 1e-38)).any()  # the plain gradient of these draws has some
+    bound, of_theta, of_z = DReG(12).weights(draws.detach())
+    for share in (ours, of_theta, of_z):
+        assert (share[share != 0] > 1e-31).all()
+    assert torch.equal(bound, plain)
+    torch.testing.assert_close(of_theta, theirs, rtol=1e-4, atol=1e-26)
+    torch.testing.assert_close(of_z, theirs**2, rtol=1e-4, atol=1e-30)
+
+
+def test_weights_that_are_not_finite_give_what_logsumexp_gives():
+    inf, nan = float("inf"), float("nan")
+    draws = torch.tensor([[-inf, 0.0, nan, inf], [-inf, -inf, 1.0, 2.0]])
+    expected = draws.logsumexp(0) - torch.tensor(2.0).log()
+    assert torch.equal(log_mean(draws).isnan(), expected.isnan())
+    assert torch.equal(log_mean(draws)[[0, 1, 3]], expected[[0, 1, 3]])

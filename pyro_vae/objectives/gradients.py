@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log
+from math import inf, log
 from typing import Any
 
 import torch
@@ -193,8 +193,8 @@ class DReG(PathGradient):
         super().__init__(num_particles)
 
     def weights(self, log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        share = log_weight.softmax(0)
-        return log_mean(log_weight), share, share**2
+        share = without_tiny(log_weight).softmax(0)
+        return log_mean(log_weight), share, share.masked_fill(share < 1e-15, 0.0) ** 2
 
 
 class Cut(Messenger):
@@ -250,7 +250,17 @@ def pull_back(leaves: Sequence[Tensor], draws: Sequence[Tensor], value: Tensor) 
 
 def log_mean(log_weight: Tensor) -> Tensor:
     """log of the mean of the weights over the draws, ``[K, *]`` -> ``[*]``."""
-    return log_weight.logsumexp(0) - log(len(log_weight))
+    return without_tiny(log_weight).logsumexp(0) - log(len(log_weight))
+
+
+def without_tiny(log_weight: Tensor) -> Tensor:
+    """The weights ``[K, *]``, with those below e^-60 = 9e-27 of the largest set to 0.
+
+    The rounding of the sum loses them in float64 too. Their gradients would underflow, and a
+    processor may take many times longer for a product of matrices with subnormal numbers.
+    """
+    least = log_weight.detach().amax(0) - 60.0
+    return log_weight.masked_fill(log_weight < least, -inf)
 
 
 def one_scale(terms: Terms) -> None:
