@@ -39,6 +39,7 @@ from typing import Any
 
 import torch
 from scipy.stats import t
+from speed import processor
 
 from pyro_vae.cli.values import option_words
 from pyro_vae.data import Data, Images, load_data
@@ -163,6 +164,12 @@ THREE = LADDER | {"latent": (64, 32, 16), "lr": 4e-3}
 SKIP = {"prior": "hierarchy(skip=True)"}
 WIDE = {"hidden": (500, 300)}
 VAMP = {"prior": "hierarchy(skip=True, top='vamp(components=100)')"}
+RESIDUAL = {
+    "guide": "ladder",
+    "objective": "annealed(epochs=2)",
+    "network": "residual(units=128)",
+    "hidden": (16, 32),
+} | SKIP
 SEARCH: dict[str, dict[str, Any]] = {
     "vae-1, lr 2e-3": ONE,
     "vae-1, lr 4e-3": ONE | {"lr": 4e-3},
@@ -197,6 +204,12 @@ SEARCH: dict[str, dict[str, Any]] = {
     "ladder-3, skip, wide, iwae 5": THREE | SKIP | WIDE | several("iwae", 5),
     "ladder-3, skip, wide, vamp": THREE | VAMP | WIDE,
     "ladder-5, skip, wide": THREE | SKIP | WIDE | {"latent": (64, 32, 16, 8, 4)},
+    "ladder-3, skip, convolutions": RESIDUAL
+    | {"latent": (64, 32, 16), "network": "conv", "hidden": (16, 32, 128)},
+    "ladder-3, skip, residual": RESIDUAL | {"latent": (64, 32, 16)},
+    "ladder-2, skip, residual, places": RESIDUAL | {"latent": ((2, 7, 7), 32)},
+    "ladder-3, skip, residual, places": RESIDUAL | {"latent": ((1, 14, 14), (2, 7, 7), 32)},
+    "ladder-2, skip, residual, places, vamp": RESIDUAL | VAMP | {"latent": ((2, 7, 7), 32)},
     "iwae-2-k5, lr 2e-3": TWO | several("iwae", 5),
     "iwae-2-k5, lr 1e-3": TWO | several("iwae", 5) | {"lr": 1e-3},
     "vae-1, lr 1e-3": ONE | {"lr": 1e-3},
@@ -312,7 +325,7 @@ def written(name: str, budget: str, seed: int, found: dict[str, Any]) -> None:
         "command": command(settings_of(name, budget, seed), f"runs/{name}-{seed}"),
         **found,
         "versions": {n: version(n) for n in ("pyro-vae", "pyro-ppl", "torch", "numpy")},
-        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        "machine": f"{processor()}, Python {platform.python_version()}",
     }
     path = RESULTS / budget / f"{name}-{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -329,11 +342,11 @@ def train(name: str, budget: str, seed: int) -> None:
     found = measured(run.vae, images, how)
     last = found["nll_by_samples"][how.coarse]
     curve = []
-    for processor, weights in snapshots.kept:
+    for seconds, weights in snapshots.kept:
         run.vae.load_state_dict(weights)
         few = images.first(found["images"])
         log_p = importance(run.vae.model, run.vae.guide, few, samples=how.coarse, seed=0)
-        curve.append([round(processor, 1), round(-log_p.mean, 3)])
+        curve.append([round(seconds, 1), round(-log_p.mean, 3)])
     curve.append([round(snapshots.times[-1], 1), round(last, 3)])
     found["training"] = {
         "processor_seconds": round(snapshots.times[-1], 1),

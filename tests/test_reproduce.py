@@ -1,6 +1,6 @@
 """The published table: its rows are command lines, and its documents are made from its files."""
 
-import importlib.util
+import importlib
 import json
 import shlex
 import sys
@@ -19,10 +19,11 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "reproduce.py"
 
 @pytest.fixture(scope="module")
 def reproduce():
-    spec = importlib.util.spec_from_file_location("reproduce", SCRIPT)
-    module = sys.modules["reproduce"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(SCRIPT.parent))  # it imports its neighbour, as a script does
+    try:
+        return importlib.import_module("reproduce")
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
 
 
 @pytest.fixture(scope="module")
