@@ -14,7 +14,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from ..errors import InputError
-from .bound import BACKENDS, GraphFunction, compile_graph
+from .bound import BACKENDS, BoundGraph, Call, GraphFunction, compile_graph
 from .inputs import (
     ARGUMENT,
     argument_key,
@@ -131,44 +131,39 @@ class CompiledELBO(ELBO):
         return self.elbo._get_trace(*args)
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.called(self.elbo.loss, False, model, guide, args, kwargs)
+        call = partial(self.elbo.loss, model, guide)
+        return self.called(call, call, numbers, (model, guide), args, kwargs, trains=False)
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.called(self.elbo.loss_and_grads, True, model, guide, args, kwargs)
-
-    def called(
-        self, method: Any, trains: bool, model: Any, guide: Any, args: Any, kwargs: Any
-    ) -> Any:
-        """The result of a method of the ELBO, by its graph if there is a valid one.
-
-        Args:
-            method: ``loss_and_grads`` or ``loss`` of the ELBO inside.
-            trains: whether it gives gradients.
-            model, guide, args, kwargs: its arguments.
-        """
-        call = partial(method, model, guide)
-        with LOCK:
-            step, inputs = self.step_for(call, (model, guide), args, kwargs, trains)
-            bound = step.find(inputs)
-            if bound is None:
-                with step.eager():
-                    return call(*args, **kwargs)
-        done = bound(inputs)
-        if bound.refused(inputs, done):
-            with LOCK, step.eager():
-                loss = call(*args, **kwargs)
-            step.accept(bound, done, loss)
-            return loss
-        for leaf, gradient in zip(bound.leaves(inputs), done.gradients, strict=True):
-            deliver(leaf, gradient)
-        report_params(bound.graph.params)
-        return tree_unflatten([with_nan_warning(x.item()) for x in done.losses], bound.graph.loss)
+        call = partial(self.elbo.loss_and_grads, model, guide)
+        return self.called(call, call, numbers, (model, guide), args, kwargs)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         eagerly = partial(self.elbo.differentiable_loss, model, guide)  # not every ELBO has one
         call = partial(self.elbo.loss_and_grads, model, guide)
+        return self.called(call, eagerly, differentiable, (model, guide), args, kwargs)
+
+    def called(
+        self,
+        call: Any,
+        eagerly: Any,
+        result: Any,
+        programs: Sequence[Any],
+        args: Any,
+        kwargs: Any,
+        trains: bool = True,
+    ) -> Any:
+        """The result of a method of the ELBO, by its graph if there is a valid one.
+
+        Args:
+            call: the method that is traced.
+            eagerly: the method that runs if there is no valid graph or the graph refuses the call.
+            result: makes the result from what the graph gave.
+            programs, args, kwargs: model and guide, and what they are called with.
+            trains: whether the traced method gives gradients.
+        """
         with LOCK:
-            step, inputs = self.step_for(call, (model, guide), args, kwargs)
+            step, inputs = self.step_for(call, programs, args, kwargs, trains)
             bound = step.find(inputs)
             if bound is None:
                 with step.eager():
@@ -180,8 +175,7 @@ class CompiledELBO(ELBO):
             step.accept(bound, done, loss)
             return loss
         report_params(bound.graph.params)
-        (value,) = done.losses
-        return WithGradients.apply(value, done.gradients, *bound.leaves(inputs))
+        return result(bound, inputs, done)
 
     def compiled_graph(self, graph: Graph, inputs: Sequence[Tensor]) -> GraphFunction:
         """The compiled graph; graphs with equal text are compiled once."""
@@ -262,10 +256,23 @@ def report_params(params: dict[str, Tensor]) -> None:
             pyro.param(name)
 
 
+def numbers(bound: BoundGraph, inputs: list[Tensor], done: Call) -> Any:
+    """The losses of a graph as numbers; the parameters get their gradients."""
+    for leaf, gradient in zip(bound.leaves(inputs), done.gradients, strict=True):
+        deliver(leaf, gradient)
+    return tree_unflatten([with_nan_warning(x.item()) for x in done.losses], bound.graph.loss)
+
+
+def differentiable(bound: BoundGraph, inputs: list[Tensor], done: Call) -> Tensor:
+    """The loss of a graph as a tensor with its gradients."""
+    (value,) = done.losses
+    return WithGradients.apply(value, done.gradients, *bound.leaves(inputs))
+
+
 def with_nan_warning(loss: float) -> float:
     """The loss; warns as Pyro does if it is NaN."""
     if loss != loss:
-        warnings.warn("Encountered NaN: loss", stacklevel=4)
+        warnings.warn("Encountered NaN: loss", stacklevel=5)
     return loss
 
 

@@ -114,7 +114,7 @@ class FusedOptim(PyroOptim):
             if p.device.type == "cuda" and "capturable" in takes:
                 how["capturable"] = True  # so that the step can be part of a CUDA graph
             self.optimizer = make([options], **how)
-            if type(self.optimizer) is torch.optim.Adam:
+            if type(self.optimizer) in (torch.optim.Adam, torch.optim.AdamW):
                 clear_subnormals(self.optimizer)
             if self.make_scheduler is not None:
                 self.scheduler = self.make_scheduler(self.optimizer)
@@ -180,7 +180,7 @@ def torch_optimizer(optim: Any) -> Optimizer | None:
     return found if isinstance(found, Optimizer) else None
 
 
-def clear_subnormals(optimizer: torch.optim.Adam) -> None:
+def clear_subnormals(optimizer: Optimizer) -> None:
     """Have moments of Adam that are about to become subnormal set to 0, every 100 steps.
 
     The weights of a pixel that is nearly always black get gradients of exactly 0. Their first
@@ -193,7 +193,7 @@ def clear_subnormals(optimizer: torch.optim.Adam) -> None:
     On CUDA such arithmetic is not slower, and moments there are left as they are.
 
     Args:
-        optimizer: ``torch.optim.Adam``. A hook after its steps does the work.
+        optimizer: ``Adam`` or ``AdamW`` of torch. A hook after its steps does the work.
     """
     if not all(p.is_cuda for group in optimizer.param_groups for p in group["params"]):
         optimizer.register_step_post_hook(without_subnormals)
