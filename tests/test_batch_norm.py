@@ -9,10 +9,12 @@ import torch
 from support.small import SHAPE, binary
 from torch import nn
 
-from pyro_vae import VAE, fit, load_data
+from pyro_vae import VAE, InputError, fit, load_data
+from pyro_vae.networks.layers import ChannelNorm
 from pyro_vae.pairing import fitting_objective
 
 NORM = "mlp(batch_norm=True)"
+CONV = "conv(hidden=(8, 16), batch_norm=True)"
 
 
 def statistics(module: nn.Module) -> list[torch.Tensor]:
@@ -65,20 +67,25 @@ def test_the_weights_of_the_guide_have_gradients_through_the_vamp_prior():
     assert all(p.grad is not None for p in vae.guide.parameters())
 
 
-@pytest.mark.parametrize("prior", ["vamp", "standard-normal"])
-def test_training_with_batch_normalization_agrees_with_training_without(prior):
+@pytest.mark.parametrize(
+    ("prior", "network"),
+    [("vamp", "mlp"), ("standard-normal", "mlp"), ("standard-normal", "conv")],
+)
+def test_training_with_batch_normalization_agrees_with_training_without(prior, network):
     """Digits, 20 epochs: training and test agree, and both agree with the run without it."""
     data = load_data("digits", binarize="threshold")
-    last = {}
+    last, hidden = {}, (64,) if network == "mlp" else (16, 64)
     for norm in (False, True):
         torch.manual_seed(0)
-        vae = VAE(data.shape, 8, prior=prior, network=f"mlp(batch_norm={norm})", hidden=(64,))
+        each = f"{network}(batch_norm={norm})"
+        vae = VAE(data.shape, 8, prior=prior, network=each, hidden=hidden)
         last[norm] = fit(vae, data, epochs=20, batch_size=64, lr=2e-3, compiled=False)[-1]
     for record in last.values():
         assert record.elbo == pytest.approx(-record.loss, abs=2)
         assert record.elbo == pytest.approx(record.train_elbo, abs=2)
-    assert last[True].loss == pytest.approx(last[False].loss, abs=2)
-    assert last[True].elbo == pytest.approx(last[False].elbo, abs=2)
+    near = 2 if network == "mlp" else 4  # convolutions train faster with it
+    assert last[True].loss == pytest.approx(last[False].loss, abs=near)
+    assert last[True].elbo == pytest.approx(last[False].elbo, abs=near)
 
 
 def test_a_compiled_step_with_a_vamp_prior_is_the_eager_step():
@@ -110,3 +117,50 @@ def test_a_ladder_trains_with_batch_normalization():
     vae = VAE(data.shape, (4, 2), guide="ladder", network=NORM, hidden=(32,))
     last = fit(vae, data, epochs=10, batch_size=64, lr=2e-3, compiled=False)[-1]
     assert last.elbo == pytest.approx(-last.loss, abs=2)
+
+
+@pytest.mark.parametrize("sides", [(7,), (4, 5), (3, 2, 4)])
+def test_channels_are_normalized_over_images_and_places_as_torch_does(sides):
+    torchs = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[len(sides) - 1](6).double()
+    ours = ChannelNorm(6).double()
+    with torch.no_grad():
+        for norm in (torchs, ours):
+            norm.weight.copy_(torch.linspace(0.5, 2, 6))
+            norm.bias.copy_(torch.linspace(-1, 1, 6))
+    for _ in range(3):
+        x = torch.randn(9, 6, *sides).double() * 3 + 1
+        torch.testing.assert_close(ours(x), torchs(x))
+    for a, b in zip(ours.buffers(), torchs.buffers(), strict=True):
+        torch.testing.assert_close(a, b, check_dtype=False)
+    ours.eval(), torchs.eval()
+    torch.testing.assert_close(ours(x), torchs(x))
+
+
+def test_a_convolutional_network_has_a_normalization_before_each_activation_but_none_of_pixels():
+    vae = VAE(SHAPE, 3, network="conv(hidden=(4, 6, 16), batch_norm=True)")
+    found = [
+        type(layer).__name__
+        for layer in vae.modules()
+        if isinstance(layer, (nn.BatchNorm1d, nn.ReLU, nn.modules.conv._ConvNd, nn.Linear))
+    ]
+    encoder = ["Conv2d", "ChannelNorm", "ReLU"] * 2 + ["Linear", "BatchNorm", "ReLU"]
+    decoder = ["Linear", "BatchNorm", "ReLU"] * 2
+    decoder += ["ConvTranspose2d", "ChannelNorm", "ReLU", "ConvTranspose2d"]
+    of_pixels = "".join(found)
+    assert "".join(encoder) in of_pixels
+    assert "".join(decoder) in of_pixels
+    with pytest.raises(InputError, match="batch_norm is True or False, not 1"):
+        VAE(SHAPE, 3, network="conv(batch_norm=1)")
+
+
+def test_a_compiled_step_of_a_convolutional_ladder_with_batch_normalization_is_the_eager_step():
+    data = load_data("digits", binarize="threshold")
+    eager = VAE(data.shape, (3, 2), guide="ladder", network=CONV)
+    compiled = copy.deepcopy(eager)
+    for vae, how in ((eager, False), (compiled, True)):
+        sgd = torch.optim.SGD(vae.parameters(), lr=1e-4)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "this step runs eagerly")
+            fit(vae, data, epochs=1, batch_size=64, optimizer=sgd, compiled=how)
+    for name, value in eager.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[name], value, rtol=1e-4, atol=1e-5)

@@ -43,6 +43,9 @@ TWO = {
     "ladder with batch normalization, 50 steps": Case(
         {"latent_size": (4, 3, 2), "guide": "ladder", "network": NORM}, sgd=True, **FIFTY
     ),
+    "convolutions with batch normalization": Case(
+        {"network": "conv(batch_norm=True)", "hidden": (8, 16)}, sgd=True
+    ),
     "dreg with batch normalization": Case({"network": NORM}, sgd=True, objective="dreg"),
     "semi-amortized with batch normalization": Case(
         {"network": NORM, "guide": "semi-amortized(steps=2)"}, sgd=True

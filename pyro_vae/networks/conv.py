@@ -11,12 +11,13 @@ from torch import nn
 from ..contracts import Network
 from ..errors import InputError
 from ..latents import Layout, Shape
-from ..options import at_least_one
+from ..options import at_least_one, flag
 from ..registry import lookup
 from .layers import (
     ACTIVATIONS,
     CONVOLUTION,
     TRANSPOSED,
+    ChannelNorm,
     Layers,
     OverLeading,
     dense,
@@ -41,6 +42,8 @@ class Conv(Network):
             has them in reverse.
         activation: a name of :data:`~pyro_vae.networks.ACTIVATIONS`.
         kernel: width of the decoder's kernels in pixels, at least 2.
+        batch_norm: whether batch normalization precedes each activation, as in
+            :class:`~pyro_vae.networks.mlp.MLP`; convolutions are normalized by channel.
 
     Paper: Odena et al. 2016, Deconvolution and checkerboard artifacts,
     https://distill.pub/2016/deconv-checkerboard.
@@ -59,6 +62,7 @@ class Conv(Network):
         hidden: Sequence[int] = (32, 64, 256),
         activation: str = "relu",
         kernel: int = 4,
+        batch_norm: bool = False,
     ) -> None:
         self.shape = shape
         self.hidden = widths("hidden", hidden)
@@ -72,6 +76,7 @@ class Conv(Network):
         if kernel < 2:
             raise InputError(f"kernel is at least 2, the stride of the convolutions, not {kernel}")
         self.kernel = kernel
+        self.batch_norm = flag("batch_norm", batch_norm)
         self.channels = (shape[0], *self.hidden[:-1])
         self.sides = [sides_of(shape, "conv")]
         for _ in self.hidden[:-1]:
@@ -83,8 +88,11 @@ class Conv(Network):
         convolution, rank = CONVOLUTION[len(self.sides[0])], len(self.shape)
         halving = nn.Sequential()
         for a, b in pairwise(self.channels):
-            halving.append(convolution(a, b, 3, stride=2, padding=1)).append(act())
-        layers = dense((self.flat, self.hidden[-1]), self.activation, last=True)
+            halving.append(convolution(a, b, 3, stride=2, padding=1))
+            if self.batch_norm:
+                halving.append(ChannelNorm(b))
+            halving.append(act())
+        layers = self.dense(self.flat, self.hidden[-1])
         layers.insert(0, OverLeading(halving, rank - 1))
         layers.insert(1, nn.Flatten(-rank))  # [*, F]
         return layers
@@ -107,9 +115,11 @@ class Conv(Network):
                     output_padding=more,
                 )
             )
+            if i > 0 and self.batch_norm:
+                doubling.append(ChannelNorm(channels[i]))
             if i > 0:
                 doubling.append(act())
-        layers = dense((latent_size, self.hidden[-1], self.flat), self.activation, last=True)
+        layers = self.dense(latent_size, self.hidden[-1], self.flat)
         layers.append(nn.Unflatten(-1, (self.channels[-1], *self.sides[-1])))
         layers.append(OverLeading(doubling, len(self.sides[0])))  # [*, outputs·C, *sides]
         return layers
@@ -121,4 +131,7 @@ class Conv(Network):
         return padding, 2 * padding - extra
 
     def between(self, sources: Sequence[Layout], target: Layout) -> Layers:
-        return dense((numbers(sources), self.hidden[-1]), self.activation, last=True)
+        return self.dense(numbers(sources), self.hidden[-1])
+
+    def dense(self, *sizes: int) -> Layers:
+        return dense(sizes, self.activation, last=True, batch_norm=self.batch_norm)

@@ -162,6 +162,13 @@ class BatchNorm(AcrossRows, nn.BatchNorm1d):
         return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 
+class ChannelNorm(BatchNorm):
+    """Batch normalization of channels ``[B, C, *sides]``, over all images and places."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
 def dense(sizes: Sequence[int], activation: str, last: bool, batch_norm: bool = False) -> Layers:
     """Linear layers of the given sizes, each followed by an activation.
 

@@ -8,8 +8,8 @@ from math import prod
 from torch import nn
 
 from ..contracts import Network
-from ..errors import InputError
 from ..latents import Layout, Shape
+from ..options import flag
 from .layers import Layers, dense, numbers, widths
 
 
@@ -43,9 +43,7 @@ class MLP(Network):
         self.hidden = widths("hidden", hidden)
         self.activation = activation
         self.middle = self.hidden if middle is None else widths("middle", middle)
-        if not isinstance(batch_norm, bool):
-            raise InputError(f"batch_norm is True or False, not {batch_norm!r}")
-        self.batch_norm = batch_norm
+        self.batch_norm = flag("batch_norm", batch_norm)
 
     def encoder(self) -> Layers:
         sizes = (prod(self.shape), *self.hidden)
