@@ -136,6 +136,13 @@ def test_channels_are_normalized_over_images_and_places_as_torch_does(sides):
     torch.testing.assert_close(ours(x), torchs(x))
 
 
+def test_channels_are_normalized_without_the_rounding_error_of_many_rows():
+    x = torch.randn(128, 16, 14, 14) * 0.01 + 0.3
+    torch.testing.assert_close(
+        ChannelNorm(16)(x).double(), ChannelNorm(16).double()(x.double()), rtol=0, atol=1e-5
+    )
+
+
 def test_a_convolutional_network_has_a_normalization_before_each_activation_but_none_of_pixels():
     vae = VAE(SHAPE, 3, network="conv(hidden=(4, 6, 16), batch_norm=True)")
     found = [

@@ -166,7 +166,10 @@ class ChannelNorm(BatchNorm):
     """Batch normalization of channels ``[B, C, *sides]``, over all images and places."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        if self.training and self.batch.split:
+            return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        # Not as rows [B·places, C]: torch sums many rows with a rounding error of 1e-4.
+        return nn.BatchNorm1d.forward(self, x.flatten(2)).view_as(x)
 
 
 def dense(sizes: Sequence[int], activation: str, last: bool, batch_norm: bool = False) -> Layers:
