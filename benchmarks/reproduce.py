@@ -175,6 +175,7 @@ CONV = (
     | SKIP
     | {"network": "conv(activation='leaky-relu', batch_norm=True)", "hidden": (16, 32, 128)}
 )
+BFLOAT16 = CONV | {"precision": "bfloat16"}
 SEARCH: dict[str, dict[str, Any]] = {
     "vae-1, lr 2e-3": ONE,
     "vae-1, lr 4e-3": ONE | {"lr": 4e-3},
@@ -213,7 +214,10 @@ SEARCH: dict[str, dict[str, Any]] = {
     | {"latent": (64, 32, 16), "network": "conv", "hidden": (16, 32, 128)},
     "ladder-3, skip, convolutions, batch normalization": CONV,
     "ladder-3, skip, wide convolutions, batch normalization": CONV | {"hidden": (32, 64, 256)},
-    "ladder-3, skip, three convolutions, batch normalization": CONV | {"hidden": (16, 32, 64, 256)},
+    "ladder-3, skip, wide convolutions, batch normalization, bfloat16": BFLOAT16
+    | {"hidden": (32, 64, 256)},
+    "ladder-3, skip, three convolutions, batch normalization, bfloat16": BFLOAT16
+    | {"hidden": (32, 64, 128, 256)},
     "ladder-3, skip, residual": RESIDUAL | {"latent": (64, 32, 16)},
     "ladder-2, skip, residual, places": RESIDUAL | {"latent": ((2, 7, 7), 32)},
     "ladder-3, skip, residual, places": RESIDUAL | {"latent": ((1, 14, 14), (2, 7, 7), 32)},
