@@ -274,6 +274,37 @@ def test_only_moments_near_the_least_normal_number_are_cleared():
     assert (square[1:] > 0).all()
 
 
+def test_moments_are_kept_where_epsilon_does_not_hide_them():
+    plain, p = (torch.ones(1, requires_grad=True) for _ in range(2))
+    torchs, ours = (torch.optim.Adam([x], lr=1e-3, eps=0.0, fused=True) for x in (plain, p))
+    clear_subnormals(ours)
+    for _ in range(130):
+        for x, optimizer in ((plain, torchs), (p, ours)):
+            x.grad = torch.full((1,), 1e-19)
+            optimizer.step()
+    assert torch.equal(p, plain)
+    assert moments(ours)[1] < 1e-38
+
+
+def test_each_parameter_has_its_own_hundred_steps():
+    late, early = (torch.ones(1, requires_grad=True) for _ in range(2))
+    optimizer = adam([late, early])
+    clear_subnormals(optimizer)
+    for i in range(730):
+        late.grad = None if i < 30 else torch.full((1,), 1e-3 if i < 40 else 0.0)
+        early.grad = torch.zeros(1)
+        if i == 729:
+            assert 0 < optimizer.state[late]["exp_avg"] < 1e-33  # the step 700 of early is over
+        optimizer.step()
+    assert int(optimizer.state[late]["step"]) == 700
+    assert optimizer.state[late]["exp_avg"] == 0
+
+
+def test_another_optimizer_is_refused():
+    with pytest.raises(InputError, match="is for Adam and AdamW of torch, not RMSprop"):
+        clear_subnormals(torch.optim.RMSprop([torch.ones(1, requires_grad=True)]))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_moments_of_other_types_keep_what_is_normal(dtype):
     p, plain = (torch.ones(2, dtype=dtype, requires_grad=True) for _ in range(2))

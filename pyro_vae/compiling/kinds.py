@@ -210,6 +210,14 @@ def is_own_code(item: Any) -> bool:
     return (getattr(home, "__file__", None) or "").startswith(OWN)
 
 
+def is_own_memo(item: Any) -> bool:
+    """Whether this library made a cache of one of its functions; the results depend on the
+    arguments alone."""
+    function = item.__wrapped__
+    home = vars(sys.modules.get(function.__module__, sys))
+    return is_own_code(function) and home.get(function.__name__) is item
+
+
 def from_library(item: Any) -> bool:
     """Whether a class, function or module belongs to torch, Pyro, NumPy or Python."""
     if isinstance(item, FunctionType):

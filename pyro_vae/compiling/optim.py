@@ -20,7 +20,7 @@ from .private import OPTIMIZER_HOOKS
 IMPLEMENTATION = {"params", "foreach", "fused", "capturable", "differentiable"}
 
 CLEARED_EVERY = 100
-"""Steps between two calls of :func:`clear_subnormals` that change something."""
+"""Moments are cleared at the steps of a parameter whose number is a multiple of this."""
 
 
 class FusedOptim(PyroOptim):
@@ -181,41 +181,52 @@ def torch_optimizer(optim: Any) -> Optimizer | None:
 
 
 def clear_subnormals(optimizer: Optimizer) -> None:
-    """Have moments of Adam that are about to become subnormal set to 0, every 100 steps.
+    """Register a hook that keeps the arithmetic of Adam fast on a CPU.
 
     The weights of a pixel that is nearly always black get gradients of exactly 0. Their first
     moment then shrinks by β1 at each step. In float32 it is subnormal, below 1.2e-38, after some
     800 steps. It never reaches 0, because 0.9 times the least number above 0 is rounded to that
     number. Arithmetic with subnormal numbers is slow on some processors: a step of Adam takes three
-    to four times as long. First moments below 1.2e-33 are cleared. One of them would move a
-    parameter by less than 1e-24 of the learning rate (ε = 1e-8), so the parameters stay the same.
+    to four times as long.
 
-    On CUDA such arithmetic is not slower, and moments there are left as they are.
+    So at every 100th step of a parameter, first moments below 1.2e-33 and second moments below
+    2.4e-38 become 0 (float64: the same multiples of its least normal number). Parameters stay the
+    same, because a step divides by √v + ε, and ε is much larger. If ε is less than 1e-12, nothing
+    is done. The limits fit β1 of 0.9 or more; with a smaller one, some moments are subnormal for a
+    few steps. Other types and other devices are left as they are.
+
+    A copy of the optimizer does not have the hook.
 
     Args:
-        optimizer: ``Adam`` or ``AdamW`` of torch. A hook after its steps does the work.
+        optimizer: ``Adam`` or ``AdamW`` of torch.
+
+    Raises:
+        InputError: another optimizer, whose state this function does not know.
     """
-    if not all(p.is_cuda for group in optimizer.param_groups for p in group["params"]):
-        optimizer.register_step_post_hook(without_subnormals)
+    if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+        raise InputError(
+            f"clear_subnormals is for Adam and AdamW of torch, not {type(optimizer).__name__}"
+        )
+    optimizer.register_step_post_hook(without_subnormals)
 
 
 def without_subnormals(optimizer: Optimizer, *_: Any) -> None:
     """The hook of :func:`clear_subnormals`."""
-    states = [state for state in optimizer.state.values() if "step" in state]
-    if states and is_time(max(int(state["step"]) for state in states)):
-        set_to_0(*([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")))
+    for group in optimizer.param_groups:
+        for p in group["params"] if can_be_cleared(group) else ():
+            if p.grad is not None and p.device.type == "cpu" and (state := optimizer.state.get(p)):
+                clear_if_due(state["step"], state["exp_avg"], state["exp_avg_sq"])
 
 
-def is_time(steps: int) -> bool:
-    return steps % CLEARED_EVERY == 0
+def can_be_cleared(group: dict[str, Any]) -> bool:
+    return group["eps"] >= 1e-12
 
 
-def set_to_0(means: list[Tensor], squares: list[Tensor]) -> None:
-    """Set the moments to 0 that are subnormal, or will be within the next 100 steps."""
-    for moments, near in ((means, 1e5), (squares, 2.0)):
-        for each in moments:
-            if each.dtype in (torch.float32, torch.float64):
-                each.masked_fill_(each.abs() < near * torch.finfo(each.dtype).tiny, 0.0)
+def clear_if_due(step: Any, mean: Tensor, square: Tensor) -> None:
+    if int(step) % CLEARED_EVERY == 0 and mean.dtype in (torch.float32, torch.float64):
+        least = torch.finfo(mean.dtype).tiny
+        mean.masked_fill_(mean.abs() < 1e5 * least, 0.0)  # 0.9 ** 100 = 3e-5
+        square.masked_fill_(square < 2 * least, 0.0)
 
 
 def all_hooks_of(optimizer: Optimizer) -> list[Any]:
@@ -250,7 +261,7 @@ def bare_adam(optim: Any, params: list[Tensor]) -> Callable[[list[Tensor]], None
 
     Returns:
         None if the optimizer is not a plain fused Adam over exactly ``params``, or if it has
-        clipping, hooks, a scheduler or several groups.
+        clipping, a scheduler, several groups, or hooks besides that of :func:`clear_subnormals`.
     """
     optimizer = torch_optimizer(optim)
     clips = isinstance(optim, FusedOptim) and optim.pt_clip_args
@@ -273,6 +284,7 @@ def bare_adam(optim: Any, params: list[Tensor]) -> Callable[[list[Tensor]], None
     means, squares, counts = ([s[k] for s in states] for k in ("exp_avg", "exp_avg_sq", "step"))
     names = ("lr", "weight_decay", "eps", "maximize")
     clears = without_subnormals in all_hooks_of(optimizer)
+    clears &= all(p.device.type == "cpu" for p in params)
 
     @torch.no_grad()
     def step(gradients: list[Tensor]) -> None:
@@ -283,7 +295,8 @@ def bare_adam(optim: Any, params: list[Tensor]) -> Callable[[list[Tensor]], None
             params, gradients, means, squares, [], counts,
             beta1=beta1, beta2=beta2, amsgrad=False, **options,
         )  # fmt: skip
-        if clears and is_time(int(counts[0])):
-            set_to_0(means, squares)
+        if clears and can_be_cleared(group):
+            for state in zip(counts, means, squares, strict=True):
+                clear_if_due(*state)
 
     return step

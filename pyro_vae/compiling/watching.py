@@ -160,7 +160,7 @@ class Watch:
             else:
                 self.computed.append(lambda: (item.tobytes(), item.shape, item.dtype))
         elif isinstance(item, CachedFunction):
-            if not kinds.is_own_code(item.__wrapped__):
+            if not kinds.is_own_memo(item):
                 # Counts do not tell a cache that was filled anew; its content, kept here, does.
                 kept = kinds.cached(item)
                 self.computed.append(lambda kept=kept: kinds.same_or_equal(kinds.cached(item)))

@@ -5,7 +5,17 @@
 
 from ..registry import NETWORKS
 from .conv import Conv
-from .layers import ACTIVATIONS, BatchNorm, Layers, PlaceByPlace, Sum, features, head, layout
+from .layers import (
+    ACTIVATIONS,
+    BatchNorm,
+    ChannelNorm,
+    Layers,
+    PlaceByPlace,
+    Sum,
+    features,
+    head,
+    layout,
+)
 from .mlp import MLP
 from .residual import Residual
 
@@ -14,6 +24,7 @@ __all__ = [
     "MLP",
     "NETWORKS",
     "BatchNorm",
+    "ChannelNorm",
     "Conv",
     "Layers",
     "PlaceByPlace",

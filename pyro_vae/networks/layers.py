@@ -168,7 +168,7 @@ class ChannelNorm(BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if self.training and self.batch.split:
             return super().forward(x.movedim(1, -1)).movedim(-1, 1)
-        # Not as rows [B·places, C]: torch sums many rows with a rounding error of 1e-4.
+        # torch's batch normalization of many rows [B·places, C] has a rounding error of 1e-4.
         return nn.BatchNorm1d.forward(self, x.flatten(2)).view_as(x)
 
 

@@ -194,6 +194,7 @@ class DReG(PathGradient):
 
     def weights(self, log_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         share = without_tiny(log_weight).softmax(0)
+        # The sum of squares, at least 1 / K, loses the square of a share below 1e-15.
         return log_mean(log_weight), share, share.masked_fill(share < 1e-15, 0.0) ** 2
 
 
@@ -254,10 +255,10 @@ def log_mean(log_weight: Tensor) -> Tensor:
 
 
 def without_tiny(log_weight: Tensor) -> Tensor:
-    """The weights ``[K, *]``, with those below e^-60 = 9e-27 of the largest set to 0.
+    """The log weights ``[K, *]``, with -∞ for weights below e^-60 = 9e-27 of the largest.
 
-    The rounding of the sum loses them in float64 too. Their gradients would underflow, and a
-    processor may take many times longer for a product of matrices with subnormal numbers.
+    The rounding of the sum loses them in float64 too. Products with their gradients may be
+    subnormal, and some processors take many times longer for matrices with such numbers.
     """
     least = log_weight.detach().amax(0) - 60.0
     return log_weight.masked_fill(log_weight < least, -inf)

@@ -82,8 +82,8 @@ def refuse(
         if norm and not isinstance(module, BatchNorm):
             raise InputError(
                 f"a network has a {type(module).__name__} of torch, which would normalise the rows "
-                "of each process by themselves; take pyro_vae.networks.BatchNorm, which looks at "
-                "all of them, or train in one process"
+                "of each process by themselves; take pyro_vae.networks.BatchNorm for vectors or "
+                "ChannelNorm for channels, which look at all of them, or train in one process"
             )
 
 

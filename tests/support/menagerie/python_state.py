@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from pyro_vae.networks.layers import by_channel
+
 from . import Member, looks, member, normal_guide, programs
 
 
@@ -442,6 +444,17 @@ def an_lru_cache_cleared_later():
             factor.cache_clear()
 
     return lambda z, x: z * factor(), change
+
+
+@looks("equal")
+def an_lru_cache_of_a_function_of_this_library():
+    table = functools.lru_cache(by_channel)
+
+    def change(v):
+        table.cache_clear()
+        table((1.0,), (1,)).fill_(v)
+
+    return lambda z, x: z * table((1.0,), (1,)), change
 
 
 @looks("equal")
