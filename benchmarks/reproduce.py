@@ -6,6 +6,7 @@ of the test pixels and of z.
 
     python benchmarks/reproduce.py calibrate --budget short      # epochs that fit the budget
     python benchmarks/reproduce.py train vae-1 --budget short --seed 0  # one training, one file
+    python benchmarks/reproduce.py train own --seed 0 --kept FOLDER     # keeps what was trained
     python benchmarks/reproduce.py command vae-1 --budget paper  # the command of a row
     python benchmarks/reproduce.py measure vae-1 --budget paper --run RUN
     python benchmarks/reproduce.py search                        # how the settings were chosen
@@ -20,7 +21,8 @@ The budgets:
 - ``paper``: the epochs, the batches and the learning rates of the paper. ``command`` gives the
   command, which can be stopped and resumed, and ``measure`` measures its run folder.
 
-``train`` writes ``results/reproduce/BUDGET/ROW-SEED.json``.
+``train`` writes ``results/reproduce/BUDGET/ROW-SEED.json``. To measure takes up to two hours; with
+``--kept``, a command that is stopped meanwhile does not train again when it is repeated.
 """
 
 from __future__ import annotations
@@ -121,7 +123,24 @@ ROWS: dict[str, Row] = {
     "iaf-1": Row("IAF, 1 layer", ONE | {"guide": "iaf"}),
     "ladder-3-conv": Row(
         "convolutional ladder, 3 layers",
-        LADDER | {"latent": (64, 32, 16), "network": "conv", "hidden": (16, 32, 128)},
+        LADDER
+        | {
+            "latent": (64, 32, 16),
+            "network": "conv(activation='leaky-relu', batch_norm=True)",
+            "hidden": (16, 32, 128),
+        },
+    ),
+    "own": Row(
+        "convolutional ladder of our own, 3 layers",
+        LADDER
+        | {
+            "latent": (64, 32, 16),
+            "network": "conv(activation='leaky-relu', batch_norm=True)",
+            "hidden": (32, 64, 128, 256),
+            "prior": "hierarchy(skip=True)",
+            "lr": 4e-3,
+            "precision": "bfloat16",
+        },
     ),
 }
 """The models, in the order of the table."""
@@ -359,28 +378,48 @@ def written(name: str, budget: str, seed: int, found: dict[str, Any]) -> None:
     print(f"{name} {seed}: NLL {found['nll']['mean']:.2f}, ELBO {found['elbo']['mean']:.2f}")
 
 
-def train(name: str, budget: str, seed: int) -> None:
-    """Train a row with a seed, measure it and its checkpoints, and write all down."""
-    run, snapshots = trained(settings_of(name, budget, seed))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def train(name: str, budget: str, seed: int, kept: Path | None) -> None:
+    """Train a row with a seed, measure it and its checkpoints, and write all down.
+
+    Args:
+        name, budget, seed: the training.
+        kept: a folder for what was trained. If it has this training, only the measurement is made.
+    """
+    file = None if kept is None else kept / f"{budget}-{name}-{seed}.pt"
+    settings = settings_of(name, budget, seed)
+    if file is not None and file.exists():
+        run, found = prepared(settings), torch.load(file)
+    else:
+        run, snapshots = trained(settings)
+        assert isinstance(run.data, Data)  # in memory
+        drawn = len(run.data.train) * len(snapshots.times)
+        found = {
+            "training": {
+                "processor_seconds": round(snapshots.times[-1], 1),
+                "seconds": round(snapshots.seconds, 1),
+                "images_per_second": round(drawn / snapshots.seconds),
+                "peak_memory_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "threads": torch.get_num_threads(),
+                "processor": processor(),
+            },
+            "weights": [*snapshots.kept, (snapshots.times[-1], run.vae.state_dict())],
+        }
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(found, file)
     assert isinstance(run.data, Data)  # in memory
     images, how = run.data.test, BUDGETS[budget]
-    found = measured(run.vae, images, how)
+    *earlier, (seconds, weights) = found.pop("weights")
+    run.vae.load_state_dict(weights)
+    found = measured(run.vae.eval(), images, how) | found
     last = found["nll_by_samples"][how.coarse]
     curve = []
-    for seconds, weights in snapshots.kept:
+    for processor_seconds, weights in earlier:
         run.vae.load_state_dict(weights)
         few = images.first(found["images"])
         log_p = importance(run.vae.model, run.vae.guide, few, samples=how.coarse, seed=0)
-        curve.append([round(seconds, 1), round(-log_p.mean, 3)])
-    curve.append([round(snapshots.times[-1], 1), round(last, 3)])
-    found["training"] = {
-        "processor_seconds": round(snapshots.times[-1], 1),
-        "seconds": round(snapshots.seconds, 1),
-        "images_per_second": round(len(run.data.train) * len(snapshots.times) / snapshots.seconds),
-        "peak_memory_megabytes": round(peak / 1024),
-        "threads": torch.get_num_threads(),
-    }
+        curve.append([round(processor_seconds, 1), round(-log_p.mean, 3)])
+    curve.append([round(seconds, 1), round(last, 3)])
     found["curve"] = {"samples": how.coarse, "processor_seconds_and_nll": curve}
     written(name, budget, seed, found)
 
@@ -496,6 +535,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="rows of the table, or trials of the search")
     parser.add_argument("--budget", choices=BUDGETS, default="cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kept", type=Path, help="a folder that keeps what train has trained")
     parser.add_argument("--run", type=Path, help="the run folder that measure measures")
     parser.add_argument("--minutes", type=float, default=6.0, help="of a trial of the search")
     parser.add_argument("--epochs", type=int, help="of a trial of the search, instead of minutes")
@@ -529,7 +569,7 @@ def main() -> None:
     else:
         for name in names:
             if asked.action == "train":
-                train(name, asked.budget, asked.seed)
+                train(name, asked.budget, asked.seed, asked.kept)
             else:
                 settings = settings_of(name, asked.budget, asked.seed)
                 print(command(settings, f"runs/{name}-{asked.seed}"))

@@ -32,7 +32,7 @@ def results(reproduce, tmp_path_factory):
     before = reproduce.RESULTS
     reproduce.RESULTS = tmp_path_factory.mktemp("results")
     for name, seed in (("vae-1", 0), ("vae-1", 1), ("iwae-2-k5", 0)):
-        reproduce.train(name, "smoke", seed)
+        reproduce.train(name, "smoke", seed, None)
     yield reproduce.RESULTS / "smoke"
     reproduce.RESULTS = before
 
@@ -76,6 +76,20 @@ def test_the_curve_ends_at_the_number_of_the_table(results):
     last = curve["processor_seconds_and_nll"][-1][1]
     assert last == pytest.approx(stored["nll_by_samples"][str(curve["samples"])], abs=1e-3)
     assert len(curve["processor_seconds_and_nll"]) == 2  # after each of the two epochs
+
+
+def test_what_was_kept_is_measured_without_training(reproduce, results, tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "RESULTS", tmp_path)
+    reproduce.train("vae-1", "smoke", 0, tmp_path)
+    file = tmp_path / "smoke" / "vae-1-0.json"
+    first = json.loads(file.read_text())
+    monkeypatch.setattr(reproduce, "trained", None)
+    reproduce.train("vae-1", "smoke", 0, tmp_path)
+    assert json.loads(file.read_text()) == first
+    other = json.loads((results / "vae-1-0.json").read_text())
+    assert {k: v for k, v in first.items() if k not in ("training", "curve")} == {
+        k: v for k, v in other.items() if k not in ("training", "curve")
+    }
 
 
 def test_the_documents_are_those_of_the_files(reproduce, monkeypatch):
