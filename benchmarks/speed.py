@@ -209,16 +209,18 @@ SETTINGS: dict[
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
 
-def pays(folder):
-    """Processor seconds of an epoch of ``fit`` with and without compiling, and what compiling
-    took, one thread, with nothing compiled before: a process and an empty cache for each."""
-    found = {}
+def pays(folder, one_core):
+    """Seconds of an epoch of ``fit`` with and without compiling, and what compiling took, with
+    nothing compiled before: a process and an empty cache for each. On one core they are seconds of
+    the processor, with one thread, else seconds of the clock."""
+    found, threads = {}, ONE_THREAD if one_core else {}
     for label in SETTINGS:
         with TemporaryDirectory() as cache:
             out = subprocess.run(
                 [sys.executable, __file__, "--pays-of", label]
-                + (["--data", folder] if folder else []),
-                env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache} | ONE_THREAD,
+                + (["--data", folder] if folder else [])
+                + (["--one-core"] if one_core else []),
+                env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache} | threads,
                 capture_output=True, text=True, check=True,
             )  # fmt: skip
         found[label] = json.loads(out.stdout.splitlines()[-1])
@@ -226,7 +228,7 @@ def pays(folder):
     return found
 
 
-def pays_of(label, folder, epochs=4):
+def pays_of(label, folder, one_core, epochs=4):
     import torch
 
     from pyro_vae import VAE, fit
@@ -235,13 +237,16 @@ def pays_of(label, folder, epochs=4):
     from pyro_vae.history import Callback
 
     class Clock(Callback):
-        """The processor time, that of finished compilers included, at the start and by epoch."""
+        """The time at the start and after each epoch; that of processors has that of compilers."""
 
         def __init__(self):
-            self.times = [sum(os.times()[:4])]
+            self.times = [now()]
 
         def on_epoch(self, record):
-            self.times.append(sum(os.times()[:4]))
+            self.times.append(now())
+
+    def now():
+        return sum(os.times()[:4]) if one_core else time.perf_counter()
 
     settings, options = SETTINGS[label]
     images = images_of(folder)[:12_000].view(-1, 1, 28, 28)
@@ -264,6 +269,7 @@ def pays_of(label, folder, epochs=4):
         "saved": round(1 - later / eager, 3),
         "saved_ms_a_step": round((eager - later) / steps * 1e3, 1),
         "compiling_s": round(took[True][0] - later, 1),
+        "pays_after_s": round((took[True][0] - later) / (1 - later / eager), 1),
     }
     print(json.dumps(result))
 
@@ -377,8 +383,7 @@ def main():
         return memory_of(given.memory_of, given.data)
     torch.set_num_threads(1 if given.one_core else len(os.sched_getaffinity(0)))
     if given.pays_of:
-        torch.set_num_threads(1)
-        return pays_of(given.pays_of, given.data)
+        return pays_of(given.pays_of, given.data, given.one_core)
     clock = time.process_time if given.one_core else time.perf_counter
     images = images_of(given.data)
     parts = {
@@ -387,7 +392,7 @@ def main():
         "growth": lambda: growth(images, 5, clock),
         "memory": lambda: memory(given.data),
         "profile": lambda: profile(images),
-        "pays": lambda: pays(given.data),
+        "pays": lambda: pays(given.data, given.one_core),
     }
     file = RESULTS / ("speed-one-core.json" if given.one_core else "speed.json")
     result = json.loads(file.read_text()) if file.exists() else {}
