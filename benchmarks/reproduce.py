@@ -21,8 +21,8 @@ The budgets:
 - ``paper``: the epochs, the batches and the learning rates of the paper. ``command`` gives the
   command, which can be stopped and resumed, and ``measure`` measures its run folder.
 
-``train`` writes ``results/reproduce/BUDGET/ROW-SEED.json``. To measure takes up to two hours; with
-``--kept``, a command that is stopped meanwhile does not train again when it is repeated.
+``train`` writes ``results/reproduce/BUDGET/ROW-SEED.json``. With ``--kept``, a command that is
+stopped while it measures does not train again when it is repeated.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ LADDER = {
     "objective": "annealed(epochs=10)",
 }
 
+CONV = {"network": "conv(activation='leaky-relu', batch_norm=True)"}
+
 
 def several(objective: str, k: int) -> dict[str, str]:
     return {"objective": f"{objective}(num_particles={k})"}
@@ -123,19 +125,14 @@ ROWS: dict[str, Row] = {
     "iaf-1": Row("IAF, 1 layer", ONE | {"guide": "iaf"}),
     "ladder-3-conv": Row(
         "convolutional ladder, 3 layers",
-        LADDER
-        | {
-            "latent": (64, 32, 16),
-            "network": "conv(activation='leaky-relu', batch_norm=True)",
-            "hidden": (16, 32, 128),
-        },
+        LADDER | CONV | {"latent": (64, 32, 16), "hidden": (16, 32, 128)},
     ),
     "own": Row(
         "convolutional ladder of our own, 3 layers",
         LADDER
+        | CONV
         | {
             "latent": (64, 32, 16),
-            "network": "conv(activation='leaky-relu', batch_norm=True)",
             "hidden": (32, 64, 128, 256),
             "prior": "hierarchy(skip=True)",
             "lr": 4e-3,
@@ -189,12 +186,8 @@ RESIDUAL = {
     "network": "residual(units=128)",
     "hidden": (16, 32),
 } | SKIP
-CONV = (
-    THREE
-    | SKIP
-    | {"network": "conv(activation='leaky-relu', batch_norm=True)", "hidden": (16, 32, 128)}
-)
-BFLOAT16 = CONV | {"precision": "bfloat16"}
+NORMED = THREE | SKIP | CONV | {"hidden": (16, 32, 128)}
+BFLOAT16 = NORMED | {"precision": "bfloat16"}
 SEARCH: dict[str, dict[str, Any]] = {
     "vae-1, lr 2e-3": ONE,
     "vae-1, lr 4e-3": ONE | {"lr": 4e-3},
@@ -231,8 +224,8 @@ SEARCH: dict[str, dict[str, Any]] = {
     "ladder-5, skip, wide": THREE | SKIP | WIDE | {"latent": (64, 32, 16, 8, 4)},
     "ladder-3, skip, convolutions": RESIDUAL
     | {"latent": (64, 32, 16), "network": "conv", "hidden": (16, 32, 128)},
-    "ladder-3, skip, convolutions, batch normalization": CONV,
-    "ladder-3, skip, wide convolutions, batch normalization": CONV | {"hidden": (32, 64, 256)},
+    "ladder-3, skip, convolutions, batch normalization": NORMED,
+    "ladder-3, skip, wide convolutions, batch normalization": NORMED | {"hidden": (32, 64, 256)},
     "ladder-3, skip, wide convolutions, batch normalization, bfloat16": BFLOAT16
     | {"hidden": (32, 64, 256)},
     "ladder-3, skip, three convolutions, batch normalization, bfloat16": BFLOAT16
@@ -313,8 +306,8 @@ def trained(settings: dict[str, Any], device: str = "cpu") -> tuple[Run, Snapsho
 def fitting(name: str, settings: dict[str, Any], minutes: float) -> int:
     """The epochs of a training that fit into these minutes of processor time.
 
-    Epochs are timed on the 3,968 first training images of mnist-5k (if a batch has 128), which take
-    a 15th of the time of MNIST. Nothing is measured after an epoch.
+    Epochs are timed on whole batches of the 4,000 training images of mnist-5k, and counted in
+    proportion. Nothing is measured after an epoch.
     """
     run = prepared(settings | {"data": "mnist-5k", "validation": 0})
     assert isinstance(run.data, Data)  # in memory

@@ -88,9 +88,17 @@ def test_training_with_batch_normalization_agrees_with_training_without(prior, n
     assert last[True].elbo == pytest.approx(last[False].elbo, abs=near)
 
 
-def test_a_compiled_step_with_a_vamp_prior_is_the_eager_step():
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"latent_size": 3, "prior": "vamp(components=4)", "network": NORM, "hidden": (16,)},
+        {"latent_size": (3, 2), "guide": "ladder", "network": CONV},
+    ],
+    ids=["vamp", "convolutional ladder"],
+)
+def test_a_compiled_step_is_the_eager_step(settings):
     data = load_data("digits", binarize="threshold")
-    eager = VAE(data.shape, 3, prior="vamp(components=4)", network=NORM, hidden=(16,))
+    eager = VAE(data.shape, **settings)
     compiled = copy.deepcopy(eager)
     for vae, how in ((eager, False), (compiled, True)):
         # Not Adam, which would scale up the rounding in a gradient that is zero.
@@ -153,21 +161,7 @@ def test_a_convolutional_network_has_a_normalization_before_each_activation_but_
     encoder = ["Conv2d", "ChannelNorm", "ReLU"] * 2 + ["Linear", "BatchNorm", "ReLU"]
     decoder = ["Linear", "BatchNorm", "ReLU"] * 2
     decoder += ["ConvTranspose2d", "ChannelNorm", "ReLU", "ConvTranspose2d"]
-    of_pixels = "".join(found)
-    assert "".join(encoder) in of_pixels
-    assert "".join(decoder) in of_pixels
+    assert " ".join(encoder) in " ".join(found)
+    assert " ".join(decoder) in " ".join(found)
     with pytest.raises(InputError, match="batch_norm is True or False, not 1"):
         VAE(SHAPE, 3, network="conv(batch_norm=1)")
-
-
-def test_a_compiled_step_of_a_convolutional_ladder_with_batch_normalization_is_the_eager_step():
-    data = load_data("digits", binarize="threshold")
-    eager = VAE(data.shape, (3, 2), guide="ladder", network=CONV)
-    compiled = copy.deepcopy(eager)
-    for vae, how in ((eager, False), (compiled, True)):
-        sgd = torch.optim.SGD(vae.parameters(), lr=1e-4)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", "this step runs eagerly")
-            fit(vae, data, epochs=1, batch_size=64, optimizer=sgd, compiled=how)
-    for name, value in eager.state_dict().items():
-        torch.testing.assert_close(compiled.state_dict()[name], value, rtol=1e-4, atol=1e-5)

@@ -5,7 +5,7 @@
 - :class:`CompileError`: raised for a program that one graph cannot represent.
 - :data:`HANDLERS`: the lock that a thread holds while Pyro's handlers run.
 - :class:`FusedOptim` and :func:`FusedAdam`: a single torch optimizer for all Pyro parameters.
-- :func:`clear_subnormals`: keeps the moments of an Adam fast on a CPU.
+- :func:`clear_subnormals`: keeps the steps of an Adam fast on a CPU.
 - :func:`arguments`: the arguments of the programs for a batch.
 - :func:`in_bfloat16` and :func:`without_rounding`: contexts in which layers are computed in
   bfloat16, and in the type of their tensors.

@@ -214,8 +214,8 @@ def is_own_memo(item: Any) -> bool:
     """Whether this library made a cache of one of its functions; the results depend on the
     arguments alone."""
     function = item.__wrapped__
-    home = vars(sys.modules.get(function.__module__, sys))
-    return is_own_code(function) and home.get(function.__name__) is item
+    home = sys.modules.get(function.__module__)  # of the user's function, it may be gone
+    return is_own_code(function) and vars(home).get(function.__name__) is item
 
 
 def from_library(item: Any) -> bool:

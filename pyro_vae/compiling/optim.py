@@ -186,8 +186,8 @@ def clear_subnormals(optimizer: Optimizer) -> None:
     The weights of a pixel that is nearly always black get gradients of exactly 0. Their first
     moment then shrinks by β1 at each step. In float32 it is subnormal, below 1.2e-38, after some
     800 steps. It never reaches 0, because 0.9 times the least number above 0 is rounded to that
-    number. Arithmetic with subnormal numbers is slow on some processors: a step of Adam takes three
-    to four times as long.
+    number. Arithmetic with subnormal numbers is slow on some processors: on an Intel Xeon a step of
+    Adam took three times as long.
 
     So at every 100th step of a parameter, first moments below 1.2e-33 and second moments below
     2.4e-38 become 0 (float64: the same multiples of its least normal number). Parameters stay the
